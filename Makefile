@@ -1,7 +1,37 @@
+# Needs Python 3.11 or newer; the pins in constraints.txt were tested with 3.11. Another one: make demo PYTHON=python3.12
 PYTHON ?= python3.11
-.PHONY: venv
-venv: .venv/installed
-.venv/installed: pyproject.toml constraints.txt
-	$(PYTHON) -m venv .venv
-	.venv/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
+VENV := .venv
+INSTALLED := $(VENV)/installed
+
+# The kernel must be this environment's own, whatever kernels the user has registered.
+export JUPYTER_PREFER_ENV_PATH := 1
+
+.PHONY: demo test lab venv
+.DEFAULT_GOAL := demo
+
+# Runs demo.ipynb in a real kernel. The copy under build/ keeps the outputs; demo.ipynb stays as it is.
+demo: $(INSTALLED)
+	mkdir -p build
+	cp demo.ipynb build/demo.ipynb
+	$(VENV)/bin/jupyter-execute --inplace build/demo.ipynb
+	$(VENV)/bin/jupyter-nbconvert --log-level WARN --to html build/demo.ipynb
+	@echo "The demo ran. To look at it: build/demo.html in a browser, or build/demo.ipynb in JupyterLab (make lab)."
+
+test: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+	$(VENV)/bin/pytest
+
+# Options for JupyterLab: make lab LAB_OPTIONS="--no-browser --port 8899"
+lab: $(INSTALLED)
+	$(VENV)/bin/jupyter-lab $(LAB_OPTIONS) demo.ipynb
+
+venv: $(INSTALLED)
+
+# The stamp is written last and taken away first: an environment whose making was cut short is made afresh.
+$(INSTALLED): pyproject.toml constraints.txt
+	test -e $@ || $(PYTHON) -m venv --clear $(VENV)
+	rm -f $@
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	touch $@
