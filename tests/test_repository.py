@@ -1,0 +1,109 @@
+"""The repository as a whole: import arrows, what loading costs, the README's examples and the demo."""
+
+import ast
+import graphlib
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGE = ROOT / "lightning_magics"
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
+LIGHTNING = {"torch", "lightning", "pytorch_lightning", "torchmetrics", "transformers"}
+HEAVY = LIGHTNING | {"tensorboard", "matplotlib", "ipywidgets", "mlflow", "pandas"}
+FRONT_END = {"IPython", "ipywidgets"}
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def imports(module: str, top_level_only: bool) -> set[str]:
+    """Names of what a module imports: of this package ``.name``, of others the top package."""
+    found: set[str] = set()
+    nodes = [ast.parse((PACKAGE / f"{module}.py").read_text(encoding="utf-8"))]
+    while nodes:
+        node = nodes.pop()
+        if isinstance(node, ast.Import):
+            found |= {own(alias.name) for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            source = "." * node.level + (node.module or "")
+            found |= {own(f"{source.rstrip('.')}.{alias.name}") for alias in node.names}
+        elif not (top_level_only and is_deferred(node)):
+            nodes += ast.iter_child_nodes(node)
+    return found
+
+
+def own(name: str) -> str:
+    """Of this package the module, ``.errors`` for ``.errors.InputError``; of others the top package."""
+    first, *rest = name.split(".")
+    if first not in ("", "lightning_magics"):
+        return first
+    return f".{rest[0]}" if rest and rest[0] in MODULES else ""
+
+
+def is_deferred(node: ast.AST) -> bool:
+    type_checking = isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test)
+    return type_checking or isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+
+
+def arrows() -> dict[str, set[str]]:
+    """Every import within the package, also those inside functions."""
+    return {
+        module: {name[1:] for name in imports(module, top_level_only=False) if name.startswith(".")}
+        for module in MODULES
+    }
+
+
+def drawn() -> dict[str, dict[str, set[str]]]:
+    """The arrows as the README draws them, by side."""
+    sides: dict[str, dict[str, set[str]]] = {}
+    for line in re.findall(r"^```text\n(kernel side.*?)^```", README, re.M | re.S)[0].splitlines():
+        if line and not line.startswith(" "):
+            side = sides.setdefault(line.split()[0], {})
+        elif line:
+            module, _, targets = line.partition("→")
+            side[module.strip()] = {name.strip() for name in targets.split(",") if name.strip()}
+    return sides
+
+
+KERNEL_SIDE, TORCH_SIDE = drawn()["kernel"], drawn()["torch"]
+
+
+def test_readme_draws_the_import_arrows() -> None:
+    assert arrows() == KERNEL_SIDE | TORCH_SIDE
+
+
+def test_imports_are_acyclic() -> None:
+    list(graphlib.TopologicalSorter(arrows()).static_order())
+
+
+@pytest.mark.parametrize("module", sorted(KERNEL_SIDE))
+def test_kernel_side_imports_nothing_heavy_at_module_top(module: str) -> None:
+    found = imports(module, top_level_only=True)
+    assert not found & HEAVY
+    assert not found & {f".{name}" for name in TORCH_SIDE}
+
+
+@pytest.mark.parametrize("module", sorted(TORCH_SIDE))
+def test_torch_side_never_imports_the_front_end(module: str) -> None:
+    seen, todo = set(), {f".{module}"}
+    while todo:
+        name = todo.pop()
+        seen.add(name)
+        if name.startswith("."):
+            # Of the kernel side only what is imported at once counts: a function there may draw.
+            todo |= imports(name[1:], top_level_only=name[1:] in KERNEL_SIDE) - seen
+    assert not seen & FRONT_END
+
+
+def test_loading_the_extension_imports_nothing_heavy() -> None:
+    code = (
+        "import json, sys\n"
+        "from IPython.core.interactiveshell import InteractiveShell\n"
+        "InteractiveShell().run_line_magic('load_ext', 'lightning_magics')\n"
+        "print(json.dumps([name for name in sys.modules if '.' not in name]))\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    assert not set(json.loads(done.stdout)) & HEAVY
