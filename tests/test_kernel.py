@@ -1,0 +1,317 @@
+"""From end to end: cells in real kernels, in an executed notebook and in a real terminal."""
+
+import json
+import queue
+import re
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import nbclient
+import nbformat
+import pexpect
+import pytest
+from jupyter_client.manager import start_new_kernel
+
+SETUP = """
+import signal, time
+import torch
+import pytorch_lightning as pl
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+%load_ext lightning_magics
+"""
+DIGITS = """%%lightning_model Digits --loss cross_entropy --metrics accuracy --lr 1e-3
+hidden: int = 128                       # an annotated assignment is a hyperparameter
+dropout: float = 0.1
+nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 10))
+"""
+DATA = """%%lightning_data digits --batch_size 64 --val_split 0.2
+X, y = load_digits(return_X_y=True)
+TensorDataset(torch.tensor(X / 16, dtype=torch.float32), torch.tensor(y))
+"""
+FIT = "run = %lightning_fit Digits digits --max_epochs 5 --model.hidden 256 --seed 1"
+SLOW = """
+class Slow(pl.LightningModule):
+    seconds = 0.02
+
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(64, 10)
+
+    def training_step(self, batch, batch_idx):
+        if batch_idx == 3:
+            print("training now")
+        time.sleep(self.seconds if batch_idx >= 3 else 0)
+        return nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+"""
+WIDGET = "application/vnd.jupyter.widget-view+json"
+ANSI = re.compile(r"\x1b\[[0-9;?]*[a-zA-Z]")
+
+
+@dataclass
+class Cell:
+    """What a cell came to."""
+
+    status: str = ""
+    messages: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def error(self) -> str:
+        """The error as the front end shows it, without colors."""
+        shown = [
+            message["content"]["traceback"] for message in self.messages if message["msg_type"] == "error"
+        ]
+        return ANSI.sub("", "\n".join(shown[0])) if shown else ""
+
+    @property
+    def text(self) -> str:
+        """All that was printed."""
+        return "".join(message["content"].get("text", "") for message in self.messages)
+
+    @property
+    def outputs(self) -> list[dict[str, Any]]:
+        """What a notebook would save: each display in its last state."""
+        saved: dict[str, dict[str, Any]] = {}
+        for message in self.messages:
+            if message["msg_type"] in ("display_data", "update_display_data"):
+                content = message["content"]
+                saved[content["transient"].get("display_id") or message["header"]["msg_id"]] = content["data"]
+        return list(saved.values())
+
+
+class Kernel:
+    """A real kernel, driven as a front end drives it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manager, self.client = start_new_kernel(cwd=str(folder))
+
+    def send(self, code: str) -> str:
+        return self.client.execute(code)
+
+    def finish(self, sent: str, until: str | None = None, timeout_s: float = 120) -> Cell:
+        """Collect what the cell publishes until it is done, or until it has printed a text."""
+        cell = Cell()
+        while True:
+            try:
+                message = self.client.get_iopub_msg(timeout=timeout_s)
+            except queue.Empty:
+                pytest.fail(f"the kernel said nothing for {timeout_s} s; so far:\n{cell.text}")
+            if message["parent_header"].get("msg_id") != sent:
+                continue
+            cell.messages.append(message)
+            if until is not None and until in cell.text:
+                return cell
+            if message["msg_type"] == "status" and message["content"]["execution_state"] == "idle":
+                break
+        reply = self.client.get_shell_msg(timeout=timeout_s)
+        while reply["parent_header"].get("msg_id") != sent:
+            reply = self.client.get_shell_msg(timeout=timeout_s)
+        cell.status = reply["content"]["status"]
+        return cell
+
+    def cell(self, code: str) -> Cell:
+        return self.finish(self.send(code))
+
+    def run(self, *cells: str) -> None:
+        """Run cells that must succeed."""
+        for code in cells:
+            cell = self.cell(code)
+            assert cell.status == "ok", cell.error
+
+    def value(self, expression: str) -> Any:
+        """Value of an expression that JSON can hold."""
+        return json.loads(self.cell(f"import json; print(json.dumps({expression}))").text)
+
+    def interrupt_when(self, code: str, text: str) -> str:
+        """Start a cell and interrupt it as soon as it has printed a text."""
+        sent = self.send(code)
+        self.finish(sent, until=text)
+        self.manager.interrupt_kernel()
+        return sent
+
+    def stop(self) -> None:
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """One kernel for the tests of this module: a failed or interrupted fit must leave it usable."""
+    kernel = Kernel(tmp_path_factory.mktemp("notebook"))
+    kernel.run(SETUP, DIGITS, DATA, SLOW)
+    yield kernel
+    kernel.stop()
+
+
+def test_the_digits_of_the_design_reach_nine_tenths(kernel: Kernel) -> None:
+    kernel.run(FIT)
+    assert kernel.value("[run.status, len(run.history)]") == ["completed", 5]
+    assert kernel.value("run.metrics['val_accuracy']") > 0.9
+    assert kernel.value("run.history[-1]['val_accuracy']") == kernel.value("run.metrics['val_accuracy']")
+    assert (kernel.folder / kernel.value("str(run.log_dir)") / "run.json").is_file()
+
+
+def test_the_final_display_is_plain_html_and_text_of_bounded_size(kernel: Kernel) -> None:
+    cell = kernel.cell(FIT)
+    assert cell.status == "ok", cell.error
+    assert len(cell.outputs) == 1
+    assert "val_accuracy" in cell.outputs[0]["text/html"]
+    assert "val_accuracy" in cell.outputs[0]["text/plain"]
+    assert WIDGET not in cell.outputs[0]
+    assert len(json.dumps(cell.outputs)) < 100_000
+
+
+def test_the_first_interrupt_returns_the_run_with_its_weights(kernel: Kernel) -> None:
+    sent = kernel.interrupt_when(
+        "before = signal.getsignal(signal.SIGINT)\n"
+        "run = %lightning_fit Slow digits --max_epochs 100\n"
+        "same = signal.getsignal(signal.SIGINT) is before",
+        "training now",
+    )
+    cell = kernel.finish(sent)
+    assert cell.status == "ok", cell.error
+    assert kernel.value("[run.status, same]") == ["interrupted", True]
+    assert kernel.value("run.trainer.global_step") > 3
+    assert kernel.value("float(run.model.layer.weight.abs().sum())") > 0
+    saved = json.loads((kernel.folder / kernel.value("str(run.log_dir)") / "run.json").read_text())
+    assert saved["status"] == "interrupted"
+
+
+def test_the_second_interrupt_raises_at_once(kernel: Kernel) -> None:
+    kernel.run("class Stuck(Slow):\n    seconds = 60")
+    sent = kernel.interrupt_when(
+        "handler = signal.getsignal(signal.SIGINT)\n%lightning_fit Stuck digits", "training now"
+    )
+    time.sleep(1)  # two signals at the same instant are one
+    kernel.manager.interrupt_kernel()
+    cell = kernel.finish(sent, timeout_s=40)
+    assert cell.status == "error"
+    assert "KeyboardInterrupt" in cell.error
+    assert kernel.value("signal.getsignal(signal.SIGINT) is handler") is True
+    kernel.run(FIT)
+
+
+def test_two_kernels_that_start_at_the_same_moment_get_two_versions(tmp_path: Path) -> None:
+    kernels = [Kernel(tmp_path), Kernel(tmp_path)]
+    try:
+        for kernel in kernels:
+            kernel.run(SETUP, DIGITS, DATA)
+        at = time.time() + 1
+        fit = f"while time.time() < {at}: pass\nrun = %lightning_fit Digits digits --max_steps 5 --quiet"
+        sent = [kernel.send(fit) for kernel in kernels]
+        for kernel, cell in zip(kernels, sent, strict=True):
+            done = kernel.finish(cell)
+            assert done.status == "ok", done.error
+    finally:
+        for kernel in kernels:
+            kernel.stop()
+    folders = sorted(path.name for path in (tmp_path / "lightning_logs" / "Digits").iterdir())
+    assert folders == ["version_0", "version_1"]
+    records = [json.loads(path.read_text()) for path in tmp_path.glob("lightning_logs/Digits/*/run.json")]
+    assert [record["status"] for record in records] == ["completed", "completed"]
+
+
+def test_an_error_of_the_users_code_shows_their_line_and_not_ours(kernel: Kernel) -> None:
+    kernel.run(
+        "%%lightning_model Broken --lr 0.1\n"
+        "nn.Linear(64, 10)\n"
+        "def training_step(self, batch, batch_idx):\n"
+        "    raise ValueError(f'cannot take batch {batch_idx}')\n"
+    )
+    cell = kernel.cell("%lightning_fit Broken digits --max_epochs 1")
+    assert cell.status == "error"
+    assert "ValueError: cannot take batch 0" in cell.error
+    assert "----> 4     raise ValueError" in cell.error
+    assert "lightning_magics/" not in cell.error
+    newest = max(
+        kernel.folder.glob("lightning_logs/Broken/*/run.json"), key=lambda path: path.stat().st_mtime_ns
+    )
+    record = json.loads(newest.read_text())
+    assert record["status"] == "failed"
+    assert record["error"] == "ValueError: cannot take batch 0"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("%lightning_fit Digits digits --max_epoch 3", r"--max_epoch.*Did you mean '(--)?max_epochs'"),
+        ("%lightning_fit Digts digits", r"Digts.*Did you mean 'Digits'"),
+        ("%lightning_fit Digits digits --max_epochs three", "max_epochs.*three"),
+        ("%lightning_fit Digits digits --model.hiden 3", r"hiden.*Did you mean '(--model\.)?hidden'"),
+        ("%lightning_fit", "MODEL"),
+    ],
+)
+def test_a_typo_is_one_line_that_fails_the_cell(kernel: Kernel, line: str, message: str) -> None:
+    before = len(list(kernel.folder.glob("lightning_logs/*/*")))
+    cell = kernel.cell(line)
+    assert cell.status == "error"
+    assert re.search(message, cell.error)
+    assert len(cell.error.splitlines()) == 1
+    assert len(list(kernel.folder.glob("lightning_logs/*/*"))) == before
+
+
+def test_an_executed_notebook_holds_the_final_table_and_nothing_else(tmp_path: Path) -> None:
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(cell) for cell in (SETUP, DIGITS, DATA, FIT)]
+    )
+    client = nbclient.NotebookClient(
+        notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
+    )
+    client.execute()
+    assert not client.widget_state
+    (output,) = notebook.cells[-1].outputs
+    assert "val_accuracy" in output["data"]["text/html"]
+    assert "val_accuracy" in output["data"]["text/plain"]
+    assert WIDGET not in output["data"]
+    assert not any(cell.outputs for cell in notebook.cells[:-1])
+    assert len(json.dumps(output)) < 100_000
+
+
+@pytest.fixture
+def terminal(tmp_path: Path) -> Iterator[pexpect.spawn]:
+    """A terminal with IPython in it."""
+    arguments = ["-m", "IPython", "--simple-prompt", "--no-banner", "--no-confirm-exit", "--colors=nocolor"]
+    child = pexpect.spawn(
+        sys.executable, arguments, cwd=str(tmp_path), encoding="utf-8", timeout=90, dimensions=(40, 110)
+    )
+    child.expect_exact("In [1]: ")
+    yield child
+    child.close(force=True)
+
+
+def enter(terminal: pexpect.spawn, cell: str) -> None:
+    """Type a cell and wait until its first line is done with."""
+    for line in [*cell.strip("\n").splitlines(), *([""] if "\n" in cell.strip() else [])]:
+        terminal.sendline(line)
+
+
+def test_a_terminal_shows_progress_and_the_final_table(terminal: pexpect.spawn) -> None:
+    for number, cell in enumerate([*SETUP.strip().splitlines(), DIGITS, DATA, FIT], start=2):
+        enter(terminal, cell)
+        terminal.expect_exact(f"In [{number}]: ")
+    shown = ANSI.sub("", terminal.before)
+    assert "val_accuracy" in shown
+    assert re.search(r"^ *\W?5 .*0\.9\d", shown, re.M), shown
+    assert "<div" not in shown
+
+
+def test_ctrl_c_in_a_terminal_returns_the_run(terminal: pexpect.spawn) -> None:
+    cells = [*SETUP.strip().splitlines(), DATA, SLOW]
+    for number, cell in enumerate(cells, start=2):
+        enter(terminal, cell)
+        terminal.expect_exact(f"In [{number}]: ")
+    enter(terminal, "run = %lightning_fit Slow digits --max_epochs 100")
+    terminal.expect_exact("training now")
+    terminal.sendintr()
+    terminal.expect_exact(f"In [{len(cells) + 2}]: ")
+    enter(terminal, "print('status', 'is', run.status)")
+    terminal.expect_exact("status is interrupted")
