@@ -1,3 +1,51 @@
-"""IPython magics that turn notebook cells into a PyTorch LightningModule and a training run."""
+"""IPython magics that turn notebook cells into a PyTorch LightningModule and a training run.
+
+``%load_ext lightning_magics`` brings the magics; the functions here are the same from Python. Nothing heavy is
+imported before it is needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .api import define_data, define_model, fit, predict, test, validate
+    from .launch import Run
 
 __version__ = "0.1.0"
+__all__ = ["Run", "define_data", "define_model", "fit", "predict", "test", "validate"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(".launch" if name == "Run" else ".api", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]
+
+
+def load_ipython_extension(shell: Any) -> None:
+    """Register the magics and their completion; ``%load_ext lightning_magics``."""
+    from .completion import install
+    from .magics import LightningMagics
+
+    magics = LightningMagics(shell)
+    shell.register_magics(magics)
+    install(shell, magics.session)
+
+
+def unload_ipython_extension(shell: Any) -> None:
+    """Take out everything that loading put in; ``%unload_ext lightning_magics``."""
+    from .completion import uninstall
+
+    uninstall(shell)
+    magics = shell.magics_manager.registry.pop("LightningMagics", None)
+    if magics is None:
+        return
+    for kind, table in shell.magics_manager.magics.items():
+        for name in magics.magics[kind]:
+            table.pop(name, None)
+    shell.configurables.remove(magics)

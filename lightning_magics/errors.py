@@ -10,8 +10,13 @@ The tree::
 
 from __future__ import annotations
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from types import TracebackType
+from typing import Any
 
 
 class LightningMagicsError(Exception):
@@ -30,7 +35,9 @@ class MissingPackage(InputError):  # noqa: N818 -- reads as what it is in a note
     """An optional package is needed and not installed."""
 
     def __init__(self, package: str, purpose: str, install: str) -> None:
-        super().__init__(f"{purpose} needs the package {package!r}, which is not installed. Type: %pip install {install}")
+        super().__init__(
+            f"{purpose} needs the package {package!r}, which is not installed. Type: %pip install {install}"
+        )
 
 
 class RunError(LightningMagicsError):
@@ -41,3 +48,46 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest of the known names, or an empty string."""
     near = difflib.get_close_matches(name, list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+# Frames that stand between a user's line and the user's code that it runs.
+_BETWEEN = re.compile(
+    r"[/\\](lightning_magics|pytorch_lightning|lightning|lightning_fabric|IPython|ipykernel)[/\\]"
+    r"|[/\\]torch[/\\](nn[/\\]modules[/\\]module|utils[/\\]_contextlib|optim[/\\]optimizer)\.py$"
+    r"|[/\\]contextlib\.py$"
+)
+
+
+@contextlib.contextmanager
+def short_traceback() -> Iterator[None]:
+    """Let IPython show an exception of the user's code without the frames of this package and Lightning.
+
+    The exception keeps its whole traceback, for ``%debug``.
+    """
+    try:
+        yield
+    except LightningMagicsError:
+        raise
+    except Exception as error:
+        ipython = sys.modules.get("IPython")
+        shell = ipython.get_ipython() if ipython is not None else None
+        if shell is not None:
+            with contextlib.suppress(AttributeError):  # an exception class with __slots__ is shown whole
+                error._render_traceback_ = lambda: _rendered(shell, error)  # type: ignore[attr-defined]
+        raise
+
+
+def _rendered(shell: Any, error: BaseException) -> list[str]:
+    traceback = shortened(error.__traceback__)
+    lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, traceback, tb_offset=0)
+    return lines
+
+
+def shortened(traceback: TracebackType | None) -> TracebackType | None:
+    """Return a copy of a traceback without the frames between the user's lines."""
+    if traceback is None:
+        return None
+    rest = shortened(traceback.tb_next)
+    if _BETWEEN.search(traceback.tb_frame.f_code.co_filename):
+        return rest
+    return TracebackType(rest, traceback.tb_frame, traceback.tb_lasti, traceback.tb_lineno)

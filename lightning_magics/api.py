@@ -1,0 +1,374 @@
+"""The functions behind the magics: the same calls from Python, in a cell, a function or a script.
+
+A magic parses its line and calls one of these. Everything that can be checked is, before a run starts.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import events, options, provenance, runs
+from .errors import InputError, short_traceback
+from .launch import Run, run_in_kernel
+from .session import Session, current
+from .views import open_view
+
+if TYPE_CHECKING:
+    from .train import Job
+
+
+def fit(net: Any, /, *datas: Any, **asked: Any) -> Run:
+    """Train a model and return the `Run`; ``%lightning_fit`` from Python.
+
+    A class, or the name of a definition, trains a fresh instance. An instance is trained in place, and one that was
+    fitted before continues: weights, optimizer, schedulers, epoch and step; `max_epochs` and `max_steps` then count
+    what is added.
+
+    Args:
+        net: name of a model, LightningModule class or instance.
+        datas: name of data, DataModule, or training and validation data: DataLoaders, Datasets, tensors.
+        asked: any option of ``%lightning_fit`` (`amp`, `early_stop`, `monitor`, `seed`, `resume`, `logger`, `quiet`,
+            `weights_only`), any argument of Trainer, and the dicts `model` and `data` for hyperparameters.
+
+    Raises:
+        InputError: something given cannot be used; nothing was started.
+        KeyboardInterrupt: interrupted twice; the first interrupt returns the run with its weights.
+    """
+    return _Call.of("fit", asked).start(net, datas)
+
+
+def validate(net: Any, /, *datas: Any, **asked: Any) -> Run:
+    """Validate a trained model; ``%lightning_validate`` from Python.
+
+    Args:
+        net: `Run`, ``last``, a LightningModule instance, or the name of a model that was trained in this session.
+        datas: name of data, DataModule, or any number of DataLoaders, Datasets or tensors; the fit's data by default.
+        asked: `amp`, `seed`, `quiet`, any argument of Trainer, and the dict `data` for hyperparameters.
+
+    Returns:
+        The run; its `results` hold a row of metrics for each dataloader.
+
+    Raises:
+        InputError: something given cannot be used; nothing was started.
+    """
+    return _Call.of("validate", asked).start(net, datas)
+
+
+def test(net: Any, /, *datas: Any, **asked: Any) -> Run:
+    """Test a trained model; ``%lightning_test`` from Python. Arguments, value and errors as of `validate`."""
+    return _Call.of("test", asked).start(net, datas)
+
+
+def predict(net: Any, /, *datas: Any, **asked: Any) -> Run:
+    """Predict with a trained model; ``%lightning_predict`` from Python. Arguments and errors as of `validate`.
+
+    Returns:
+        The run; its `predictions` are in input order: the batches' outputs joined, a list of these for several
+        dataloaders.
+    """
+    return _Call.of("predict", asked).start(net, datas)
+
+
+def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
+    """Register a model under a name; ``%lightning_model`` from Python.
+
+    Args:
+        name: to register under; the class's own name if None.
+        definition: LightningModule or nn.Module class, nn.Module instance, or callable that returns a module.
+        asked: the options of ``%%lightning_model``: `loss`, `metrics`, `optimizer`, `lr` and the others.
+
+    Returns:
+        The `build.Definition`; its `source` is the code that runs.
+
+    Raises:
+        InputError: the options do not fit the definition.
+    """
+    from . import build
+
+    session = current()
+    made = build.define_model(
+        name, definition, options.make("model", asked), session.namespace, session.package()
+    )
+    session.models[made.name] = made
+    return made
+
+
+def define_data(name: str | None, definition: Any, **asked: Any) -> Any:
+    """Register data under a name; ``%lightning_data`` from Python. As `define_model`."""
+    from . import build
+
+    session = current()
+    made = build.define_data(
+        name, definition, options.make("data", asked), session.namespace, session.package()
+    )
+    session.datas[made.name] = made
+    return made
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What the model argument came to."""
+
+    name: str
+    package: str
+    make: Callable[[], Any]
+    source: str = ""
+    run: Run | None = None  # whose model is evaluated
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What the data arguments came to."""
+
+    name: str = ""
+    source: str = ""
+    make: Callable[[], tuple[Any, tuple[Any, ...]]] = lambda: (None, ())  # datamodule, loaders
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One call of fit, validate, test or predict."""
+
+    verb: events.Verb
+    session: Session
+    options: Any
+    trainer: Mapping[str, Any]
+    model: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, verb: events.Verb, asked: Mapping[str, Any]) -> _Call:
+        """Sort keyword arguments into the verb's own options, the Trainer's, and hyperparameters."""
+        asked = dict(asked)
+        model, data = asked.pop("model", None) or {}, asked.pop("data", None) or {}
+        options.check_names(verb, asked)
+        own = {name: value for name, value in asked.items() if name in options.own_options(verb)}
+        trainer = {name: value for name, value in asked.items() if name not in own}
+        return cls(verb, current(), options.make(verb, own), trainer, model, data)
+
+    def start(self, net: Any, datas: Sequence[Any]) -> Run:
+        """Check everything, make the instances and the folder, and run."""
+        from . import train
+
+        subject = self.subject(net)
+        data = self.datas(datas, subject)
+        trainer = options.check_trainer(
+            train.trainer_class(subject.package), self.trainer, self.session.namespace
+        )
+        settings = self.session.settings
+        with short_traceback(), train.seeded(subject.package, self.options.seed):
+            model = subject.make()
+            datamodule, loaders = data.make()
+            job = train.Job(
+                self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp
+            )
+            if self.verb == "fit":
+                job = self.fit_job(job, subject.name)
+            folder = runs.create(settings.run_dir, subject.name, self.verb)
+            job = dataclasses.replace(job, folder=folder.path)
+            for path, source in (
+                (folder.model_source_path, subject.source),
+                (folder.data_source_path, data.source),
+            ):
+                if source:
+                    runs.write_text(path, source)
+            run = run_in_kernel(
+                job,
+                self.record(job, subject, data),
+                open_view(quiet=self.options.quiet, refresh_s=settings.refresh_s),
+                remember=self.session.runs.append,
+            )
+        return run
+
+    def subject(self, net: Any) -> _Subject:
+        """Find the model that is meant.
+
+        Raises:
+            InputError: it is none.
+        """
+        if self.verb != "fit":
+            return self.trained(net)
+        found = self.session.find_model(net)
+        if isinstance(found, Run):
+            found = found.model
+        return self.described(found, net)
+
+    def described(self, found: Any, asked: Any) -> _Subject:
+        """Describe a definition, a LightningModule class or an instance."""
+        from . import build
+
+        overrides = {name: self.resolved("model", name, value) for name, value in self.model.items()}
+        if isinstance(found, build.Definition):
+            return _Subject(found.name, found.package, lambda: found.new(**overrides), found.source)
+        package = build.package_of(found)
+        cls = found if isinstance(found, type) else type(found)
+        if package is None or not hasattr(cls, "training_step"):
+            raise InputError(_not_a_model(found, asked))
+        if isinstance(found, type):
+            build.check_hyperparameters(found, overrides)
+            return _Subject(cls.__name__, package, lambda: found(**overrides), provenance.source_of(cls))
+        if overrides:
+            raise InputError(
+                f"--model.{next(iter(overrides))} is given to a constructor, and {cls.__name__} here is an instance "
+                f"already. Give the class: %lightning_fit {cls.__name__} --model.{next(iter(overrides))} …"
+            )
+        definition = next((item for item in self.session.models.values() if item.cls is cls), None)
+        name, source = (
+            (definition.name, definition.source) if definition else (cls.__name__, provenance.source_of(cls))
+        )
+        return _Subject(name, package, lambda: found, source)
+
+    def trained(self, net: Any) -> _Subject:
+        """Find a model that has weights worth evaluating.
+
+        Raises:
+            InputError: there is none.
+        """
+        run = self.session.find_run(net)
+        if run is None:
+            found = self.session.find_model(net)
+            run = found if isinstance(found, Run) else None
+        if run is None and not isinstance(found, type) and hasattr(found, "training_step"):
+            return self.described(found, net)
+        if run is None:
+            name = getattr(found, "name", None) or getattr(found, "__name__", str(net))
+            run = next((item for item in reversed(self.session.runs) if item.record.model == name), None)
+            if run is None:
+                raise InputError(
+                    f"{name} was not trained in this session, so there are no weights to {self.verb} with. "
+                    f"Train it first: %lightning_fit {name} DATA, or give a Run or an instance."
+                )
+        subject = self.described(run.model, net)
+        return _Subject(run.record.model, subject.package, subject.make, subject.source, run)
+
+    def datas(self, typed: Sequence[Any], subject: _Subject) -> _Data:
+        """Find the data that is meant.
+
+        Raises:
+            InputError: it is none, or too many.
+        """
+        from . import build
+
+        found = [self.session.find_data(item) for item in typed]
+        if not found and subject.run is not None:
+            return _Data(subject.run.record.data, make=lambda: subject.run.data)  # type: ignore[union-attr]
+        if not found:
+            return _Data()
+        overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
+        first = found[0]
+        name = ", ".join(item if isinstance(item, str) else type(item).__name__ for item in typed)
+        if isinstance(first, build.Definition) or build.is_datamodule(first):
+            if len(found) > 1:
+                raise InputError(
+                    f"data {name}: {typed[0]!r} brings all its splits; it goes with no other data"
+                )
+            return _datamodule(first, name, overrides, subject.package)
+        if self.verb == "fit" and len(found) > 2:
+            raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
+        given = options.make("data", overrides)
+        loaders = tuple(
+            build.to_dataloader(
+                item, given.batch_size, shuffle=given.shuffle and self.verb == "fit" and position == 0
+            )
+            for position, item in enumerate(found)
+        )
+        return _Data(name, make=lambda: (None, loaders))
+
+    def resolved(self, prefix: str, name: str, value: Any) -> Any:
+        """A hyperparameter's value: an expression of the notebook is evaluated."""
+        return options.resolve(value, self.session.namespace, f"--{prefix}.{name}")
+
+    def fit_job(self, job: Job, name: str) -> Job:
+        """Complete a fit's job: what it continues, its loggers, its callbacks by option."""
+        asked, settings = self.options, self.session.settings
+        loggers = settings.logger if asked.logger is None else asked.logger
+        job = dataclasses.replace(
+            job,
+            early_stop=asked.early_stop,
+            monitor=asked.monitor,
+            loggers=tuple(options.resolve_loggers(tuple(loggers), self.session.namespace)),
+            weights_only=asked.weights_only,
+        )
+        if asked.resume is None:
+            return dataclasses.replace(job, continues=True)
+        if str(asked.resume).lower() in ("none", "false"):
+            return job
+        return dataclasses.replace(job, checkpoint=self.checkpoint(asked.resume, name))
+
+    def checkpoint(self, asked: Any, model: str) -> Path:
+        """Find the checkpoint to resume from.
+
+        Raises:
+            InputError: there is none.
+            RunError: no such run.
+        """
+        run = self.session.namespace.get(asked, asked) if isinstance(asked, str) else asked
+        run = run if isinstance(run, Run) else self.session.find_run(asked)
+        if run is None and Path(str(asked)).is_file():
+            return Path(str(asked))
+        root = self.session.settings.run_dir
+        if run is not None:
+            folder = run.folder
+        else:
+            folder = runs.latest(root, model) if asked == "last" else runs.find(root, str(asked))
+        found = folder.newest_checkpoint()
+        if found is None:
+            raise InputError(
+                f"--resume {asked}: the run {folder.name} kept no checkpoint in {folder.checkpoints_path}"
+            )
+        return found
+
+    def record(self, job: Job, subject: _Subject, data: _Data) -> runs.RunRecord:
+        """The run's record, as far as it is known before the start."""
+        from . import train
+
+        trainer = {**train.arguments_of(job.package), **job.trainer}
+        own = {name: value for name, value in vars(self.options).items() if value not in (None, (), False)}
+        return runs.RunRecord(
+            run=runs.RunFolder(job.folder).name,
+            verb=self.verb,
+            model=subject.name,
+            data=data.name,
+            status="running",
+            started=time.time(),
+            options=provenance.plain(
+                {**own, **self.trainer, "model": dict(self.model), "data": dict(self.data)}
+            ),
+            trainer=provenance.plain(trainer),
+            hyperparameters=provenance.plain(dict(getattr(job.model, "hparams", {}))),
+            seed=self.options.seed,
+            versions=provenance.versions(job.package),
+            git=provenance.git(),
+        )
+
+
+def _datamodule(found: Any, name: str, overrides: Mapping[str, Any], package: str) -> _Data:
+    """Describe a data definition, a DataModule class or an instance."""
+    from . import build
+
+    if isinstance(found, build.Definition):
+        return _Data(found.name, found.source, lambda: (found.new(**overrides), ()))
+    cls = found if isinstance(found, type) else type(found)
+    if isinstance(found, type):
+        return _Data(name, provenance.source_of(cls), lambda: (found(**overrides), ()))
+    if overrides:
+        first = next(iter(overrides))
+        raise InputError(
+            f"--data.{first} is given to a constructor, and {name} is an instance already; give its class"
+        )
+    return _Data(name, provenance.source_of(cls), lambda: (found, ()))
+
+
+def _not_a_model(found: Any, asked: Any) -> str:
+    """The message for a model argument that is no LightningModule."""
+    shown = asked if isinstance(asked, str) else type(found).__name__
+    kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+    return (
+        f"the model {shown!r} is {kind}, not a LightningModule. If it is a torch module, say how it trains first: "
+        f"%lightning_model {shown if str(shown).isidentifier() else 'NAME'} --loss cross_entropy"
+    )

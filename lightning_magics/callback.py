@@ -1,0 +1,210 @@
+"""Trainer hooks become events; also where a request to stop takes effect, at a batch boundary.
+
+It never draws: who shows the events is not known here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+import torch
+
+from .events import Event, Metrics, Stage, Step
+
+STEP_INTERVAL_S = 0.2  # five a second are enough to look alive, and a long run's file stays small
+
+
+class StopRequested(BaseException):
+    """Ends a Trainer loop between two batches. Lightning turns a KeyboardInterrupt into SystemExit, this not."""
+
+
+class StopFlag(Protocol):
+    """What says that the user wants the run to stop; a `threading.Event` is one."""
+
+    def is_set(self) -> bool:
+        """Whether to stop."""
+
+
+class _Reporter:
+    """The hooks, without the base class: each of the two Lightning packages has a Callback of its own."""
+
+    def __init__(self, emit: Callable[[Event], None], stop: StopFlag, save_to: Path) -> None:
+        self._emit = emit
+        self._stop = stop
+        self._save_to = save_to
+        self._began = time.monotonic()
+        self._next_step = 0.0
+        self._batch = 0
+        self.batch: Any = None  # the one at work, to name it in an error
+        self._epoch: int | None = None  # an epoch that has ended and is not told yet
+        self._seen: dict[str, Any] = {}
+
+    # Training. An epoch is told at the start of the next one: metrics that the model's own
+    # on_train_epoch_end logs come after every ordinary callback's.
+
+    def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
+        self.tell_epoch(trainer)
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if self._stop.is_set():
+            trainer.save_checkpoint(self._save_to)
+            raise StopRequested
+        self.batch = batch
+
+    def on_train_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self.batch = None
+        now = time.monotonic()
+        if now >= self._next_step:
+            self._next_step = now + STEP_INTERVAL_S
+            self._step(
+                trainer, "train", batch_idx + 1, trainer.num_training_batches, _step_values(trainer, outputs)
+            )
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._epoch = trainer.current_epoch
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        self.tell_epoch(trainer)
+
+    def tell_epoch(self, trainer: Any) -> None:
+        """Tell the epoch that has ended, if there is one that was not told."""
+        if self._epoch is not None:
+            self._metrics(trainer, self._epoch, epoch_done=True)
+            self._epoch = None
+
+    # Validation within a fit, and the other loops
+
+    def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
+        self._batch = 0
+
+    def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
+        self._seen = dict(trainer.callback_metrics)  # of two batches; not a result
+
+    def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
+        self._batch = 0
+
+    on_test_start = on_predict_start = on_validation_start
+
+    def on_validation_batch_start(
+        self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self.batch = batch
+
+    on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+
+    def on_validation_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if trainer.sanity_checking:
+            self._evaluated(trainer, "sanity", trainer.num_sanity_val_batches)
+        else:
+            self._evaluated(trainer, "validate", trainer.num_val_batches)
+
+    def on_test_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._evaluated(trainer, "test", trainer.num_test_batches)
+
+    def on_predict_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        self._evaluated(trainer, "predict", trainer.num_predict_batches)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            self._metrics(trainer, trainer.current_epoch, epoch_done=False)
+
+    def _evaluated(self, trainer: Any, stage: Stage, batches: list[int | float]) -> None:
+        self.batch = None
+        self._batch += 1
+        now = time.monotonic()
+        if now >= self._next_step:
+            self._next_step = now + STEP_INTERVAL_S
+            self._step(trainer, stage, self._batch, sum(batches), {})
+        if self._stop.is_set():
+            if trainer.state.fn == "fit":
+                trainer.save_checkpoint(self._save_to)
+            raise StopRequested
+
+    def _step(
+        self, trainer: Any, stage: Stage, batch: int, batches: int | float, values: dict[str, float]
+    ) -> None:
+        self._emit(
+            Step(
+                stage=stage,
+                epoch=trainer.current_epoch,
+                batch=batch,
+                batches=None if math.isinf(batches) else int(batches),
+                step=trainer.global_step,
+                elapsed_s=time.monotonic() - self._began,
+                memory_bytes=memory_bytes(trainer.strategy.root_device),
+                values=values,
+            )
+        )
+
+    def _metrics(self, trainer: Any, epoch: int, *, epoch_done: bool) -> None:
+        """Tell the metrics that are new: a value that was logged again is a new tensor."""
+        found = dict(trainer.callback_metrics)
+        new = {name: value for name, value in found.items() if self._seen.get(name) is not value}
+        self._seen = found
+        self._emit(
+            Metrics(
+                epoch=epoch,
+                step=trainer.global_step,
+                elapsed_s=time.monotonic() - self._began,
+                values=_epoch_values(new),
+                epoch_done=epoch_done,
+            )
+        )
+
+
+def reporter(package: str, emit: Callable[[Event], None], stop: StopFlag, save_to: Path) -> Any:
+    """Return the callback for one of the two Lightning packages.
+
+    Args:
+        package: ``pytorch_lightning`` or ``lightning.pytorch``.
+        emit: takes each event.
+        stop: looked at before each batch; once set, the state is saved and `StopRequested` ends the loop.
+        save_to: checkpoint to write then.
+    """
+    import importlib
+
+    base = importlib.import_module(f"{package}.callbacks").Callback
+    return type("Reporter", (_Reporter, base), {})(emit, stop, save_to)
+
+
+def memory_bytes(device: torch.device) -> int | None:
+    """Memory in use: the device's for CUDA, else the process's; None where that cannot be told."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    try:
+        import psutil
+    except ImportError:
+        return None
+    return int(psutil.Process().memory_info().rss)
+
+
+def _step_values(trainer: Any, outputs: Any) -> dict[str, float]:
+    """What was logged on this step, and the loss that training_step returned where none was logged."""
+    logged = cast(Mapping[str, Any], trainer._results.metrics(on_step=True)["callback"])  # no public way
+    values = {name: float(value) for name, value in logged.items() if f"{name}_step" not in logged}
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    if isinstance(loss, torch.Tensor) and loss.numel() == 1 and not any("loss" in name for name in values):
+        values["loss"] = float(loss)
+    return values
+
+
+def _epoch_values(found: Mapping[str, Any]) -> dict[str, float]:
+    """Epoch metrics under their logged names; Lightning's ``_step`` and ``_epoch`` doubles are left out."""
+    return {
+        name: float(value)
+        for name, value in found.items()
+        if not name.endswith("_step")
+        and not (name.endswith("_epoch") and name.removesuffix("_epoch") in found)
+    }

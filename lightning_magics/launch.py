@@ -1,0 +1,252 @@
+"""Starting, watching and stopping a run, and the `Run` that a user holds.
+
+Runs happen in the kernel's own process. What is trained is `train`'s, what is shown `views`'.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from . import events, report
+from .errors import InputError, RunError
+from .progress import RunState
+from .runs import EventWriter, RunFolder, RunRecord
+
+if TYPE_CHECKING:
+    from .train import Job
+    from .views import View
+
+
+class Run:
+    """One call of fit, validate, test or predict, and all that came of it.
+
+    Attributes:
+        model: the LightningModule instance, with the weights that the run left.
+        trainer: the Trainer.
+        record: what ``run.json`` holds.
+        folder: the run on disk.
+        predictions: of predict, in input order.
+    """
+
+    def __init__(self, job: Job, record: RunRecord) -> None:
+        self.record = record
+        self.folder = RunFolder(job.folder)
+        self.model = job.model
+        self.trainer: Any = None
+        self.predictions: Any = None
+        self.data: Any = job.datamodule if job.datamodule is not None else job.loaders
+        self._state = RunState()
+        self._shown_in = _cell_number()
+
+    @property
+    def name(self) -> str:
+        """Model and version, ``Digits/version_3``."""
+        return self.folder.name
+
+    @property
+    def verb(self) -> events.Verb:
+        """What ran: fit, validate, test or predict."""
+        return self.record.verb
+
+    @property
+    def status(self) -> events.Status:
+        """How it stands: running, completed, interrupted or failed."""
+        return self.record.status
+
+    @property
+    def log_dir(self) -> str:
+        """Path of the run folder."""
+        return str(self.folder.path)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Last value of every metric."""
+        return self.record.metrics
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """A row for each epoch: ``epoch`` (from 0), ``step``, and the metrics by name."""
+        return self._state.history()
+
+    @property
+    def results(self) -> list[dict[str, float]]:
+        """What validate and test found: a row for each dataloader."""
+        return self.record.results
+
+    @property
+    def best_model_path(self) -> str:
+        """Best checkpoint: by ``--monitor``, else the latest; empty if none was written."""
+        return self.record.best_model_path
+
+    def wait(self) -> Run:
+        """Return the run once it has ended."""
+        return self
+
+    def stop(self) -> None:
+        """Ask a running run to stop; one that has ended stays as it is."""
+
+    def logs(self, rank: int = 0) -> str:
+        """What a process of the run wrote to its log.
+
+        Raises:
+            RunError: there is no such rank.
+        """
+        path = self.folder.log_path(rank)
+        if not path.is_file():
+            raise RunError(f"run {self.name} has no log of rank {rank}: {path} does not exist")
+        return path.read_text(encoding="utf-8", errors="replace")
+
+    def __repr__(self) -> str:
+        """Name, status and last metrics, in a line."""
+        metrics = "".join(f", {name}={value:.4g}" for name, value in self.metrics.items())
+        return f"<Run {self.name} {self.status}{metrics}>"
+
+    def _ipython_display_(self) -> None:
+        """Show the table and curves; not again in the cell that has just shown them live."""
+        from IPython.display import display
+
+        if self._shown_in is None or self._shown_in != _cell_number():
+            display(report.mimebundle(self._state), raw=True)  # type: ignore[no-untyped-call]
+
+
+def _cell_number() -> int | None:
+    """Number of the cell that runs now, or None outside IPython."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython is not None else None
+    return None if shell is None else int(shell.execution_count)
+
+
+class _Abort(BaseException):
+    """The second interrupt. Not a KeyboardInterrupt, which Lightning would turn into SystemExit."""
+
+
+def run_in_kernel(job: Job, record: RunRecord, view: View, remember: Callable[[Run], None]) -> Run:
+    """Run a job in this process and return its `Run`.
+
+    Args:
+        job: what to run.
+        record: the run's record as far as it is known.
+        view: shows the events.
+        remember: called with the run once it has started, so that a failed one can be looked at too.
+
+    Raises:
+        KeyboardInterrupt: interrupted twice.
+        InputError: the Trainer refused its arguments; the folder is gone again.
+        Exception: what the user's code raised; the run is recorded as failed.
+    """
+    from .train import train
+
+    run = Run(job, dataclasses.replace(record, pid=os.getpid(), host=socket.gethostname()))
+    recorder = _Recorder(run, view, remember)
+    stop = threading.Event()
+    try:
+        with interrupt_sets(stop):
+            outcome = train(job, recorder.emit, stop)
+            run.trainer, run.predictions = outcome.trainer, outcome.predictions
+    except InputError:
+        if not recorder.started:
+            shutil.rmtree(job.folder, ignore_errors=True)
+            with contextlib.suppress(OSError):  # other runs are in it
+                job.folder.parent.rmdir()
+        raise
+    finally:
+        recorder.close()
+        run.folder.continue_checkpoint_path.unlink(missing_ok=True)
+    return run
+
+
+class _Recorder:
+    """Takes the events of a run to its file, its record and its view."""
+
+    def __init__(self, run: Run, view: View, remember: Callable[[Run], None]) -> None:
+        self._run = run
+        self._remember = remember
+        self._view: View | None = view
+        self._writer = EventWriter(run.folder.events_path)
+        self.started = False
+        run.folder.write(run.record)
+
+    def emit(self, event: events.Event) -> None:
+        self._writer.write(event)
+        self._run._state.apply(event)
+        if isinstance(event, events.Started):
+            self.started = True
+            self._remember(self._run)
+            self._update(devices=event.devices, precision=event.precision)
+        elif isinstance(event, events.Results):
+            self._update(results=event.rows)
+        elif isinstance(event, events.Ended):
+            self._end(event)
+        self._show(event)
+        if self._writer.failure:
+            failure, self._writer.failure = self._writer.failure, ""
+            self._show(events.Notice(failure))
+
+    def close(self) -> None:
+        self._writer.close()
+        if self._view is not None:
+            self._view.close()
+
+    def _end(self, event: events.Ended) -> None:
+        same = (
+            "status",
+            "elapsed_s",
+            "epochs",
+            "steps",
+            "reason",
+            "error",
+            "best_model_path",
+            "best_model_score",
+        )
+        self._update(metrics=self._run._state.latest(), **{name: getattr(event, name) for name in same})
+
+    def _update(self, **changes: Any) -> None:
+        self._run.record = dataclasses.replace(self._run.record, **changes)
+        try:
+            self._run.folder.write(self._run.record)
+        except OSError as error:
+            self._show(events.Notice(f"the run's record cannot be written: {error}"))
+
+    def _show(self, event: events.Event) -> None:
+        """Show an event; a front end that has gone away must not end a training run."""
+        if self._view is None:
+            return
+        try:
+            self._view.handle(event)
+        except Exception as error:  # the edge to a front end that may have gone
+            self._view = None
+            with self._run.folder.log_path(0).open("a", encoding="utf-8") as log:
+                log.write(f"the view ended: {type(error).__name__}: {error}\n")
+
+
+@contextlib.contextmanager
+def interrupt_sets(stop: threading.Event) -> Iterator[None]:
+    """Within it the first interrupt sets `stop`, the second ends the block with KeyboardInterrupt.
+
+    Only the main thread hears signals; in another this changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handle(signum: int, frame: Any) -> None:
+        if stop.is_set():
+            raise _Abort
+        stop.set()
+
+    before = signal.signal(signal.SIGINT, handle)
+    try:
+        yield
+    except _Abort:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,208 @@
+"""The magics: each parses its line, calls a function of `api`, and shows what came of it."""
+
+from __future__ import annotations
+
+import linecache
+import sys
+from typing import Any
+
+import traitlets
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
+
+from . import api, cells, completion, options
+from .errors import InputError, did_you_mean
+from .launch import Run
+from .session import Session
+
+
+@magics_class
+class LightningMagics(Magics):
+    """Defaults of the magics: ``%config LightningMagics.NAME = VALUE``."""
+
+    run_dir = traitlets.Unicode("lightning_logs", help="Folder that holds the run folders.").tag(config=True)
+    refresh_s = traitlets.Float(0.25, min=0.05, help="Seconds between two refreshes of the live view.").tag(config=True)
+    logger = traitlets.List(
+        traitlets.Enum(options.LOGGERS), ["tensorboard"], help="Loggers of a fit that names none."
+    ).tag(config=True)
+    package = traitlets.Enum(
+        ["", "pytorch_lightning", "lightning.pytorch"],
+        "",
+        help="Lightning package for cells that do not show theirs; empty: the one that the notebook imported.",
+    ).tag(config=True)
+
+    def __init__(self, shell: Any) -> None:
+        super().__init__(shell)  # type: ignore[no-untyped-call]
+        self.session = Session(shell.user_ns, self)
+
+    @line_cell_magic
+    def lightning_model(self, line: str, cell: str | None = None) -> None:
+        """Turn a cell into a LightningModule, or adopt what an ordinary cell defined.
+
+        The cell holds a LightningModule class; or bare hooks, functions whose first parameter is self; or a
+        network: an expression or a class of torch.nn, or a transformers model. Annotated assignments are
+        hyperparameters. %lightning_source NAME shows the class.
+
+        Options of %%lightning_model [NAME]:
+        {options}
+
+        Example, a cell:
+            %%lightning_model Digits --loss cross_entropy --metrics accuracy --lr 1e-3
+            from torch import nn
+            hidden: int = 128
+            nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
+        """
+        parsed = self._parsed("model", line)
+        if parsed is not None:
+            name, definition = self._defined("model", parsed, cell)
+            made = api.define_model(name, definition, **parsed.options)
+            print(made.summary)  # noqa: T201 -- the answer to the cell
+
+    @line_cell_magic
+    def lightning_data(self, line: str, cell: str | None = None) -> None:
+        """Turn a cell into the data, or adopt what an ordinary cell made.
+
+        The cell holds a LightningDataModule class; or bare hooks, functions whose first parameter is self; or
+        ends in an expression: a Dataset, a tuple of training, validation and test sets, a dict of splits,
+        DataLoaders, tensors or a DataFrame.
+
+        Options of %%lightning_data [NAME]:
+        {options}
+
+        Example, a cell:
+            %%lightning_data digits --batch_size 64 --val_split 0.2
+            import torch
+            from sklearn.datasets import load_digits
+            X, y = load_digits(return_X_y=True)
+            torch.tensor(X / 16, dtype=torch.float32), torch.tensor(y)
+        """
+        parsed = self._parsed("data", line)
+        if parsed is not None:
+            name, definition = self._defined("data", parsed, cell)
+            made = api.define_data(name, definition, **parsed.options)
+            print(made.summary)  # noqa: T201 -- the answer to the cell
+
+    @line_magic
+    def lightning_source(self, line: str) -> Any:
+        """Show the code of a model or of data: plain Lightning, exactly what runs.
+
+        Example:
+            %lightning_source Digits
+        """
+        from IPython.display import Code
+
+        parsed = self._parsed("source", line)
+        if parsed is None:
+            return None
+        known = {**self.session.datas, **self.session.models}
+        name = " ".join(parsed.positional)
+        if name not in known:
+            listed = f" Defined: {', '.join(known)}." if known else " Nothing is defined yet: see %%lightning_model?"
+            raise InputError(f"%lightning_source takes a name; found {name!r}.{did_you_mean(name, known)}{listed}")
+        return Code(known[name].source, language="python")  # type: ignore[no-untyped-call]
+
+    @line_magic
+    def lightning_fit(self, line: str) -> Run | None:
+        """Train a model and return the run.
+
+        Takes every argument of Trainer as an option too (--max_epochs 3, --precision bf16-mixed), and
+        --model.NAME and --data.NAME for the constructors; a value can be any expression of the notebook.
+        %lightning_fit --help lists them all. Interrupt the kernel once to stop after the batch and keep the
+        weights, twice to stop at once.
+
+        Options of %lightning_fit MODEL [DATA ...]:
+        {options}
+
+        Example:
+            run = %lightning_fit Digits digits --max_epochs 5 --early_stop val_loss:3 --model.hidden 256
+        """
+        return self._run("fit", line)
+
+    @line_magic
+    def lightning_validate(self, line: str) -> Run | None:
+        """Validate a trained model: a Run, an instance, or the name of a model that was trained here.
+
+        Options of %lightning_validate MODEL|RUN [DATA ...], beside the arguments of Trainer:
+        {options}
+
+        Example:
+            %lightning_validate Digits digits
+        """
+        return self._run("validate", line)
+
+    @line_magic
+    def lightning_test(self, line: str) -> Run | None:
+        """Test a trained model: a Run, an instance, or the name of a model that was trained here.
+
+        Options of %lightning_test MODEL|RUN [DATA ...], beside the arguments of Trainer:
+        {options}
+
+        Example:
+            %lightning_test Digits digits
+        """
+        return self._run("test", line)
+
+    @line_magic
+    def lightning_predict(self, line: str) -> Run | None:
+        """Predict with a trained model, in input order; the run's predictions, or the variable of -o, hold them.
+
+        Options of %lightning_predict MODEL|RUN [DATA ...], beside the arguments of Trainer:
+        {options}
+
+        Example:
+            %lightning_predict Digits digits -o preds
+        """
+        return self._run("predict", line)
+
+    def _parsed(self, verb: options.Verb, line: str) -> options.Parsed | None:
+        """Parse a line; None when it asked for help, which is shown."""
+        parsed = options.parse(verb, line)
+        if not parsed.options.get("help"):
+            return parsed
+        print(options.full_help(verb))  # noqa: T201 -- asked for
+        return None
+
+    def _defined(self, verb: options.Verb, parsed: options.Parsed, cell: str | None) -> tuple[str | None, Any]:
+        """Name and definition of a cell, or of the object that a line names."""
+        name = parsed.positional[0] if parsed.positional else None
+        if cell is not None:
+            return name, cell_source(cell, f"%%lightning_{verb}")
+        if name is None:
+            raise InputError(f"%lightning_{verb} takes the name of something that a cell defined; found none")
+        return name, self.session.evaluate(name, verb, self.session.namespace)
+
+    def _run(self, verb: options.Verb, line: str) -> Run | None:
+        parsed = self._parsed(verb, line)
+        if parsed is None:
+            return None
+        if not parsed.positional:
+            known = ", ".join(self.session.models) or "none yet, see %%lightning_model?"
+            raise InputError(f"%lightning_{verb} takes a model; found none. Type %lightning_{verb} MODEL. Defined: {known}")
+        output = parsed.options.pop("output", None)
+        if output is not None and not output.isidentifier():
+            raise InputError(f"-o takes the name of a variable; found {output!r}")
+        asked = {**parsed.trainer, **parsed.options, "model": parsed.model, "data": parsed.data}
+        run: Run = getattr(api, verb)(*parsed.positional, **asked)
+        if output is not None:
+            self.session.namespace[output] = run.predictions
+        return run
+
+
+for _verb in options.RUNNING + ("model", "data"):
+    _magic = getattr(LightningMagics, f"lightning_{_verb}")
+    _table = options.help_text(_verb).replace("\n", "\n        ")
+    _magic.__doc__ = _magic.__doc__.replace("{options}", _table)
+
+
+def cell_source(text: str, magic: str) -> cells.Source:
+    """A cell's text with its place: the code name of the cell that runs now, which debuggers and tracebacks use.
+
+    Args:
+        text: body of the cell, without its first line.
+        magic: the cell magic that runs it.
+    """
+    frame = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_name == "<module>" and magic in "".join(linecache.getlines(frame.f_code.co_filename)[:50]):
+            return cells.Source(text, frame.f_code.co_filename, first_line=2)
+        frame = frame.f_back
+    return cells.Source(text, f"<{magic}>", first_line=2)

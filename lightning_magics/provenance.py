@@ -1,0 +1,62 @@
+"""Where a run comes from: versions, git commit, and the source of a class, for its record."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import inspect
+import json
+import platform
+import subprocess
+from collections.abc import Mapping
+from typing import Any
+
+from . import __version__
+
+
+def versions(package: str) -> dict[str, str]:
+    """Versions of Python, this package, torch and the Lightning package in use."""
+    found = {"python": platform.python_version(), "lightning-magics": __version__}
+    for name in ("torch", package.partition(".")[0].replace("_", "-"), "torchmetrics"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # installed without metadata
+            continue
+    return found
+
+
+def git() -> dict[str, Any]:
+    """Commit of the working directory and whether tracked files differ from it; empty outside a repository."""
+    commit = _git("rev-parse", "HEAD")
+    if not commit:
+        return {}
+    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+
+
+def _git(*arguments: str) -> str:
+    """Output of a git command; empty where it fails or takes longer than a fit should wait for it."""
+    try:
+        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=2, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip()
+
+
+def source_of(cls: type) -> str:
+    """Source of a class, or "" where Python cannot find it, as for a class of an ordinary cell."""
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        return ""
+
+
+def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Values as JSON holds them; what it cannot hold as its ``repr``, shortened."""
+    return {str(name): value if _is_json(value) else repr(value)[:200] for name, value in values.items()}
+
+
+def _is_json(value: Any) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True

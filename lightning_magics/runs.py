@@ -1,0 +1,244 @@
+"""The run folder: every path under it, its record, and making and finding folders.
+
+What happens in a run is told by events (`events`); who trains and who watches is the launcher's (`launch`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import tempfile
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any, cast
+
+from . import events
+from .errors import RunError
+
+FORMAT = 1
+FLUSH_INTERVAL_S = 0.1
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What ``run.json`` holds: how a run was asked for, where it ran, how it ended.
+
+    Attributes:
+        run: name, ``Digits/version_3``.
+        verb: fit, validate, test or predict.
+        model: name or class of the model; `data` likewise.
+        status: running, completed, interrupted or failed.
+        started: Unix time in seconds; `elapsed_s` the seconds that it took, once it has ended.
+        options: what was asked for, as given.
+        trainer: the Trainer's arguments as resolved, objects by their ``repr``.
+        hyperparameters: the model's, as ``save_hyperparameters()`` kept them.
+        seed: of ``--seed``, or None.
+        versions: package name to version.
+        git: commit of the working directory and whether it was dirty, where it is a repository.
+        devices: what it ran on; `precision` Lightning's name of how.
+        metrics: last value of every metric.
+        best_model_path: best checkpoint; `best_model_score` its monitored value.
+        error: last line of the exception of a failed run.
+        pid: process that trains; `host` its machine.
+        format: version of this layout.
+    """
+
+    run: str
+    verb: events.Verb
+    model: str
+    status: events.Status
+    started: float
+    data: str = ""
+    elapsed_s: float | None = None
+    options: dict[str, Any] = field(default_factory=dict)
+    trainer: dict[str, Any] = field(default_factory=dict)
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    git: dict[str, Any] = field(default_factory=dict)
+    devices: str = ""
+    precision: str = ""
+    epochs: int = 0
+    steps: int = 0
+    metrics: dict[str, float] = field(default_factory=dict)
+    results: list[dict[str, float]] = field(default_factory=list)
+    best_model_path: str = ""
+    best_model_score: float | None = None
+    reason: str = ""
+    error: str = ""
+    pid: int = 0
+    host: str = ""
+    format: int = FORMAT
+
+
+class RunFolder:
+    """One run on disk; the only place that knows the file names.
+
+    Args:
+        path: the folder, ``lightning_logs/Digits/version_3``.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.record_path = self.path / "run.json"
+        self.events_path = self.path / "events.jsonl"
+        self.model_source_path = self.path / "model.py"
+        self.data_source_path = self.path / "data.py"
+        self.checkpoints_path = self.path / "checkpoints"
+        self.last_checkpoint_path = self.checkpoints_path / "last.ckpt"
+        self.continue_checkpoint_path = self.checkpoints_path / "continue.ckpt"
+
+    @property
+    def name(self) -> str:
+        """Model and version, ``Digits/version_3``."""
+        return f"{self.path.parent.name}/{self.path.name}"
+
+    def log_path(self, rank: int) -> Path:
+        """Log of one process, named by its global rank."""
+        return self.path / f"rank_{rank}.log"
+
+    def write(self, record: RunRecord) -> None:
+        """Write the record so that a reader sees either the old one or the new one, complete."""
+        write_text(self.record_path, json.dumps(dataclasses.asdict(record), indent=2, default=repr) + "\n")
+
+    def read(self) -> RunRecord:
+        """Read the record.
+
+        Raises:
+            RunError: there is none, or it cannot be read.
+        """
+        try:
+            found = json.loads(self.record_path.read_text(encoding="utf-8"))
+            if not isinstance(found, dict):
+                raise ValueError("it is not a JSON object")  # noqa: TRY004, TRY301 -- joins the other causes below
+            return cast(RunRecord, events.read(RunRecord, found))
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"the run {self.name} has no readable record {self.record_path}: {error}"
+            ) from error
+
+    def newest_checkpoint(self) -> Path | None:
+        """Checkpoint that was written last, or None."""
+        found = sorted(self.checkpoints_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        return found[-1] if found else None
+
+
+class EventWriter:
+    """Appends events to a run's file, flushed at most ten times a second.
+
+    A disk that is full must not end a training run: writing stops, and `failure` says why.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._file: IO[str] | None = path.open("a", encoding="utf-8")
+        self._flushed = 0.0
+        self.failure = ""
+
+    def write(self, event: events.Event) -> None:
+        """Append one event."""
+        if self._file is None:
+            return
+        try:
+            self._file.write(events.to_json(event) + "\n")
+            if time.monotonic() - self._flushed > FLUSH_INTERVAL_S:
+                self._file.flush()
+                self._flushed = time.monotonic()
+        except OSError as error:
+            self._give_up(error)
+
+    def close(self) -> None:
+        """Flush and close; safe to call twice."""
+        if self._file is not None:
+            try:
+                self._file.close()
+            except OSError as error:
+                self._give_up(error)
+            self._file = None
+
+    def _give_up(self, error: OSError) -> None:
+        self.failure = f"progress is no longer recorded on disk: {error}"
+        broken, self._file = self._file, None
+        try:
+            if broken is not None:
+                broken.close()
+        except OSError:
+            pass  # its buffer cannot be written either; the failure is already told
+
+
+def create(root: str | Path, model: str, verb: events.Verb = "fit") -> RunFolder:
+    """Make the next run folder of a model: ``version_N`` for a fit, ``test_N`` and the like for the others.
+
+    Making a directory is atomic, so that two kernels which start at once get two numbers.
+
+    Raises:
+        RunError: the folder cannot be made.
+    """
+    prefix = "version" if verb == "fit" else verb
+    parent = Path(root) / re.sub(r"[^\w.-]+", "_", model)
+    number = 1 + max((_number(path.name, prefix) for path in parent.glob(f"{prefix}_*")), default=-1)
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        while True:
+            folder = RunFolder(parent / f"{prefix}_{number}")
+            try:
+                folder.path.mkdir(mode=0o700)
+            except FileExistsError:
+                number += 1
+            else:
+                folder.checkpoints_path.mkdir()
+                return folder
+    except OSError as error:
+        raise RunError(
+            f"a run folder cannot be made in {parent}: {error.strerror}. "
+            "Choose another place: %config LightningMagics.run_dir = 'PATH'"
+        ) from error
+
+
+def find(root: str | Path, name: str) -> RunFolder:
+    """Find a run by its path or by its name ``Digits/version_3``.
+
+    Raises:
+        RunError: there is no such run; names the runs that there are.
+    """
+    for path in (Path(name), Path(root) / name):
+        if (path / "run.json").is_file():
+            return RunFolder(path)
+    known = sorted(
+        f"{path.parent.parent.name}/{path.parent.name}" for path in Path(root).glob("*/*/run.json")
+    )
+    listed = f"In {root} there are: {', '.join(known[-8:])}." if known else f"There is none in {root} yet."
+    raise RunError(f"no run {name!r} was found. {listed}")
+
+
+def latest(root: str | Path, model: str) -> RunFolder:
+    """Find the fit of a model that was started last.
+
+    Raises:
+        RunError: there is none.
+    """
+    found = sorted(
+        (Path(root) / model).glob("version_*/run.json"), key=lambda path: _number(path.parent.name, "version")
+    )
+    if not found:
+        raise RunError(f"no run of {model} was found in {root}")
+    return RunFolder(found[-1].parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file under a temporary name beside it, then rename it."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def _number(name: str, prefix: str) -> int:
+    digits = name.removeprefix(f"{prefix}_")
+    return int(digits) if digits.isdecimal() else -1

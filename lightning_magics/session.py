@@ -1,0 +1,155 @@
+"""What one shell has defined and run, and how the names that a user types are found in it.
+
+Making classes is `build`'s, running them `launch`'s.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from .errors import InputError, did_you_mean
+
+if TYPE_CHECKING:
+    from .build import Definition
+    from .launch import Run
+
+
+class Settings(Protocol):
+    """Defaults that ``%config LightningMagics`` sets."""
+
+    run_dir: str
+    refresh_s: float
+    logger: list[str]
+    package: str
+
+
+@dataclass
+class DefaultSettings:
+    """The settings where no shell holds others."""
+
+    run_dir: str = "lightning_logs"
+    refresh_s: float = 0.25
+    logger: list[str] = field(default_factory=lambda: ["tensorboard"])
+    package: str = ""
+
+
+@dataclass
+class Session:
+    """The models, data and runs of one shell.
+
+    Attributes:
+        namespace: the notebook's variables; expressions are evaluated in it.
+        settings: defaults of the options.
+        models: what ``%%lightning_model`` defined, by name; `datas` what ``%%lightning_data`` did.
+        runs: every run of this session, oldest first.
+    """
+
+    namespace: dict[str, Any]
+    settings: Settings = field(default_factory=DefaultSettings)
+    models: dict[str, Definition] = field(default_factory=dict)
+    datas: dict[str, Definition] = field(default_factory=dict)
+    runs: list[Run] = field(default_factory=list)
+
+    def package(self) -> str:
+        """Lightning package for a model whose code does not say: the one that the notebook imported."""
+        if self.settings.package:
+            return self.settings.package
+        modules = {
+            getattr(value, "__name__", "") for value in self.namespace.values() if type(value) is type(sys)
+        }
+        return "lightning.pytorch" if modules & {"lightning", "lightning.pytorch"} else "pytorch_lightning"
+
+    def find_model(self, typed: Any) -> Any:
+        """Return what a model argument stands for: a Definition, or any object.
+
+        A variable of the notebook wins over the definition of the same name when it is a model of its own,
+        as after ``Digits = Digits(hidden=64)``.
+
+        Raises:
+            InputError: the text is no name of a model and no expression that works.
+        """
+        if not isinstance(typed, str):
+            return next((item for item in self.models.values() if item.cls is typed), typed)
+        definition = self.models.get(typed)
+        value = self.namespace.get(typed)
+        if definition is not None and (value is None or value is definition.cls or not _is_lightning(value)):
+            return definition
+        return self.evaluate(typed, "model", self.models)
+
+    def find_data(self, typed: Any) -> Any:
+        """Return what a data argument stands for: a Definition, or any object.
+
+        Raises:
+            InputError: the text is no name of data and no expression that works.
+        """
+        if not isinstance(typed, str):
+            return next((item for item in self.datas.values() if item.cls is typed), typed)
+        return self.datas.get(typed) or self.evaluate(typed, "data", self.datas)
+
+    def find_run(self, typed: Any) -> Run | None:
+        """Return the run of this session that is meant: a `Run`, ``last`` or ``Digits/version_3``; else None."""
+        if typed == "last":
+            return self.runs[-1] if self.runs else None
+        return next((run for run in reversed(self.runs) if typed is run or typed == run.name), None)
+
+    def evaluate(self, text: str, what: str, known: Iterable[str]) -> Any:
+        """Evaluate an expression of the notebook.
+
+        Args:
+            text: the expression.
+            what: what it is for: model or data.
+            known: names to suggest.
+
+        Raises:
+            InputError: it names something unknown, or is no expression.
+        """
+        try:
+            return eval(
+                compile(text, f"<{what}>", "eval"), self.namespace
+            )  # the user's own code, in their notebook
+        except SyntaxError as error:
+            raise InputError(
+                f"the {what} {text!r} is neither a name nor an expression: {error.msg}"
+            ) from error
+        except NameError as error:
+            known = [*known, *self.candidates()]
+            listed = f" Defined here: {', '.join(dict.fromkeys(known))}." if known else ""
+            define = f"Define it with %%lightning_{what} {text}" if text.isidentifier() else str(error)
+            raise InputError(
+                f"no {what} {text!r} was found.{did_you_mean(text, known)}{listed} {define}"
+            ) from error
+
+    def candidates(self) -> list[str]:
+        """Names of the notebook's own models, classes and instances."""
+        return [
+            name
+            for name, value in self.namespace.items()
+            if not name.startswith("_") and _is_lightning(value)
+        ]
+
+
+def current() -> Session:
+    """The session of the shell that runs this; a fresh one where the extension is not loaded."""
+    shell = _shell()
+    if shell is None:
+        return Session(vars(sys.modules["__main__"]))
+    magics = shell.magics_manager.registry.get("LightningMagics")
+    return magics.session if magics is not None else Session(shell.user_ns)
+
+
+def _shell() -> Any:
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython is not None else None
+
+
+def _is_lightning(value: Any) -> bool:
+    """Whether a value is a LightningModule or a DataModule, class or instance, without importing Lightning."""
+    bases = getattr(value if isinstance(value, type) else type(value), "__mro__", ())
+    return any(
+        base.__name__ == "LightningModule"
+        and base.__module__.startswith(("pytorch_lightning.", "lightning."))
+        for base in bases
+    )

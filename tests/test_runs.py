@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import dataclasses
+import json
+import multiprocessing
+import stat
+import threading
+import time
+
+import pytest
+
+from lightning_magics import events, runs
+from lightning_magics.errors import RunError
+
+RECORD = runs.RunRecord(run="Net/version_0", verb="fit", model="Net", status="running", started=1.0)
+
+
+def test_runs_are_numbered_from_zero_by_verb(tmp_path):
+    assert [runs.create(tmp_path, "Net").name for _ in range(2)] == ["Net/version_0", "Net/version_1"]
+    assert runs.create(tmp_path, "Net", "test").name == "Net/test_0"
+    assert runs.create(tmp_path, "Net").name == "Net/version_2"
+
+
+def test_next_number_follows_the_highest_even_with_gaps_and_strange_names(tmp_path):
+    for name in ("version_7", "version_x", "version_10.bak", "notes"):
+        (tmp_path / "Net" / name).mkdir(parents=True)
+    assert runs.create(tmp_path, "Net").name == "Net/version_8"
+
+
+def test_run_folder_is_readable_by_its_owner_alone(tmp_path):
+    assert stat.S_IMODE(runs.create(tmp_path, "Net").path.stat().st_mode) == 0o700
+
+
+def _create(root, barrier, found):
+    barrier.wait()
+    found.put([runs.create(root, "Net").name for _ in range(20)])
+
+
+def test_processes_that_start_at_once_get_different_numbers(tmp_path):
+    context = multiprocessing.get_context("spawn")
+    barrier, found = context.Barrier(3), context.Queue()
+    workers = [context.Process(target=_create, args=(tmp_path, barrier, found)) for _ in range(3)]
+    for worker in workers:
+        worker.start()
+    names = [name for _ in workers for name in found.get(timeout=60)]
+    for worker in workers:
+        worker.join()
+    assert len(set(names)) == 60
+
+
+def test_record_survives_its_file(tmp_path):
+    folder = runs.create(tmp_path, "Net")
+    record = dataclasses.replace(RECORD, status="completed", metrics={"val_loss": 0.5}, seed=7)
+    folder.write(record)
+    assert folder.read() == record
+    assert json.loads(folder.record_path.read_text())["format"] == runs.FORMAT
+
+
+def test_record_is_complete_at_every_moment(tmp_path):
+    folder = runs.create(tmp_path, "Net")
+    folder.write(RECORD)
+    stop = threading.Event()
+
+    def rewrite():
+        while not stop.is_set():
+            folder.write(dataclasses.replace(RECORD, reason="x" * 100_000))
+
+    writer = threading.Thread(target=rewrite)
+    writer.start()
+    try:
+        deadline = time.monotonic() + 0.5
+        while time.monotonic() < deadline:
+            assert folder.read().model == "Net"
+    finally:
+        stop.set()
+        writer.join()
+    assert [path.name for path in folder.path.iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"run": 3}'])
+def test_broken_record_is_named(tmp_path, text):
+    folder = runs.create(tmp_path, "Net")
+    folder.record_path.write_text(text)
+    with pytest.raises(RunError, match="the run Net/version_0 has no readable record"):
+        folder.read()
+
+
+def test_run_is_found_by_name_and_by_path(tmp_path):
+    folder = runs.create(tmp_path, "Net")
+    folder.write(RECORD)
+    assert runs.find(tmp_path, "Net/version_0").path == folder.path
+    assert runs.find("elsewhere", str(folder.path)).path == folder.path
+    with pytest.raises(RunError, match=r"no run 'Net/version_9' was found. In .* there are: Net/version_0."):
+        runs.find(tmp_path, "Net/version_9")
+
+
+def test_latest_is_the_highest_number(tmp_path):
+    for _ in range(11):
+        runs.create(tmp_path, "Net").write(RECORD)
+    assert runs.latest(tmp_path, "Net").name == "Net/version_10"
+    with pytest.raises(RunError, match="no run of Other was found"):
+        runs.latest(tmp_path, "Other")
+
+
+def test_place_that_cannot_be_written_says_how_to_choose_another(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match=r"cannot be made in .*%config LightningMagics.run_dir"):
+        runs.create(tmp_path / "file", "Net")
+
+
+def test_full_disk_ends_the_record_of_progress_and_not_the_run():
+    writer = runs.EventWriter(runs.Path("/dev/full"))
+    notice = events.Notice("x" * 10_000)
+    for _ in range(3):
+        writer.write(notice)
+    writer.close()
+    assert "progress is no longer recorded on disk: [Errno 28] No space left on device" in writer.failure
+
+
+def test_written_events_are_read_back(tmp_path):
+    writer = runs.EventWriter(tmp_path / "events.jsonl")
+    told = [events.Notice("a"), events.Notice("b")]
+    for event in told:
+        writer.write(event)
+    writer.close()
+    writer.close()
+    assert [events.from_json(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()] == told
