@@ -76,9 +76,7 @@ def measure(client: Any, code: str) -> tuple[float, float, float]:
     cell_s = time.perf_counter() - start
     if reply["content"]["status"] != "ok":
         raise SystemExit("\n".join(reply["content"]["traceback"]))
-    answer = client.execute_interactive(
-        "", user_expressions={"us": "clock.step_us"}, output_hook=lambda _: None
-    )
+    answer = client.execute_interactive("", user_expressions={"us": "clock.step_us"}, output_hook=lambda _: None)
     step_us = float(answer["content"]["user_expressions"]["us"]["data"]["text/plain"])
     return step_us, messages / cell_s, cell_s
 

@@ -66,9 +66,7 @@ class Cell:
     @property
     def error(self) -> str:
         """The error as the front end shows it, without colors."""
-        shown = [
-            message["content"]["traceback"] for message in self.messages if message["msg_type"] == "error"
-        ]
+        shown = [message["content"]["traceback"] for message in self.messages if message["msg_type"] == "error"]
         return ANSI.sub("", "\n".join(shown[0])) if shown else ""
 
     @property
@@ -223,18 +221,17 @@ def test_two_kernels_that_start_at_the_same_moment_get_two_versions(tmp_path: Pa
 def test_an_error_of_the_users_code_shows_their_line_and_not_ours(kernel: Kernel) -> None:
     kernel.run(
         "%%lightning_model Broken --lr 0.1\n"
-        "nn.Linear(64, 10)\n"
+        "def __init__(self):\n"
+        "    self.layer = nn.Linear(64, 10)\n\n"
         "def training_step(self, batch, batch_idx):\n"
         "    raise ValueError(f'cannot take batch {batch_idx}')\n"
     )
     cell = kernel.cell("%lightning_fit Broken digits --max_epochs 1")
     assert cell.status == "error"
     assert "ValueError: cannot take batch 0" in cell.error
-    assert "----> 4     raise ValueError" in cell.error
+    assert "----> 6     raise ValueError" in cell.error
     assert "lightning_magics/" not in cell.error
-    newest = max(
-        kernel.folder.glob("lightning_logs/Broken/*/run.json"), key=lambda path: path.stat().st_mtime_ns
-    )
+    newest = max(kernel.folder.glob("lightning_logs/Broken/*/run.json"), key=lambda path: path.stat().st_mtime_ns)
     record = json.loads(newest.read_text())
     assert record["status"] == "failed"
     assert record["error"] == "ValueError: cannot take batch 0"
@@ -260,12 +257,8 @@ def test_a_typo_is_one_line_that_fails_the_cell(kernel: Kernel, line: str, messa
 
 
 def test_an_executed_notebook_holds_the_final_table_and_nothing_else(tmp_path: Path) -> None:
-    notebook = nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(cell) for cell in (SETUP, DIGITS, DATA, FIT)]
-    )
-    client = nbclient.NotebookClient(
-        notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}
-    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (SETUP, DIGITS, DATA, FIT)])
+    client = nbclient.NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
     client.execute()
     assert not client.widget_state
     (output,) = notebook.cells[-1].outputs

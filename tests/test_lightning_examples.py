@@ -211,9 +211,7 @@ TWO_EPOCHS = {"max_epochs": 2}
 EXAMPLES = {
     "boring": Example(BORING, options=TWO_EPOCHS),
     "boring_with_data_module": Example(BORING, data="BoringDataModule()", options=TWO_EPOCHS),
-    "demo_model": Example(
-        "class Model(DemoModel): ...", data="DataLoader(RandomDataset(32, 64))", options=TWO_EPOCHS
-    ),
+    "demo_model": Example("class Model(DemoModel): ...", data="DataLoader(RandomDataset(32, 64))", options=TWO_EPOCHS),
     "classification": Example(CLASSIFICATION, CLASSIFICATION_DATA, "Data()", {"max_epochs": 3}),
     "manual_optimization": Example("class Model(ManualOptimBoringModel): ...", options=TWO_EPOCHS),
     "gan": Example(GAN, options=TWO_EPOCHS),
@@ -227,12 +225,8 @@ EXAMPLES = {
     "val_check_interval": Example(BORING, options={"val_check_interval": 0.25, **TWO_EPOCHS}),
     "gradient_accumulation": Example(BORING, options={"accumulate_grad_batches": 4, **TWO_EPOCHS}),
     "gradient_clipping": Example(BORING, options={"gradient_clip_val": 0.1, **TWO_EPOCHS}),
-    "limited_batches": Example(
-        BORING, options={"limit_train_batches": 0.5, "limit_val_batches": 3, **TWO_EPOCHS}
-    ),
-    "bfloat16": Example(
-        CLASSIFICATION, CLASSIFICATION_DATA, "Data()", {"precision": "bf16-mixed", **TWO_EPOCHS}
-    ),
+    "limited_batches": Example(BORING, options={"limit_train_batches": 0.5, "limit_val_batches": 3, **TWO_EPOCHS}),
+    "bfloat16": Example(CLASSIFICATION, CLASSIFICATION_DATA, "Data()", {"precision": "bf16-mixed", **TWO_EPOCHS}),
 }
 
 

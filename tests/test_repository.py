@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbclient
+import nbformat
 import pytest
 
 ROOT = Path(__file__).parent.parent
@@ -107,3 +109,42 @@ def test_loading_the_extension_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     assert not set(json.loads(done.stdout)) & HEAVY
+
+
+def notebook_of(cells: list[str]) -> nbformat.NotebookNode:
+    return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
+
+
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
+    """Run a notebook in a real kernel; a cell that fails raises."""
+    resources = {"metadata": {"path": str(folder)}}
+    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=300, resources=resources).execute()
+
+
+def printed(cell: nbformat.NotebookNode) -> str:
+    return "".join(output.get("text", "") for output in cell.outputs)
+
+
+def test_every_readme_example_runs(tmp_path: Path) -> None:
+    examples = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
+    assert len(examples) > 4
+    notebook = notebook_of([*examples, "print(run.metrics['val_accuracy'] > 0.9)"])
+    execute(notebook, tmp_path)
+    assert printed(notebook.cells[-1]) == "True\n"
+
+
+def test_the_demo_runs_and_reaches_nine_tenths(tmp_path: Path) -> None:
+    notebook = nbformat.read(ROOT / "demo.ipynb", as_version=4)
+    notebook.cells.append(nbformat.v4.new_code_cell("print(run.metrics['val_accuracy'], best.metrics['val_accuracy'])"))
+    execute(notebook, tmp_path)
+    assert min(float(value) for value in printed(notebook.cells[-1]).split()) > 0.9
+    for cell in notebook.cells:
+        assert len(json.dumps(cell.get("outputs", []))) < 100_000
+        assert not [output for output in cell.get("outputs", []) if output.get("name") == "stderr"]
+        assert "application/vnd.jupyter.widget-view+json" not in json.dumps(cell.get("outputs", []))
+
+
+def test_the_demo_is_kept_without_outputs() -> None:
+    for cell in nbformat.read(ROOT / "demo.ipynb", as_version=4).cells:
+        assert not cell.get("outputs")
+        assert cell.get("execution_count") is None
