@@ -91,9 +91,7 @@ def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
     from . import build
 
     session = current()
-    made = build.define_model(
-        name, definition, options.make("model", asked), session.namespace, session.package()
-    )
+    made = build.define_model(name, definition, options.make("model", asked), session.namespace, session.package())
     session.models[made.name] = made
     return made
 
@@ -103,9 +101,7 @@ def define_data(name: str | None, definition: Any, **asked: Any) -> Any:
     from . import build
 
     session = current()
-    made = build.define_data(
-        name, definition, options.make("data", asked), session.namespace, session.package()
-    )
+    made = build.define_data(name, definition, options.make("data", asked), session.namespace, session.package())
     session.datas[made.name] = made
     return made
 
@@ -157,9 +153,7 @@ class _Call:
 
         subject = self.subject(net)
         data = self.datas(datas, subject)
-        trainer = options.check_trainer(
-            train.trainer_class(subject.package), self.trainer, self.session.namespace
-        )
+        trainer = options.check_trainer(train.trainer_class(subject.package), self.trainer, self.session.namespace)
         settings = self.session.settings
         with short_traceback(), train.seeded(subject.package, self.options.seed):
             model = subject.make()
@@ -218,9 +212,7 @@ class _Call:
                 f"already. Give the class: %lightning_fit {cls.__name__} --model.{next(iter(overrides))} …"
             )
         definition = next((item for item in self.session.models.values() if item.cls is cls), None)
-        name, source = (
-            (definition.name, definition.source) if definition else (cls.__name__, provenance.source_of(cls))
-        )
+        name, source = (definition.name, definition.source) if definition else (cls.__name__, provenance.source_of(cls))
         return _Subject(name, package, lambda: found, source)
 
     def trained(self, net: Any) -> _Subject:
@@ -264,17 +256,13 @@ class _Call:
         name = ", ".join(item if isinstance(item, str) else type(item).__name__ for item in typed)
         if isinstance(first, build.Definition) or build.is_datamodule(first):
             if len(found) > 1:
-                raise InputError(
-                    f"data {name}: {typed[0]!r} brings all its splits; it goes with no other data"
-                )
+                raise InputError(f"data {name}: {typed[0]!r} brings all its splits; it goes with no other data")
             return _datamodule(first, name, overrides, subject.package)
         if self.verb == "fit" and len(found) > 2:
             raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
         given = options.make("data", overrides)
         loaders = tuple(
-            build.to_dataloader(
-                item, given.batch_size, shuffle=given.shuffle and self.verb == "fit" and position == 0
-            )
+            build.to_dataloader(item, given.batch_size, shuffle=given.shuffle and self.verb == "fit" and position == 0)
             for position, item in enumerate(found)
         )
         return _Data(name, make=lambda: (None, loaders))
@@ -318,9 +306,7 @@ class _Call:
             folder = runs.latest(root, model) if asked == "last" else runs.find(root, str(asked))
         found = folder.newest_checkpoint()
         if found is None:
-            raise InputError(
-                f"--resume {asked}: the run {folder.name} kept no checkpoint in {folder.checkpoints_path}"
-            )
+            raise InputError(f"--resume {asked}: the run {folder.name} kept no checkpoint in {folder.checkpoints_path}")
         return found
 
     def record(self, job: Job, subject: _Subject, data: _Data) -> runs.RunRecord:
@@ -336,9 +322,7 @@ class _Call:
             data=data.name,
             status="running",
             started=time.time(),
-            options=provenance.plain(
-                {**own, **self.trainer, "model": dict(self.model), "data": dict(self.data)}
-            ),
+            options=provenance.plain({**own, **self.trainer, "model": dict(self.model), "data": dict(self.data)}),
             trainer=provenance.plain(trainer),
             hyperparameters=provenance.plain(dict(getattr(job.model, "hparams", {}))),
             seed=self.options.seed,
@@ -358,9 +342,7 @@ def _datamodule(found: Any, name: str, overrides: Mapping[str, Any], package: st
         return _Data(name, provenance.source_of(cls), lambda: (found(**overrides), ()))
     if overrides:
         first = next(iter(overrides))
-        raise InputError(
-            f"--data.{first} is given to a constructor, and {name} is an instance already; give its class"
-        )
+        raise InputError(f"--data.{first} is given to a constructor, and {name} is an instance already; give its class")
     return _Data(name, provenance.source_of(cls), lambda: (found, ()))
 
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
-from .events import Event, Metrics, Stage, Step
+from .events import Event, Metrics, Notice, Stage, Step
 
 STEP_INTERVAL_S = 0.2  # five a second are enough to look alive, and a long run's file stays small
 
@@ -41,7 +41,9 @@ class _Reporter:
         self._batch = 0
         self.batch: Any = None  # the one at work, to name it in an error
         self._epoch: int | None = None  # an epoch that has ended and is not told yet
-        self._seen: dict[str, Any] = {}
+        self._told: dict[str, Any] = {}
+        self._before_validation: dict[str, Any] = {}
+        self.cut_short = False  # whether a loop other than training was ended by a request to stop
 
     # Training. An epoch is told at the start of the next one: metrics that the model's own
     # on_train_epoch_end logs come after every ordinary callback's.
@@ -55,16 +57,12 @@ class _Reporter:
             raise StopRequested
         self.batch = batch
 
-    def on_train_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batch = None
         now = time.monotonic()
         if now >= self._next_step:
             self._next_step = now + STEP_INTERVAL_S
-            self._step(
-                trainer, "train", batch_idx + 1, trainer.num_training_batches, _step_values(trainer, outputs)
-            )
+            self._step(trainer, "train", batch_idx + 1, trainer.num_training_batches, _step_values(trainer, outputs))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
         self._epoch = trainer.current_epoch
@@ -75,28 +73,37 @@ class _Reporter:
     def tell_epoch(self, trainer: Any) -> None:
         """Tell the epoch that has ended, if there is one that was not told."""
         if self._epoch is not None:
-            self._metrics(trainer, self._epoch, epoch_done=True)
+            self._metrics(trainer, self._epoch, self._told, epoch_done=True)
             self._epoch = None
 
     # Validation within a fit, and the other loops
 
-    def on_sanity_check_start(self, trainer: Any, pl_module: Any) -> None:
-        self._batch = 0
-
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
-        self._seen = dict(trainer.callback_metrics)  # of two batches; not a result
+        self._told = dict(trainer.callback_metrics)  # of two batches: not a result
+        self.cut_short = False
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
         self._batch = 0
+        self._before_validation = dict(trainer.callback_metrics)
 
     on_test_start = on_predict_start = on_validation_start
 
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
+        if self._stop.is_set() and self._batch:  # not before the first batch: metrics that are monitored must exist
+            self._cut_short(trainer)
         self.batch = batch
 
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+
+    def _cut_short(self, trainer: Any) -> None:
+        """End a loop other than training as if its data had ended, so that Lightning leaves no half state behind."""
+        self.cut_short = True
+        if not trainer.sanity_checking:
+            text = f"The interrupt ended {trainer.state.stage.value} early: its values are of {self._batch} batch(es)."
+            self._emit(Notice(text))
+        raise StopIteration
 
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -118,7 +125,7 @@ class _Reporter:
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._metrics(trainer, trainer.current_epoch, epoch_done=False)
+            self._metrics(trainer, trainer.current_epoch, self._before_validation, epoch_done=False)
 
     def _evaluated(self, trainer: Any, stage: Stage, batches: list[int | float]) -> None:
         self.batch = None
@@ -127,14 +134,8 @@ class _Reporter:
         if now >= self._next_step:
             self._next_step = now + STEP_INTERVAL_S
             self._step(trainer, stage, self._batch, sum(batches), {})
-        if self._stop.is_set():
-            if trainer.state.fn == "fit":
-                trainer.save_checkpoint(self._save_to)
-            raise StopRequested
 
-    def _step(
-        self, trainer: Any, stage: Stage, batch: int, batches: int | float, values: dict[str, float]
-    ) -> None:
+    def _step(self, trainer: Any, stage: Stage, batch: int, batches: int | float, values: dict[str, float]) -> None:
         self._emit(
             Step(
                 stage=stage,
@@ -148,11 +149,11 @@ class _Reporter:
             )
         )
 
-    def _metrics(self, trainer: Any, epoch: int, *, epoch_done: bool) -> None:
-        """Tell the metrics that are new: a value that was logged again is a new tensor."""
-        found = dict(trainer.callback_metrics)
-        new = {name: value for name, value in found.items() if self._seen.get(name) is not value}
-        self._seen = found
+    def _metrics(self, trainer: Any, epoch: int, known: Mapping[str, Any], *, epoch_done: bool) -> None:
+        """Tell the metrics that are new to what was known: a value that was logged again is a new tensor."""
+        found = trainer.callback_metrics
+        new = {name: value for name, value in found.items() if known.get(name) is not value}
+        self._told = {**self._told, **new}
         self._emit(
             Metrics(
                 epoch=epoch,
@@ -205,6 +206,5 @@ def _epoch_values(found: Mapping[str, Any]) -> dict[str, float]:
     return {
         name: float(value)
         for name, value in found.items()
-        if not name.endswith("_step")
-        and not (name.endswith("_epoch") and name.removesuffix("_epoch") in found)
+        if not name.endswith("_step") and not (name.endswith("_epoch") and name.removesuffix("_epoch") in found)
     }

@@ -17,7 +17,7 @@ _SPEAKERS = r"(pytorch_lightning|lightning|lightning_fabric|lightning_utilities|
 _NOISE = re.compile(
     r"smaller than the logging interval"
     r"|Checkpoint directory .* exists and is not empty"
-    r"|dirpath has changed"
+    r"|dirpath has changed|Be aware that when using `ckpt_path`, callbacks"
     r"|Experiment logs directory"
     r"|You're resuming from a checkpoint that ended before the epoch ended"
     r"|LeafSpec|TorchScript|is deprecated|was deprecated"
@@ -81,11 +81,7 @@ def reworded(text: str) -> str:
 
 
 def _of_user(filename: str) -> bool:
-    return (
-        "site-packages" not in filename
-        and "dist-packages" not in filename
-        and not filename.startswith("<frozen")
-    )
+    return "site-packages" not in filename and "dist-packages" not in filename and not filename.startswith("<frozen")
 
 
 @contextlib.contextmanager

@@ -176,7 +176,9 @@ class LightningMagics(Magics):
             return None
         if not parsed.positional:
             known = ", ".join(self.session.models) or "none yet, see %%lightning_model?"
-            raise InputError(f"%lightning_{verb} takes a model; found none. Type %lightning_{verb} MODEL. Defined: {known}")
+            raise InputError(
+                f"%lightning_{verb} takes a model; found none. Type %lightning_{verb} MODEL. Defined: {known}"
+            )
         output = parsed.options.pop("output", None)
         if output is not None and not output.isidentifier():
             raise InputError(f"-o takes the name of a variable; found {output!r}")

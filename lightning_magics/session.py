@@ -57,9 +57,7 @@ class Session:
         """Lightning package for a model whose code does not say: the one that the notebook imported."""
         if self.settings.package:
             return self.settings.package
-        modules = {
-            getattr(value, "__name__", "") for value in self.namespace.values() if type(value) is type(sys)
-        }
+        modules = {getattr(value, "__name__", "") for value in self.namespace.values() if type(value) is type(sys)}
         return "lightning.pytorch" if modules & {"lightning", "lightning.pytorch"} else "pytorch_lightning"
 
     def find_model(self, typed: Any) -> Any:
@@ -107,28 +105,18 @@ class Session:
             InputError: it names something unknown, or is no expression.
         """
         try:
-            return eval(
-                compile(text, f"<{what}>", "eval"), self.namespace
-            )  # the user's own code, in their notebook
+            return eval(compile(text, f"<{what}>", "eval"), self.namespace)  # the user's own code, in their notebook
         except SyntaxError as error:
-            raise InputError(
-                f"the {what} {text!r} is neither a name nor an expression: {error.msg}"
-            ) from error
+            raise InputError(f"the {what} {text!r} is neither a name nor an expression: {error.msg}") from error
         except NameError as error:
             known = [*known, *self.candidates()]
             listed = f" Defined here: {', '.join(dict.fromkeys(known))}." if known else ""
             define = f"Define it with %%lightning_{what} {text}" if text.isidentifier() else str(error)
-            raise InputError(
-                f"no {what} {text!r} was found.{did_you_mean(text, known)}{listed} {define}"
-            ) from error
+            raise InputError(f"no {what} {text!r} was found.{did_you_mean(text, known)}{listed} {define}") from error
 
     def candidates(self) -> list[str]:
         """Names of the notebook's own models, classes and instances."""
-        return [
-            name
-            for name, value in self.namespace.items()
-            if not name.startswith("_") and _is_lightning(value)
-        ]
+        return [name for name, value in self.namespace.items() if not name.startswith("_") and _is_lightning(value)]
 
 
 def current() -> Session:
@@ -149,7 +137,6 @@ def _is_lightning(value: Any) -> bool:
     """Whether a value is a LightningModule or a DataModule, class or instance, without importing Lightning."""
     bases = getattr(value if isinstance(value, type) else type(value), "__mro__", ())
     return any(
-        base.__name__ == "LightningModule"
-        and base.__module__.startswith(("pytorch_lightning.", "lightning."))
+        base.__name__ == "LightningModule" and base.__module__.startswith(("pytorch_lightning.", "lightning."))
         for base in bases
     )

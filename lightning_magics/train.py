@@ -98,7 +98,7 @@ def train(job: Job, emit: Callable[[Event], None], stop: StopFlag) -> Outcome:
         error, predictions = "", None
         try:
             predictions = _run(job, trainer, emit)
-            status = "completed"
+            status = "interrupted" if watcher.cut_short else "completed"
         except StopRequested:
             status = "interrupted"
         except BaseException as raised:
@@ -125,9 +125,7 @@ def trainer_class(package: str) -> Any:
         return importlib.import_module(package).Trainer
     except ModuleNotFoundError as error:
         if error.name and error.name.partition(".")[0] == package.partition(".")[0]:
-            raise MissingPackage(
-                package, "this model", package.partition(".")[0].replace("_", "-")
-            ) from error
+            raise MissingPackage(package, "this model", package.partition(".")[0].replace("_", "-")) from error
         raise
 
 
@@ -165,9 +163,7 @@ def _continued(job: Job) -> Job:
     if not job.continues or behind is None or behind.global_step == 0 or behind.state.fn != "fit":
         return job
     path = RunFolder(job.folder).continue_checkpoint_path
-    state = behind._checkpoint_connector.dump_checkpoint(
-        weights_only=False
-    )  # save_checkpoint keeps all of it, and
+    state = behind._checkpoint_connector.dump_checkpoint(weights_only=False)  # save_checkpoint keeps all of it, and
     state["callbacks"].pop("Timer", None)  # each fit has its own --max_time
     torch.save(state, path)
     trainer = dict(job.trainer)
@@ -186,7 +182,7 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None]) -> Any:
     data = {"datamodule": job.datamodule} if job.datamodule else {"dataloaders": list(job.loaders) or None}
     if job.verb == "predict":
         found = trainer.predict(job.model, **data)
-        several = trainer.predict_loop._is_sequential and len(trainer.num_predict_batches) > 1
+        several = len(trainer.num_predict_batches) > 1
         predictions = [joined(batches) for batches in found] if several else joined(found)
         emit(Notice(f"predictions: {describe(predictions)}", level="info"))
         return predictions
@@ -221,9 +217,7 @@ def _make_trainer(job: Job, watcher: Any) -> Any:
     _one_device(arguments)
     if job.amp:
         if arguments.get("precision") is not None:
-            raise InputError(
-                f"--amp chooses the precision; --precision {arguments['precision']} does too: give one"
-            )
+            raise InputError(f"--amp chooses the precision; --precision {arguments['precision']} does too: give one")
         arguments["precision"] = amp_precision(str(arguments.get("accelerator", "auto")))
     arguments.setdefault("default_root_dir", str(job.folder))
     arguments.setdefault("enable_progress_bar", False)
@@ -251,16 +245,12 @@ def _one_device(arguments: dict[str, Any]) -> None:
     )
     if many or arguments.get("num_nodes", 1) > 1:
         asked = f"--devices {devices}" if many else f"--num_nodes {arguments['num_nodes']}"
-        raise InputError(
-            f"{asked} needs several processes; a fit trains in the kernel, on one device: --devices 1"
-        )
+        raise InputError(f"{asked} needs several processes; a fit trains in the kernel, on one device: --devices 1")
     if text in ("auto", "-1"):
         arguments["devices"] = 1
     strategy = arguments.get("strategy", "auto")
     if isinstance(strategy, str) and strategy != "auto":
-        raise InputError(
-            f"--strategy {strategy} needs processes of its own; a fit trains in the kernel: leave it out"
-        )
+        raise InputError(f"--strategy {strategy} needs processes of its own; a fit trains in the kernel: leave it out")
 
 
 def amp_precision(accelerator: str) -> str:
@@ -296,9 +286,7 @@ def _callbacks(job: Job, package: Any, arguments: dict[str, Any]) -> list[Any]:
     if arguments.get("enable_model_summary"):
         print(package.utilities.model_summary.summarize(job.model))  # noqa: T201 -- asked for: shown in the cell
     if arguments.setdefault("enable_model_summary", True):
-        callbacks.append(
-            package.callbacks.ModelSummary()
-        )  # not Rich's, which prints; this one goes to the log
+        callbacks.append(package.callbacks.ModelSummary())  # not Rich's, which prints; this one goes to the log
     return callbacks
 
 
@@ -310,7 +298,8 @@ def _early_stopping(package: Any, asked: str) -> Any:
 def _plugins(package: Any, given: Any) -> list[Any]:
     """Name the cluster environment: in a notebook that runs inside a Slurm job, Lightning would guess one."""
     plugins = list(given) if isinstance(given, list | tuple) else [given] if given else []
-    environments = package.plugins.environments
+    fabric = "lightning_fabric" if package.__name__ == "pytorch_lightning" else "lightning.fabric"
+    environments = importlib.import_module(f"{fabric}.plugins.environments")
     if not any(isinstance(plugin, environments.ClusterEnvironment) for plugin in plugins):
         plugins.append(environments.LightningEnvironment())
     return plugins
@@ -382,13 +371,8 @@ def _explain(raised: BaseException, job: Job, watcher: Any) -> None:
     """Add what a reader of the traceback wants to know: the batch that was at work."""
     if isinstance(raised, Exception) and watcher.batch is not None:
         raised.add_note(f"The batch was {describe(watcher.batch)}.")
-    if (
-        isinstance(raised, ValueError | KeyError)
-        and job.checkpoint == RunFolder(job.folder).continue_checkpoint_path
-    ):
-        raised.add_note(
-            "This fit continues the instance's last one. To keep its weights and begin anew: --resume none"
-        )
+    if isinstance(raised, ValueError | KeyError) and job.checkpoint == RunFolder(job.folder).continue_checkpoint_path:
+        raised.add_note("This fit continues the instance's last one. To keep its weights and begin anew: --resume none")
 
 
 def describe(value: Any) -> str:

@@ -1,0 +1,324 @@
+from __future__ import annotations
+
+import os
+import random
+import threading
+
+import lightning.pytorch
+import pytest
+import pytorch_lightning
+import torch
+from torch import nn
+from torch.utils.data import DataLoader
+
+from lightning_magics import events, runs, train
+from lightning_magics.errors import InputError, MissingPackage
+
+PACKAGES = {"pytorch_lightning": pytorch_lightning, "lightning.pytorch": lightning.pytorch}
+DATA = torch.arange(32.0).reshape(16, 2) / 32
+
+
+def make_model(package="pytorch_lightning"):
+    class Net(PACKAGES[package].LightningModule):
+        def __init__(self):
+            super().__init__()
+            torch.manual_seed(0)
+            self.net = nn.Sequential(nn.Linear(2, 4), nn.Dropout(0.0), nn.Linear(4, 1))
+
+        def training_step(self, batch, batch_idx):
+            loss = (self.net(batch) - 1).pow(2).mean()
+            self.log("train_loss", loss, on_step=False, on_epoch=True)
+            return loss
+
+        def validation_step(self, batch, batch_idx):
+            self.log("val_loss", (self.net(batch) - 1).pow(2).mean())
+
+        def test_step(self, batch, batch_idx, dataloader_idx=0):
+            self.log("test_loss", (self.net(batch) - 1).pow(2).mean())
+
+        def predict_step(self, batch, batch_idx):
+            return self.net(batch)
+
+        def configure_optimizers(self):
+            return torch.optim.Adam(self.parameters(), 0.01)
+
+    return Net()
+
+
+def loader(batch_size=4):
+    return DataLoader(DATA, batch_size=batch_size)
+
+
+class StopAfter:
+    """Asks to stop once it was looked at a number of times."""
+
+    def __init__(self, looks):
+        self.looks = looks
+
+    def is_set(self):
+        self.looks -= 1
+        return self.looks < 0
+
+
+NEVER = threading.Event()
+
+
+def go(root, model, verb="fit", stop=NEVER, package="pytorch_lightning", told=None, **job):
+    """Run a job in a new folder; returns the outcome and the events."""
+    told = [] if told is None else told
+    folder = runs.create(root, "Net", verb)
+    job.setdefault("loaders", (loader(), loader()))
+    job.setdefault("trainer", {"max_epochs": 2})
+    job["trainer"] = {"accelerator": "cpu", **job["trainer"]}
+    return train.train(train.Job(verb, folder.path, package, model, **job), told.append, stop), told
+
+
+def of(kind, told):
+    return [event for event in told if isinstance(event, kind)]
+
+
+def history(told):
+    rows = {}
+    for event in of(events.Metrics, told):
+        rows.setdefault(event.epoch, {}).update(event.values)
+    return rows
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_fit_tells_its_start_every_epoch_and_its_end(tmp_path, package):
+    outcome, told = go(tmp_path, make_model(package), package=package)
+    assert isinstance(outcome.trainer, PACKAGES[package].Trainer)
+    assert isinstance(told[0], events.Started)
+    assert (told[0].run, told[0].devices, told[0].precision, told[0].max_epochs) == (
+        "Net/version_0",
+        "1 × cpu",
+        "32-true",
+        2,
+    )
+    assert (told[0].parameters, told[0].trainable_parameters) == (17, 17)
+    assert [(event.epoch, event.step) for event in of(events.Metrics, told) if event.epoch_done] == [(0, 4), (1, 8)]
+    assert isinstance(told[-1], events.Ended)
+    assert (told[-1].status, told[-1].epochs, told[-1].steps) == ("completed", 2, 8)
+    assert os.path.samefile(told[-1].best_model_path, tmp_path / "Net/version_0/checkpoints/epoch=1-step=8.ckpt")
+
+
+def test_values_told_are_those_of_plain_lightning(tmp_path):
+    _, told = go(tmp_path, make_model())
+    model, seen = make_model(), []
+
+    class Watch(pytorch_lightning.Callback):
+        def on_train_epoch_end(self, trainer, pl_module):
+            seen.append({name: float(value) for name, value in trainer.callback_metrics.items()})
+
+    plain = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
+    with pytest.warns(Warning):  # num_workers, logging interval: Lightning's own remarks
+        pytorch_lightning.Trainer(max_epochs=2, callbacks=[Watch()], **plain).fit(model, loader(), loader())
+    assert list(history(told).values()) == seen
+
+
+def test_metric_that_the_models_own_epoch_end_logs_is_in_its_epoch(tmp_path):
+    model = make_model()
+    type(model).on_train_epoch_end = lambda self: self.log("late", float(self.current_epoch))
+    _, told = go(tmp_path, model)
+    assert [row["late"] for row in history(told).values()] == [0.0, 1.0]
+
+
+@pytest.mark.parametrize("looks", [1, 6, 9, 14], ids=lambda looks: f"look {looks}")
+def test_stopped_fit_is_left_ready_and_resumes_to_its_last_step(tmp_path, looks):
+    model = make_model()
+    _, told = go(tmp_path, model, stop=StopAfter(looks), trainer={"max_epochs": 3, "num_sanity_val_steps": 0})
+    assert told[-1].status == "interrupted"
+    assert all(module.training for module in model.modules())
+    last = tmp_path / "Net/version_0/checkpoints/last.ckpt"
+    resumed = make_model()
+    _, told = go(tmp_path, resumed, checkpoint=last, trainer={"max_epochs": 3, "num_sanity_val_steps": 0})
+    assert told[-1].steps == 12
+
+
+def test_interrupt_during_validation_says_that_its_values_are_partial(tmp_path):
+    _, told = go(tmp_path, make_model(), stop=StopAfter(5), trainer={"max_epochs": 3, "num_sanity_val_steps": 0})
+    assert "The interrupt ended validate early: its values are of 1 batch(es)." in [
+        notice.text for notice in of(events.Notice, told)
+    ]
+
+
+def test_instance_that_is_fitted_again_continues_as_one_long_fit(tmp_path):
+    whole, twice = make_model(), make_model()
+    go(tmp_path, whole, trainer={"max_epochs": 4})
+    go(tmp_path, twice, continues=True)
+    go(tmp_path, twice, "validate", loaders=(loader(),), trainer={})  # does not make it forget
+    _, told = go(tmp_path, twice, continues=True)
+    assert (told[0].first_epoch, told[0].max_epochs, told[-1].epochs, told[-1].steps) == (2, 4, 4, 16)
+    for one, other in zip(whole.parameters(), twice.parameters(), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_fit_that_does_not_continue_begins_anew(tmp_path):
+    model = make_model()
+    go(tmp_path, model)
+    _, told = go(tmp_path, model, continues=False)
+    assert (told[0].first_epoch, told[-1].epochs, told[-1].steps) == (0, 2, 8)
+
+
+def test_every_fit_has_its_own_max_time(tmp_path):
+    model = make_model()
+    for _ in range(2):
+        _, told = go(tmp_path, model, continues=True, trainer={"max_epochs": 1, "max_time": "00:00:01:00"})
+    assert told[-1].epochs == 2
+
+
+def test_failure_names_the_batch_and_is_told(tmp_path):
+    model = make_model()
+    type(model).training_step = lambda self, batch, batch_idx: self.net(batch[:, :1]).mean()
+    told = []
+    with pytest.raises(RuntimeError, match="cannot be multiplied") as raised:
+        go(tmp_path, model, told=told)
+    assert raised.value.__notes__ == ["The batch was float32 (4, 2)."]
+    assert told[-1].status == "failed"
+    assert told[-1].error.startswith("RuntimeError: mat1 and mat2 shapes cannot be multiplied")
+
+
+def test_early_stopping_says_why_the_fit_ended(tmp_path):
+    model = make_model()
+    type(model).configure_optimizers = lambda self: torch.optim.SGD(self.parameters(), 0.0)
+    _, told = go(tmp_path, model, trainer={"max_epochs": 50}, early_stop=("val_loss:2",))
+    assert told[-1].status == "completed"
+    assert told[-1].epochs == 3
+    assert told[-1].reason == "early stopping: val_loss did not improve for 2 validations"
+
+
+def test_monitor_keeps_the_best_checkpoint(tmp_path):
+    _, told = go(tmp_path, make_model(), monitor="val_loss")
+    assert told[-1].monitor == "val_loss"
+    assert told[-1].best_model_score == min(row["val_loss"] for row in history(told).values())
+
+
+@pytest.mark.parametrize(
+    ("job", "message"),
+    [
+        ({"trainer": {"devices": 2}}, "--devices 2 needs several processes"),
+        ({"trainer": {"devices": "0,1"}}, "--devices 0,1 needs several processes"),
+        ({"trainer": {"num_nodes": 2}}, "--num_nodes 2 needs several processes"),
+        ({"trainer": {"strategy": "ddp"}}, "--strategy ddp needs processes of its own"),
+        ({"trainer": {"precision": "64"}, "amp": True}, "--amp chooses the precision; --precision 64 does too"),
+        ({"trainer": {"accelerator": "gpu"}}, "the Trainer refuses its arguments: No supported gpu backend found"),
+        (
+            {"trainer": {"enable_checkpointing": False}, "monitor": "val_loss"},
+            "--enable_checkpointing false keeps none",
+        ),
+    ],
+)
+def test_arguments_that_do_not_go_together_are_refused_before_the_start(tmp_path, job, message):
+    told = []
+    with pytest.raises(InputError, match=message):
+        go(tmp_path, make_model(), told=told, **job)
+    assert told == []
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="one machine without CUDA is looked at")
+def test_amp_is_bfloat16_on_the_cpu(tmp_path):
+    _, told = go(tmp_path, make_model(), amp=True)
+    assert told[0].precision == "bf16-mixed"
+
+
+def test_fit_inside_a_slurm_job_stays_on_its_device(tmp_path, monkeypatch):
+    for name, value in {"SLURM_NTASKS": "4", "SLURM_JOB_NAME": "train", "SLURM_PROCID": "2"}.items():
+        monkeypatch.setenv(name, value)
+    outcome, told = go(tmp_path, make_model())
+    assert outcome.trainer.world_size == 1
+    assert told[-1].status == "completed"
+
+
+def test_loggers_write_into_the_run_folder(tmp_path):
+    go(tmp_path, make_model(), loggers=("tensorboard", "csv"))
+    names = {path.name.partition(".")[0] for path in (tmp_path / "Net/version_0").iterdir()}
+    assert {"events", "metrics", "hparams", "checkpoints", "rank_0"} <= names
+
+
+def test_log_holds_what_lightning_says_and_the_notices_what_to_act_on(tmp_path, capfd):
+    _, told = go(tmp_path, make_model())
+    log = runs.RunFolder(tmp_path / "Net/version_0").log_path(0).read_text()
+    assert "`Trainer.fit` stopped: `max_epochs=2` reached." in log
+    assert "17        Trainable params" in log
+    assert "smaller than the logging interval" in log
+    assert not any("logging interval" in notice.text for notice in of(events.Notice, told))
+    assert capfd.readouterr() == ("", "")
+
+
+def test_missing_validation_data_and_missing_end_are_noticed(tmp_path):
+    _, told = go(tmp_path, make_model(), loaders=(loader(),), trainer={"max_time": {"seconds": 0}})
+    assert "No validation data: only training metrics are shown." in " ".join(
+        notice.text for notice in of(events.Notice, told)
+    )
+
+
+def test_validate_and_test_give_a_row_for_each_dataloader(tmp_path):
+    _, told = go(tmp_path, make_model(), "test", loaders=(loader(), loader()), trainer={})
+    (results,) = of(events.Results, told)
+    assert [sorted(row) for row in results.rows] == [
+        ["test_loss/dataloader_idx_0"],
+        ["test_loss/dataloader_idx_1"],
+    ]
+    assert told[-1].status == "completed"
+
+
+def test_predictions_are_joined_in_input_order(tmp_path):
+    model = make_model()
+    outcome, told = go(tmp_path, model, "predict", loaders=(loader(batch_size=5),), trainer={})
+    with torch.no_grad():
+        torch.testing.assert_close(outcome.predictions, model.net(DATA))
+    assert of(events.Notice, told)[-1].text == "predictions: float32 (16, 1)"
+
+
+def test_predictions_of_several_dataloaders_stay_apart(tmp_path):
+    model = make_model()
+    model.predict_step = lambda batch, batch_idx, dataloader_idx=0: {"out": batch, "at": dataloader_idx}
+    outcome, _ = go(tmp_path, model, "predict", loaders=(loader(), loader()), trainer={})
+    assert [part["at"] for part in outcome.predictions] == [[0] * 4, [1] * 4]
+    assert torch.equal(outcome.predictions[1]["out"], DATA)
+
+
+def test_interrupted_prediction_returns_what_there_is(tmp_path):
+    outcome, told = go(tmp_path, make_model(), "predict", stop=StopAfter(1), loaders=(loader(),), trainer={})
+    assert outcome.predictions.shape == (4, 1)
+    assert told[-1].status == "interrupted"
+
+
+def test_checkpoint_with_objects_is_not_loaded_unasked(tmp_path):
+    model = make_model()
+    go(tmp_path, model)
+    path = tmp_path / "object.ckpt"
+    torch.save({"state": threading.Event}, path)
+    with pytest.raises(InputError, match=r"holds Python objects besides tensors.*--weights_only false"):
+        go(tmp_path, model, checkpoint=path)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_seed_repeats_a_block_and_leaves_the_random_state_as_it_was(package, monkeypatch):
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    drawn, before = [], (torch.get_rng_state(), random.getstate())
+    for _ in range(2):
+        with train.seeded(package, 7):
+            drawn.append((torch.rand(1).item(), random.random()))
+    assert drawn[0] == drawn[1]
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert random.getstate() == before[1]
+    assert "PL_GLOBAL_SEED" not in os.environ
+
+
+def test_missing_lightning_package_names_what_to_install():
+    with pytest.raises(MissingPackage, match=r"%pip install no-such-lightning"):
+        train.trainer_class("no_such_lightning")
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (torch.zeros(2, 3), "float32 (2, 3)"),
+        ((torch.zeros(2), [torch.ones(1, dtype=torch.int64), "a"]), "(float32 (2,), [int64 (1,), str])"),
+        ({"x": torch.zeros(1)}, "{'x': float32 (1,)}"),
+        ([0] * 9, "[" + "int, " * 8 + "…]"),
+    ],
+)
+def test_batch_is_described_in_a_line(value, text):
+    assert train.describe(value) == text
