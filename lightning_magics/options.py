@@ -37,6 +37,8 @@ from .trainer_values import check_trainer
 
 # Everything about options that the rest of the package needs, under this module's name.
 __all__ = [
+    "LOGGERS",
+    "RUNNING",
     "DataOptions",
     "Expression",
     "FitOptions",

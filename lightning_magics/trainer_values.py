@@ -98,7 +98,7 @@ class _Argument:
             found = evaluate(text, self.namespace, option)
         except InputError as error:
             raise self._unresolved(error) from error
-        if isinstance(found, str):
+        if isinstance(found, str) and str in _members(self.hint):
             fits, value = self._is_word(found) or self._takes_any_text, found
         else:
             fits, value = self._fit(found)
