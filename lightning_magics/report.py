@@ -1,0 +1,360 @@
+"""What a run looks like: html and text of its header, progress, table and end. All html is built here.
+
+Inline styles only, for GitHub removes ``<style>``; it must read without them too. The curves are in `charts`, what
+is known of the run in `progress`; nothing is displayed here.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+from html import escape
+
+from lightning_magics import charts, formats
+from lightning_magics.progress import RunState
+
+_MOST_ROWS = 24
+_FIRST_ROWS = 4
+_MOST_COLUMNS = 16
+_MOST_NAME = 32
+_MOST_TEXT = 600  # characters of a notice, an error or a path
+
+_MUTED = "opacity:.65"
+_SIGNS = {
+    "completed": ("✓", "#2da44e"),
+    "interrupted": ("■", "#bf8700"),
+    "failed": ("✗", "#d9534f"),
+    "running": ("", ""),
+}
+_FILL = "var(--jp-brand-color1,var(--vscode-progressBar-background,#2196f3))"
+_INK = "color:var(--vscode-editor-foreground,var(--jp-ui-font-color1,inherit))"
+_SIDE_BY_SIDE = "display:flex;flex-wrap:wrap;gap:8px 28px"
+_TRACK = "rgba(128,128,128,.22)"
+_STAGES = {"sanity": "sanity check", "train": "step", "validate": "validation", "test": "test", "predict": "prediction"}
+
+Table = tuple[list[str], list[list[str]]]
+
+
+def mimebundle(state: RunState) -> dict[str, str]:
+    """Return what stays of a run in a notebook: ``text/html`` with the curves as an image in it, ``text/plain``."""
+    return {"text/html": html(state), "text/plain": text(state)}
+
+
+# --- what both forms say
+
+
+def header(state: RunState) -> tuple[str, str]:
+    """Return the run's model and the facts beside it: version, devices, precision, parameters."""
+    started = state.started
+    if started is None:
+        return "", ""
+    model, _, version = started.run.partition("/")
+    facts = [version, started.devices, started.precision]
+    if started.parameters is not None:
+        frozen = started.trainable_parameters is not None and started.trainable_parameters != started.parameters
+        trainable = f" ({formats.count(started.trainable_parameters or 0)} trainable)" if frozen else ""
+        facts.append(f"{formats.count(started.parameters)} parameters{trainable}")
+    return formats.clip(model, 80), " · ".join(formats.clip(fact, 80) for fact in facts if fact)
+
+
+def summary(state: RunState) -> str:
+    """Return in one line how the run ended: ``completed: 5 epochs, 3,300 steps in 4.1 s``."""
+    ended, fit = state.ended, state.started is None or state.started.verb == "fit"
+    verb = "" if fit or state.started is None else f"{state.started.verb} "
+    if ended is None:
+        return f"{verb}running"
+    if ended.status == "failed":
+        where = f" in epoch {state.train.epoch + 1}" if fit and state.train else ""
+        return f"{verb}failed{where}: {formats.clip(ended.error or ended.reason or 'no error is recorded', _MOST_TEXT)}"
+    if ended.status == "interrupted" and fit:
+        where = f" in epoch {state.train.epoch + 1}" if state.train else ""
+        return f"interrupted{where}, after {formats.plural(ended.steps, 'step')}; weights kept{_because(ended.reason)}"
+    batches = state.step.batch if state.step else 0
+    done = (
+        f"{formats.plural(ended.epochs, 'epoch')}, {formats.plural(ended.steps, 'step')}"
+        if fit
+        else formats.plural(batches, "batch")
+    )
+    how = "interrupted after" if ended.status == "interrupted" else "completed:"
+    return f"{verb}{how} {done} in {formats.duration(ended.elapsed_s)}{_because(ended.reason)}"
+
+
+def _because(reason: str) -> str:
+    return f" · {formats.clip(reason, _MOST_TEXT)}" if reason else ""
+
+
+def table(state: RunState) -> Table | None:
+    """Return the table's header and cells: metrics by epoch, or a row for each dataloader. None if there is none.
+
+    Of many epochs the first, the best and the last are kept, with "…" for what lies between.
+    """
+    if state.results:
+        return _results_table(state.results)
+    if not state.rows:
+        return None
+    names = state.metrics[:_MOST_COLUMNS]
+    best = state.best_metric
+    best_row = state.best(best) if best else None
+    rows = list(state.rows.values())
+    kept = rows
+    if len(rows) > _MOST_ROWS:
+        kept = [*rows[:_FIRST_ROWS], *rows[_FIRST_ROWS - _MOST_ROWS + 1 :]]
+        if best_row and best_row not in kept:
+            kept.insert(_FIRST_ROWS, best_row)
+    columns = [formats.column([row.values.get(name) for row in kept]) for name in names]
+    if best in names and best_row:
+        marked = columns[names.index(best)]
+        columns[names.index(best)] = [
+            cell + (" ★" if row is best_row else "  ") for row, cell in zip(kept, marked, strict=True)
+        ]
+    cells: list[list[str]] = []
+    for place, row in enumerate(kept):
+        if place and row.epoch > kept[place - 1].epoch + 1 and len(rows) > len(kept):
+            cells.append(["…"] + [""] * (len(names) + 1))
+        cells.append([str(row.epoch + 1), *(column[place] for column in columns), formats.duration(row.time_s)])
+    return ["epoch", *(formats.clip(name, _MOST_NAME) for name in names), "time"], cells
+
+
+def _results_table(results: list[dict[str, float]]) -> Table:
+    """A row for each dataloader; Lightning's suffix of the name is told by the row."""
+    shown = [{name.partition("/dataloader_idx_")[0]: value for name, value in row.items()} for row in results]
+    names = list(dict.fromkeys(name for row in shown for name in row))[:_MOST_COLUMNS]
+    columns = [formats.column([row.get(name) for row in shown[:_MOST_ROWS]]) for name in names]
+    rows = [[column[place] for column in columns] for place in range(len(shown[:_MOST_ROWS]))]
+    labels = [formats.clip(name, _MOST_NAME) for name in names]
+    if len(shown) > 1:
+        labels, rows = ["dataloader", *labels], [[str(place), *row] for place, row in enumerate(rows)]
+    if len(shown) > _MOST_ROWS:
+        rows.append(["…"] + [""] * (len(labels) - 1))
+    return labels, rows
+
+
+def notices(state: RunState) -> list[str]:
+    """Return the notices, warnings with a sign before them."""
+    signs = {"warning": "⚠ ", "info": ""}
+    return [signs[notice.level] + formats.clip(notice.text, _MOST_TEXT) for notice in state.notices]
+
+
+def remarks(state: RunState) -> list[str]:
+    """Return the notices, and what was left out to keep the report small."""
+    return [*notices(state), *_left_out(state)]
+
+
+def _left_out(state: RunState) -> list[str]:
+    found = []
+    if state.notices_left_out:
+        found.append(f"{formats.plural(state.notices_left_out, 'more notice')} in the run's log")
+    if len(state.metrics) > _MOST_COLUMNS:
+        found.append(f"{len(state.metrics) - _MOST_COLUMNS} of {len(state.metrics)} metrics are not shown here")
+    if left_out := charts.left_out(state):
+        found.append(f"{formats.plural(left_out, 'more curve')} not drawn here")
+    return found
+
+
+def footer(state: RunState) -> list[str]:
+    """Return where the run is and which checkpoint is best."""
+    found = [formats.clip(state.log_dir, _MOST_TEXT)] if state.log_dir else []
+    ended = state.ended
+    if ended and ended.best_model_path:
+        path = ended.best_model_path
+        if state.log_dir and os.path.abspath(path).startswith(os.path.abspath(state.log_dir) + os.sep):
+            path = os.path.relpath(path, state.log_dir)
+        score = ""
+        if ended.monitor and ended.best_model_score is not None:
+            score = f" ({ended.monitor} {formats.number(ended.best_model_score)})"
+        found.append(f"best checkpoint {formats.clip(path, _MOST_TEXT)}{score}")
+    return found
+
+
+def best(state: RunState) -> str:
+    """Return which epoch was best, as ``best val_accuracy 0.9490 in epoch 2``, or nothing."""
+    metric = state.best_metric
+    row = state.best(metric) if metric else None
+    return f"best {metric} {formats.number(row.values[metric])} in epoch {row.epoch + 1}" if metric and row else ""
+
+
+def line(state: RunState) -> str:
+    """Return the run in one line."""
+    name = state.started.run if state.started else ""
+    return " · ".join(filter(None, [name, summary(state), best(state)]))
+
+
+def position(state: RunState) -> tuple[str, str]:
+    """Return where the run is, as ``epoch 3/5, step 412/660``, and speed, time left and memory."""
+    label, facts = step_label(state), step_facts(state)
+    if state.started and state.started.verb == "fit":
+        label = f"{epoch_label(state)}, {label}"
+    return label, " · ".join(filter(None, facts))
+
+
+def epoch_label(state: RunState) -> str:
+    """Return ``epoch 3/5``, or ``epoch 3`` where there is no limit."""
+    last = state.started.max_epochs if state.started else None
+    epoch = state.train.epoch if state.train else state.started.first_epoch if state.started else 0
+    return f"epoch {epoch + 1}/{last}" if last else f"epoch {epoch + 1}"
+
+
+def step_label(state: RunState) -> str:
+    """Return ``step 412/660``, or the stage's name in place of "step" where it is not training."""
+    step = state.step
+    if step is None:
+        return "preparing …"
+    return f"{_STAGES[step.stage]} {step.batch:,}" + (f"/{step.batches:,}" if step.batches else "")
+
+
+def step_facts(state: RunState) -> list[str]:
+    """Return the speed, the time left and the memory, each empty where it is not known."""
+    speed, left = state.steps_per_s, state.left_s
+    memory = state.step.memory_bytes if state.step else None
+    return [
+        f"{formats.number(speed)} steps/s" if speed else "",
+        "" if left is None else f"{formats.duration(left)} left",
+        formats.size(memory) if memory else "",
+    ]
+
+
+def ending(state: RunState) -> list[str]:
+    """Return what to say at the end where the table and the notices were shown before."""
+    return [summary(state), *filter(None, [best(state)]), *_left_out(state), *footer(state)]
+
+
+# --- text
+
+
+def text(state: RunState, width: int | None = None) -> str:
+    """Return the report as plain text; a table wider than `width` characters is set in several."""
+    model, facts = header(state)
+    lines = [f"{model} · {facts}" if facts else model, summary(state)]
+    if found := table(state):
+        lines += ["", text_table(found, width), ""]
+    lines += [*remarks(state), *footer(state)]
+    return "\n".join(lines).strip()
+
+
+def text_table(found: Table, width: int | None = None) -> str:
+    """Return a table whose columns are aligned to the right, in as many parts as the width asks for."""
+    labels, rows = found
+    columns = [[label, *(row[place] for row in rows)] for place, label in enumerate(labels)]
+    widths = [max(map(len, column)) for column in columns]
+    parts, part = [], [0]
+    for place in range(1, len(columns)):
+        if width and len(part) > 1 and sum(widths[i] + 2 for i in [*part, place]) - 2 > width:
+            parts.append(part)
+            part = [0]
+        part.append(place)
+    parts.append(part)
+    return "\n\n".join(
+        "\n".join("  ".join(columns[i][line].rjust(widths[i]) for i in part).rstrip() for line in range(len(rows) + 1))
+        for part in parts
+    )
+
+
+# --- html
+
+
+def html(state: RunState) -> str:
+    """Return the report as html, at most about 100 kB."""
+    parts = [html_header(state), _html_summary(state)]
+    parts.append(f'<div style="{_SIDE_BY_SIDE}">{html_table(state)}{_html_image(state)}</div>')
+    parts.append(html_remarks(state))
+    if found := footer(state):
+        parts.append(f'<div style="{_MUTED};font-size:.9em">{" · ".join(map(escape, found))}</div>')
+    return f'<div style="margin:2px 0 6px">{"".join(parts)}</div>'
+
+
+def html_header(state: RunState) -> str:
+    """Return the line that names the model and what it runs on."""
+    model, facts = header(state)
+    return (
+        f'<div style="margin-bottom:2px"><b>{escape(model)}</b> <span style="{_MUTED}">· {escape(facts)}</span></div>'
+    )
+
+
+def _html_summary(state: RunState) -> str:
+    sign, colour = _SIGNS[state.ended.status if state.ended else "running"]
+    return (
+        f'<div style="margin-bottom:6px;overflow-wrap:anywhere"><span style="color:{colour}">{sign}</span> '
+        f"{escape(summary(state))}</div>"
+    )
+
+
+def html_table(state: RunState) -> str:
+    """Return the table, or nothing."""
+    found = table(state)
+    if found is None:
+        return ""
+    labels, rows = found
+    best = state.best_metric
+    starred = labels.index(best) if best in labels and not state.results else -1
+    head = "".join(f'<th style="text-align:right;padding:2px 10px">{escape(label)}</th>' for label in labels)
+    body = "".join(
+        f"<tr>{''.join(_html_cell(cell, place == starred) for place, cell in enumerate(row))}</tr>" for row in rows
+    )
+    return (
+        '<div style="overflow-x:auto">'
+        '<table style="margin:0;border-collapse:collapse;font-variant-numeric:tabular-nums">'
+        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+    )
+
+
+def _html_cell(cell: str, starred: bool) -> str:
+    """A cell; a column with a star keeps room for it in every row, so that the numbers line up."""
+    value, star = (cell[:-1].rstrip(), cell[-1:].strip()) if starred else (cell, "")
+    content = f"<b>{escape(value)}</b>" if star else escape(value)
+    if starred:
+        content += f'<span style="display:inline-block;width:1.3em">{" " + star if star else ""}</span>'
+    return f'<td style="text-align:right;padding:2px 10px">{content}</td>'
+
+
+def _html_image(state: RunState) -> str:
+    found = charts.png(state)
+    if found is None:
+        return ""
+    data, width, height = found
+    source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
+    return (
+        f'<img alt="curves of {escape(state.started.run if state.started else "the run")}" width="{width}" '
+        f'height="{height}" style="max-width:100%;height:auto" src="{source}">'
+    )
+
+
+def html_remarks(state: RunState) -> str:
+    """Return the notices as calm lines, or nothing."""
+    lines = "".join(f'<div style="overflow-wrap:anywhere">{escape(remark)}</div>' for remark in remarks(state))
+    return f'<div style="margin:6px 0;font-size:.92em;opacity:.85">{lines}</div>' if lines else ""
+
+
+def html_status(state: RunState, hint: str = "") -> str:
+    """Return the live header: what runs, a bar for the epochs, one for the steps, speed, time left and memory."""
+    speed, left, memory = step_facts(state)
+    step, rows = state.step, []
+    if state.started and state.started.verb == "fit":
+        rows.append(_html_bar(epoch_label(state), state.fraction, left))
+        left = ""
+    part = step.batch / step.batches if step and step.batches else None
+    rows.append(_html_bar(step_label(state), part, " · ".join(filter(None, [speed, left, memory]))))
+    note = f'<div style="{_MUTED};font-size:.85em;margin-top:3px">{escape(hint)}</div>' if hint else ""
+    grid = "display:grid;grid-template-columns:minmax(11em,max-content) minmax(6em,30em) minmax(13em,1fr);gap:1px 12px"
+    return (
+        f'<div style="line-height:1.5;font-variant-numeric:tabular-nums;{_INK}">{html_header(state)}'
+        f'<div style="{grid};align-items:center">{"".join(rows)}</div>{note}</div>'
+    )
+
+
+def _html_bar(label: str, part: float | None, facts: str) -> str:
+    done = min(max(part or 0.0, 0.0), 1.0) * 100
+    return (
+        f"<div>{escape(label)}</div>"
+        f'<div role="progressbar" aria-label="{escape(label)}" aria-valuenow="{done:.0f}" style="height:6px;'
+        f'border-radius:3px;overflow:hidden;background:{_TRACK}">'
+        f'<div style="height:100%;border-radius:3px;width:{done:.1f}%;background:{_FILL}"></div></div>'
+        f"<div>{escape(facts)}</div>"
+    )
+
+
+def html_body(state: RunState) -> str:
+    """Return what is below the live header: table, curves and notices."""
+    return (
+        f'<div style="{_INK};line-height:1.5"><div class="jp-RenderedHTMLCommon" style="{_SIDE_BY_SIDE};padding:0">'
+        f"{html_table(state)}<div>{charts.svg(state)}</div></div>{html_remarks(state)}</div>"
+    )

@@ -1,0 +1,157 @@
+"""The view of a terminal: a line for each epoch, and below them a bar that what the user prints does not break.
+
+For terminal IPython and scripts; how numbers and tables look is in `formats` and `report`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import textwrap
+import time
+from typing import Any, TextIO
+
+from lightning_magics import formats, report
+from lightning_magics.events import Event, Metrics, Notice, Started, Step
+from lightning_magics.progress import Row, RunState
+
+_NARROWEST = 8  # of a column of numbers
+
+
+class Terminal:
+    """A stream with a bar at its end: whatever else is written comes before the bar.
+
+    Stands in for ``sys.stdout`` and ``sys.stderr`` while a run goes on.
+
+    Args:
+        stream: where the text goes.
+        bar: the bar at the end, a `tqdm` on the same terminal.
+
+    Attributes:
+        stream: as above.
+        line_open: whether what was written last is not a complete line yet.
+    """
+
+    def __init__(self, stream: TextIO, bar: Any) -> None:
+        self.stream = stream
+        self._bar = bar
+        self.line_open = False
+
+    def write(self, text: str) -> int:
+        """Write text where the bar was."""
+        if text:
+            if not self.line_open:
+                self._bar.clear()
+            self.line_open = not text.endswith("\n")
+        return self.stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
+
+
+class TextView:
+    """Lines of text, and a bar while the run goes on.
+
+    Args:
+        state: what is known of the run.
+        refresh_s: seconds from one drawing of the bar to the next, at least.
+        bar: whether there is one; a notebook without widgets would fill with its traces.
+    """
+
+    def __init__(self, state: RunState, refresh_s: float, bar: bool = True) -> None:
+        self.state = state
+        self._refresh_s = refresh_s
+        self._with_bar = bar
+        self._bar: Any = None
+        self._streams: tuple[Terminal, Terminal] | None = None
+        self._due = 0.0
+        self._names: list[str] = []
+        self._told = 0
+        self._closed = False
+
+    def handle(self, event: Event) -> None:
+        """Take in an event; print what is new, and draw the bar if it is time to."""
+        self.state.apply(event)
+        if isinstance(event, Step):
+            now = time.perf_counter()
+            if self._bar is not None and now >= self._due:
+                self._due = now + self._refresh_s
+                self._draw(event)
+        elif isinstance(event, Started):
+            self._open()
+        elif isinstance(event, Metrics) and event.epoch_done:
+            self._print_row(self.state.rows[event.epoch])
+        elif isinstance(event, Notice):
+            self._print_notices()
+
+    def _open(self) -> None:
+        model, facts = report.header(self.state)
+        _say(f"{model} · {facts}")
+        if not self._with_bar:
+            return
+        from tqdm import tqdm
+
+        class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
+            monitor_interval = 0  # no thread: the bar is drawn where the run is
+
+        form = "{desc} |{bar}| {postfix}"
+        self._bar = Bar(total=1, bar_format=form, file=sys.stdout, leave=False, dynamic_ncols=True)
+        self._streams = (Terminal(sys.stdout, self._bar), Terminal(sys.stderr, self._bar))
+        sys.stdout, sys.stderr = self._streams
+
+    def _draw(self, step: Step) -> None:
+        if self._streams is None or any(stream.line_open for stream in self._streams):
+            return  # the user's line is not complete: the bar would run into it
+        label, facts = report.position(self.state)
+        self._bar.total, self._bar.n = step.batches or 1, step.batch if step.batches else 0
+        self._bar.set_description_str(label, refresh=False)
+        self._bar.set_postfix_str(facts, refresh=False)
+        self._bar.refresh()
+
+    def _print_row(self, row: Row) -> None:
+        """Print an epoch: as a row under its header, or where the terminal is too narrow as running text."""
+        names = self.state.metrics
+        widths = [max(len(name), _NARROWEST) for name in names]
+        cells = [formats.number(row.values[name]) if name in row.values else "" for name in names]
+        epoch, width = str(row.epoch + 1), shutil.get_terminal_size().columns
+        if 5 + sum(widths) + 2 * len(names) + 2 + _NARROWEST > width:
+            pairs = "  ".join(f"{name} {cell}" for name, cell in zip(names, cells, strict=True) if cell)
+            whole = f"epoch {epoch}  {pairs}  {formats.duration(row.time_s)}"
+            _say(textwrap.fill(whole, width, subsequent_indent="  ", break_on_hyphens=False))
+            return
+        if names != self._names:
+            self._names = names
+            _say(self._line("epoch", names, widths, "time"))
+        _say(self._line(epoch, cells, widths, formats.duration(row.time_s)))
+
+    @staticmethod
+    def _line(epoch: str, cells: list[str], widths: list[int], time: str) -> str:
+        middle = [cell.rjust(width) for cell, width in zip(cells, widths, strict=True)]
+        return "  ".join([epoch.rjust(5), *middle, time.rjust(_NARROWEST)])
+
+    def _print_notices(self) -> None:
+        for remark in report.notices(self.state)[self._told :]:
+            _say(textwrap.fill(remark, shutil.get_terminal_size().columns, subsequent_indent="  "))
+        self._told = len(self.state.notices)
+
+    def close(self) -> None:
+        """Take the bar away, give the streams back, and print how the run ended."""
+        if self._closed or self.state.started is None:
+            return
+        self._closed = True
+        if self._streams and self._bar is not None:
+            stdout, stderr = self._streams
+            self._bar.close()
+            if sys.stdout is stdout:
+                sys.stdout = stdout.stream
+            if sys.stderr is stderr:
+                sys.stderr = stderr.stream
+        self.state.end()
+        if self.state.results and (found := report.table(self.state)):
+            _say(report.text_table(found, shutil.get_terminal_size().columns))
+        for line in report.ending(self.state):
+            _say(line)
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)  # noqa: T201 -- the user's terminal
