@@ -1,0 +1,202 @@
+"""The source of a cell and its parts: hyperparameters, hooks, what runs in the notebook, what is built anew.
+
+Evaluating any of it, and generating classes from it, is left to `build`.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from .errors import InputError
+from .scopes import Function, binds, names_read, parameters, reads
+
+
+@dataclass(frozen=True)
+class Source:
+    """The text under a cell magic, and where it stands.
+
+    Attributes:
+        text: the cell's body, without the line of the magic.
+        filename: the name under which the executing cell is compiled.
+        first_line: line of the cell that the body begins at, from 1.
+    """
+
+    text: str
+    filename: str
+    first_line: int = 2
+
+
+@dataclass(frozen=True)
+class Hyperparameter:
+    """A constructor argument: an annotated assignment of the cell, or one that an option adds."""
+
+    name: str
+    annotation: ast.expr | None = None
+    default: ast.expr | None = None
+
+
+@dataclass
+class Cell:
+    """A cell taken apart.
+
+    Attributes:
+        docstring: a string that opens the cell, else None.
+        hyperparameters: annotated assignments by name.
+        hooks: functions with `self`, which become methods.
+        notebook: statements that run in the notebook's namespace.
+        inner: statements that run anew for every instance.
+        expression: the last statement, if it is an expression.
+    """
+
+    docstring: str | None = None
+    hyperparameters: dict[str, Hyperparameter] = field(default_factory=dict)
+    hooks: list[Function] = field(default_factory=list)
+    notebook: list[ast.stmt] = field(default_factory=list)
+    inner: list[ast.stmt] = field(default_factory=list)
+    expression: ast.expr | None = None
+
+    @property
+    def local_names(self) -> set[str]:
+        """Names that belong to an instance, not to the notebook."""
+        return set(self.hyperparameters) | binds(self.inner)
+
+
+def parse(source: Source) -> ast.Module:
+    """Parse a cell so that every node, and a SyntaxError too, carries the line of the cell that it stands in."""
+    return ast.parse("\n" * (source.first_line - 1) + source.text, source.filename)
+
+
+def split(tree: ast.Module) -> Cell:
+    """Take a cell apart.
+
+    Statements without a place of their own are built anew for every instance where the cell is a network; beside
+    hooks they stay in the notebook, but for those that need a hyperparameter or that the network needs.
+
+    Raises:
+        InputError: a hyperparameter's default needs what only exists inside an instance.
+    """
+    cell = Cell()
+    body = list(tree.body)
+    if len(body) > 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
+        cell.docstring = body[0].value.value if isinstance(body[0].value.value, str) else None
+        body = body[1:]
+    if body and isinstance(body[-1], ast.Expr):
+        cell.expression = body[-1].value
+        body = body[:-1]
+    rest: list[ast.stmt] = []
+    for statement in body:
+        if isinstance(statement, ast.AnnAssign) and isinstance(statement.target, ast.Name):
+            name = statement.target.id
+            cell.hyperparameters[name] = Hyperparameter(name, statement.annotation, statement.value)
+        elif is_hook(statement):
+            cell.hooks.append(statement)
+        else:
+            rest.append(statement)
+    inner = _inner(rest, cell)
+    cell.inner = [statement for statement in rest if id(statement) in inner]
+    cell.notebook = [statement for statement in rest if id(statement) not in inner]
+    _check_defaults(cell)
+    return cell
+
+
+def is_hook(statement: ast.stmt) -> bool:
+    """Whether a top-level statement is a method without its class: it takes `self`, or says that it takes none."""
+    if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
+        return False
+    positional = [*statement.args.posonlyargs, *statement.args.args]
+    marks = {item.id for item in statement.decorator_list if isinstance(item, ast.Name)}
+    return bool(marks & {"staticmethod", "classmethod"}) or bool(positional and positional[0].arg == "self")
+
+
+def _inner(statements: list[ast.stmt], cell: Cell) -> set[int]:
+    """Return the ids of the statements that must run inside an instance."""
+    chosen = {id(item) for item in statements if not cell.hooks and not isinstance(item, _STAYS)}
+    known = set(cell.hyperparameters)
+    while True:
+        known |= binds(item for item in statements if id(item) in chosen)
+        wanted = _wanted(statements, cell) if cell.hooks else set()
+        more = {
+            id(item)
+            for item in statements
+            if not isinstance(item, ast.Import | ast.ImportFrom)
+            and (names_read(item) & known or (not isinstance(item, _STAYS) and binds([item]) & wanted))
+        }
+        if more <= chosen:
+            return chosen
+        chosen |= more
+
+
+_STAYS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _wanted(statements: list[ast.stmt], cell: Cell) -> set[str]:
+    """Return the names that the network of the cell needs, through other statements too."""
+    wanted = names_read(cell.expression) if cell.expression is not None else set()
+    for statement in reversed(statements):
+        if binds([statement]) & wanted:
+            wanted |= names_read(statement)
+    return wanted
+
+
+def _check_defaults(cell: Cell) -> None:
+    for item in cell.hyperparameters.values():
+        read = names_read(item.default) & cell.local_names if item.default is not None else set()
+        if read:
+            name = min(read)
+            raise InputError(
+                f"the default of the hyperparameter {item.name!r} reads {name!r}, which every instance makes anew. "
+                f"Write the value itself, or make it an ordinary assignment: {item.name} = ..."
+            )
+
+
+def use_attributes(function: Function, attributes: dict[str, str]) -> None:
+    """Rewrite the bare names that a method reads from outside itself as attributes of `self`.
+
+    Args:
+        function: the method, changed in place.
+        attributes: name to where it is found, such as ``{"hidden": "self.hparams.hidden"}``.
+
+    Raises:
+        InputError: a name stands where there is no `self` to read it from.
+    """
+    own = {arg.arg for arg in parameters(function.args)}
+    targets = {}
+    for read in reads(function):
+        name = read.node.id
+        if name in attributes:
+            if read.outermost or "self" in read.inner or "self" not in own:
+                raise InputError(
+                    f"{function.name} reads {name!r} in line {read.node.lineno}, where it cannot reach the instance. "
+                    f"Read it in the body of a hook: value = {attributes[name]}"
+                )
+            targets[id(read.node)] = attributes[name]
+    _Rewriter(targets).visit(function)
+
+
+class _Rewriter(ast.NodeTransformer):
+    def __init__(self, targets: dict[int, str]) -> None:
+        self.targets = targets
+
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        if id(node) not in self.targets:
+            return node
+        first, *rest = self.targets[id(node)].split(".")
+        made: ast.expr = ast.Name(first, ast.Load())
+        for attribute in rest:
+            made = ast.Attribute(made, attribute, ast.Load())
+        if hasattr(node, "lineno"):
+            for part in ast.walk(made):
+                ast.copy_location(part, node)
+        return made
+
+
+def calls(statements: Iterable[ast.AST], method: str) -> list[ast.Call]:
+    """Return the calls of a method of that name, whatever it is called on."""
+    return [
+        node
+        for statement in statements
+        for node in ast.walk(statement)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
+    ]

@@ -1,0 +1,99 @@
+"""What a magic defined: a class, its text and how an instance is made; and which Lightning package a class is of.
+
+Making the class is left to `models` and `datamodules`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from .errors import InputError, did_you_mean
+
+Package = Literal["lightning.pytorch", "pytorch_lightning"]
+PACKAGES: tuple[Package, ...] = ("lightning.pytorch", "pytorch_lightning")
+
+
+@dataclass(frozen=True)
+class Definition:
+    """A model or data that a cell, or an object of the notebook, defined.
+
+    Attributes:
+        name: that it is registered under.
+        cls: LightningModule or LightningDataModule class.
+        source: the code that runs, plain Lightning.
+        cell: text of the cell, empty if there was none.
+        form: what the cell held: ``class``, ``hooks``, ``network``, ``transformers``, or the kind of data.
+        package: that the class is of.
+        loaded: data that defining it loaded, for instances that would load the same; None if there is none.
+        reloads_for: hyperparameters that loading depends on.
+    """
+
+    name: str
+    cls: type
+    source: str
+    cell: str
+    form: str
+    package: str
+    loaded: Any = field(default=None, repr=False, compare=False)
+    reloads_for: frozenset[str] = frozenset()
+
+    def new(self, **hyperparameters: Any) -> Any:
+        """Make an instance.
+
+        Raises:
+            InputError: a hyperparameter is unknown, or a required one is missing.
+        """
+        check_hyperparameters(self.cls, hyperparameters, self.name)
+        instance = self.cls(**hyperparameters)
+        if self.loaded is not None and not self.reloads_for & hyperparameters.keys():
+            instance.data = self.loaded
+        return instance
+
+
+def check_hyperparameters(cls: type, given: Mapping[str, Any], name: str = "") -> None:
+    """Check hyperparameters against a class's constructor.
+
+    Raises:
+        InputError: one is unknown, or a required one is missing.
+    """
+    name = name or cls.__name__
+    option = "--data." if is_datamodule(cls) else "--model."
+    items = inspect.signature(cls).parameters.values()
+    named = [item for item in items if item.kind not in (item.VAR_POSITIONAL, item.VAR_KEYWORD, item.POSITIONAL_ONLY)]
+    known = [item.name for item in named]
+    if not any(item.kind is item.VAR_KEYWORD for item in items):
+        for key in given:
+            if key not in known:
+                has = f"It has {', '.join(known)}" if known else "It has none"
+                raise InputError(f"{name} has no hyperparameter {key!r}.{did_you_mean(key, known)} {has}")
+    missing = [item.name for item in named if item.default is item.empty and item.name not in given]
+    if missing:
+        typing = " ".join(f"{option}{key} VALUE" for key in missing)
+        raise InputError(f"{name} needs a value for {', '.join(missing)}. Add {typing}")
+
+
+def package_of(value: Any) -> Package | None:
+    """Return the package that a LightningModule or LightningDataModule, class or instance, is of; else None."""
+    for package in PACKAGES:
+        module = sys.modules.get(package)
+        if module is not None and _is_of(value, (module.LightningModule, module.LightningDataModule)):
+            return package
+    return None
+
+
+def is_module(value: Any) -> bool:
+    """Whether a value is a LightningModule, class or instance, of either package."""
+    return any(_is_of(value, sys.modules[name].LightningModule) for name in PACKAGES if name in sys.modules)
+
+
+def is_datamodule(value: Any) -> bool:
+    """Whether a value is a LightningDataModule, class or instance, of either package."""
+    return any(_is_of(value, sys.modules[name].LightningDataModule) for name in PACKAGES if name in sys.modules)
+
+
+def _is_of(value: Any, classes: type | tuple[type, ...]) -> bool:
+    return issubclass(value if isinstance(value, type) else type(value), classes)

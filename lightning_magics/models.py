@@ -1,0 +1,312 @@
+"""A cell or an object of the notebook becomes a LightningModule class.
+
+What its network, steps and optimizer are is left to `networks`, `steps`, `objectives` and `optimizers`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib
+import inspect
+import keyword
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .cells import Cell, Hyperparameter, Source, parse, split, use_attributes
+from .constructor import complete, constructor
+from .definition import Definition, is_module, package_of
+from .errors import InputError
+from .generated import assemble, bind_imports, expression, snippet
+from .names import Notebook
+from .networks import FORMS, Network, find_network
+from .objectives import MetricOptions, find_loss, find_metrics
+from .optimizers import Optimizing, configure
+from .probe import class_kinds, default_values, execute
+from .scopes import Function, binds, names_read, parameters
+from .steps import HELPERS, Steps
+
+if TYPE_CHECKING:
+    from .options import ModelOptions
+
+_STEPS = ("training_step", "validation_step", "test_step")
+
+
+def define_model(
+    name: str | None, cell: Source | Any, options: ModelOptions, namespace: dict[str, Any], package: str
+) -> Definition:
+    """Make a LightningModule class and bind it in the notebook.
+
+    Args:
+        name: to register under; None for the class's own, or ``Model``.
+        cell: the cell, or an object: LightningModule class, nn.Module class or instance, or a callable that
+            returns one.
+        options: what the cell itself does not give.
+        namespace: the notebook's globals.
+        package: Lightning package to build on.
+
+    Raises:
+        InputError: the cell holds no model, or an option does not fit it.
+    """
+    check_name(name)
+    importlib.import_module(package)
+    if not isinstance(cell, Source):
+        return _adopt(name, cell, options, namespace, package)
+    tree = parse(cell)
+    kinds = class_kinds(tree, namespace)
+    complete_classes = [found for found, kind in kinds.items() if kind == "lightning"]
+    if complete_classes:
+        execute(tree.body, cell, namespace)
+        chosen = name if name in complete_classes else complete_classes[-1]
+        return _as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text)
+    parts = split(tree)
+    if parts.expression is None and not parts.hooks:
+        classes = [found for found, kind in kinds.items() if kind == "module"]
+        if not classes:
+            raise InputError(f"the cell holds no model. {FORMS}")
+        chosen = name if name in classes else classes[-1]
+        name = name or chosen
+        parts.expression = ast.Name(chosen, ast.Load())
+    execute(parts.notebook, cell, namespace)
+    return _Model(name or "Model", parts, options, namespace, package, cell).define()
+
+
+def check_name(name: str | None) -> None:
+    """Raise InputError for a name that cannot name a class."""
+    if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
+        raise InputError(f"{name!r} cannot name a class. Type a name of letters, digits and underscores")
+
+
+def given_options(options: Any) -> list[str]:
+    """Return the names of the options that differ from their defaults."""
+    return [item.name for item in dataclasses.fields(options) if getattr(options, item.name) != item.default]
+
+
+def dashed(names: Iterable[str]) -> str:
+    """Return options as they are typed."""
+    return ", ".join(f"--{name}" for name in names)
+
+
+def _as_it_is(name: str, cls: type, options: ModelOptions, namespace: dict[str, Any], text: str) -> Definition:
+    """Register a LightningModule class."""
+    given = given_options(options)
+    if given:
+        raise InputError(
+            f"{dashed(given)} would have no effect: {cls.__name__} is a complete LightningModule class. "
+            f"Write it in the class, or give a network or hooks alone"
+        )
+    package = package_of(cls)
+    assert package is not None
+    namespace[name] = cls
+    return Definition(name, cls, text, text, "class", package)
+
+
+def _adopt(
+    name: str | None, found: Any, options: ModelOptions, namespace: dict[str, Any], package: str
+) -> Definition:
+    """Make a definition of an object."""
+    own_name = getattr(found, "__name__", None) or type(found).__name__
+    name = name or (own_name if own_name.isidentifier() else "Model")
+    if is_module(found):
+        if not isinstance(found, type):
+            raise InputError(f"{name} is a LightningModule instance already: give it to %lightning_fit as it is")
+        return _as_it_is(name, found, options, namespace, source_of(found))
+    here = namespace.get(name) is found
+    code = ast.Name(name, ast.Load()) if here else Notebook(namespace, {}, name).reference(found, "network")
+    return _Model(name, Cell(expression=code), options, namespace, package, None).define()
+
+
+def source_of(cls: type) -> str:
+    """Return a class's text, empty where no file holds it."""
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        return ""
+
+
+@dataclass
+class _Model:
+    """One model in the making."""
+
+    name: str
+    cell: Cell
+    options: ModelOptions
+    namespace: dict[str, Any]
+    package: str
+    source: Source | None
+    network: Network | None = None
+
+    def define(self) -> Definition:
+        """Generate the class, bind it in the notebook, and describe it."""
+        cell = self.cell
+        if cell.expression is not None:
+            self.network = find_network(cell, self.source, Notebook(self.namespace, {}, self.name))
+        notebook = Notebook(self.namespace, default_values(cell, self.namespace), self.name)
+        hooks = {hook.name: hook for hook in cell.hooks}
+        wanted = self.wanted(hooks)
+        steps = self.steps(notebook, hooks, wanted)
+        optimizing = self.optimizing(notebook, hooks)
+        self.add_rates(hooks, optimizing)
+        methods = self.methods(hooks, steps, wanted, optimizing)
+        return self.compiled(methods)
+
+    @property
+    def is_transformers(self) -> bool:
+        return self.network is not None and self.network.is_transformers
+
+    def wanted(self, hooks: dict[str, Function]) -> set[str]:
+        """Return the methods that the cell leaves to be made.
+
+        Raises:
+            InputError: options are missing, or would have no effect.
+        """
+        options = self.options
+        missing = [name for name in _STEPS if name not in hooks]
+        objective = [name for name in given_options(options) if name in ("loss", "metrics", "task", "num_classes")]
+        has_forward = self.network is not None or "forward" in hooks
+        if not missing and objective:
+            raise InputError(f"{dashed(objective)} would have no effect: the cell has all steps. Leave it out")
+        if not options.metrics and (options.task or options.num_classes):
+            raise InputError(f"{dashed(item for item in objective if item != 'loss')} would have no effect without --metrics")
+        wanted = {"forward"} if self.network is not None else set()
+        wanted |= {"predict_step"} if has_forward else set()
+        if options.loss is not None or (self.is_transformers and not (objective == [] and "training_step" in hooks)):
+            if not has_forward:
+                raise InputError(f"--loss needs a network: end the cell with one, or write forward(self, …)")
+            wanted |= set(missing)
+        elif "training_step" not in hooks:
+            what = "the network" if self.network is not None else "the cell has no training_step, and"
+            verb = "needs" if self.network is not None else "it needs"
+            raise InputError(f"{what} {verb} a loss to train. Type --loss cross_entropy, --loss mse_loss or another")
+        elif objective:
+            raise InputError(f"{dashed(objective)} would have no effect without --loss: the cell has its training_step")
+        return wanted - hooks.keys()
+
+    def steps(self, notebook: Notebook, hooks: dict[str, Function], wanted: set[str]) -> Steps:
+        """Return what the steps are made of."""
+        options = self.options
+        loss = find_loss(options.loss, notebook) if options.loss is not None else None
+        inputs = self.network.inputs if self.network is not None else 1
+        if "forward" in hooks:
+            arguments = hooks["forward"].args
+            inputs = len(arguments.posonlyargs) + len(arguments.args) - len(arguments.defaults) - 1
+        metrics = None
+        if options.metrics:
+            if self.network is not None and self.network.is_causal:
+                raise InputError(
+                    "--metrics cannot be used on a causal language model: its logits are for the next token. "
+                    "Write validation_step in the cell"
+                )
+            given = options.metrics if isinstance(options.metrics, list | tuple) else (options.metrics,)
+            ignored = -100 if self.is_transformers else None
+            about = MetricOptions(loss, options.task, options.num_classes, ignored)
+            metrics = find_metrics(tuple(given), about, notebook)
+        return Steps(loss, metrics, self.is_transformers, inputs)
+
+    def optimizing(self, notebook: Notebook, hooks: dict[str, Function]) -> Optimizing | None:
+        """Return the optimizer, or None where the cell has its own.
+
+        Raises:
+            InputError: an option would have no effect.
+        """
+        if "configure_optimizers" not in hooks:
+            if self.is_transformers:
+                return configure(self.options, notebook, "AdamW", 5e-5)
+            return configure(self.options, notebook, "Adam", None)
+        useless = [name for name in given_options(self.options) if name in ("optimizer", "scheduler")]
+        rates = [name for name in ("lr", "weight_decay") if getattr(self.options, name) is not None]
+        read = names_read(*hooks.values()) | _hparams_read(hooks.values())
+        useless += [name for name in rates if name not in read and name not in self.cell.hyperparameters]
+        if useless:
+            raise InputError(f"{dashed(useless)} would have no effect: the cell has its configure_optimizers")
+        return None
+
+    def add_rates(self, hooks: dict[str, Function], optimizing: Optimizing | None) -> None:
+        """Add the hyperparameters that options bring; what an option says is the default, else what the cell says.
+
+        Raises:
+            InputError: the cell's own `__init__` has a parameter that an option gives.
+        """
+        known = self.cell.hyperparameters
+        found = dict(optimizing.hyperparameters) if optimizing is not None else {}
+        for name in ("lr", "weight_decay"):
+            value = getattr(self.options, name)
+            if value is not None and name not in found:
+                found[name] = Hyperparameter(name, expression("float"), ast.Constant(value))
+            own = parameters(hooks["__init__"].args) if "__init__" in hooks else []
+            if value is not None and any(arg.arg == name for arg in own):
+                raise InputError(
+                    f"--{name} would have no effect: __init__ in the cell has its own {name}. "
+                    f"Write its default there, or give it at the fit: --model.{name} {value}"
+                )
+        for name, item in found.items():
+            if name not in known:
+                known[name] = item
+            elif getattr(self.options, name) is not None:
+                known[name] = dataclasses.replace(known[name], default=item.default)
+
+    def methods(
+        self, hooks: dict[str, Function], steps: Steps, wanted: set[str], optimizing: Optimizing | None
+    ) -> list[Function]:
+        """Return the methods of the class: the constructor, the user's, then those that were made."""
+        cell = self.cell
+        own = hooks.pop("__init__", None)
+        kept = sorted(names_read(*hooks.values()) & binds(cell.inner))
+        body = [*cell.inner]
+        for name in kept:
+            body += snippet("self.NAME = NAME".replace("NAME", name))
+        body += steps.start()
+        if self.network is not None:
+            body += snippet("self.net = NET", NET=self.network.code)
+            # from_pretrained leaves a model in evaluation mode, and Lightning does not change that.
+            body += snippet("self.net.train()") if self.is_transformers else []
+        hyperparameters = cell.hyperparameters
+        made = steps.methods(wanted)
+        if optimizing is not None:
+            made.append(optimizing.method)
+        attributes = {name: f"self.hparams.{name}" for name in hyperparameters}
+        attributes |= {name: f"self.{name}" for name in kept}
+        for function in [*hooks.values(), *made]:
+            use_attributes(function, attributes)
+        init = constructor(hyperparameters, body) if own is None else complete(own, hyperparameters, body)
+        made.sort(key=lambda item: item.name.startswith("_"))
+        _rename_helpers(made, set(hooks))
+        return [init, *hooks.values(), *made]
+
+    def compiled(self, methods: list[Function]) -> Definition:
+        """Compile the class, run its definition in the notebook, and describe it."""
+        read = names_read(*methods)
+        capital = self.name[0].upper() + self.name[1:]
+        name = f"Lit{capital}" if self.name in read else self.name
+        loss = f", trained with {self.options.loss}" if isinstance(self.options.loss, str) else ""
+        kind = "A transformers model" if self.is_transformers else "A network" if self.network else "A model"
+        docstring = ast.Expr(ast.Constant(self.cell.docstring or f"{kind} of a notebook{loss}."))
+        cls = ast.ClassDef(name, [expression("pl.LightningModule")], [], [docstring, *methods], [])
+        imports = bind_imports([cls], self.package, self.namespace)
+        generated = assemble([*imports, *self.cell.notebook], [cls], name, self.source)
+        exec(generated.code, self.namespace)
+        form = "transformers" if self.is_transformers else "network" if self.network else "hooks"
+        form = "hooks" if self.cell.hooks else form
+        text = self.source.text if self.source else ""
+        return Definition(self.name, self.namespace[name], generated.text, text, form, self.package)
+
+
+def _hparams_read(functions: Iterable[ast.AST]) -> set[str]:
+    """Return the names that are read as ``hparams.NAME``."""
+    return {
+        node.attr
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "hparams"
+    }
+
+
+def _rename_helpers(made: list[ast.FunctionDef], taken: set[str]) -> None:
+    """Give the methods that steps call other names where the user has methods of those names."""
+    renamed = {name: f"{name}_of_options" for name in HELPERS if name in taken}
+    for function in made:
+        function.name = renamed.get(function.name, function.name)
+        for node in ast.walk(function):
+            if isinstance(node, ast.Attribute) and not hasattr(node, "lineno"):
+                node.attr = renamed.get(node.attr, node.attr)

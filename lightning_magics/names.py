@@ -1,0 +1,185 @@
+"""What the text or object given to an option means: a name of torch, or code of the notebook.
+
+What is done with it is left to `objectives` and `optimizers`.
+"""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torchmetrics
+
+from .errors import InputError, did_you_mean
+from .generated import unplaced
+from .tokens import evaluate
+
+# Where the objects of the libraries are looked up by their own name, nearest first.
+_HOMES = {
+    "torch.nn.functional": torch.nn.functional,
+    "torch.optim": torch.optim,
+    "torch.optim.lr_scheduler": torch.optim.lr_scheduler,
+    "torch.nn": torch.nn,
+    "torch": torch,
+    "torchmetrics": torchmetrics,
+    "torchmetrics.classification": torchmetrics.classification,
+}
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What was given to an option.
+
+    Attributes:
+        text: how it is shown in messages.
+        code: expression that gives `value` when evaluated in the notebook; of a call, that of the function.
+        value: what it is; of a call, the function.
+        call: the call, where a call was given.
+    """
+
+    text: str
+    code: ast.expr
+    value: Any
+    call: ast.Call | None = None
+
+
+@dataclass(frozen=True)
+class Notebook:
+    """The namespace that names are looked up in.
+
+    Attributes:
+        namespace: the notebook's globals; an object without a name gets one here.
+        hyperparameters: default values that expressions may use too.
+        owner: name of what is defined.
+    """
+
+    namespace: dict[str, Any]
+    hyperparameters: Mapping[str, Any]
+    owner: str
+
+    def evaluate(self, text: str, option: str) -> Any:
+        """Evaluate an expression of the notebook; InputError if that fails."""
+        return evaluate(text, {**self.namespace, **self.hyperparameters}, option)
+
+    def ask(self, option: str, given: Any, library: Mapping[str, Any], example: str) -> Asked:
+        """Find what was given to an option.
+
+        Args:
+            option: such as ``--optimizer``.
+            given: a name, a call such as ``SGD(momentum=0.9)``, any other expression, or an object.
+            library: the names that are known without the notebook, in the spelling of the library.
+            example: what to type, for the message.
+
+        Raises:
+            InputError: nothing has that name, or the expression cannot be evaluated.
+        """
+        if not isinstance(given, str):
+            return Asked(getattr(given, "__name__", type(given).__name__), self.reference(given, option), given)
+        tree = parse_expression(option, given, example)
+        function = tree.func if isinstance(tree, ast.Call) else tree
+        call = tree if isinstance(tree, ast.Call) else None
+        if isinstance(function, ast.Name):
+            known = self.known(function.id, library)
+            if known is not None:
+                return Asked(given, self.reference(known, option), known, call)
+            if function.id not in self.namespace and function.id not in self.hyperparameters:
+                near = did_you_mean(function.id, [*library, *_callables(self.namespace)])
+                raise InputError(
+                    f"{option} {given}: neither torch nor the notebook has {function.id!r}.{near} Type {example}"
+                )
+        return Asked(given, function, self.evaluate(ast.unparse(function), option), call)
+
+    def known(self, name: str, library: Mapping[str, Any]) -> Any:
+        """Return the library's object of a name: as spelled, else in any case unless the notebook has the name."""
+        if name in library:
+            return library[name]
+        if name in self.namespace:
+            return None
+        return {_plain(known): value for known, value in library.items()}.get(_plain(name))
+
+    def reference(self, value: Any, role: str) -> ast.expr:
+        """Return an expression that gives an object in the notebook, where it gets a name if it has none."""
+        name = getattr(value, "__name__", "")
+        for home, module in _HOMES.items():
+            if name and getattr(module, name, None) is value:
+                return parse_expression(role, f"{home}.{name}", "")
+        for known, found in self.namespace.items():
+            if found is value and not known.startswith("_"):
+                return ast.Name(known, ast.Load())
+        alias = f"_{self.owner}_{role.strip('-').replace(' ', '_')}"
+        self.namespace[alias] = value
+        return ast.Name(alias, ast.Load())
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", "").lower()
+
+
+def _callables(namespace: Mapping[str, Any]) -> Iterable[str]:
+    return [name for name, value in namespace.items() if callable(value) and not name.startswith("_")]
+
+
+def parse_expression(option: str, text: str, example: str) -> ast.expr:
+    """Parse an expression typed as an option; InputError if it is none. A dashed name is read as underscored."""
+    if text.replace("-", "_").isidentifier():
+        text = text.replace("-", "_")
+    try:
+        return unplaced(ast.parse(text.strip(), mode="eval")).body
+    except SyntaxError as error:
+        raise InputError(f"{option} {text!r} is not a Python expression: {error.msg}. Type {example}") from None
+
+
+def literal(value: Any) -> ast.expr | None:
+    """Return the code of a plain value (numbers, text, None, and lists, tuples and dicts of them), else None."""
+    try:
+        tree = unplaced(ast.parse(repr(value), mode="eval")).body
+        same = ast.literal_eval(tree) == value
+    except (SyntaxError, ValueError, TypeError):
+        return None
+    return tree if same is True else None
+
+
+def required(function: Callable[..., Any], given: ast.Call | None, passed: int) -> list[str]:
+    """Return the parameters that a call would lack, beyond `passed` positional ones that generated code fills."""
+    found = []
+    for position, item in enumerate(signature(function)):
+        by_position = position < passed + len(given.args if given else [])
+        if item.default is item.empty and item.kind not in _STARS and not by_position and item.name not in keywords(given):
+            found.append(item.name)
+    return found
+
+
+_STARS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
+
+def accepts(function: Callable[..., Any], name: str) -> bool:
+    """Whether a function takes an argument of that name."""
+    return any(item.name == name or item.kind is item.VAR_KEYWORD for item in signature(function))
+
+
+def signature(function: Callable[..., Any]) -> list[inspect.Parameter]:
+    """Return the parameters of a function or a class; those of one that tells none are any."""
+    try:
+        return list(inspect.signature(function).parameters.values())
+    except (TypeError, ValueError):
+        return [inspect.Parameter("args", _STARS[0]), inspect.Parameter("kwargs", _STARS[1])]
+
+
+def keywords(call: ast.Call | None) -> dict[str, ast.expr]:
+    """Return the keyword arguments of a call."""
+    return {item.arg: item.value for item in call.keywords if item.arg} if call else {}
+
+
+def check_keywords(asked: Asked, option: str) -> None:
+    """Raise InputError for a keyword that the called function does not take."""
+    for name in keywords(asked.call):
+        if not accepts(asked.value, name):
+            known = [item.name for item in signature(asked.value)]
+            raise InputError(
+                f"{option} {asked.text}: there is no argument {name!r}.{did_you_mean(name, known)} "
+                f"It takes {', '.join(known)}"
+            )

@@ -1,0 +1,343 @@
+"""Losses and metrics from options: what they are called, what they are built from, and what they compare.
+
+The steps that use them are `steps`'; how a typed name is looked up is left to `names`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import re
+import warnings
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torchmetrics
+from torch.nn import functional as F
+
+from .errors import InputError
+from .generated import expression
+from .names import Notebook, accepts, check_keywords, keywords, required
+
+Task = Literal["multiclass", "binary", "multilabel", "regression"]
+
+_TASKS: dict[str, Task] = {
+    "cross_entropy": "multiclass",
+    "nll_loss": "multiclass",
+    "multi_margin_loss": "multiclass",
+    "binary_cross_entropy": "binary",
+    "binary_cross_entropy_with_logits": "binary",
+    "multilabel_soft_margin_loss": "multilabel",
+    "mse_loss": "regression",
+    "l1_loss": "regression",
+    "smooth_l1_loss": "regression",
+    "huber_loss": "regression",
+    "poisson_nll_loss": "regression",
+}
+_CLASSES = {
+    "CrossEntropyLoss": "cross_entropy",
+    "NLLLoss": "nll_loss",
+    "MultiMarginLoss": "multi_margin_loss",
+    "BCELoss": "binary_cross_entropy",
+    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
+    "MultiLabelSoftMarginLoss": "multilabel_soft_margin_loss",
+    "MSELoss": "mse_loss",
+    "L1Loss": "l1_loss",
+    "SmoothL1Loss": "smooth_l1_loss",
+    "HuberLoss": "huber_loss",
+    "PoissonNLLLoss": "poisson_nll_loss",
+}
+_SHORT = {"bce": "binary_cross_entropy", "ce": "cross_entropy", "nll": "nll_loss", "mse": "mse_loss", "l1": "l1_loss"}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss.
+
+    Attributes:
+        text: how it is shown.
+        call: what is called with output and target.
+        made: what `self.loss` is made of, where the loss has a state or is made by a call.
+        kind: name in torch.nn.functional of what it computes, empty if that is unknown.
+    """
+
+    text: str
+    call: ast.expr
+    made: ast.expr | None = None
+    kind: str = ""
+
+    @property
+    def task(self) -> Task | None:
+        """What the loss is for, where that is known."""
+        return _TASKS.get(self.kind)
+
+
+def find_loss(given: Any, notebook: Notebook) -> Loss:
+    """Return the loss that an option asks for.
+
+    Raises:
+        InputError: there is none of that name, or it needs more than output and target.
+    """
+    functions = {
+        name: value
+        for name, value in vars(F).items()
+        if callable(value) and (name.endswith(("loss", "cross_entropy", "_with_logits")) or name == "kl_div")
+    }
+    classes = {name: value for name, value in vars(torch.nn).items() if name.endswith("Loss")}
+    short = {name: functions[full] for name, full in _SHORT.items()}
+    library = {**short, **functions, **classes}
+    asked = notebook.ask("--loss", given, library, "cross_entropy, mse_loss or a function of the notebook")
+    value, code = asked.value, asked.code
+    if asked.call is not None:
+        check_keywords(asked, "--loss")
+        call = ast.Call(code, asked.call.args, asked.call.keywords)
+        made = notebook.evaluate(ast.unparse(call), "--loss")
+        if not callable(made):
+            raise InputError(
+                f"--loss {asked.text} gives a {type(made).__name__}; a loss is called with output and target"
+            )
+        return Loss(asked.text, expression("self.loss"), call, _kind(made))
+    if isinstance(value, type):
+        missing = required(value, None, 0) if issubclass(value, torch.nn.Module) else []
+        if missing or not issubclass(value, torch.nn.Module):
+            typing = ", ".join(f"{name}=..." for name in missing)
+            raise InputError(f"--loss {asked.text} is a class; type a call of it: --loss \"{asked.text}({typing})\"")
+        return Loss(asked.text, expression("self.loss"), ast.Call(code, [], []), _kind(value()))
+    if isinstance(value, torch.nn.Module):
+        return Loss(asked.text, expression("self.loss"), expression("deepcopy(MADE)", MADE=code), _kind(value))
+    if not callable(value):
+        raise InputError(
+            f"--loss {asked.text} is a {type(value).__name__}; a loss is called with output and target. "
+            f"Type --loss cross_entropy, --loss mse_loss or a function of the notebook"
+        )
+    missing = required(value, None, 2)
+    if missing:
+        raise InputError(
+            f"--loss {asked.text} needs more than output and target: {', '.join(missing)}. "
+            f"Write a function loss(output, target), or training_step in the cell"
+        )
+    return Loss(asked.text, code, None, _kind(value))
+
+
+def _kind(value: Any) -> str:
+    """Return the name in torch.nn.functional of what a loss computes, or an empty string."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    if isinstance(value, torch.nn.Module):
+        return next((_CLASSES[base.__name__] for base in type(value).__mro__ if base.__name__ in _CLASSES), "")
+    name = getattr(value, "__name__", "")
+    return name if getattr(F, name, None) is value else ""
+
+
+_FRIENDLY = {
+    "acc": "Accuracy",
+    "f1": "F1Score",
+    "auc": "AUROC",
+    "ap": "AveragePrecision",
+    "iou": "JaccardIndex",
+    "mcc": "MatthewsCorrCoef",
+    "kappa": "CohenKappa",
+    "mae": "MeanAbsoluteError",
+    "mse": "MeanSquaredError",
+    "rmse": "MeanSquaredError",
+    "mape": "MeanAbsolutePercentageError",
+    "r2": "R2Score",
+    "pearson": "PearsonCorrCoef",
+    "spearman": "SpearmanCorrCoef",
+}
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """The metrics of a model.
+
+    Attributes:
+        entries: the dict from logged name to metric, as code that may read `output`.
+        task: what the metrics compare, or None where the notebook's own metrics take the output as it is.
+        by_output: whether the network's output tells the number of classes.
+    """
+
+    entries: ast.Dict
+    task: Task | None
+    by_output: bool
+
+
+@dataclass(frozen=True)
+class MetricOptions:
+    """What the metrics of a model depend on.
+
+    Attributes:
+        loss: of the model, None for a transformers model's own.
+        task: given by the user.
+        num_classes: given by the user.
+        ignore_index: class index that counts for nothing.
+    """
+
+    loss: Loss | None
+    task: Task | None = None
+    num_classes: int | None = None
+    ignore_index: int | None = None
+
+
+def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Notebook) -> Metrics:
+    """Return the metrics that an option asks for.
+
+    Raises:
+        InputError: there is none of that name, it gives no single number, or it does not fit the loss.
+    """
+    entries = ast.Dict([], [])
+    own: dict[str, bool] = {}  # whether a metric's task is ours to tell
+    found_task = options.task or (options.loss.task if options.loss else None)
+    for item in given:
+        asked = notebook.ask("--metrics", item, _library(), "accuracy, f1, mae or an object of the notebook")
+        if isinstance(asked.value, type) and issubclass(asked.value, torchmetrics.Metric):
+            call = ast.Call(asked.code, *([asked.call.args, asked.call.keywords] if asked.call else [[], []]))
+            name = _logged(item if isinstance(item, str) else asked.value.__name__, asked.value)
+            if asked.call is None or _lacks(asked.value, asked.call):
+                check_keywords(asked, "--metrics")
+                if isinstance(item, str) and item.lower() == "rmse":
+                    call.keywords = [ast.keyword("squared", ast.Constant(False))]
+                classifies = _classifies(asked.value)
+                task = found_task if not classifies else _task(asked.text, asked.value, found_task, options)
+                if not classifies and found_task == "multiclass":
+                    raise InputError(
+                        f"--metrics {asked.text} compares numbers, and this model classifies. "
+                        f"Type --metrics accuracy, or --loss mse_loss"
+                    )
+                found_task = task if classifies else found_task
+                call = _completed(call, asked.value, task, options)
+                kind = task if classifies else "regression"
+                _check_scalar(call, asked.text, kind, options.num_classes or 10, notebook)
+                own[name] = classifies
+            _add(entries, name, call)
+        elif asked.call is not None:
+            whole = ast.Call(asked.code, asked.call.args, asked.call.keywords)
+            _add_object(entries, notebook.evaluate(ast.unparse(whole), "--metrics"), whole, asked.text, item)
+        else:
+            _add_object(entries, asked.value, asked.code, asked.text, item)
+    if found_task is None and own:
+        found_task = "multiclass" if any(own.values()) else "regression"
+    by_output = any(
+        isinstance(node, ast.Name) and node.id == "output" and not hasattr(node, "lineno") for node in ast.walk(entries)
+    )
+    return Metrics(entries, found_task, by_output)
+
+
+def _library() -> dict[str, Any]:
+    names = {**vars(torchmetrics.classification), **vars(torchmetrics)}
+    base = torchmetrics.Metric
+    known = {
+        name: value
+        for name, value in names.items()
+        if isinstance(value, type) and issubclass(value, base) and value is not base
+    }
+    return {**known, **{short: known[name] for short, name in _FRIENDLY.items()}}
+
+
+def _logged(text: str, cls: type) -> str:
+    """Return the name that a metric is logged under: as it was typed if that is a plain word, else the class's."""
+    if re.fullmatch(r"[a-z][a-z0-9_-]*", text):
+        return text.replace("-", "_")
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", cls.__name__).lower()
+
+
+def _add(entries: ast.Dict, name: str, code: ast.expr) -> None:
+    known = {key.value for key in entries.keys if isinstance(key, ast.Constant)}
+    if name in known:
+        raise InputError(f"--metrics gives {name!r} twice: leave one out, or give it as an object with its own name")
+    entries.keys.append(ast.Constant(name))
+    entries.values.append(code)
+
+
+def _add_object(entries: ast.Dict, value: Any, code: ast.expr, text: str, item: Any) -> None:
+    """Add a metric, or all of a collection, that the notebook made."""
+    if isinstance(value, torchmetrics.MetricCollection):
+        entries.keys.append(None)
+        copied = expression("{name: metric.clone() for name, metric in COLLECTION.items()}", COLLECTION=code)
+        entries.values.append(copied)
+    elif isinstance(value, torchmetrics.Metric):
+        name = item if isinstance(item, str) and item.isidentifier() else _logged("", type(value))
+        _add(entries, name, code if isinstance(code, ast.Call) else expression("METRIC.clone()", METRIC=code))
+    else:
+        raise InputError(
+            f"--metrics {text} is a {type(value).__name__}. Type a name of torchmetrics such as accuracy, f1 or mae, "
+            f"or an object of the notebook that is a torchmetrics.Metric"
+        )
+
+
+def _classifies(cls: type) -> bool:
+    """Whether a metric compares classes: it has a task, or is one of a task."""
+    return _takes_task(cls) or cls.__module__.startswith("torchmetrics.classification")
+
+
+def _takes_task(cls: type) -> bool:
+    return "task" in inspect.signature(cls.__new__).parameters
+
+
+def _lacks(cls: type, call: ast.Call) -> bool:
+    """Whether a call leaves out what the model's output can tell."""
+    if _takes_task(cls):
+        return not call.args and "task" not in keywords(call)
+    return bool(set(required(cls, call, 0)) & {"num_classes", "num_labels"})
+
+
+def _task(text: str, cls: type, found: Task | None, options: MetricOptions) -> Task:
+    """Return the kind of classification that a metric is for."""
+    own = next((task for task in ("Multiclass", "Multilabel", "Binary") if cls.__name__.startswith(task)), None)
+    if own is not None:
+        return own.lower()  # type: ignore[return-value]
+    if found == "regression":
+        raise InputError(
+            f"--metrics {text} compares classes, and --loss {options.loss.text if options.loss else ''} compares "
+            f"numbers. Type --metrics mae, or say what is classified: --task multiclass"
+        )
+    return found or "multiclass"
+
+
+def _completed(call: ast.Call, cls: type, task: Task | None, options: MetricOptions) -> ast.Call:
+    """Put in what a metric needs to know of the model."""
+    typed = keywords(call)
+    more: dict[str, ast.expr] = {}
+    classes = ast.Constant(options.num_classes) if options.num_classes else expression("output.shape[1]")
+    if _takes_task(cls):
+        more["task"] = ast.Constant(task)
+    if task == "multiclass" and (_takes_task(cls) or accepts(cls, "num_classes")):
+        more["num_classes"] = classes
+        if options.ignore_index is not None:
+            more["ignore_index"] = ast.Constant(options.ignore_index)
+        # torchmetrics' own default, micro, makes F1, precision and recall the same number as accuracy.
+        if _takes_task(cls) and "average" in inspect.signature(cls.__new__).parameters:
+            more["average"] = ast.Constant("micro" if cls.__name__.endswith("Accuracy") else "macro")
+    if task == "multilabel" and (_takes_task(cls) or accepts(cls, "num_labels")):
+        more["num_labels"] = classes
+    added = [ast.keyword(name, code) for name, code in more.items() if name not in typed]
+    return ast.Call(call.func, call.args, [*added, *call.keywords])
+
+
+def _check_scalar(call: ast.Call, text: str, task: Task | None, classes: int, notebook: Notebook) -> None:
+    """Raise InputError unless a metric gives one number for an output and a target."""
+    scores = torch.eye(classes) * 0.8 + 0.1
+    samples: dict[Task | None, tuple[torch.Tensor, torch.Tensor]] = {
+        "multiclass": (scores, torch.arange(classes)),
+        "binary": (torch.tensor([0.2, 0.7, 0.6, 0.1]), torch.tensor([0, 1, 0, 1])),
+        "multilabel": (scores, torch.eye(classes).long()),
+    }
+    numbers = (torch.tensor([1.0, 2.5, 3.0, 4.0]), torch.tensor([1.5, 2.0, 3.5, 5.0]))
+    output, target = samples.get(task, numbers)
+    scope = {**notebook.namespace, **notebook.hyperparameters, "torchmetrics": torchmetrics, "torch": torch}
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torchmetrics warns of what a few samples lack
+            metric = eval(ast.unparse(call), {**scope, "output": output})
+            metric.update(output, target)
+            value = metric.compute()
+    except Exception as error:  # torchmetrics says by any kind of error what it lacks
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"--metrics {text} cannot be used on output and target: {reason}") from error
+    if not isinstance(value, torch.Tensor) or value.numel() != 1:
+        raise InputError(
+            f"--metrics {text} gives no single number, so it cannot be logged. "
+            f"Type one that does, such as accuracy, f1 or mae"
+        )

@@ -1,0 +1,165 @@
+"""`configure_optimizers` from options: the optimizer, its scheduler, and the hyperparameters that they bring.
+
+How a typed name is looked up is left to `names`.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from .cells import Hyperparameter
+from .errors import InputError
+from .generated import expression, method, snippet
+from .names import Asked, Notebook, accepts, check_keywords, keywords, literal, required, signature
+
+if TYPE_CHECKING:
+    from .options import ModelOptions
+
+_STEPS = "self.trainer.estimated_stepping_batches"
+# What the Trainer or the optimizer knows, for the arguments that a scheduler needs for a whole run.
+_FILLED = {
+    "CosineAnnealingLR": {"T_max": _STEPS},
+    "OneCycleLR": {"max_lr": "self.hparams.lr", "total_steps": _STEPS},
+    "LinearLR": {"total_iters": _STEPS},
+    "PolynomialLR": {"total_iters": _STEPS},
+}
+_BY_STEP = {"OneCycleLR", "CyclicLR"}
+_EXAMPLES = {
+    "StepLR": "step_size=10",
+    "MultiStepLR": "milestones=[10, 20]",
+    "ExponentialLR": "gamma=0.95",
+    "CosineAnnealingWarmRestarts": "T_0=10",
+    "CyclicLR": "base_lr=1e-4, max_lr=1e-2",
+    "LambdaLR": "lr_lambda=lambda epoch: 0.95 ** epoch",
+    "MultiplicativeLR": "lr_lambda=lambda epoch: 0.95",
+}
+
+
+@dataclass
+class Optimizing:
+    """The method, and the hyperparameters that it reads."""
+
+    method: ast.FunctionDef
+    hyperparameters: dict[str, Hyperparameter] = field(default_factory=dict)
+
+
+def configure(options: ModelOptions, notebook: Notebook, default: str, lr: float | None) -> Optimizing:
+    """Return `configure_optimizers` for the options.
+
+    Args:
+        options: of the model.
+        notebook: where names are looked up.
+        default: optimizer where none is asked for.
+        lr: learning rate where none is asked for; None for the optimizer's own default.
+
+    Raises:
+        InputError: a name is unknown, or an argument is missing or unknown.
+    """
+    asked = notebook.ask("--optimizer", options.optimizer or default, _optimizers(), 'Adam, or "SGD(momentum=0.9)"')
+    if not callable(asked.value):
+        raise InputError(f"--optimizer {asked.text} is a {type(asked.value).__name__}; it takes a name of torch.optim")
+    check_keywords(asked, "--optimizer")
+    rates = {"lr": options.lr, "weight_decay": options.weight_decay}
+    found: dict[str, Hyperparameter] = {}
+    for name, value in rates.items():
+        item = _rate(name, value, asked, lr)
+        if item is not None:
+            found[name] = item
+    call = _called(asked, [expression("self.parameters()")], {name: f"self.hparams.{name}" for name in found})
+    body = snippet("optimizer = CALL", CALL=call)
+    if options.scheduler is None:
+        body += snippet("return optimizer")
+    else:
+        body += _scheduled(options.scheduler, notebook, "lr" in found)
+    function = method("def configure_optimizers(self):\n    BODY", BODY=body)
+    return Optimizing(function, found)
+
+
+def _optimizers() -> dict[str, Any]:
+    base = torch.optim.Optimizer
+    return {
+        name: value
+        for name, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, base) and value is not base
+    }
+
+
+def _schedulers() -> dict[str, Any]:
+    module = torch.optim.lr_scheduler
+    base = module.LRScheduler
+    return {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and not name.endswith("LRScheduler")
+    }
+
+
+def _rate(name: str, value: float | None, asked: Asked, usual: float | None) -> Hyperparameter | None:
+    """Return the hyperparameter of a rate, or None where the optimizer keeps it to itself.
+
+    Raises:
+        InputError: it is given twice, or the optimizer does not take it.
+    """
+    typed = keywords(asked.call).get(name)
+    if value is not None and typed is not None:
+        raise InputError(f"--{name} {value} and --optimizer {asked.text} both give {name}: leave one out")
+    if value is not None and not accepts(asked.value, name):
+        raise InputError(f"--{name} has no effect: --optimizer {asked.text} takes no {name!r}. Leave --{name} out")
+    own = {item.name: item.default for item in signature(asked.value)}.get(name)
+    if typed is not None:
+        code: ast.expr | None = typed
+    elif value is not None:
+        code = literal(value)
+    elif name == "lr" and name not in getattr(asked.value, "keywords", {}) and own is not None:
+        code = literal(usual if usual is not None else own if isinstance(own, int | float) else 1e-3)
+    else:
+        return None
+    return Hyperparameter(name, ast.Name("float", ast.Load()), code)
+
+
+def _called(asked: Asked, first: list[ast.expr], filled: dict[str, str]) -> ast.Call:
+    """Return the call that was asked for, with arguments put in; those that were typed stay, unless filled."""
+    typed = asked.call or ast.Call(asked.code, [], [])
+    kept = [item for item in typed.keywords if item.arg not in filled]
+    more = [ast.keyword(name, expression(text)) for name, text in filled.items()]
+    return ast.Call(asked.code, [*first, *typed.args], [*more, *kept])
+
+
+def _scheduled(given: Any, notebook: Notebook, has_lr: bool) -> list[ast.stmt]:
+    """Return the statements that make the scheduler and return both."""
+    example = 'CosineAnnealingLR, or "StepLR(step_size=10)"'
+    asked = notebook.ask("--scheduler", given, _schedulers(), example)
+    if not callable(asked.value):
+        raise InputError(f"--scheduler {asked.text} is a {type(asked.value).__name__}; type {example}")
+    check_keywords(asked, "--scheduler")
+    name = getattr(asked.value, "__name__", "")
+    typed = keywords(asked.call)
+    known = _FILLED.get(name, {}) if _schedulers().get(name) is asked.value else {}
+    if accepts(asked.value, "num_training_steps") and getattr(asked.value, "__module__", "").startswith("transformers"):
+        known = {"num_training_steps": _STEPS}
+    named = [item.name for item in signature(asked.value)][1 + len(asked.call.args if asked.call else []) :]
+    filled = {key: text for key, text in known.items() if key in named and key not in typed}
+    if name == "OneCycleLR" and "epochs" in typed:
+        filled.pop("total_steps", None)
+    if not has_lr and "self.hparams.lr" in filled.values():
+        del filled["max_lr"]
+    missing = [key for key in required(asked.value, asked.call, 1) if key not in filled]
+    if missing:
+        typing = _EXAMPLES.get(name, ", ".join(f"{key}=..." for key in missing))
+        raise InputError(
+            f"--scheduler {asked.text} needs {', '.join(missing)}. Type --scheduler \"{name}({typing})\""
+        )
+    by_step = bool(set(filled.values()) & {_STEPS}) or name in _BY_STEP
+    call = _called(asked, [expression("optimizer")], filled)
+    monitor = name == "ReduceLROnPlateau"
+    config = expression(
+        "{'scheduler': scheduler, 'monitor': 'val_loss'}" if monitor else "{'scheduler': scheduler, 'interval': WHEN}",
+        WHEN=ast.Constant("step" if by_step else "epoch"),
+    )
+    return snippet(
+        "scheduler = CALL\nreturn {'optimizer': optimizer, 'lr_scheduler': CONFIG}", CALL=call, CONFIG=config
+    )

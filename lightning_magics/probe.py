@@ -1,0 +1,116 @@
+"""Runs parts of a cell while it is being defined: what stays in the notebook, and its last expression, once.
+
+What follows from the value is left to `models` and `datamodules`.
+"""
+
+from __future__ import annotations
+
+import ast
+from copy import deepcopy
+from typing import Any, Literal
+
+import torch
+
+from .cells import Cell, Source
+from .constructor import signature_of
+from .definition import is_module
+from .generated import cell_text, expression, placed, remember, snippet
+from .scopes import names_read
+
+UNKNOWN = object()  # a value that only the hyperparameters of an instance can tell
+
+
+def execute(statements: list[ast.stmt], source: Source, namespace: dict[str, Any]) -> None:
+    """Run statements of a cell in the notebook; errors of the user's code pass."""
+    remember(source.filename, cell_text(source))
+    exec(compile(ast.Module(deepcopy(statements), []), source.filename, "exec"), namespace)
+
+
+def evaluate_cell(cell: Cell, source: Source | None, namespace: dict[str, Any], fork_random: bool = False) -> Any:
+    """Return the value of a cell's last expression with the default hyperparameters.
+
+    Args:
+        cell: the cell; what stays in the notebook ran already.
+        source: where it stands.
+        namespace: the notebook's globals.
+        fork_random: whether the notebook's random state must be as if nothing had run.
+
+    Returns:
+        The value, or `UNKNOWN` where it depends on a hyperparameter without a default.
+    """
+    assert cell.expression is not None
+    if any(item.default is None for item in cell.hyperparameters.values()):
+        if names_read(cell.expression) & cell.local_names:
+            return UNKNOWN
+        cell = Cell(expression=cell.expression)
+    function = snippet("def cell():\n    BODY\n    return VALUE", BODY=cell.inner, VALUE=cell.expression)[0]
+    assert isinstance(function, ast.FunctionDef)
+    function.args = signature_of(cell.hyperparameters, annotated=False)
+    function = deepcopy(function)
+    filename = source.filename if source else "<notebook>"
+    scope: dict[str, Any] = {}
+    exec(compile(ast.Module([placed(function)], []), filename, "exec"), namespace, scope)
+    if not fork_random:
+        return scope["cell"]()
+    cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices=cuda):
+        return scope["cell"]()
+
+
+def default_values(cell: Cell, namespace: dict[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters' default values, None for one that has none."""
+    return {
+        name: None if item.default is None else eval(ast.unparse(item.default), namespace)
+        for name, item in cell.hyperparameters.items()
+    }
+
+
+def called_class(code: ast.expr, cell: Cell, namespace: dict[str, Any]) -> type | None:
+    """Return the class that a call makes an instance of, without calling it, where the notebook can tell."""
+    if not isinstance(code, ast.Call) or names_read(code.func) & cell.local_names:
+        return None
+    function = eval(ast.unparse(code.func), namespace)
+    found = getattr(function, "__self__", function)  # a class method, such as from_pretrained
+    return found if isinstance(found, type) else None
+
+
+Kind = Literal["lightning", "module"]
+
+
+def class_kinds(tree: ast.Module, namespace: dict[str, Any]) -> dict[str, Kind]:
+    """Return the classes of a cell that are LightningModules or nn.Modules, before the cell runs.
+
+    Bases are looked up in the notebook and in what the cell imports; one that is not found is known by its name.
+    """
+    scope = {**namespace, **_imported(tree)}
+    kinds: dict[str, Kind] = {}
+    for node in tree.body:
+        if isinstance(node, ast.ClassDef):
+            found = [kind for base in node.bases if (kind := _kind(base, kinds, scope)) is not None]
+            if found:
+                kinds[node.name] = "lightning" if "lightning" in found else "module"
+    return kinds
+
+
+def _imported(tree: ast.Module) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for node in tree.body:
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            try:
+                exec(compile(ast.Module([node], []), "<imports>", "exec"), found)
+            except Exception:  # noqa: BLE001, S112 -- running the cell raises it where the user sees it
+                continue
+    return found
+
+
+def _kind(base: ast.expr, kinds: dict[str, Kind], scope: dict[str, Any]) -> Kind | None:
+    text = ast.unparse(base)
+    if text in kinds:
+        return kinds[text]
+    first, *rest = text.split(".")
+    value = scope.get(first)
+    for name in rest:
+        value = getattr(value, name, None)
+    if isinstance(value, type):
+        return "lightning" if is_module(value) else "module" if issubclass(value, torch.nn.Module) else None
+    return {"LightningModule": "lightning", "Module": "module"}.get(text.rpartition(".")[2])  # type: ignore[return-value]

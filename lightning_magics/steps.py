@@ -1,0 +1,210 @@
+"""The methods of a model that options give: steps, forward, and how a batch is read and metrics are kept.
+
+Every text here is plain Lightning with capital names for what `build` fills in.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from .generated import expression, method, snippet
+from .objectives import Loss, Metrics
+
+_FORWARD = '''
+def forward(self, *inputs, **named):
+    """Return what the network gives for the inputs."""
+    return self.net(*inputs, **named)
+'''
+_STEPS = {
+    "training_step": '''
+def training_step(self, batch, batch_idx):
+    """Return the loss to minimise."""
+    return self._step(batch, "train")
+''',
+    "validation_step": '''
+def validation_step(self, batch, batch_idx, dataloader_idx=0):
+    """Log the loss and the metrics of validation."""
+    self._step(batch, "val", dataloader_idx)
+''',
+    "test_step": '''
+def test_step(self, batch, batch_idx, dataloader_idx=0):
+    """Log the loss and the metrics of a test."""
+    self._step(batch, "test", dataloader_idx)
+''',
+}
+_STEP = '''
+def _step(self, batch, stage, dataloader_idx=0):
+    """Return the loss of a batch; log it and the metrics for the whole epoch."""
+    FORWARD
+    self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(target), sync_dist=True)
+    if stage == "train":
+        self.log("train_loss_step", loss, on_step=True, on_epoch=False)
+    METRICS
+    return loss
+'''
+_BY_POSITION = """
+inputs, named, target = self._unpack(batch)
+output = self(*inputs, **named)
+MATCH
+loss = LOSS(output, target)
+"""
+_OWN_LOSS = """
+named, target = self._unpack(batch)
+result = self(**named, labels=target)
+loss = result.loss
+"""
+_GIVEN_LOSS = """
+named, target = self._unpack(batch)
+result = self(**named)
+output = result.logits.movedim(-1, 1)
+MATCH
+loss = LOSS(output, target)
+"""
+# A loss that compares numbers would broadcast (batch, 1) against (batch,) to (batch, batch), silently.
+_MATCH = """
+if output.squeeze().shape != target.squeeze().shape:
+    raise ValueError(f"the output has shape {tuple(output.shape)} and the target {tuple(target.shape)}: they do not match")
+output = output.reshape(target.shape)
+"""
+_TO_FLOAT = """
+if not target.is_floating_point():
+    target = target.float()
+"""
+_UNPACK = '''
+def _unpack(self, batch):
+    """Return the inputs of a batch by position, those by name, and its target."""
+    if isinstance(batch, Mapping):
+        for label in ("labels", "label", "target", "targets", "y"):
+            if label in batch:
+                return ((), {name: value for name, value in batch.items() if name != label}, batch[label])
+        raise TypeError(f"a batch with names needs labels, label, target, targets or y; found {', '.join(map(str, batch))}")
+    if isinstance(batch, (tuple, list)) and len(batch) > 1:
+        return (batch[:-1], {}, batch[-1])
+    length = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
+    raise TypeError(f"a batch is (*inputs, target) or a dict with labels; found a {type(batch).__name__}{length}")
+'''
+_UNPACK_NAMED = '''
+def _unpack(self, batch):
+    """Return the inputs of a batch by name, and its labels."""
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"a transformers model takes batches by name, such as a dict; found a {type(batch).__name__}")
+    for label in ("labels", "label"):
+        if label in batch:
+            return ({name: value for name, value in batch.items() if name != label}, batch[label])
+    raise TypeError(f"a batch for a transformers model needs labels; found {', '.join(map(str, batch))}")
+'''
+_PREDICT = '''
+def predict_step(self, batch, batch_idx, dataloader_idx=0):
+    """Return the output for a batch; a target in it is left out."""
+    if isinstance(batch, Mapping):
+        labels = ("labels", "label", "target", "targets", "y")
+        return self(**{name: value for name, value in batch.items() if name not in labels})
+    if isinstance(batch, (tuple, list)):
+        return self(*batch[:max(INPUTS, len(batch) - 1)])
+    return self(batch)
+'''
+_PREDICT_LOGITS = '''
+def predict_step(self, batch, batch_idx, dataloader_idx=0):
+    """Return the logits for a batch; labels in it are left out."""
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"a transformers model takes batches by name, such as a dict; found a {type(batch).__name__}")
+    return self(**{name: value for name, value in batch.items() if name not in ("labels", "label")}).logits
+'''
+_LOG_METRICS = '''
+def _log_metrics(self, output, target, stage, dataloader_idx):
+    """Add a batch to the metrics of a stage and log them: over epoch and ranks, not a mean of batches."""
+    key = f"{stage}_{dataloader_idx}"
+    if key not in self.stage_metrics:
+        with torch.inference_mode(False):
+            self.stage_metrics[key] = self._make_metrics(output, stage).to(self.device)
+    COMPARE
+    self.stage_metrics[key].update(output, target)
+    for name, metric in self.stage_metrics[key].items(copy_state=False):
+        self.log(name, metric, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(target), metric_attribute=f"stage_metrics.{key}.{name}")
+'''
+_MAKE_METRICS = '''
+def _make_metrics(self, output, stage):
+    """Return the metrics of a stage."""
+    CHECK
+    return torchmetrics.MetricCollection(ENTRIES, prefix=f"{stage}_")
+'''
+_CHECK_CLASSES = """
+if output.ndim < 2 or output.shape[1] < 2:
+    raise ValueError(f"the metrics need an output of shape (batch, classes); found {tuple(output.shape)}. For two classes in one output: --task binary")
+"""
+_CLASSES_COMPARED = """
+output = output.softmax(dim=1)
+if target.is_floating_point():
+    target = target.argmax(dim=1)
+"""
+HELPERS = ("_step", "_unpack", "_log_metrics", "_make_metrics")
+
+
+@dataclass(frozen=True)
+class Steps:
+    """What the steps of a model are made of.
+
+    Attributes:
+        loss: None for a transformers model's own.
+        metrics: None where there are none.
+        transformers: whether the network is a transformers model.
+        inputs: number of inputs that `forward` cannot do without.
+    """
+
+    loss: Loss | None
+    metrics: Metrics | None
+    transformers: bool = False
+    inputs: int = 1
+
+    def methods(self, wanted: Iterable[str]) -> list[ast.FunctionDef]:
+        """Return the wanted methods, and the ones that they call."""
+        wanted = set(wanted)
+        made = [method(_FORWARD)] if "forward" in wanted else []
+        made += [method(text) for name, text in _STEPS.items() if name in wanted]
+        if "predict_step" in wanted:
+            predict = _PREDICT_LOGITS if self.transformers else _PREDICT
+            made.append(method(predict, INPUTS=ast.Constant(max(1, self.inputs))))
+        if wanted & set(_STEPS):
+            made += [self._step(), method(_UNPACK_NAMED if self.transformers else _UNPACK)]
+            if self.metrics is not None:
+                made += [self._log_metrics(self.metrics), self._make_metrics(self.metrics)]
+        return made
+
+    def start(self) -> list[ast.stmt]:
+        """Return the statements that `__init__` needs for the steps."""
+        made = snippet("self.loss = MADE", MADE=self.loss.made) if self.loss and self.loss.made else []
+        return made + (snippet("self.stage_metrics = torch.nn.ModuleDict()") if self.metrics else [])
+
+    def _step(self) -> ast.FunctionDef:
+        if self.loss is None:
+            forward = snippet(_OWN_LOSS)
+            output = expression("result.logits.detach().movedim(-1, 1)")
+        else:
+            text = _GIVEN_LOSS if self.transformers else _BY_POSITION
+            forward = snippet(text, LOSS=self.loss.call, MATCH=self._matched(self.loss.task))
+            output = expression("output.detach()")
+        call = expression("self._log_metrics(OUTPUT, target, stage, dataloader_idx)", OUTPUT=output)
+        return method(_STEP, FORWARD=forward, METRICS=[ast.Expr(call)] if self.metrics else [])
+
+    @staticmethod
+    def _matched(task: str | None) -> list[ast.stmt]:
+        return snippet(_MATCH + _TO_FLOAT) if task in ("regression", "binary", "multilabel") else []
+
+    def _log_metrics(self, metrics: Metrics) -> ast.FunctionDef:
+        matched = self.loss is not None and bool(self._matched(self.loss.task))
+        compare = [] if matched or metrics.task in (None, "multiclass") else snippet(_MATCH)
+        if metrics.task == "multiclass":
+            compare += snippet(_CLASSES_COMPARED)
+        elif metrics.task in ("binary", "multilabel"):
+            # Left as logits, torchmetrics would take a batch of them within 0 and 1 for probabilities.
+            if self.loss is None or self.loss.kind != "binary_cross_entropy":
+                compare += snippet("output = output.sigmoid()")
+            compare += snippet("target = (target > 0.5).long()")
+        return method(_LOG_METRICS, COMPARE=compare)
+
+    @staticmethod
+    def _make_metrics(metrics: Metrics) -> ast.FunctionDef:
+        check = snippet(_CHECK_CLASSES) if metrics.by_output else []
+        return method(_MAKE_METRICS, CHECK=check, ENTRIES=metrics.entries)
