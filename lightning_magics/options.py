@@ -239,14 +239,14 @@ def resolve_loggers(values: tuple[Any, ...], namespace: Mapping[str, Any]) -> li
     return found
 
 
-def help_text(verb: Verb) -> str:
+def help_text(verb: str) -> str:
     """Return the table of a magic's own options, for its docstring."""
     rows = [(f"  {_signature(option)}", option.help + _shown_default(option)) for option in own_options(verb).values()]
     width = max((len(left) for left, _ in rows), default=0)
     return "\n".join(f"{left:<{width}}  {right}" for left, right in rows)
 
 
-def full_help(verb: Verb) -> str:
+def full_help(verb: str) -> str:
     """Return what ``--help`` shows: usage, own options, and the arguments of Trainer with type and default."""
     parts = [f"%lightning_{verb} {_USAGE[verb]}{' [options]' if own_options(verb) else ''}"]
     if own_options(verb):

@@ -93,13 +93,12 @@ def _read_trainer(module: str) -> dict[str, TrainerOption]:
     found = {}
     for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
         members = _members(arg.annotation, module) if arg.annotation else []
-        texts = list(dict.fromkeys(ast.unparse(member) for member in members))
-        literals = [member for member in members if ast.unparse(member).startswith("Literal[")]
-        words = [str(node.value) for item in literals for node in ast.walk(item) if isinstance(node, ast.Constant)]
+        shown = {ast.unparse(member): _shown(member) for member in members}
+        words = [word for text, parts in shown.items() if text.startswith("Literal[") for word in parts]
         found[arg.arg] = TrainerOption(
             name=arg.arg,
-            annotation=" | ".join(_shown(member) for member in members),
-            types=frozenset(texts),
+            annotation=" | ".join(dict.fromkeys(part for parts in shown.values() for part in parts)),
+            types=frozenset(shown),
             default=ast.unparse(default) if default else "",
             choices=tuple(dict.fromkeys([*words, *KNOWN_WORDS.get(arg.arg, ())])),
             help=helps.get(arg.arg, ""),
@@ -147,10 +146,10 @@ def _definition(name: str, module: str) -> list[ast.expr]:
     return []
 
 
-def _shown(member: ast.expr) -> str:
+def _shown(member: ast.expr) -> list[str]:
     """Return a type as the help shows it: a Literal by its words."""
     words = [str(node.value) for node in ast.walk(member) if isinstance(node, ast.Constant)]
-    return " | ".join(words) if ast.unparse(member).startswith("Literal[") else ast.unparse(member)
+    return words if ast.unparse(member).startswith("Literal[") else [ast.unparse(member)]
 
 
 def _argument_helps(docstring: str) -> dict[str, str]:
