@@ -21,7 +21,8 @@ from .tokens import evaluate, is_expression
 from .trainer_options import KNOWN_WORDS
 
 # Top-level names of Lightning's two distributions; an object of one does not work with the other's Trainer.
-_LIGHTNING, _PYTORCH_LIGHTNING = ("lightning",), ("pytorch_lightning", "lightning_fabric")
+_LIGHTNING: tuple[str, ...] = ("lightning",)
+_PYTORCH_LIGHTNING: tuple[str, ...] = ("pytorch_lightning", "lightning_fabric")
 # The modules of Lightning that a value of a Trainer argument is usually imported from.
 _PUBLIC = (
     "callbacks",
@@ -231,9 +232,8 @@ def refuse_other_package(option: str, value: Any, trainer_cls: type) -> None:
         InputError: names the object, both packages, and the import to write instead.
     """
     package = _package(trainer_cls)
-    ours, others = _LIGHTNING, _PYTORCH_LIGHTNING
-    if package == "pytorch_lightning":
-        ours, others = others, ours
+    ours = _LIGHTNING if package == "lightning.pytorch" else _PYTORCH_LIGHTNING
+    others = {*_LIGHTNING, *_PYTORCH_LIGHTNING} - {*ours}
     for item in value if isinstance(value, list | tuple | set) else [value]:
         cls = item if inspect.isclass(item) else type(item)
         foreign = [base for base in cls.__mro__ if _top(base) in others]
