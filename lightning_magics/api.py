@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import events, options, provenance, runs
+from .definition import Definition, check_hyperparameters, is_datamodule, is_module, package_of
 from .errors import InputError, short_traceback
 from .launch import Run, run_in_kernel
 from .session import Session, current
@@ -83,25 +84,25 @@ def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
         asked: the options of ``%%lightning_model``: `loss`, `metrics`, `optimizer`, `lr` and the others.
 
     Returns:
-        The `build.Definition`; its `source` is the code that runs.
+        The `Definition`; its `source` is the code that runs.
 
     Raises:
         InputError: the options do not fit the definition.
     """
-    from . import build
+    from .models import define_model as define
 
     session = current()
-    made = build.define_model(name, definition, options.make("model", asked), session.namespace, session.package())
+    made = define(name, definition, options.make("model", asked), session.namespace, session.package())
     session.models[made.name] = made
     return made
 
 
 def define_data(name: str | None, definition: Any, **asked: Any) -> Any:
     """Register data under a name; ``%lightning_data`` from Python. As `define_model`."""
-    from . import build
+    from .datamodules import define_data as define
 
     session = current()
-    made = build.define_data(name, definition, options.make("data", asked), session.namespace, session.package())
+    made = define(name, definition, options.make("data", asked), session.namespace, session.package())
     session.datas[made.name] = made
     return made
 
@@ -174,7 +175,7 @@ class _Call:
             run = run_in_kernel(
                 job,
                 self.record(job, subject, data),
-                open_view(quiet=self.options.quiet, refresh_s=settings.refresh_s),
+                open_view(quiet=self.options.quiet, refresh_s=settings.refresh_s, log_dir=str(folder.path)),
                 remember=self.session.runs.append,
             )
         return run
@@ -194,17 +195,15 @@ class _Call:
 
     def described(self, found: Any, asked: Any) -> _Subject:
         """Describe a definition, a LightningModule class or an instance."""
-        from . import build
-
         overrides = {name: self.resolved("model", name, value) for name, value in self.model.items()}
-        if isinstance(found, build.Definition):
+        if isinstance(found, Definition):
             return _Subject(found.name, found.package, lambda: found.new(**overrides), found.source)
-        package = build.package_of(found)
+        package = package_of(found)
         cls = found if isinstance(found, type) else type(found)
-        if package is None or not hasattr(cls, "training_step"):
+        if package is None or not is_module(found):
             raise InputError(_not_a_model(found, asked))
         if isinstance(found, type):
-            build.check_hyperparameters(found, overrides)
+            check_hyperparameters(found, overrides)
             return _Subject(cls.__name__, package, lambda: found(**overrides), provenance.source_of(cls))
         if overrides:
             raise InputError(
@@ -225,7 +224,7 @@ class _Call:
         if run is None:
             found = self.session.find_model(net)
             run = found if isinstance(found, Run) else None
-        if run is None and not isinstance(found, type) and hasattr(found, "training_step"):
+        if run is None and not isinstance(found, type) and is_module(found):
             return self.described(found, net)
         if run is None:
             name = getattr(found, "name", None) or getattr(found, "__name__", str(net))
@@ -244,17 +243,17 @@ class _Call:
         Raises:
             InputError: it is none, or too many.
         """
-        from . import build
+        from .datamodules import to_dataloader
 
         found = [self.session.find_data(item) for item in typed]
         if not found and subject.run is not None:
-            return _Data(subject.run.record.data, make=lambda: subject.run.data)  # type: ignore[union-attr]
+            return self.data_of(subject.run)
         if not found:
             return _Data()
         overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
         first = found[0]
         name = ", ".join(item if isinstance(item, str) else type(item).__name__ for item in typed)
-        if isinstance(first, build.Definition) or build.is_datamodule(first):
+        if isinstance(first, Definition) or is_datamodule(first):
             if len(found) > 1:
                 raise InputError(f"data {name}: {typed[0]!r} brings all its splits; it goes with no other data")
             return _datamodule(first, name, overrides, subject.package)
@@ -262,10 +261,25 @@ class _Call:
             raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
         given = options.make("data", overrides)
         loaders = tuple(
-            build.to_dataloader(item, given.batch_size, shuffle=given.shuffle and self.verb == "fit" and position == 0)
+            to_dataloader(item, given.batch_size, shuffle=given.shuffle and self.verb == "fit" and position == 0)
             for position, item in enumerate(found)
         )
         return _Data(name, make=lambda: (None, loaders))
+
+    def data_of(self, run: Run) -> _Data:
+        """The data of an earlier run; of a fit on loaders, validation alone is what its data says.
+
+        Raises:
+            InputError: it had none for this.
+        """
+        datamodule, loaders = run.data
+        if run.verb == "fit" and datamodule is None:
+            loaders = loaders[1:] if self.verb == "validate" else ()
+            if not loaders and not hasattr(run.model, f"{self.verb}_dataloader"):
+                raise InputError(
+                    f"the run {run.name} has no data to {self.verb} with: %lightning_{self.verb} {run.record.model} DATA"
+                )
+        return _Data(run.record.data, make=lambda: (datamodule, loaders))
 
     def resolved(self, prefix: str, name: str, value: Any) -> Any:
         """A hyperparameter's value: an expression of the notebook is evaluated."""
@@ -333,9 +347,7 @@ class _Call:
 
 def _datamodule(found: Any, name: str, overrides: Mapping[str, Any], package: str) -> _Data:
     """Describe a data definition, a DataModule class or an instance."""
-    from . import build
-
-    if isinstance(found, build.Definition):
+    if isinstance(found, Definition):
         return _Data(found.name, found.source, lambda: (found.new(**overrides), ()))
     cls = found if isinstance(found, type) else type(found)
     if isinstance(found, type):

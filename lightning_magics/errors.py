@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import os
 import re
 import sys
 from collections.abc import Iterable, Iterator
@@ -50,11 +51,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-# Frames that stand between a user's line and the user's code that it runs.
-_BETWEEN = re.compile(
-    r"[/\\](lightning_magics|pytorch_lightning|lightning|lightning_fabric|IPython|ipykernel)[/\\]"
-    r"|[/\\]torch[/\\](nn[/\\]modules[/\\]module|utils[/\\]_contextlib|optim[/\\]optimizer)\.py$"
-    r"|[/\\]contextlib\.py$"
+_HERE = os.path.dirname(os.path.abspath(__file__))
+_INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]|^<frozen|" + re.escape(os.path.dirname(os.__file__) + os.sep))
+# Frames that hand a call on, and tell a user nothing.
+_PASSING = re.compile(
+    r"[/\\](pytorch_lightning|lightning|lightning_fabric|IPython|ipykernel)[/\\]"
+    r"|[/\\]torch[/\\]nn[/\\]modules[/\\](module|container)\.py$|[/\\]contextlib\.py$"
 )
 
 
@@ -68,7 +70,8 @@ def short_traceback() -> Iterator[None]:
         yield
     except LightningMagicsError:
         raise
-    except Exception as error:
+    except Exception as raised:
+        error = raised  # outlives the except block
         ipython = sys.modules.get("IPython")
         shell = ipython.get_ipython() if ipython is not None else None
         if shell is not None:
@@ -84,10 +87,30 @@ def _rendered(shell: Any, error: BaseException) -> list[str]:
 
 
 def shortened(traceback: TracebackType | None) -> TracebackType | None:
-    """Return a copy of a traceback without the frames between the user's lines."""
-    if traceback is None:
-        return None
-    rest = shortened(traceback.tb_next)
-    if _BETWEEN.search(traceback.tb_frame.f_code.co_filename):
-        return rest
-    return TracebackType(rest, traceback.tb_frame, traceback.tb_lasti, traceback.tb_lineno)
+    """Return a copy of a traceback: the user's own frames, and what the last of them called.
+
+    A traceback without a frame of the user is returned as it is.
+    """
+    frames = []
+    while traceback is not None:
+        frames.append(traceback)
+        traceback = traceback.tb_next
+    users = [place for place, item in enumerate(frames) if _is_users(item)]
+    if not users:
+        return frames[0] if frames else None
+    kept = [frames[place] for place in users]
+    kept += [item for item in frames[users[-1] + 1 :] if not _passes_on(item.tb_frame.f_code.co_filename)]
+    short = None
+    for item in reversed(kept):
+        short = TracebackType(short, item.tb_frame, item.tb_lasti, item.tb_lineno)
+    return short
+
+
+def _is_users(traceback: TracebackType) -> bool:
+    """Whether a frame runs code of a cell or of the user's own modules."""
+    filename = traceback.tb_frame.f_code.co_filename
+    return not _passes_on(filename) and not _INSTALLED.search(filename)
+
+
+def _passes_on(filename: str) -> bool:
+    return os.path.dirname(filename) == _HERE or _PASSING.search(filename) is not None

@@ -35,16 +35,17 @@ class Run:
         record: what ``run.json`` holds.
         folder: the run on disk.
         predictions: of predict, in input order.
+        data: the DataModule, or None, and the DataLoaders that it ran on.
     """
 
-    def __init__(self, job: Job, record: RunRecord) -> None:
+    def __init__(self, job: Job, record: RunRecord, state: RunState) -> None:
         self.record = record
         self.folder = RunFolder(job.folder)
         self.model = job.model
         self.trainer: Any = None
         self.predictions: Any = None
-        self.data: Any = job.datamodule if job.datamodule is not None else job.loaders
-        self._state = RunState()
+        self.data: tuple[Any, tuple[Any, ...]] = (job.datamodule, job.loaders)
+        self._state = state
         self._shown_in = _cell_number()
 
     @property
@@ -75,7 +76,7 @@ class Run:
     @property
     def history(self) -> list[dict[str, float]]:
         """A row for each epoch: ``epoch`` (from 0), ``step``, and the metrics by name."""
-        return self._state.history()
+        return [{"epoch": row.epoch, "step": row.step, **row.values} for row in self._state.rows.values()]
 
     @property
     def results(self) -> list[dict[str, float]]:
@@ -116,12 +117,18 @@ class Run:
 
         if self._shown_in is None or self._shown_in != _cell_number():
             display(report.mimebundle(self._state), raw=True)  # type: ignore[no-untyped-call]
+        elif not hasattr(_shell(), "kernel"):
+            raise NotImplementedError  # a terminal shows Out[N] and waits for something: the one line of repr
+
+
+def _shell() -> Any:
+    ipython = sys.modules.get("IPython")
+    return ipython.get_ipython() if ipython is not None else None
 
 
 def _cell_number() -> int | None:
     """Number of the cell that runs now, or None outside IPython."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
+    shell = _shell()
     return None if shell is None else int(shell.execution_count)
 
 
@@ -145,7 +152,7 @@ def run_in_kernel(job: Job, record: RunRecord, view: View, remember: Callable[[R
     """
     from .train import train
 
-    run = Run(job, dataclasses.replace(record, pid=os.getpid(), host=socket.gethostname()))
+    run = Run(job, dataclasses.replace(record, pid=os.getpid(), host=socket.gethostname()), view.state)
     recorder = _Recorder(run, view, remember)
     stop = threading.Event()
     try:
@@ -177,7 +184,7 @@ class _Recorder:
 
     def emit(self, event: events.Event) -> None:
         self._writer.write(event)
-        self._run._state.apply(event)
+        self._show(event)
         if isinstance(event, events.Started):
             self.started = True
             self._remember(self._run)
@@ -186,7 +193,6 @@ class _Recorder:
             self._update(results=event.rows)
         elif isinstance(event, events.Ended):
             self._end(event)
-        self._show(event)
         if self._writer.failure:
             failure, self._writer.failure = self._writer.failure, ""
             self._show(events.Notice(failure))
@@ -194,20 +200,16 @@ class _Recorder:
     def close(self) -> None:
         self._writer.close()
         if self._view is not None:
-            self._view.close()
+            try:
+                self._view.close()
+            except Exception as error:  # likewise
+                self._lost(error)
 
     def _end(self, event: events.Ended) -> None:
-        same = (
-            "status",
-            "elapsed_s",
-            "epochs",
-            "steps",
-            "reason",
-            "error",
-            "best_model_path",
-            "best_model_score",
-        )
-        self._update(metrics=self._run._state.latest(), **{name: getattr(event, name) for name in same})
+        same = ["status", "elapsed_s", "epochs", "steps", "reason", "error", "best_model_path", "best_model_score"]
+        rows = [row.values for row in self._run._state.rows.values()] or self._run.record.results
+        metrics = {name: value for row in rows for name, value in row.items()}  # the last of each
+        self._update(metrics=metrics, **{name: getattr(event, name) for name in same})
 
     def _update(self, **changes: Any) -> None:
         self._run.record = dataclasses.replace(self._run.record, **changes)
@@ -219,13 +221,17 @@ class _Recorder:
     def _show(self, event: events.Event) -> None:
         """Show an event; a front end that has gone away must not end a training run."""
         if self._view is None:
+            self._run._state.apply(event)
             return
         try:
             self._view.handle(event)
         except Exception as error:  # the edge to a front end that may have gone
-            self._view = None
-            with self._run.folder.log_path(0).open("a", encoding="utf-8") as log:
-                log.write(f"the view ended: {type(error).__name__}: {error}\n")
+            self._lost(error)
+
+    def _lost(self, error: Exception) -> None:
+        self._view = None
+        with contextlib.suppress(OSError), self._run.folder.log_path(0).open("a", encoding="utf-8") as log:
+            log.write(f"the view ended: {type(error).__name__}: {error}\n")
 
 
 @contextlib.contextmanager

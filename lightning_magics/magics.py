@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import linecache
 import sys
 from typing import Any
@@ -9,7 +10,8 @@ from typing import Any
 import traitlets
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
-from . import api, cells, completion, options
+from . import api, cells, options
+from .definition import Definition
 from .errors import InputError, did_you_mean
 from .launch import Run
 from .session import Session
@@ -55,7 +57,7 @@ class LightningMagics(Magics):
         if parsed is not None:
             name, definition = self._defined("model", parsed, cell)
             made = api.define_model(name, definition, **parsed.options)
-            print(made.summary)  # noqa: T201 -- the answer to the cell
+            print(f"{signature(made)}. Train it: %lightning_fit {made.name} DATA")  # noqa: T201 -- the cell's answer
 
     @line_cell_magic
     def lightning_data(self, line: str, cell: str | None = None) -> None:
@@ -79,7 +81,7 @@ class LightningMagics(Magics):
         if parsed is not None:
             name, definition = self._defined("data", parsed, cell)
             made = api.define_data(name, definition, **parsed.options)
-            print(made.summary)  # noqa: T201 -- the answer to the cell
+            print(f"{signature(made)}. Train on it: %lightning_fit MODEL {made.name}")  # noqa: T201 -- likewise
 
     @line_magic
     def lightning_source(self, line: str) -> Any:
@@ -193,6 +195,13 @@ for _verb in options.RUNNING + ("model", "data"):
     _magic = getattr(LightningMagics, f"lightning_{_verb}")
     _table = options.help_text(_verb).replace("\n", "\n        ")
     _magic.__doc__ = _magic.__doc__.replace("{options}", _table)
+
+
+def signature(definition: Definition) -> str:
+    """A definition in a line, with the hyperparameters that can be given: ``Digits(hidden=128, lr=0.001)``."""
+    items = inspect.signature(definition.cls).parameters.values()
+    shown = [item.name if item.default is item.empty else f"{item.name}={item.default!r}" for item in items]
+    return f"{definition.name}({', '.join(shown)})"
 
 
 def cell_source(text: str, magic: str) -> cells.Source:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from .errors import InputError, did_you_mean
 
 if TYPE_CHECKING:
-    from .build import Definition
+    from .definition import Definition
     from .launch import Run
 
 
