@@ -8,7 +8,6 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
-import operator
 import re
 import types
 import typing
@@ -84,7 +83,7 @@ class _Argument:
         plain = [
             kind for kind in kinds if kind in (bool, int, float) or (typing.get_args(kind) and not _is_class(kind))
         ]
-        fits, value = _validate(self.name, functools.reduce(operator.or_, plain), text) if plain else (False, None)
+        fits, value = _validate(self.name, plain, text)
         if fits:
             return value
         if not self._is_word(text) and is_expression(text, self.namespace):
@@ -111,7 +110,7 @@ class _Argument:
 
     def _fit(self, given: Any) -> tuple[bool, Any]:
         refuse_other_package(f"--{self.name}", given, self.trainer_cls)
-        return _validate(self.name, self.hint, list(given) if isinstance(given, tuple | set) else given)
+        return _validate(self.name, _members(self.hint), list(given) if isinstance(given, tuple | set) else given)
 
     @property
     def _takes_any_text(self) -> bool:
@@ -158,7 +157,7 @@ class _Argument:
     def _described(self, kinds: list[Any]) -> str:
         """What the argument takes, in a user's words."""
         found: list[str] = []
-        for kind in sorted(kinds, key=lambda kind: bool(typing.get_args(kind))):
+        for kind in sorted(kinds, key=lambda kind: (bool(typing.get_args(kind)), str(kind))):
             args = [part for arg in typing.get_args(kind) for part in _members(arg)]
             if _is_literal(kind) or kind is str:
                 texts = [repr(word) for word in (args if _is_literal(kind) else self._words)]
@@ -174,19 +173,28 @@ class _Argument:
         return " or ".join(dict.fromkeys(found))
 
 
-def _validate(name: str, hint: Any, value: Any) -> tuple[bool, Any]:
-    """Whether a value fits a type, and the value as jsonargparse reads it."""
+def _validate(name: str, kinds: list[Any], value: Any) -> tuple[bool, Any]:
+    """Whether a value fits one of several types, and the value as jsonargparse reads it.
+
+    Each type is asked alone, int before float: the order within a Union is that of whichever equal Union was made
+    first in the process, so that 10 batches could become the float 10.0.
+    """
     import jsonargparse  # 0.1 s that only a fit needs
 
-    parser = jsonargparse.ArgumentParser(exit_on_error=False)
-    parser.add_argument(f"--{name}", type=hint)
-    try:
-        found = getattr(parser.parse_object({name: value}), name)
-    except (jsonargparse.ArgumentError, TypeError, ValueError):
-        return False, None
-    # jsonargparse also reads a text or a dict as the description of an object, which Trainer cannot use.
-    parts = found if isinstance(found, list) else [found]
-    return not any(isinstance(part, jsonargparse.Namespace) for part in parts), found
+    if type(value) in kinds:
+        return True, value
+    for kind in sorted(kinds, key=lambda kind: [int, float, bool].index(kind) if kind in (int, float, bool) else 3):
+        parser = jsonargparse.ArgumentParser(exit_on_error=False)
+        parser.add_argument(f"--{name}", type=kind)
+        try:
+            found = getattr(parser.parse_object({name: value}), name)
+        except (jsonargparse.ArgumentError, TypeError, ValueError):
+            continue
+        # jsonargparse also reads a text or a dict as the description of an object, which Trainer cannot use.
+        parts = found if isinstance(found, list) else [found]
+        if not any(isinstance(part, jsonargparse.Namespace) for part in parts):
+            return True, found
+    return False, None
 
 
 def _members(hint: Any) -> list[Any]:
