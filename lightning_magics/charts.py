@@ -65,7 +65,8 @@ def charts(state: RunState) -> list[Chart]:
         ]
         if any(len(line.points) > 1 for line in drawn):
             xs = [x for line in drawn for x, _ in line.points]
-            found.append(Chart(title, drawn, (min(xs), max(xs)), _range([y for line in drawn for _, y in line.points])))
+            first = 0.0 if 4 * min(xs) <= max(xs) else min(xs)  # a resumed run starts where it starts
+            found.append(Chart(title, drawn, (first, max(xs)), _range([y for line in drawn for _, y in line.points])))
     return sorted(found, key=lambda chart: not chart.title.endswith("loss"))
 
 
@@ -78,7 +79,7 @@ def _range(values: list[float]) -> tuple[float, float]:
     return low - margin, high + margin
 
 
-def ticks(low: float, high: float, most: int = 4) -> list[float]:
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
     """Return round values within a range, at most `most`."""
     power = 10.0 ** math.floor(math.log10((high - low) / most))
     step = next(step for step in (power, 2 * power, 5 * power, 10 * power, 20 * power) if (high - low) / step <= most)
@@ -91,8 +92,10 @@ def left_out(state: RunState) -> int:
 
 
 def svg(state: RunState) -> str:
-    """Return the charts as inline SVG elements; text takes the colour of the page."""
-    return "".join(_svg_chart(chart) for chart in charts(state)[:_MOST_CHARTS])
+    """Return the charts as html with inline SVG; text takes the colour of the page."""
+    width = min(3, max(1, len(state.charts))) * _WIDTH  # room for those to come, so that nothing jumps
+    drawn = "".join(_svg_chart(chart) for chart in charts(state)[:_MOST_CHARTS])
+    return f'<div style="width:{width}px;max-width:100%">{drawn}</div>' if drawn else ""
 
 
 def _svg_chart(chart: Chart) -> str:
@@ -106,7 +109,7 @@ def _svg_chart(chart: Chart) -> str:
 
     grid = ticks(*chart.y)
     parts = [f'<text x="{_LEFT}" y="13" font-weight="600">{escape(formats.clip(chart.title, 24))}</text>']
-    for value, label in zip(grid, formats.column(grid), strict=True):
+    for value, label in zip(grid, formats.axis(grid), strict=True):
         height = place(0, value)[1]
         parts.append(f'<path d="M{_LEFT} {height:.1f}H{right}" stroke="currentColor" stroke-opacity=".13"/>')
         parts.append(f'<text x="{_LEFT - 6}" y="{height + 3.5:.1f}" text-anchor="end" opacity=".65">{label}</text>')
@@ -122,7 +125,7 @@ def _svg_chart(chart: Chart) -> str:
             legend -= 9 * len(stage)
     return (
         f'<svg role="img" aria-label="{escape(chart.title)}" width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} '
-        f'{_HEIGHT}" fill="currentColor" font-size="11" style="font-family:inherit">{"".join(parts)}</svg>'
+        f'{_HEIGHT}" fill="currentColor" font-size="11" style="font-family:inherit;vertical-align:top">{"".join(parts)}</svg>'
     )
 
 
@@ -136,7 +139,7 @@ def _x_labels(chart: Chart, right: int) -> list[tuple[int, str, str]]:
 
 def _svg_line(line: Drawn, placed: Points) -> str:
     colour = COLOURS[line.stage]
-    look = 'stroke-width="1" stroke-opacity=".4"' if line.faint else 'stroke-width="1.6"'
+    look = 'stroke-width="1" stroke-opacity=".5"' if line.faint else 'stroke-width="1.6"'
     path = (
         f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in placed)}" fill="none" stroke="{colour}" {look}/>'
     )
@@ -182,12 +185,21 @@ def _draw(axes: Axes, chart: Chart) -> None:
     for line in chart.lines:
         xs, ys = [x for x, _ in line.points], [min(max(y, chart.y[0]), chart.y[1]) for _, y in line.points]
         dots = "o" if not line.faint and len(xs) <= 12 else ""
-        width, opacity = (0.75, 0.4) if line.faint else (1.2, 1.0)
-        axes.plot(xs, ys, color=COLOURS[line.stage], linewidth=width, alpha=opacity, marker=dots, markersize=3.3)
+        width, opacity = (0.75, 0.5) if line.faint else (1.2, 1.0)
+        axes.plot(
+            xs,
+            ys,
+            color=COLOURS[line.stage],
+            linewidth=width,
+            alpha=opacity,
+            marker=dots,
+            markersize=3.3,
+            clip_on=False,
+        )
     axes.set_xlim(chart.x if chart.x[1] > chart.x[0] else (chart.x[0] - 1, chart.x[0] + 1))
     axes.set_ylim(chart.y)
     grid = ticks(*chart.y)
-    axes.set_yticks(grid, formats.column(grid), fontsize=8, color=_GREY)
+    axes.set_yticks(grid, formats.axis(grid), fontsize=8, color=_GREY)
     axes.set_xticks([])
     axes.tick_params(length=0, pad=4)
     axes.grid(axis="y", color=_GREY, alpha=0.22, linewidth=0.75)

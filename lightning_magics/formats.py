@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Sequence
 
@@ -23,6 +24,19 @@ def column(values: Sequence[float | None]) -> list[str]:
     return [
         "" if value is None else _plain(value) if not math.isfinite(value) else form.format(value) for value in values
     ]
+
+
+def axis(values: Sequence[float]) -> list[str]:
+    """Return evenly spaced values with just the decimals that tell them apart: ``0.5``, ``1.0``, ``1.5``."""
+    step = min((b - a for a, b in itertools.pairwise(values)), default=0.0)
+    if not step or max(map(abs, values)) >= _WHOLE or step < 1e-5:
+        return [f"{value:.3g}" for value in values]
+    return [f"{value:.{max(0, -math.floor(math.log10(step) + 1e-9))}f}" for value in values]
+
+
+def speed(per_s: float) -> str:
+    """Return a number of things a second: ``900``, ``98.1``, ``0.52``."""
+    return f"{per_s:,.{0 if per_s >= 99.95 else 1 if per_s >= 9.995 else 2}f}"
 
 
 def _form(sizes: list[float]) -> str:
@@ -55,6 +69,12 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{minutes}:{rest:02} min"
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
+
+
+def remaining(seconds: float) -> str:
+    """Return a time left, in whole seconds and at least one: finer would only flicker."""
+    whole = max(1, math.ceil(seconds))
+    return f"{whole} s" if whole < 60 else duration(whole)
 
 
 def size(size_bytes: float) -> str:

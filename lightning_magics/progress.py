@@ -203,8 +203,16 @@ class RunState:
     @property
     def steps_per_s(self) -> float | None:
         """Batches of the present stage a second, None until it can be told."""
-        speed = self._speeds.get(self.step.stage) if self.step else None
-        return speed.smooth if speed else None
+        if self.step is None:
+            return None
+        speed = self._speeds.get(self.step.stage)
+        if speed and speed.smooth:
+            return speed.smooth
+        first, now = self._first, self.step  # epochs too short to measure in: all of the time, validation included
+        if first is None or now.stage != first.stage or now.elapsed_s - first.elapsed_s < _INTERVAL_S:
+            return None
+        batches = (now.epoch - first.epoch) * (now.batches or 0) + now.batch - first.batch
+        return max(0, batches) / (now.elapsed_s - first.elapsed_s) or None
 
     @property
     def fraction(self) -> float | None:

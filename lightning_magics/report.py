@@ -10,11 +10,11 @@ import base64
 import os
 from html import escape
 
-from lightning_magics import charts, formats
+from lightning_magics import charts, formats, scores
 from lightning_magics.progress import RunState
 
-_MOST_ROWS = 24
-_FIRST_ROWS = 4
+_MOST_ROWS = 20
+_FIRST_ROWS = 3
 _MOST_COLUMNS = 16
 _MOST_NAME = 32
 _MOST_TEXT = 600  # characters of a notice, an error or a path
@@ -92,8 +92,7 @@ def table(state: RunState) -> Table | None:
         return _results_table(state.results)
     if not state.rows:
         return None
-    names = state.metrics[:_MOST_COLUMNS]
-    best = state.best_metric
+    best, names = state.best_metric, _shown(state.metrics)
     best_row = state.best(best) if best else None
     rows = list(state.rows.values())
     kept = rows
@@ -113,6 +112,12 @@ def table(state: RunState) -> Table | None:
             cells.append(["…"] + [""] * (len(names) + 1))
         cells.append([str(row.epoch + 1), *(column[place] for column in columns), formats.duration(row.time_s)])
     return ["epoch", *(formats.clip(name, _MOST_NAME) for name in names), "time"], cells
+
+
+def _shown(metrics: list[str]) -> list[str]:
+    """The metrics that have room in the table: those of training give way first."""
+    first = sorted(metrics, key=lambda name: scores.stage_of(name)[1] == "train")[:_MOST_COLUMNS]
+    return [name for name in metrics if name in first]
 
 
 def _results_table(results: list[dict[str, float]]) -> Table:
@@ -179,12 +184,10 @@ def line(state: RunState) -> str:
     return " · ".join(filter(None, [name, summary(state), best(state)]))
 
 
-def position(state: RunState) -> tuple[str, str]:
-    """Return where the run is, as ``epoch 3/5, step 412/660``, and speed, time left and memory."""
-    label, facts = step_label(state), step_facts(state)
-    if state.started and state.started.verb == "fit":
-        label = f"{epoch_label(state)}, {label}"
-    return label, " · ".join(filter(None, facts))
+def position(state: RunState) -> str:
+    """Return where the run is, as ``epoch 3/5, step 412/660``."""
+    fit = state.started is not None and state.started.verb == "fit"
+    return f"{epoch_label(state)}, {step_label(state)}" if fit else step_label(state)
 
 
 def epoch_label(state: RunState) -> str:
@@ -207,8 +210,8 @@ def step_facts(state: RunState) -> list[str]:
     speed, left = state.steps_per_s, state.left_s
     memory = state.step.memory_bytes if state.step else None
     return [
-        f"{formats.number(speed)} steps/s" if speed else "",
-        "" if left is None else f"{formats.duration(left)} left",
+        f"{formats.speed(speed)} steps/s" if speed else "",
+        "" if left is None else f"{formats.remaining(left)} left",
         formats.size(memory) if memory else "",
     ]
 
@@ -292,7 +295,7 @@ def html_table(state: RunState) -> str:
     )
     return (
         '<div style="overflow-x:auto">'
-        '<table style="margin:0;border-collapse:collapse;font-variant-numeric:tabular-nums">'
+        '<table style="margin:0;border-collapse:collapse;white-space:nowrap;font-variant-numeric:tabular-nums">'
         f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )
 
@@ -356,5 +359,5 @@ def html_body(state: RunState) -> str:
     """Return what is below the live header: table, curves and notices."""
     return (
         f'<div style="{_INK};line-height:1.5"><div class="jp-RenderedHTMLCommon" style="{_SIDE_BY_SIDE};padding:0">'
-        f"{html_table(state)}<div>{charts.svg(state)}</div></div>{html_remarks(state)}</div>"
+        f"{html_table(state)}{charts.svg(state)}</div>{html_remarks(state)}</div>"
     )

@@ -94,18 +94,19 @@ class TextView:
         class Bar(tqdm):  # type: ignore[misc]  # tqdm has no types
             monitor_interval = 0  # no thread: the bar is drawn where the run is
 
-        form = "{desc} |{bar}| {postfix}"
-        self._bar = Bar(total=1, bar_format=form, file=sys.stdout, leave=False, dynamic_ncols=True)
+        self._bar = Bar(total=1, file=sys.stdout, leave=False, dynamic_ncols=True, delay=self._refresh_s)
         self._streams = (Terminal(sys.stdout, self._bar), Terminal(sys.stderr, self._bar))
         sys.stdout, sys.stderr = self._streams
 
     def _draw(self, step: Step) -> None:
         if self._streams is None or any(stream.line_open for stream in self._streams):
             return  # the user's line is not complete: the bar would run into it
-        label, facts = report.position(self.state)
+        label, facts = report.position(self.state), [fact for fact in report.step_facts(self.state) if fact]
+        while facts and len(label) + sum(len(fact) + 3 for fact in facts) + _NARROWEST > _width():
+            facts.pop()
+        self._bar.bar_format = " ".join(["{desc} |{bar}|", " · ".join(facts)])
         self._bar.total, self._bar.n = step.batches or 1, step.batch if step.batches else 0
         self._bar.set_description_str(label, refresh=False)
-        self._bar.set_postfix_str(facts, refresh=False)
         self._bar.refresh()
 
     def _print_row(self, row: Row) -> None:
@@ -113,11 +114,12 @@ class TextView:
         names = self.state.metrics
         widths = [max(len(name), _NARROWEST) for name in names]
         cells = [formats.number(row.values[name]) if name in row.values else "" for name in names]
-        epoch, width = str(row.epoch + 1), shutil.get_terminal_size().columns
+        epoch, width = str(row.epoch + 1), _width()
         if 5 + sum(widths) + 2 * len(names) + 2 + _NARROWEST > width:
-            pairs = "  ".join(f"{name} {cell}" for name, cell in zip(names, cells, strict=True) if cell)
+            pairs = "  ".join(f"{name}\u00a0{cell}" for name, cell in zip(names, cells, strict=True) if cell)
             whole = f"epoch {epoch}  {pairs}  {formats.duration(row.time_s)}"
-            _say(textwrap.fill(whole, width, subsequent_indent="  ", break_on_hyphens=False))
+            filled = textwrap.fill(whole, width, subsequent_indent="  ", break_on_hyphens=False)
+            _say(filled.replace("\u00a0", " "))
             return
         if names != self._names:
             self._names = names
@@ -131,7 +133,7 @@ class TextView:
 
     def _print_notices(self) -> None:
         for remark in report.notices(self.state)[self._told :]:
-            _say(textwrap.fill(remark, shutil.get_terminal_size().columns, subsequent_indent="  "))
+            _say(textwrap.fill(remark, _width(), subsequent_indent="  "))
         self._told = len(self.state.notices)
 
     def close(self) -> None:
@@ -148,9 +150,13 @@ class TextView:
                 sys.stderr = stderr.stream
         self.state.end()
         if self.state.results and (found := report.table(self.state)):
-            _say(report.text_table(found, shutil.get_terminal_size().columns))
+            _say(report.text_table(found, _width()))
         for line in report.ending(self.state):
             _say(line)
+
+
+def _width() -> int:
+    return shutil.get_terminal_size().columns
 
 
 def _say(text: str) -> None:
