@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from typing import TypeGuard
 
 from .errors import InputError
 from .scopes import Function, binds, names_read, parameters, reads
@@ -101,7 +102,7 @@ def split(tree: ast.Module) -> Cell:
     return cell
 
 
-def is_hook(statement: ast.stmt) -> bool:
+def is_hook(statement: ast.stmt) -> TypeGuard[Function]:
     """Whether a top-level statement is a method without its class: it takes `self`, or says that it takes none."""
     if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):
         return False

@@ -1,6 +1,6 @@
 """The generated class as code: pieces of it from fixed texts, its text, and compiling it with the right lines.
 
-Which pieces a class is made of is left to `steps`, `optimizers` and `build`.
+Which pieces a class is made of is left to `steps`, `optimizers` and `loading`; its imports to `imports`.
 """
 
 from __future__ import annotations
@@ -8,13 +8,12 @@ from __future__ import annotations
 import ast
 import linecache
 import types
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from .cells import Source
-from .scopes import reads
 
 Node = TypeVar("Node", bound=ast.AST)
 _PLACE = ("lineno", "col_offset", "end_lineno", "end_col_offset")
@@ -71,45 +70,6 @@ class _Filler(ast.NodeTransformer):
         return self.parts.get(node.id, node)
 
 
-# What generated code may need, and the import that gives it. `PL` is the package of the model.
-_IMPORTS = {
-    "torch": "import torch",
-    "torchmetrics": "import torchmetrics",
-    "inspect": "import inspect",
-    "islice": "from itertools import islice",
-    "deepcopy": "from copy import deepcopy",
-    "Mapping": "from collections.abc import Mapping",
-}
-
-
-def bind_imports(classes: Sequence[ast.ClassDef], package: str, namespace: dict[str, Any]) -> list[ast.stmt]:
-    """Make sure that the notebook has what generated code needs; return the import statements.
-
-    A name that the notebook uses for something else keeps its value: the generated code then uses an alias.
-    """
-    known = {**_IMPORTS, "pl": f"import {package} as pl"}
-    needed = [name for name in known if any(node.id == name for node in _generated_names(classes))]
-    statements = []
-    for name in sorted(needed, key=lambda name: known[name]):
-        statement = ast.parse(known[name]).body[0]
-        assert isinstance(statement, ast.Import | ast.ImportFrom)
-        found: dict[str, Any] = {}
-        exec(compile(ast.Module([statement], []), "<import>", "exec"), found)
-        if namespace.setdefault(name, found[name]) is not found[name]:
-            alias = f"_{name}"
-            namespace[alias] = found[name]
-            statement.names[0].asname = alias
-            for node in _generated_names(classes):
-                if node.id == name:
-                    node.id = alias
-        statements.append(unplaced(statement))
-    return statements
-
-
-def _generated_names(classes: Iterable[ast.ClassDef]) -> list[ast.Name]:
-    return [read.node for item in classes for read in reads(item) if not hasattr(read.node, "lineno")]
-
-
 @dataclass(frozen=True)
 class Generated:
     """Classes ready to be executed, and the text of all of it."""
@@ -149,7 +109,7 @@ def assemble(before: list[ast.stmt], classes: list[ast.ClassDef], name: str, sou
         for part in (*item.bases, *item.decorator_list):
             for node in ast.walk(part):
                 ast.copy_location(node, same)
-    code = compile(ast.Module(list(classes), []), source.filename if source else filename, "exec")
+    code = compile(ast.Module(list(classes), []), source.filename if source else filename, "exec", dont_inherit=True)
     if source is not None:
         remember(source.filename, cell_text(source))
     return Generated(text, _in_file(code, made, filename))

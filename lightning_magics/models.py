@@ -18,7 +18,8 @@ from .cells import Cell, Hyperparameter, Source, parse, split, use_attributes
 from .constructor import complete, constructor
 from .definition import Definition, is_module, package_of
 from .errors import InputError
-from .generated import assemble, bind_imports, expression, snippet
+from .generated import assemble, expression, snippet
+from .imports import bind_imports, notebook_imports
 from .names import Notebook
 from .networks import FORMS, Network, find_network
 from .objectives import MetricOptions, find_loss, find_metrics
@@ -102,9 +103,7 @@ def _as_it_is(name: str, cls: type, options: ModelOptions, namespace: dict[str, 
     return Definition(name, cls, text, text, "class", package)
 
 
-def _adopt(
-    name: str | None, found: Any, options: ModelOptions, namespace: dict[str, Any], package: str
-) -> Definition:
+def _adopt(name: str | None, found: Any, options: ModelOptions, namespace: dict[str, Any], package: str) -> Definition:
     """Make a definition of an object."""
     own_name = getattr(found, "__name__", None) or type(found).__name__
     name = name or (own_name if own_name.isidentifier() else "Model")
@@ -168,12 +167,14 @@ class _Model:
         if not missing and objective:
             raise InputError(f"{dashed(objective)} would have no effect: the cell has all steps. Leave it out")
         if not options.metrics and (options.task or options.num_classes):
-            raise InputError(f"{dashed(item for item in objective if item != 'loss')} would have no effect without --metrics")
+            raise InputError(
+                f"{dashed(item for item in objective if item != 'loss')} would have no effect without --metrics"
+            )
         wanted = {"forward"} if self.network is not None else set()
         wanted |= {"predict_step"} if has_forward else set()
         if options.loss is not None or (self.is_transformers and not (objective == [] and "training_step" in hooks)):
             if not has_forward:
-                raise InputError(f"--loss needs a network: end the cell with one, or write forward(self, …)")
+                raise InputError("--loss needs a network: end the cell with one, or write forward(self, …)")
             wanted |= set(missing)
         elif "training_step" not in hooks:
             what = "the network" if self.network is not None else "the cell has no training_step, and"
@@ -216,7 +217,7 @@ class _Model:
             return configure(self.options, notebook, "Adam", None)
         useless = [name for name in given_options(self.options) if name in ("optimizer", "scheduler")]
         rates = [name for name in ("lr", "weight_decay") if getattr(self.options, name) is not None]
-        read = names_read(*hooks.values()) | _hparams_read(hooks.values())
+        read = names_read(*hooks.values()) | hparams_read(hooks.values())
         useless += [name for name in rates if name not in read and name not in self.cell.hyperparameters]
         if useless:
             raise InputError(f"{dashed(useless)} would have no effect: the cell has its configure_optimizers")
@@ -284,6 +285,7 @@ class _Model:
         docstring = ast.Expr(ast.Constant(self.cell.docstring or f"{kind} of a notebook{loss}."))
         cls = ast.ClassDef(name, [expression("pl.LightningModule")], [], [docstring, *methods], [])
         imports = bind_imports([cls], self.package, self.namespace)
+        imports += notebook_imports(imports, [*self.cell.notebook, cls], self.namespace)
         generated = assemble([*imports, *self.cell.notebook], [cls], name, self.source)
         exec(generated.code, self.namespace)
         form = "transformers" if self.is_transformers else "network" if self.network else "hooks"
@@ -292,7 +294,7 @@ class _Model:
         return Definition(self.name, self.namespace[name], generated.text, text, form, self.package)
 
 
-def _hparams_read(functions: Iterable[ast.AST]) -> set[str]:
+def hparams_read(functions: Iterable[ast.AST]) -> set[str]:
     """Return the names that are read as ``hparams.NAME``."""
     return {
         node.attr

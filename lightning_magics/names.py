@@ -148,7 +148,12 @@ def required(function: Callable[..., Any], given: ast.Call | None, passed: int) 
     found = []
     for position, item in enumerate(signature(function)):
         by_position = position < passed + len(given.args if given else [])
-        if item.default is item.empty and item.kind not in _STARS and not by_position and item.name not in keywords(given):
+        if (
+            item.default is item.empty
+            and item.kind not in _STARS
+            and not by_position
+            and item.name not in keywords(given)
+        ):
             found.append(item.name)
     return found
 

@@ -11,7 +11,7 @@ import inspect
 import re
 import warnings
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 import torchmetrics
@@ -103,7 +103,7 @@ def find_loss(given: Any, notebook: Notebook) -> Loss:
         missing = required(value, None, 0) if issubclass(value, torch.nn.Module) else []
         if missing or not issubclass(value, torch.nn.Module):
             typing = ", ".join(f"{name}=..." for name in missing)
-            raise InputError(f"--loss {asked.text} is a class; type a call of it: --loss \"{asked.text}({typing})\"")
+            raise InputError(f'--loss {asked.text} is a class; type a call of it: --loss "{asked.text}({typing})"')
         return Loss(asked.text, expression("self.loss"), ast.Call(code, [], []), _kind(value()))
     if isinstance(value, torch.nn.Module):
         return Loss(asked.text, expression("self.loss"), expression("deepcopy(MADE)", MADE=code), _kind(value))
@@ -176,7 +176,7 @@ class MetricOptions:
     """
 
     loss: Loss | None
-    task: Task | None = None
+    task: str | None = None
     num_classes: int | None = None
     ignore_index: int | None = None
 
@@ -189,11 +189,12 @@ def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Noteb
     """
     entries = ast.Dict([], [])
     own: dict[str, bool] = {}  # whether a metric's task is ours to tell
-    found_task = options.task or (options.loss.task if options.loss else None)
+    found_task = cast("Task | None", options.task) or (options.loss.task if options.loss else None)
     for item in given:
         asked = notebook.ask("--metrics", item, _library(), "accuracy, f1, mae or an object of the notebook")
         if isinstance(asked.value, type) and issubclass(asked.value, torchmetrics.Metric):
-            call = ast.Call(asked.code, *([asked.call.args, asked.call.keywords] if asked.call else [[], []]))
+            typed = asked.call or ast.Call(asked.code, [], [])
+            call = ast.Call(asked.code, typed.args, typed.keywords)
             name = _logged(item if isinstance(item, str) else asked.value.__name__, asked.value)
             if asked.call is None or _lacks(asked.value, asked.call):
                 check_keywords(asked, "--metrics")

@@ -150,9 +150,7 @@ def _scheduled(given: Any, notebook: Notebook, has_lr: bool) -> list[ast.stmt]:
     missing = [key for key in required(asked.value, asked.call, 1) if key not in filled]
     if missing:
         typing = _EXAMPLES.get(name, ", ".join(f"{key}=..." for key in missing))
-        raise InputError(
-            f"--scheduler {asked.text} needs {', '.join(missing)}. Type --scheduler \"{name}({typing})\""
-        )
+        raise InputError(f'--scheduler {asked.text} needs {", ".join(missing)}. Type --scheduler "{name}({typing})"')
     by_step = bool(set(filled.values()) & {_STEPS}) or name in _BY_STEP
     call = _called(asked, [expression("optimizer")], filled)
     monitor = name == "ReduceLROnPlateau"

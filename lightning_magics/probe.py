@@ -13,8 +13,8 @@ import torch
 
 from .cells import Cell, Source
 from .constructor import signature_of
-from .definition import is_module
-from .generated import cell_text, expression, placed, remember, snippet
+from .definition import is_datamodule, is_module
+from .generated import cell_text, placed, remember, snippet
 from .scopes import names_read
 
 UNKNOWN = object()  # a value that only the hyperparameters of an instance can tell
@@ -23,7 +23,7 @@ UNKNOWN = object()  # a value that only the hyperparameters of an instance can t
 def execute(statements: list[ast.stmt], source: Source, namespace: dict[str, Any]) -> None:
     """Run statements of a cell in the notebook; errors of the user's code pass."""
     remember(source.filename, cell_text(source))
-    exec(compile(ast.Module(deepcopy(statements), []), source.filename, "exec"), namespace)
+    exec(compile(ast.Module(deepcopy(statements), []), source.filename, "exec", dont_inherit=True), namespace)
 
 
 def evaluate_cell(cell: Cell, source: Source | None, namespace: dict[str, Any], fork_random: bool = False) -> Any:
@@ -49,10 +49,11 @@ def evaluate_cell(cell: Cell, source: Source | None, namespace: dict[str, Any], 
     function = deepcopy(function)
     filename = source.filename if source else "<notebook>"
     scope: dict[str, Any] = {}
-    exec(compile(ast.Module([placed(function)], []), filename, "exec"), namespace, scope)
+    exec(compile(ast.Module([placed(function)], []), filename, "exec", dont_inherit=True), namespace, scope)
     if not fork_random:
         return scope["cell"]()
-    cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    # Asking for the device would start CUDA in a notebook that has not.
+    cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
     with torch.random.fork_rng(devices=cuda):
         return scope["cell"]()
 
@@ -74,11 +75,11 @@ def called_class(code: ast.expr, cell: Cell, namespace: dict[str, Any]) -> type 
     return found if isinstance(found, type) else None
 
 
-Kind = Literal["lightning", "module"]
+Kind = Literal["lightning", "module", "data"]
 
 
 def class_kinds(tree: ast.Module, namespace: dict[str, Any]) -> dict[str, Kind]:
-    """Return the classes of a cell that are LightningModules or nn.Modules, before the cell runs.
+    """Return the classes of a cell that are models, networks or data, before the cell runs.
 
     Bases are looked up in the notebook and in what the cell imports; one that is not found is known by its name.
     """
@@ -88,7 +89,7 @@ def class_kinds(tree: ast.Module, namespace: dict[str, Any]) -> dict[str, Kind]:
         if isinstance(node, ast.ClassDef):
             found = [kind for base in node.bases if (kind := _kind(base, kinds, scope)) is not None]
             if found:
-                kinds[node.name] = "lightning" if "lightning" in found else "module"
+                kinds[node.name] = next((kind for kind in found if kind != "module"), "module")
     return kinds
 
 
@@ -97,8 +98,8 @@ def _imported(tree: ast.Module) -> dict[str, Any]:
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             try:
-                exec(compile(ast.Module([node], []), "<imports>", "exec"), found)
-            except Exception:  # noqa: BLE001, S112 -- running the cell raises it where the user sees it
+                exec(compile(ast.Module([node], []), "<imports>", "exec", dont_inherit=True), found)
+            except Exception:  # running the cell raises it where the user sees it
                 continue
     return found
 
@@ -112,5 +113,8 @@ def _kind(base: ast.expr, kinds: dict[str, Kind], scope: dict[str, Any]) -> Kind
     for name in rest:
         value = getattr(value, name, None)
     if isinstance(value, type):
-        return "lightning" if is_module(value) else "module" if issubclass(value, torch.nn.Module) else None
-    return {"LightningModule": "lightning", "Module": "module"}.get(text.rpartition(".")[2])  # type: ignore[return-value]
+        if is_module(value) or is_datamodule(value):
+            return "lightning" if is_module(value) else "data"
+        return "module" if issubclass(value, torch.nn.Module) else None
+    by_name: dict[str, Kind] = {"LightningModule": "lightning", "Module": "module", "LightningDataModule": "data"}
+    return by_name.get(text.rpartition(".")[2])

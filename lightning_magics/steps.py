@@ -38,7 +38,8 @@ _STEP = '''
 def _step(self, batch, stage, dataloader_idx=0):
     """Return the loss of a batch; log it and the metrics for the whole epoch."""
     FORWARD
-    self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(target), sync_dist=True)
+    size = len(target)
+    self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
     if stage == "train":
         self.log("train_loss_step", loss, on_step=True, on_epoch=False)
     METRICS
@@ -65,7 +66,8 @@ loss = LOSS(output, target)
 # A loss that compares numbers would broadcast (batch, 1) against (batch,) to (batch, batch), silently.
 _MATCH = """
 if output.squeeze().shape != target.squeeze().shape:
-    raise ValueError(f"the output has shape {tuple(output.shape)} and the target {tuple(target.shape)}: they do not match")
+    shapes = f"{tuple(output.shape)} and {tuple(target.shape)}"
+    raise ValueError(f"output and target have the shapes {shapes}, which do not match")
 output = output.reshape(target.shape)
 """
 _TO_FLOAT = """
@@ -79,7 +81,8 @@ def _unpack(self, batch):
         for label in ("labels", "label", "target", "targets", "y"):
             if label in batch:
                 return ((), {name: value for name, value in batch.items() if name != label}, batch[label])
-        raise TypeError(f"a batch with names needs labels, label, target, targets or y; found {', '.join(map(str, batch))}")
+        found = ", ".join(map(str, batch))
+        raise TypeError(f"a batch with names needs labels, label, target, targets or y; found {found}")
     if isinstance(batch, (tuple, list)) and len(batch) > 1:
         return (batch[:-1], {}, batch[-1])
     length = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
@@ -122,7 +125,8 @@ def _log_metrics(self, output, target, stage, dataloader_idx):
     COMPARE
     self.stage_metrics[key].update(output, target)
     for name, metric in self.stage_metrics[key].items(copy_state=False):
-        self.log(name, metric, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(target), metric_attribute=f"stage_metrics.{key}.{name}")
+        attribute = f"stage_metrics.{key}.{name}"
+        self.log(name, metric, on_step=False, on_epoch=True, prog_bar=True, metric_attribute=attribute)
 '''
 _MAKE_METRICS = '''
 def _make_metrics(self, output, stage):
@@ -132,7 +136,8 @@ def _make_metrics(self, output, stage):
 '''
 _CHECK_CLASSES = """
 if output.ndim < 2 or output.shape[1] < 2:
-    raise ValueError(f"the metrics need an output of shape (batch, classes); found {tuple(output.shape)}. For two classes in one output: --task binary")
+    found = f"found {tuple(output.shape)}. For two classes in one output, define the model with --task binary"
+    raise ValueError(f"the metrics need an output of shape (batch, classes, ...); {found}")
 """
 _CLASSES_COMPARED = """
 output = output.softmax(dim=1)

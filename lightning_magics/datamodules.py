@@ -1,0 +1,314 @@
+"""A cell or an object of the notebook becomes a LightningDataModule class.
+
+What data is, and the methods for it, are left to `samples` and `loading`.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import re
+import typing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .cells import Cell, Hyperparameter, Source, parse, split, use_attributes
+from .constructor import complete, constructor
+from .definition import Definition, is_datamodule, package_of
+from .errors import InputError, did_you_mean
+from .generated import assemble, expression, method, snippet
+from .imports import bind_imports, notebook_imports
+from .loading import loaders, setup, splits, stream
+from .models import check_name, dashed, given_options, hparams_read, source_of
+from .names import Notebook
+from .probe import UNKNOWN, class_kinds, evaluate_cell, execute
+from .samples import FORMS, Part, Split, splits_of
+from .scopes import Function, binds, names_read
+
+if TYPE_CHECKING:
+    from .options import DataOptions
+
+_OPTIONS = ("batch_size", "val_split", "test_split", "num_workers", "shuffle", "split_seed")
+_ANNOTATIONS = {"batch_size": "int", "num_workers": "int", "shuffle": "bool", "split_seed": "int"}
+
+
+def define_data(
+    name: str | None, cell: Source | Any, options: DataOptions, namespace: dict[str, Any], package: str
+) -> Definition:
+    """Make a LightningDataModule class and bind it in the notebook.
+
+    Args:
+        name: to register under; None for the class's own, or ``data``.
+        cell: the cell, or an object: LightningDataModule class, or data that `samples` knows.
+        options: how the data is split and loaded.
+        namespace: the notebook's globals.
+        package: Lightning package to build on.
+
+    Raises:
+        InputError: the cell holds no data, or an option does not fit it.
+    """
+    check_name(name)
+    importlib.import_module(package)
+    if not isinstance(cell, Source):
+        return _adopt(name, cell, options, namespace, package)
+    tree = parse(cell)
+    classes = [found for found, kind in class_kinds(tree, namespace).items() if kind == "data"]
+    if classes:
+        execute(tree.body, cell, namespace)
+        chosen = name if name in classes else classes[-1]
+        return _as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text)
+    parts = split(tree)
+    if parts.expression is None and not parts.hooks:
+        raise InputError(f"the cell holds no data: it ends with no expression. {FORMS}")
+    execute(parts.notebook, cell, namespace)
+    return _Data(name or "data", parts, options, namespace, package, cell).define()
+
+
+def _as_it_is(name: str, cls: type, options: DataOptions, namespace: dict[str, Any], text: str) -> Definition:
+    """Register a LightningDataModule class."""
+    given = given_options(options)
+    if given:
+        raise InputError(
+            f"{dashed(given)} would have no effect: {cls.__name__} is a complete LightningDataModule class. "
+            f"Write it in the class, or give hooks or data alone"
+        )
+    package = package_of(cls)
+    assert package is not None
+    namespace[name] = cls
+    return Definition(name, cls, text, text, "class", package)
+
+
+def _adopt(name: str | None, found: Any, options: DataOptions, namespace: dict[str, Any], package: str) -> Definition:
+    """Make a definition of an object."""
+    if is_datamodule(found):
+        if not isinstance(found, type):
+            raise InputError(f"{name or type(found).__name__} is a LightningDataModule instance: give it as it is")
+        return _as_it_is(name or found.__name__, found, options, namespace, source_of(found))
+    name = name or "data"
+    here = namespace.get(name) is found
+    code = ast.Name(name, ast.Load()) if here else Notebook(namespace, {}, name).reference(found, "data")
+    if hasattr(found, "__next__"):
+        raise InputError(
+            f"{name} is a {type(found).__name__}, which can be read only once. "
+            f"Make it in a cell that starts with %%lightning_data {name}, which makes it anew for every epoch"
+        )
+    return _Data(name, Cell(expression=code), options, namespace, package, None).define()
+
+
+@dataclass
+class _Data:
+    """One DataModule in the making."""
+
+    name: str
+    cell: Cell
+    options: DataOptions
+    namespace: dict[str, Any]
+    package: str
+    source: Source | None
+    parts: dict[Split, Part] = field(default_factory=dict)
+    value: Any = None
+
+    def define(self) -> Definition:
+        """Generate the class, bind it in the notebook, and describe it."""
+        hooks = {hook.name: hook for hook in self.cell.hooks}
+        own = frozenset(self.cell.hyperparameters)
+        if self.cell.expression is not None:
+            self.find_data()
+        carved = self.carved()
+        self.add_options(hooks, carved)
+        cls, source = self.compiled(self.methods(hooks, carved))
+        text = self.source.text if self.source else ""
+        form = next(iter(self.parts.values())).form if self.parts else "hooks"
+        loaded = None if form == "stream" else self.value
+        return Definition(self.name, cls, source, text, form, self.package, loaded, own)
+
+    def find_data(self) -> None:
+        """Load the data once, with the default hyperparameters, and see what it is."""
+        value = evaluate_cell(self.cell, self.source, self.namespace)
+        if value is UNKNOWN:
+            missing = next(item.name for item in self.cell.hyperparameters.values() if item.default is None)
+            raise InputError(
+                f"data is loaded when it is defined, and {missing!r} has no value. Write {missing}: ... = ..."
+            )
+        if is_datamodule(value):
+            raise InputError("the last expression is a LightningDataModule itself: give it to %lightning_fit as it is")
+        if value is None and self.cell.hooks:
+            return  # a call for its effect, such as print
+        self.value, self.parts = value, splits_of(value)
+        forms = {part.form for part in self.parts.values()}
+        if "table" in forms:
+            self.check_table(value)
+        elif self.options.label is not None:
+            raise InputError(
+                f"--label would have no effect: it names a column of a DataFrame; found {type(value).__name__}"
+            )
+
+    def check_table(self, table: Any) -> None:
+        """Check that a table has its label and nothing but numbers beside it.
+
+        Raises:
+            InputError: it has not.
+        """
+        label, columns = self.options.label, [str(name) for name in table.columns]
+        if label is None:
+            raise InputError(
+                f"a DataFrame needs to know which column is the label. Add --label COLUMN, of {_few(columns)}"
+            )
+        if label not in table.columns:
+            raise InputError(
+                f"--label {label}: there is no such column.{did_you_mean(label, columns)} It has {_few(columns)}"
+            )
+        features = table.drop(columns=label)
+        text = [str(name) for name in features.columns if features[name].dtype.kind not in "biuf"]
+        if text:
+            raise InputError(
+                f"columns that hold no numbers: {_few(text)}. Encode them (pandas.get_dummies) or drop them in the cell"
+            )
+        empty = [str(name) for name in table.columns if table[name].isna().any()]
+        if empty:
+            raise InputError(f"columns with missing values: {_few(empty)}. Fill them (fillna) or drop them in the cell")
+
+    def carved(self) -> list[str]:
+        """Return the splits to take from the training data.
+
+        Raises:
+            InputError: a split cannot be taken.
+        """
+        sizes = {"val": self.options.val_split, "test": self.options.test_split}
+        asked = {name: size for name, size in sizes.items() if size is not None}
+        if not asked or not self.parts:
+            return []
+        train = self.parts.get("train")
+        for name, size in asked.items():
+            if name in self.parts:
+                raise InputError(f"--{name}_split {size} would have no effect: the data brings its {name} split")
+            if train is None or train.length is None:
+                what = "no training data" if train is None else {"loaders": "a DataLoader"}.get(train.form, "a stream")
+                raise InputError(
+                    f"--{name}_split {size} cannot be taken: the data is {what}. Give the splits in a dict"
+                )
+            if not (0 < size < 1 if isinstance(size, float) else 0 < size < train.length):
+                raise InputError(
+                    f"--{name}_split {size} is neither a fraction between 0 and 1 nor fewer than "
+                    f"the {train.length} samples. Type such as --{name}_split 0.2"
+                )
+        assert train is not None
+        assert train.length is not None
+        counts = [round(size * train.length) if isinstance(size, float) else size for size in asked.values()]
+        if min(counts) < 1 or sum(counts) >= train.length:
+            typed = " ".join(f"--{name}_split {size}" for name, size in asked.items())
+            raise InputError(f"{typed}: {train.length} samples leave an empty split. Type such as --val_split 0.2")
+        return list(asked)
+
+    def add_options(self, hooks: dict[str, Function], carved: list[str]) -> None:
+        """Add the options that matter as hyperparameters.
+
+        Raises:
+            InputError: an option was given that would have no effect.
+        """
+        useful = self.useful(hooks, carved)
+        given = [name for name in given_options(self.options) if name != "label"]
+        useless = [name for name in given if name not in useful]
+        if useless:
+            known = f"It takes {dashed(sorted(useful))}" if useful else "Set it in the cell"
+            raise InputError(f"{dashed(useless)} would have no effect on this data. {known}")
+        for name in (option for option in _OPTIONS if option in useful):
+            value = getattr(self.options, name)
+            annotation = ast.Name(_ANNOTATIONS.get(name, type(value).__name__), ast.Load())
+            own = self.cell.hyperparameters.get(name)
+            if own is None:
+                self.cell.hyperparameters[name] = Hyperparameter(name, annotation, ast.Constant(value))
+            elif name in given:
+                self.cell.hyperparameters[name] = Hyperparameter(name, own.annotation, ast.Constant(value))
+
+    def useful(self, hooks: dict[str, Function], carved: list[str]) -> set[str]:
+        """Return the options that reach something."""
+        if not self.parts:
+            read = hparams_read(hooks.values())
+            # A name that the notebook has is the notebook's, unless the option is given.
+            given = given_options(self.options)
+            names = names_read(*hooks.values())
+            return read & set(_OPTIONS) | {
+                name for name in _OPTIONS if name in names and (name in given or name not in self.namespace)
+            }
+        if any(part.form == "loaders" for part in self.parts.values()):
+            return set()
+        found = {"batch_size", "num_workers", *(f"{name}_split" for name in carved)}
+        found |= {"split_seed"} if carved else set()
+        train = self.parts.get("train")
+        return found | ({"shuffle"} if train is not None and train.has_order else set())
+
+    def methods(self, hooks: dict[str, Function], carved: list[str]) -> list[Function]:
+        """Return the methods of the class: the constructor, the user's, then those that were made."""
+        cell = self.cell
+        own = hooks.pop("__init__", None)
+        kept = sorted(names_read(*hooks.values()) & binds(cell.inner))
+        made: list[ast.FunctionDef] = []
+        body: list[ast.stmt] = []
+        if self.parts:
+            made = [method_ for method_ in self.made(carved, kept) if method_.name not in hooks]
+            body = snippet("self.data = None\nself.splits = {}" if self.splits_apart else "self.data = None")
+        elif cell.inner:
+            body = [*cell.inner, *_kept(kept)]
+        hyperparameters = cell.hyperparameters
+        attributes = {name: f"self.hparams.{name}" for name in hyperparameters}
+        attributes |= {name: f"self.{name}" for name in kept}
+        for function in hooks.values():
+            use_attributes(function, attributes)
+        init = constructor(hyperparameters, body) if own is None else complete(own, hyperparameters, body)
+        return [init, *hooks.values(), *made]
+
+    @property
+    def splits_apart(self) -> bool:
+        """Whether the class keeps splits of its own, rather than loaders of the user's."""
+        return not any(part.form == "loaders" for part in self.parts.values())
+
+    def made(self, carved: list[str], kept: list[str]) -> list[ast.FunctionDef]:
+        """Return the methods that load the data and give its loaders."""
+        cell = self.cell
+        read = names_read(*cell.inner, cell.expression) if cell.expression else set()
+        body: list[ast.stmt] = []
+        for name in cell.hyperparameters:
+            if name in read:
+                body += snippet("VALUE = self.hparams.NAME".replace("NAME", name).replace("VALUE", name))
+        body += [*cell.inner, *_kept(kept), ast.Return(cell.expression)]
+        load = method('def load(self):\n    """Return the data of the cell."""\n    BODY', BODY=body)
+        names = set(self.parts) | set(carved)
+        single = set(self.parts) == {"train"} and self.parts["train"].has_order
+        names |= {"predict"} if single else set()
+        table = self.options.label
+        classes = table is not None and self.value[table].dtype.kind != "f"
+        filled = splits(self.parts, self.stream_name, table, classes)
+        ordered: list[Split] = [name for name in typing.get_args(Split) if name in names]
+        return [load, setup(self.parts, carved, filled), *loaders(self.parts, ordered)]
+
+    @property
+    def class_name(self) -> str:
+        """The class is named apart, so that the notebook's variable of the name stays."""
+        camel = "".join(part[:1].upper() + part[1:] for part in re.split(r"_+", self.name))
+        return camel if camel.endswith(("Data", "DataModule")) and camel != self.name else f"{camel}Data"
+
+    @property
+    def stream_name(self) -> str:
+        return f"{self.class_name}Stream"
+
+    def compiled(self, methods: list[Function]) -> tuple[type, str]:
+        """Compile the class, run its definition in the notebook, and return it with its text."""
+        docstring = ast.Expr(ast.Constant(self.cell.docstring or f"The data {self.name} of a notebook."))
+        cls = ast.ClassDef(self.class_name, [expression("pl.LightningDataModule")], [], [docstring, *methods], [])
+        streams = any(part.form == "stream" for part in self.parts.values())
+        classes = [stream(self.stream_name), cls] if streams else [cls]
+        imports = bind_imports(classes, self.package, self.namespace)
+        imports += notebook_imports(imports, [*self.cell.notebook, *classes], self.namespace)
+        generated = assemble([*imports, *self.cell.notebook], classes, self.class_name, self.source)
+        exec(generated.code, self.namespace)
+        return self.namespace[self.class_name], generated.text
+
+
+def _kept(names: list[str]) -> list[ast.stmt]:
+    """Return the statements that keep local names for hooks."""
+    return [statement for name in names for statement in snippet(f"self.{name} = {name}")]
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

@@ -1,0 +1,277 @@
+"""What data is: datasets, streams, loaders, tensors, arrays, tables, and the splits that they come in.
+
+Generating a DataModule for it is left to `datamodules`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+
+from .errors import InputError, did_you_mean
+
+Form = Literal["loaders", "dataset", "iterable", "tensor", "tensors", "arrays", "table", "stream"]
+Split = Literal["train", "val", "test", "predict"]
+
+_SPLITS: dict[str, Split] = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+    "predict": "predict",
+}
+FORMS = (
+    "Data is a Dataset, a tuple of them (train, val, test), a dict of splits, DataLoaders, tensors or arrays (X, y), "
+    "a DataFrame, or an iterable of samples"
+)
+
+
+@dataclass(frozen=True)
+class Part:
+    """One split of the data.
+
+    Attributes:
+        form: what it is.
+        key: index or key of it in the data; None where it is all of it.
+        length: number of samples, None where that is unknown.
+        several: whether it is a tuple of columns.
+    """
+
+    form: Form
+    key: Any = None
+    length: int | None = None
+    several: bool = False
+
+    @property
+    def has_order(self) -> bool:
+        """Whether samples can be taken in any order, and so be shuffled and split."""
+        return self.form not in ("loaders", "iterable", "stream")
+
+    @classmethod
+    def of(cls, value: Any, form: Form, key: Any = None) -> Part:
+        """Describe a split."""
+        several = isinstance(value, tuple | list)
+        columns = several and form in ("tensors", "arrays")
+        length = None if form in ("loaders", "iterable", "stream") else len(value[0] if columns else value)
+        return cls(form, key, length, several)
+
+
+def splits_of(value: Any) -> dict[Split, Part]:
+    """Return the splits that data comes in, training first; data without splits is for training.
+
+    Raises:
+        InputError: it is nothing that can be loaded, or its splits have unknown names.
+    """
+    form = form_of(value)
+    if form is not None:
+        return {"train": Part.of(value, form)}
+    if isinstance(value, Mapping):
+        return _named(value)
+    if isinstance(value, tuple | list) and 1 < len(value) <= 3:
+        forms = [form_of(item) for item in value]
+        # A tuple of bare arrays here has columns of different lengths, which is a mistake rather than splits.
+        if all(found not in (None, "table") for found in forms) and not all(map(_is_array, value)):
+            names: list[Split] = ["train", "val", "test"]
+            return {
+                name: Part.of(value[position], found, position)
+                for position, (name, found) in enumerate(zip(names, forms, strict=False))  # two or three
+                if found is not None
+            }
+    raise InputError(f"{_found(value)} cannot be loaded as data. {FORMS}")
+
+
+def _named(value: Mapping[Any, Any]) -> dict[Split, Part]:
+    parts: dict[Split, Part] = {}
+    for key, item in value.items():
+        name = _SPLITS.get(str(key).lower())
+        if name is None:
+            keys = ", ".join(map(repr, value))
+            raise InputError(
+                f"a dict as data has a key for each split; found {keys}.{did_you_mean(str(key), _SPLITS)} "
+                f"Name them train, val, test and predict"
+            )
+        form = form_of(item)
+        if form is None or form == "table":
+            raise InputError(f"the split {key!r} is {_found(item)}, which cannot be loaded. {FORMS}")
+        if name in parts:
+            raise InputError(f"two keys are for the split {name!r}: {', '.join(map(repr, value))}. Leave one out")
+        parts[name] = Part.of(item, form, key)
+    if len({part.form == "loaders" for part in parts.values()}) > 1:
+        raise InputError("some splits are DataLoaders and some are not. Give either loaders or datasets")
+    if not parts:
+        raise InputError("a dict as data has a key for each split; found none. Name them train, val, test and predict")
+    return parts
+
+
+def form_of(value: Any) -> Form | None:
+    """Return what one split is, or None if it is none."""
+    if _is_loader(value):
+        return "loaders"
+    if isinstance(value, IterableDataset):
+        return "iterable"
+    if isinstance(value, torch.Tensor):
+        return "tensor" if value.shape else None
+    if type(value).__name__ == "DataFrame":
+        return "table"
+    if _is_array(value):
+        return "arrays"
+    if isinstance(value, tuple | list):
+        return _form_of_several(value)
+    if isinstance(value, Mapping | str | bytes | type) or (callable(value) and not isinstance(value, Dataset)):
+        return None
+    if hasattr(value, "__getitem__") and hasattr(value, "__len__"):
+        return "dataset"
+    return "stream" if isinstance(value, Iterable) and not isinstance(value, Dataset) else None
+
+
+def _form_of_several(values: Sequence[Any]) -> Form | None:
+    """Return what a tuple or list is: columns of one split, or samples; None for anything else, such as splits."""
+    few = isinstance(values, tuple) or len(values) <= 3
+    if few and values and all(map(_is_array, values)):
+        tensors = all(isinstance(item, torch.Tensor) for item in values)
+        return ("tensors" if tensors else "arrays") if _equally_long(values) else None
+    if few and all(form_of(item) is not None for item in values):
+        return None
+    return "dataset" if isinstance(values, list) else None
+
+
+def _is_loader(value: Any) -> bool:
+    return isinstance(value, DataLoader) or type(value).__name__ == "CombinedLoader"
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) or (hasattr(value, "__array__") and bool(getattr(value, "shape", ())))
+
+
+def _equally_long(values: Sequence[Any]) -> bool:
+    return all(item.shape for item in values) and len({len(item) for item in values}) == 1
+
+
+def _found(value: Any) -> str:
+    """Describe a value for a message."""
+    if isinstance(value, tuple | list) and value:
+        inner = ", ".join(type(item).__name__ for item in value[:4])
+        lengths = [len(item) for item in value if _is_array(item)]
+        if len(lengths) == len(value) and len(set(lengths)) > 1:
+            return (
+                f"a {type(value).__name__} of arrays with different lengths ({', '.join(map(str, lengths))}); "
+                f"write ((X_train, y_train), (X_val, y_val)). It"
+            )
+        return f"a {type(value).__name__} ({inner}{', …' if len(value) > 4 else ''})"
+    if callable(value):
+        return f"the function {getattr(value, '__name__', '')}, which must be called,"
+    return f"a {type(value).__name__}"
+
+
+def to_tensor(values: Any) -> torch.Tensor:
+    """Return an array as a tensor; float64 as torch's default float, labels (n,) of whole numbers as int64.
+
+    Raises:
+        TypeError: the array holds no numbers.
+    """
+    if isinstance(values, torch.Tensor):
+        return values
+    tensor = torch.from_numpy(np.require(values, requirements="W"))
+    if tensor.dtype == torch.float64:
+        return tensor.to(torch.get_default_dtype())
+    return tensor.long() if tensor.ndim == 1 and not tensor.is_floating_point() else tensor
+
+
+def as_dataset(value: Any, form: Form) -> Any:
+    """Return what a DataLoader takes for a split of a form.
+
+    Raises:
+        InputError: it needs a definition of its own.
+    """
+    if form == "tensor":
+        return value  # a dataset as it is: its batches are tensors
+    if form in ("tensors", "arrays"):
+        items = value if isinstance(value, tuple | list) else [value]
+        return TensorDataset(*map(to_tensor, items))
+    if form == "table":
+        raise InputError("a DataFrame needs to know its labels: %lightning_data NAME --label COLUMN")
+    if form == "stream":
+        if isinstance(value, Iterator):
+            raise InputError(
+                "a generator can be read only once. Define it in a cell, %%lightning_data NAME, which makes it anew"
+            )
+        return _Stream(value)
+    return value
+
+
+class _Stream(IterableDataset[Any]):
+    """An iterable as a dataset; each loading worker takes its share."""
+
+    def __init__(self, samples: Iterable[Any]) -> None:
+        self.samples = samples
+
+    def __iter__(self) -> Iterator[Any]:
+        worker = torch.utils.data.get_worker_info()
+        for position, sample in enumerate(self.samples):
+            if worker is None or position % worker.num_workers == worker.id:
+                yield sample
+
+
+def to_dataloaders(values: Sequence[Any], training: Sequence[bool], options: Mapping[str, Any]) -> list[Any]:
+    """Return a DataLoader for each of several data: loaders as they are, other data by the options.
+
+    Args:
+        values: DataLoaders, Datasets, tensors, arrays (X, y), iterables.
+        training: of each, whether it is for training, and therefore shuffled.
+        options: `batch_size`, `num_workers` and `shuffle`.
+
+    Raises:
+        InputError: a value cannot be loaded, or an option is unknown or would have no effect.
+    """
+    known = ("batch_size", "num_workers", "shuffle")
+    for name in options:
+        if name not in known:
+            raise InputError(
+                f"--data.{name} is unknown here.{did_you_mean(name, known)} Data without a definition takes "
+                f"{', '.join(f'--data.{item}' for item in known)}"
+            )
+    forms = [_one_form(value) for value in values]
+    if options and all(form == "loaders" for form in forms):
+        names = ", ".join(f"--data.{name}" for name in options)
+        raise InputError(f"{names} would have no effect on a DataLoader. Set it where the loader is made")
+    return [
+        value if form == "loaders" else _loader(as_dataset(value, form), form, options, train)
+        for value, form, train in zip(values, forms, training, strict=True)
+    ]
+
+
+def to_dataloader(value: Any, batch_size: int = 32, shuffle: bool = False) -> Any:
+    """Return a DataLoader for data that has none; see `to_dataloaders`."""
+    if _one_form(value) == "loaders":
+        return value
+    return to_dataloaders([value], [shuffle], {"batch_size": batch_size})[0]
+
+
+def _one_form(value: Any) -> Form:
+    form = form_of(value)
+    if form is None:
+        if isinstance(value, list | tuple) and value and all(map(_is_loader, value)):
+            return "loaders"
+        raise InputError(f"{_found(value)} cannot be loaded as data. {FORMS}")
+    return form
+
+
+def _loader(dataset: Any, form: Form, options: Mapping[str, Any], train: bool) -> DataLoader[Any]:
+    workers = options.get("num_workers", 0)
+    has_order = form not in ("iterable", "stream")
+    return DataLoader(
+        dataset,
+        batch_size=options.get("batch_size", 32),
+        shuffle=train and bool(options.get("shuffle", True)) if has_order else None,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
