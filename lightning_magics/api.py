@@ -243,7 +243,7 @@ class _Call:
         Raises:
             InputError: it is none, or too many.
         """
-        from .datamodules import to_dataloader
+        from .samples import to_dataloaders
 
         found = [self.session.find_data(item) for item in typed]
         if not found and subject.run is not None:
@@ -259,11 +259,8 @@ class _Call:
             return _datamodule(first, name, overrides, subject.package)
         if self.verb == "fit" and len(found) > 2:
             raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
-        given = options.make("data", overrides)
-        loaders = tuple(
-            to_dataloader(item, given.batch_size, shuffle=given.shuffle and self.verb == "fit" and position == 0)
-            for position, item in enumerate(found)
-        )
+        training = [self.verb == "fit" and place == 0 for place in range(len(found))]
+        loaders = tuple(to_dataloaders(found, training, overrides))
         return _Data(name, make=lambda: (None, loaders))
 
     def data_of(self, run: Run) -> _Data:

@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TextIO
 
 _LOGGERS = ("pytorch_lightning", "lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
 _SPEAKERS = r"(pytorch_lightning|lightning|lightning_fabric|lightning_utilities|torchmetrics|torch)\b.*"
@@ -45,18 +45,25 @@ def chatter(log_path: Path, notice: Callable[[str], None]) -> Iterator[None]:
     Warnings that the user's own code raises are shown as ever.
     """
     with (
-        log_path.open("a", encoding="utf-8", errors="replace") as file,
-        _loggers_to(file),
+        log_path.open("a", encoding="utf-8", errors="replace") as log,
+        _loggers_to(log),
         warnings.catch_warnings(),
     ):
         shown = warnings.showwarning
         told: set[str] = set()
 
-        def show(message: Any, category: type[Warning], filename: str, lineno: int, *rest: Any) -> None:
+        def show(
+            message: Warning | str,
+            category: type[Warning],
+            filename: str,
+            lineno: int,
+            file: TextIO | None = None,
+            line: str | None = None,
+        ) -> None:
             text = str(message)
-            file.write(f"{category.__name__}: {text}\n")
+            log.write(f"{category.__name__}: {text}\n")
             if _of_user(filename):
-                shown(message, category, filename, lineno, *rest)
+                shown(message, category, filename, lineno, file, line)
                 return
             if issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
                 return

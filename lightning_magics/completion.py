@@ -175,8 +175,10 @@ def _loaded(name: str) -> list[str]:
 class HasDefinitions(Protocol):
     """The part of a session that completion reads: what is defined, by name."""
 
-    models: Mapping[str, Any]
-    datas: Mapping[str, Any]
+    @property
+    def models(self) -> Mapping[str, Any]: ...
+    @property
+    def datas(self) -> Mapping[str, Any]: ...
 
 
 def install(shell: InteractiveShell, session: HasDefinitions) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import linecache
 import sys
+from types import FrameType
 from typing import Any
 
 import traitlets
@@ -33,7 +34,7 @@ class LightningMagics(Magics):
     ).tag(config=True)
 
     def __init__(self, shell: Any) -> None:
-        super().__init__(shell)  # type: ignore[no-untyped-call]
+        super().__init__(shell)
         self.session = Session(shell.user_ns, self)
 
     @line_cell_magic
@@ -191,7 +192,7 @@ class LightningMagics(Magics):
         return run
 
 
-for _verb in options.RUNNING + ("model", "data"):
+for _verb in (*options.RUNNING, "model", "data"):
     _magic = getattr(LightningMagics, f"lightning_{_verb}")
     _table = options.help_text(_verb).replace("\n", "\n        ")
     _magic.__doc__ = _magic.__doc__.replace("{options}", _table)
@@ -211,7 +212,7 @@ def cell_source(text: str, magic: str) -> cells.Source:
         text: body of the cell, without its first line.
         magic: the cell magic that runs it.
     """
-    frame = sys._getframe()
+    frame: FrameType | None = sys._getframe()
     while frame is not None:
         if frame.f_code.co_name == "<module>" and magic in "".join(linecache.getlines(frame.f_code.co_filename)[:50]):
             return cells.Source(text, frame.f_code.co_filename, first_line=2)

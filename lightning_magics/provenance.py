@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import importlib.metadata
 import inspect
 import json
+import linecache
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -42,11 +45,20 @@ def _git(*arguments: str) -> str:
 
 
 def source_of(cls: type) -> str:
-    """Source of a class, or "" where Python cannot find it, as for a class of an ordinary cell."""
-    try:
+    """Source of a class, or "" where it cannot be found.
+
+    `inspect.getsource` knows no classes of cells; the lines of their methods are found all the same.
+    """
+    with contextlib.suppress(OSError, TypeError):
         return inspect.getsource(cls)
-    except (OSError, TypeError):
-        return ""
+    for member in vars(cls).values():
+        if inspect.isfunction(member):
+            text = "".join(linecache.getlines(member.__code__.co_filename))
+            with contextlib.suppress(SyntaxError):
+                for node in ast.walk(ast.parse(text)):
+                    if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
+                        return (ast.get_source_segment(text, node) or "") + "\n"
+    return ""
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

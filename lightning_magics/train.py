@@ -46,6 +46,7 @@ class Job:
         loggers: ``tensorboard``, ``csv``, ``mlflow`` or logger objects.
         checkpoint: to resume from, or None.
         continues: whether an instance that was fitted before goes on from there.
+        first_epoch: epoch that a continued fit starts with.
         weights_only: load it as tensors alone.
     """
 
@@ -62,6 +63,7 @@ class Job:
     loggers: tuple[Any, ...] = ("tensorboard",)
     checkpoint: Path | None = None
     continues: bool = False
+    first_epoch: int = 0
     weights_only: bool = True
 
 
@@ -171,7 +173,36 @@ def _continued(job: Job) -> Job:
     for name in ("max_epochs", "min_epochs", "max_steps", "min_steps"):
         if trainer.get(name) not in (None, -1):
             trainer[name] += done[name[4:]]
-    return dataclasses.replace(job, trainer=trainer, checkpoint=path, weights_only=False)
+    return dataclasses.replace(job, trainer=trainer, checkpoint=path, first_epoch=done["epochs"], weights_only=False)
+
+
+def bridged(datamodule: Any, package: str) -> Any:
+    """Return a DataModule that a Trainer of a package takes: itself, or one that hands its hooks to it.
+
+    Each of the two packages refuses the other's classes, though they are the same code; a notebook that defines its
+    data before it imports its Lightning would meet that.
+    """
+    base = importlib.import_module(package).LightningDataModule
+    if isinstance(datamodule, base):
+        return datamodule
+    theirs = next(cls for cls in type(datamodule).__mro__ if cls.__name__ == "LightningDataModule")
+
+    def hand_over(name: str) -> Callable[..., Any]:
+        def hook(self: Any, *args: Any, **kwargs: Any) -> Any:
+            datamodule.trainer = self.trainer
+            return getattr(datamodule, name)(*args, **kwargs)
+
+        return hook
+
+    own = [
+        name
+        for name, member in inspect.getmembers(type(datamodule), inspect.isfunction)
+        if not name.startswith("__") and member is not getattr(theirs, name, None) and hasattr(base, name)
+    ]
+    made = type(type(datamodule).__name__, (base,), {name: hand_over(name) for name in own})()
+    if datamodule.hparams:
+        made.save_hyperparameters(dict(datamodule.hparams))
+    return made
 
 
 def _run(job: Job, trainer: Any, emit: Callable[[Event], None]) -> Any:
@@ -179,7 +210,9 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None]) -> Any:
     if job.verb == "fit":
         _fit(job, trainer)
         return None
-    data = {"datamodule": job.datamodule} if job.datamodule else {"dataloaders": list(job.loaders) or None}
+    data = {"dataloaders": list(job.loaders) or None}
+    if job.datamodule is not None:
+        data = {"datamodule": bridged(job.datamodule, job.package)}
     if job.verb == "predict":
         found = trainer.predict(job.model, **data)
         several = len(trainer.num_predict_batches) > 1
@@ -192,8 +225,9 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None]) -> Any:
 
 
 def _fit(job: Job, trainer: Any) -> None:
-    data: dict[str, Any] = {"datamodule": job.datamodule}
-    if job.datamodule is None:
+    if job.datamodule is not None:
+        data = {"datamodule": bridged(job.datamodule, job.package)}
+    else:
         data = dict(zip(("train_dataloaders", "val_dataloaders"), job.loaders, strict=False))
     try:
         trainer.fit(job.model, **data, ckpt_path=job.checkpoint, weights_only=job.weights_only)
@@ -328,7 +362,7 @@ def _started(job: Job, trainer: Any) -> Started:
     parameters = [item for item in job.model.parameters() if not torch.nn.parameter.is_lazy(item)]
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    steps, behind = trainer.max_steps, getattr(job.model, "_trainer", None)
+    steps = trainer.max_steps
     return Started(
         run=RunFolder(job.folder).name,
         verb=job.verb,
@@ -337,7 +371,7 @@ def _started(job: Job, trainer: Any) -> Started:
         precision=str(trainer.precision),
         parameters=sum(item.numel() for item in parameters),
         trainable_parameters=sum(item.numel() for item in parameters if item.requires_grad),
-        first_epoch=behind.current_epoch if job.checkpoint and job.continues else 0,
+        first_epoch=job.first_epoch,
         max_epochs=None if trainer.max_epochs in (None, -1) else trainer.max_epochs,
         max_steps=None if steps in (None, -1) else steps,
     )
@@ -371,7 +405,7 @@ def _explain(raised: BaseException, job: Job, watcher: Any) -> None:
     """Add what a reader of the traceback wants to know: the batch that was at work."""
     if isinstance(raised, Exception) and watcher.batch is not None:
         raised.add_note(f"The batch was {describe(watcher.batch)}.")
-    if isinstance(raised, ValueError | KeyError) and job.checkpoint == RunFolder(job.folder).continue_checkpoint_path:
+    if isinstance(raised, ValueError | KeyError) and job.first_epoch:
         raised.add_note("This fit continues the instance's last one. To keep its weights and begin anew: --resume none")
 
 

@@ -278,6 +278,30 @@ def test_predictions_of_several_dataloaders_stay_apart(tmp_path):
     assert torch.equal(outcome.predictions[1]["out"], DATA)
 
 
+@pytest.mark.parametrize("package", PACKAGES)
+def test_data_module_of_either_package_serves_a_model_of_the_other(tmp_path, package):
+    (other,) = set(PACKAGES) - {package}
+
+    class Data(PACKAGES[other].LightningDataModule):
+        def __init__(self, batch_size=4):
+            super().__init__()
+            self.save_hyperparameters()
+
+        def setup(self, stage):
+            self.samples = DATA
+            assert self.trainer is not None
+
+        def train_dataloader(self):
+            return loader(self.hparams.batch_size)
+
+        val_dataloader = predict_dataloader = train_dataloader
+
+    _, told = go(tmp_path, make_model(package), package=package, datamodule=Data(8), loaders=())
+    assert (told[-1].status, told[-1].steps) == ("completed", 4)
+    outcome, _ = go(tmp_path, make_model(package), "predict", package=package, datamodule=Data(), trainer={})
+    assert outcome.predictions.shape == (16, 1)
+
+
 def test_interrupted_prediction_returns_what_there_is(tmp_path):
     outcome, told = go(tmp_path, make_model(), "predict", stop=StopAfter(1), loaders=(loader(),), trainer={})
     assert outcome.predictions.shape == (4, 1)

@@ -1,0 +1,306 @@
+from __future__ import annotations
+
+import io
+import json
+import signal
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import pytest
+import torch
+
+from lightning_magics.errors import InputError, LightningMagicsError, RunError
+from lightning_magics.launch import Run
+
+MODEL = """
+import torch, pytorch_lightning as pl
+from torch import nn
+
+class Net(pl.LightningModule):
+    def __init__(self, hidden: int = 4):
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = nn.Sequential(nn.Linear(2, hidden), nn.Linear(hidden, 1))
+
+    def training_step(self, batch, batch_idx):
+        loss = self.net(batch).pow(2).mean()
+        self.log("train_loss", loss, on_step=False, on_epoch=True)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.net(batch).pow(2).mean())
+
+    def predict_step(self, batch, batch_idx):
+        return self.net(batch)
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), 0.01)
+
+samples = torch.arange(32.0).reshape(16, 2) / 32
+"""
+
+
+@pytest.fixture
+def notebook(shell):
+    """A shell in which a model and data are defined; calling it runs a cell and returns its result."""
+    out = io.StringIO()
+
+    def run(cell):
+        with redirect_stdout(out):
+            result = shell.run_cell(cell)
+        run.text = out.getvalue()
+        out.seek(0)
+        out.truncate()
+        if result.error_before_exec or result.error_in_exec:
+            raise result.error_before_exec or result.error_in_exec
+        return result.result
+
+    run.shell = shell
+    run(MODEL)
+    return run
+
+
+def test_fit_returns_the_run(notebook):
+    notebook("run = %lightning_fit Net samples samples --max_epochs 2 --model.hidden 8 --seed 1")
+    run = notebook.shell.user_ns["run"]
+    assert isinstance(run, Run)
+    assert (run.name, run.status, run.verb, run.log_dir) == (
+        "Net/version_0",
+        "completed",
+        "fit",
+        "lightning_logs/Net/version_0",
+    )
+    assert run.model.hparams.hidden == 8
+    assert [row["epoch"] for row in run.history] == [0, 1]
+    assert run.metrics == {name: run.history[-1][name] for name in ("val_loss", "train_loss")}
+    assert Path(run.best_model_path).is_file()
+    assert run.trainer.current_epoch == 2
+    assert run.wait() is run
+    assert "`Trainer.fit` stopped" in run.logs()
+    with pytest.raises(RunError, match="run Net/version_0 has no log of rank 1"):
+        run.logs(1)
+    assert repr(run).startswith("<Run Net/version_0 completed, val_loss=")
+
+
+def test_record_says_how_the_run_came_about(notebook):
+    notebook("%lightning_fit Net samples --max_epochs 1 --seed 3 --accumulate_grad_batches 2 --model.hidden 8")
+    record = json.loads(Path("lightning_logs/Net/version_0/run.json").read_text())
+    assert record["options"] == {
+        "seed": 3,
+        "weights_only": True,
+        "max_epochs": "1",
+        "accumulate_grad_batches": "2",
+        "model": {"hidden": 8},
+        "data": {},
+    }
+    assert record["trainer"]["accumulate_grad_batches"] == 2
+    assert record["hyperparameters"] == {"hidden": 8}
+    assert record["status"] == "completed"
+    assert record["versions"]["torch"] == torch.__version__
+    assert set(record["metrics"]) == {"train_loss"}
+
+
+def test_source_of_a_class_in_an_ordinary_cell_is_kept(notebook):
+    notebook("%lightning_fit Net samples --max_epochs 1 --quiet")
+    source = Path("lightning_logs/Net/version_0/model.py").read_text()
+    assert source.startswith("class Net(pl.LightningModule):")
+    assert source.endswith("return torch.optim.Adam(self.parameters(), 0.01)\n")
+
+
+def test_the_same_seed_gives_the_same_numbers(notebook):
+    for name in ("one", "two"):
+        notebook(f"{name} = %lightning_fit Net samples samples --max_epochs 2 --seed 5 --quiet")
+    one, two = (notebook.shell.user_ns[name] for name in ("one", "two"))
+    assert one.history == two.history
+
+
+def test_class_trains_fresh_and_instance_continues(notebook):
+    notebook("a = %lightning_fit Net samples --max_epochs 1 --quiet")
+    notebook("b = %lightning_fit a.model samples --max_epochs 1 --quiet")
+    notebook("c = %lightning_fit Net samples --max_epochs 1 --quiet")
+    a, b, c = (notebook.shell.user_ns[name] for name in "abc")
+    assert b.model is a.model
+    assert [row["epoch"] for row in b.history] == [1]
+    assert c.model is not a.model
+    assert not list(b.folder.checkpoints_path.glob("continue*"))
+
+
+def test_resume_none_begins_anew_with_the_weights(notebook):
+    notebook("a = %lightning_fit Net samples --max_epochs 1 --quiet")
+    notebook("b = %lightning_fit a.model samples --max_epochs 1 --resume none --quiet")
+    assert [row["epoch"] for row in notebook.shell.user_ns["b"].history] == [0]
+
+
+@pytest.mark.parametrize("typed", ["a", "last", "Net/version_0", "{a.best_model_path}"])
+def test_resume_goes_on_from_a_checkpoint(notebook, typed):
+    notebook("a = %lightning_fit Net samples --max_epochs 1 --quiet")
+    notebook(f"b = %lightning_fit Net samples --max_epochs 3 --resume {typed} --quiet")
+    assert [row["epoch"] for row in notebook.shell.user_ns["b"].history] == [1, 2]
+
+
+def test_last_run_is_found_on_disk_after_a_restart(notebook):
+    notebook("%lightning_fit Net samples --max_epochs 1 --quiet")
+    notebook("%reload_ext lightning_magics")
+    notebook("b = %lightning_fit Net samples --max_epochs 3 --resume last --quiet")
+    assert [row["epoch"] for row in notebook.shell.user_ns["b"].history] == [1, 2]
+
+
+def test_evaluation_takes_run_name_and_instance(notebook):
+    notebook("run = %lightning_fit Net samples samples --max_epochs 1 --quiet")
+    for typed in ("run", "last", "Net", "run.model samples", "Net/version_0"):
+        notebook(f"found = %lightning_validate {typed} --quiet")
+        found = notebook.shell.user_ns["found"]
+        assert found.results == [{"val_loss": notebook.shell.user_ns["run"].metrics["val_loss"]}]
+        assert found.metrics == found.results[0]
+    assert found.name == "Net/validate_4"
+
+
+def test_predictions_come_in_input_order_and_under_a_name(notebook):
+    notebook("run = %lightning_fit Net samples --max_epochs 1 --quiet")
+    notebook("%lightning_predict run samples -o preds --data.batch_size 5 --quiet")
+    preds, model = notebook.shell.user_ns["preds"], notebook.shell.user_ns["run"].model
+    with torch.no_grad():
+        torch.testing.assert_close(preds, model.net(notebook.shell.user_ns["samples"]))
+
+
+def test_callbacks_and_loggers_are_expressions_of_the_notebook(notebook):
+    notebook("from pytorch_lightning.callbacks import EarlyStopping\nfrom pytorch_lightning.loggers import CSVLogger")
+    line = "--callbacks [EarlyStopping('val_loss', patience=1)] --logger CSVLogger('.', name='mine') --logger csv"
+    notebook(f"run = %lightning_fit Net samples samples --max_epochs 1 {line}")
+    assert [type(item).__name__ for item in notebook.shell.user_ns["run"].trainer.loggers] == ["CSVLogger"] * 2
+    assert Path("mine").is_dir()
+
+
+def test_callback_of_the_other_package_is_refused(notebook):
+    notebook("from lightning.pytorch.callbacks import EarlyStopping")
+    with pytest.raises(InputError, match=r"pytorch_lightning.callbacks import EarlyStopping"):
+        notebook("%lightning_fit Net samples --callbacks EarlyStopping('train_loss')")
+
+
+def test_model_of_the_lightning_package_is_trained_by_its_trainer(notebook):
+    notebook(MODEL.replace("pytorch_lightning as pl", "lightning as pl"))
+    notebook("run = %lightning_fit Net samples --max_epochs 1 --quiet")
+    assert type(notebook.shell.user_ns["run"].trainer).__module__.startswith("lightning.pytorch")
+
+
+def test_variables_and_braces_are_expanded_as_in_other_magics(notebook):
+    notebook("n = 2\nname = 'Net'\nrun = %lightning_fit $name samples --max_epochs {n + 1} --quiet")
+    assert len(notebook.shell.user_ns["run"].history) == 3
+
+
+def test_fit_works_inside_a_function(notebook):
+    notebook("def train(n):\n    import lightning_magics\n    return lightning_magics.fit(Net, samples, max_epochs=n)")
+    notebook("run = train(2)")
+    assert len(notebook.shell.user_ns["run"].history) == 2
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("%lightning_fit", "%lightning_fit takes a model; found none"),
+        ("%lightning_fit Nett samples", "no model 'Nett' was found. Did you mean 'Net'?"),
+        ("%lightning_fit Net sampels", "no data 'sampels' was found."),
+        ("%lightning_fit Net samples --max_epoch 3", "Did you mean '--max_epochs'?"),
+        ("%lightning_fit Net samples --max_epochs three", "--max_epochs takes a whole number; found 'three'"),
+        ("%lightning_fit Net samples --precision 16-mixd", "Did you mean '16-mixed'?"),
+        ("%lightning_fit Net samples --model.hiden 3", "Net has no hyperparameter 'hiden'. Did you mean 'hidden'?"),
+        ("%lightning_fit Net samples samples samples", "a fit takes training data and validation data; found 3"),
+        ("%lightning_fit Net() samples --model.hidden 3", "--model.hidden is given to a constructor"),
+        ("%lightning_fit nn.Linear(2,1) samples", "is a Linear, not a LightningModule"),
+        ("%lightning_fit Net samples --devices 2", "--devices 2 needs several processes"),
+        ("%lightning_fit Net samples --resume nowhere", "no run 'nowhere' was found"),
+        ("%lightning_validate Net samples", "Net was not trained in this session"),
+        ("%lightning_predict Net() samples -o 1x", "-o takes the name of a variable; found '1x'"),
+        ("%lightning_source Nothing", "%lightning_source takes a name; found 'Nothing'."),
+        ("%lightning_model", "%lightning_model takes the name of something that a cell defined"),
+    ],
+)
+def test_wrong_input_is_one_line_and_leaves_nothing(notebook, line, message):
+    with pytest.raises(LightningMagicsError) as raised:
+        notebook(line)
+    assert message in str(raised.value)
+    assert raised.value._render_traceback_() == [f"{type(raised.value).__name__}: {raised.value}"]
+    assert "\n" not in str(raised.value)
+    assert not list(Path().glob("lightning_logs/*/version_*"))
+
+
+def test_trainer_that_refuses_leaves_no_folder(notebook):
+    with pytest.raises(InputError, match="the Trainer refuses its arguments"):
+        notebook("%lightning_fit Net samples --accelerator gpu")
+    assert not Path("lightning_logs/Net").exists()
+
+
+def test_failed_run_is_recorded_and_keeps_what_it_learned(notebook):
+    notebook("class Bad(Net):\n    def on_train_epoch_end(self):\n        raise ValueError('no more')")
+    with pytest.raises(ValueError, match="no more"):
+        notebook("%lightning_fit Bad samples --max_epochs 3")
+    assert "failed in epoch 1: ValueError: no more" in notebook.text
+    record = json.loads(Path("lightning_logs/Bad/version_0/run.json").read_text())
+    assert (record["status"], record["error"]) == ("failed", "ValueError: no more")
+    notebook("%lightning_validate Bad samples --quiet")
+
+
+def test_traceback_of_the_users_error_is_theirs_alone(notebook):
+    notebook("class Bad(Net):\n    def training_step(self, batch, batch_idx):\n        return undefined_name")
+    with pytest.raises(NameError):
+        notebook("%lightning_fit Bad samples --max_epochs 3")
+    assert "return undefined_name" in notebook.text
+    for frame in ("lightning_magics/", "pytorch_lightning/", "IPython/"):
+        assert frame not in notebook.text
+
+
+def test_handler_of_interrupts_is_back_afterwards(notebook):
+    before = signal.getsignal(signal.SIGINT)
+    notebook("%lightning_fit Net samples --max_epochs 1 --quiet")
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_config_sets_defaults(notebook):
+    notebook("%config LightningMagics.run_dir = 'elsewhere'")
+    notebook("%config LightningMagics.logger = ['csv']")
+    notebook("run = %lightning_fit Net samples --max_epochs 1 --quiet")
+    run = notebook.shell.user_ns["run"]
+    assert run.log_dir == "elsewhere/Net/version_0"
+    assert (run.folder.path / "metrics.csv").is_file()
+
+
+@pytest.mark.parametrize("verb", ["model", "data", "source", "fit", "validate", "test", "predict"])
+def test_every_magic_has_help_with_an_example(notebook, verb):
+    magic = notebook.shell.magics_manager.magics["line"][f"lightning_{verb}"]
+    assert "Example" in magic.__doc__
+    assert "{options}" not in magic.__doc__
+    notebook(f"%lightning_{verb} --help")
+    assert f"lightning_{verb}" in notebook.text
+
+
+def test_help_of_fit_lists_the_trainers_arguments(notebook):
+    notebook("%lightning_fit --help")
+    assert "--gradient_clip_val" in notebook.text
+    assert "--early_stop" in notebook.text
+
+
+def test_unload_takes_everything_out(notebook):
+    shell = notebook.shell
+    matchers = list(shell.Completer.custom_matchers)
+    notebook("%unload_ext lightning_magics")
+    assert not [name for kind in shell.magics_manager.magics.values() for name in kind if name.startswith("lightning_")]
+    assert not [item for item in shell.configurables if type(item).__name__ == "LightningMagics"]
+    assert len(shell.Completer.custom_matchers) == len(matchers) - 1
+    notebook("%load_ext lightning_magics")
+    assert len(shell.Completer.custom_matchers) == len(matchers)
+    notebook("%lightning_fit Net samples --max_epochs 1 --quiet")
+
+
+def test_api_outside_of_a_shell_finds_classes(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    import lightning_magics
+
+    scope: dict[str, object] = {}
+    exec(MODEL, scope)
+    run = lightning_magics.fit(scope["Net"], scope["samples"], max_epochs=1, quiet=True)
+    assert run.status == "completed"
+    with pytest.raises(InputError, match="'max_epoch' is not an argument of fit"):
+        lightning_magics.fit(scope["Net"], scope["samples"], max_epoch=1)
+    assert "fit" in dir(lightning_magics)
+    with pytest.raises(AttributeError, match="no attribute 'fitt'"):
+        lightning_magics.fitt  # noqa: B018 -- the access is the test
