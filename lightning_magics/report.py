@@ -17,7 +17,7 @@ _MOST_ROWS = 20
 _FIRST_ROWS = 3
 _MOST_COLUMNS = 16
 _MOST_NAME = 32
-_MOST_TEXT = 600  # characters of a notice, an error or a path
+_MOST_TEXT = 400  # characters of a notice, an error or a path
 
 _MUTED = "opacity:.65"
 _SIGNS = {
@@ -305,7 +305,7 @@ def _html_cell(cell: str, starred: bool) -> str:
     value, star = (cell[:-1].rstrip(), cell[-1:].strip()) if starred else (cell, "")
     content = f"<b>{escape(value)}</b>" if star else escape(value)
     if starred:
-        content += f'<span style="display:inline-block;width:1.3em">{" " + star if star else ""}</span>'
+        content += f'<span style="display:inline-block;width:1.3em">{"&nbsp;" + star if star else ""}</span>'
     return f'<td style="text-align:right;padding:2px 10px">{content}</td>'
 
 

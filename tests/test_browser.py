@@ -1,0 +1,117 @@
+"""What a person sees in JupyterLab, in a real browser."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import lab
+import nbformat
+import pytest
+
+pytestmark = pytest.mark.skipif(lab.CHROMIUM is None, reason="needs the browser Chromium")
+
+# The fit goes on until the test has seen enough, and then to its end.
+FIT = """
+import sys, time, pathlib
+sys.path.insert(0, {tests!r})
+from simulated import fit
+from lightning_magics import views
+view = views.open_view(log_dir="logs/Digits/version_3")
+go_on, waited = pathlib.Path("seen"), 0
+for place, event in enumerate(fit(epochs=3)):
+    view.handle(event)
+    while 15 <= place <= 20 and not go_on.exists() and waited < 30:
+        view.handle(event)
+        time.sleep(0.1)
+        waited += 0.1
+view.close()
+"""
+
+
+BARS = ".jp-OutputArea [role=progressbar]"
+CURVE = ".jp-OutputArea svg[aria-label=loss] polyline"
+
+
+@pytest.fixture(scope="module")
+def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lab.Lab]:
+    """JupyterLab over an empty folder."""
+    with lab.lab(tmp_path_factory.mktemp("lab") / "notebooks") as jupyter:
+        yield jupyter
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A fit as it was seen live, and the notebook that was saved at its end."""
+
+    text: str
+    bars: int
+    notebook: nbformat.NotebookNode
+
+
+@pytest.fixture(scope="module")
+def seen(jupyter: lab.Lab, request: pytest.FixtureRequest) -> Seen:
+    """Run the notebook of a fit, look while it goes on, and save it when it has ended."""
+    lab.write_notebook(jupyter.folder / "fit.ipynb", FIT.format(tests=str(request.path.parent)))
+    jupyter.open_notebook("fit.ipynb")
+    jupyter.run_all()
+    jupyter.wait_for_text("epoch 2/3")
+    jupyter.page.wait_for_selector(CURVE, state="attached")
+    text, bars = jupyter.outputs(), jupyter.page.locator(BARS).count()
+    (jupyter.folder / "seen").touch()
+    jupyter.wait_for_text("completed")
+    jupyter.wait_idle()
+    return Seen(text, bars, jupyter.save("fit.ipynb"))
+
+
+def assert_report(jupyter: lab.Lab) -> None:
+    """The page shows the report of the fit: its table, and its curves as an image that has loaded."""
+    jupyter.wait_for_text("completed: 3 epochs, 1,980 steps")
+    assert re.search(r"2\s+0\.0714\s+0\.1108\s+0\.9168\s★", jupyter.outputs())
+    assert jupyter.page.evaluate("document.querySelector('.jp-OutputArea img').naturalWidth") > 500
+    assert "Error displaying widget" not in jupyter.outputs()
+    assert jupyter.page.locator(BARS).count() == 0
+
+
+def test_a_fit_is_shown_live(seen):
+    assert seen.bars == 2
+    for text in (
+        "Digits · version_3 · 2 × cpu",
+        "epoch 2/3",
+        "interrupt the kernel (■) to stop after the current batch",
+    ):
+        assert text in seen.text
+    assert re.search(r"val_accuracy\s+time\s+1\s+0\.2671\s+0\.3329\s+0\.7772\s★", seen.text)
+
+
+def test_what_is_saved_is_html_and_text_without_a_widget(seen):
+    (output,) = seen.notebook.cells[0].outputs
+    assert set(output.data) == {"text/html", "text/plain"}
+    state = seen.notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {})
+    assert not state.get("state")
+
+
+def test_the_saved_notebook_reads_without_running(seen, jupyter):
+    jupyter.open_notebook("fit.ipynb")
+    assert_report(jupyter)
+
+
+def test_the_saved_notebook_reads_where_it_is_not_trusted(seen, jupyter):
+    stranger = nbformat.from_dict(seen.notebook)
+    stranger.cells[0].source += "# changed by a stranger"
+    nbformat.write(stranger, jupyter.folder / "stranger.ipynb")
+    jupyter.open_notebook("stranger.ipynb", trusted=False)
+    assert_report(jupyter)
+
+
+def test_the_saved_notebook_reads_as_html(seen, jupyter):
+    command = [sys.executable, "-m", "nbconvert", "--to", "html", "fit.ipynb"]
+    subprocess.run(command, cwd=jupyter.folder, check=True, capture_output=True)
+    page = jupyter.page.context.browser.new_page()
+    page.goto((jupyter.folder / "fit.html").as_uri(), wait_until="domcontentloaded")
+    assert "completed: 3 epochs, 1,980 steps" in page.inner_text("body")
+    assert page.evaluate("document.querySelector('.jp-OutputArea img').naturalWidth") > 500
+    page.close()

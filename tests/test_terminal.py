@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import os
+import re
+import sys
+
+import pexpect
+
+SCRIPT = """
+import sys, time
+sys.path.insert(0, {tests!r})
+from simulated import fit
+from lightning_magics import views
+from lightning_magics.events import Notice, Step
+view = views.open_view(refresh_s=0.0, log_dir="logs/Digits/version_3")
+for place, event in enumerate(fit(epochs=2)):
+    view.handle(event)
+    if place == 3:
+        print("a line of the user's")
+        print("half a line, ", end="", file=sys.stderr)
+    if place == 5:
+        print("and its other half", file=sys.stderr)
+        view.handle(Notice("There is no validation data for some reason that takes a while to explain."))
+view.close()
+view.close()
+print("streams are", "back" if sys.stdout is sys.__stdout__ and sys.stderr is sys.__stderr__ else "lost")
+"""
+
+
+def run(tests: str, columns: int) -> tuple[str, list[str]]:
+    """Run the script in a terminal; return what it wrote, and the lines that stay visible."""
+    environment = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "LINES")}
+    child = pexpect.spawn(
+        sys.executable,
+        ["-c", SCRIPT.format(tests=tests)],
+        dimensions=(40, columns),
+        encoding="utf-8",
+        env=environment,
+    )
+    child.expect(pexpect.EOF, timeout=60)
+    raw = child.before
+    return raw, [line.split("\r")[-1].rstrip() for line in raw.replace("\r\n", "\n").split("\n")]
+
+
+def test_a_terminal_shows_a_row_for_each_epoch_and_the_bar_breaks_nothing(request):
+    raw, lines = run(str(request.path.parent), 100)
+    assert [line for line in lines if line] == [
+        "Digits · version_3 · 2 × cpu · bf16-mixed · 1.24 M parameters",
+        "a line of the user's",
+        "half a line, and its other half",
+        "⚠ There is no validation data for some reason that takes a while to explain.",
+        "epoch  train_loss  val_loss  val_accuracy      time",
+        "    1      0.2671    0.3329        0.7772     0.7 s",
+        "    2     0.07136    0.1108        0.9000     0.7 s",
+        "completed: 2 epochs, 1,320 steps in 1.3 s",
+        "best val_accuracy 0.9000 in epoch 2",
+        "logs/Digits/version_3",
+        "streams are back",
+    ]
+    assert re.search(r"epoch 1/2, step 660/660 \|█+\| 1,000 steps/s · 1 s left · 1.0 GB", raw)
+
+
+def test_a_narrow_terminal_is_not_overrun(request):
+    raw, lines = run(str(request.path.parent), 44)
+    assert "epoch 2  train_loss 0.07136  val_loss 0.1108" in lines
+    assert "  val_accuracy 0.9000  0.7 s" in lines
+    assert "⚠ There is no validation data for some" in lines
+    assert max(len(part) for part in re.split(r"[\r\n]+", raw) if "█" in part) <= 44

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import nbclient
+import nbformat
+import pytest
+from jupyter_client.manager import start_new_kernel
+from simulated import fit
+
+from lightning_magics import report
+from lightning_magics.progress import RunState
+from lightning_magics.views import Pace
+
+FIT = """
+view = views.open_view(log_dir="logs/Digits/version_3")
+for event in fit(epochs=3):
+    view.handle(event)
+view.close()
+view.close()
+"""
+MANY_STEPS = """
+import time
+from lightning_magics.events import Metrics, Started, Step
+view = views.open_view()
+view.handle(Started("Digits/version_3", "fit", 0.0, max_epochs=1))
+begun, sent = time.perf_counter(), 0
+while time.perf_counter() - begun < 3:
+    now = time.perf_counter() - begun
+    if sent < 2000 * now:
+        sent += 1
+        view.handle(Step("train", 0, sent, 9999, sent, now, 10**9, {"train_loss": 1 / sent, "train_accuracy": now}))
+        if sent % 100 == 0:
+            view.handle(Metrics(sent // 100, sent, now, {"val_loss": 1 / sent}, epoch_done=True))
+print("steps", sent)
+view.close()
+"""
+
+
+@pytest.fixture(scope="module")
+def kernel(request: pytest.FixtureRequest) -> Iterator[Any]:
+    """A client of a real kernel that has the view and the simulated fit."""
+    manager, client = start_new_kernel(kernel_name="python3")
+    try:
+        setup = f"import sys; sys.path.insert(0, {str(request.path.parent)!r})\n"
+        client.execute_interactive(
+            setup + "from simulated import fit; from lightning_magics import views", allow_stdin=False
+        )
+        yield client
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+
+
+def messages(kernel: Any, code: str, *, interactive: bool = True) -> list[tuple[str, dict[str, Any]]]:
+    """Run code as a front end with a person before it does, or as one without; return what it published."""
+    found: list[tuple[str, dict[str, Any]]] = []
+    reply = kernel.execute_interactive(
+        code,
+        allow_stdin=interactive,
+        timeout=60,
+        output_hook=lambda message: found.append((message["msg_type"], message["content"])),
+    )
+    assert reply["content"]["status"] == "ok", reply["content"]
+    return [item for item in found if item[0] not in ("status", "execute_input")]
+
+
+def test_at_the_end_static_html_takes_the_place_of_the_widgets_and_none_is_left(kernel):
+    found = messages(kernel, FIT)
+    (shown,) = [content for kind, content in found if kind == "display_data"]
+    (update,) = [content for kind, content in found if kind == "update_display_data"]
+    assert set(shown["data"]) == {"application/vnd.jupyter.widget-view+json", "text/plain"}
+    assert shown["data"]["text/plain"].startswith("Digits · version_3")
+    assert set(update["data"]) == {"text/html", "text/plain"}
+    assert update["transient"] == shown["transient"]
+    assert "completed: 3 epochs" in update["data"]["text/plain"]
+    opened = {content["comm_id"] for kind, content in found if kind == "comm_open"}
+    closed = {content["comm_id"] for kind, content in found if kind == "comm_close"}
+    assert opened == closed != set()
+    assert {kind for kind, _ in found} <= {
+        "comm_open",
+        "comm_msg",
+        "comm_close",
+        "display_data",
+        "update_display_data",
+    }
+
+
+def test_the_live_view_works_from_another_thread(kernel):
+    body = "".join(f"    {line}\n" for line in FIT.splitlines())
+    code = (
+        f"import threading\ndef work():\n{body}\nthread = threading.Thread(target=work)\nthread.start()\nthread.join()"
+    )
+    kinds = [kind for kind, _ in messages(kernel, code)]
+    assert kinds.count("display_data") == kinds.count("update_display_data") == 1
+
+
+def test_thousands_of_steps_a_second_send_at_most_ten_messages_a_second(kernel):
+    found = messages(kernel, MANY_STEPS)
+    (printed,) = [content["text"] for kind, content in found if kind == "stream"]
+    assert int(printed.split()[1]) > 500  # however slow the machine, far more steps than messages
+    updates = [content for kind, content in found if kind == "comm_msg"]
+    assert 3 <= len(updates) <= 30
+    assert len(found) - 1 <= 30 + 12  # the widgets come and go once
+
+
+def test_a_run_that_raised_leaves_its_report(kernel):
+    code = """
+view = views.open_view()
+for event in list(fit(epochs=2))[:14]:
+    view.handle(event)
+view.close()
+"""
+    (update,) = [content for kind, content in messages(kernel, code) if kind == "update_display_data"]
+    assert "failed in epoch 2: stopped before its end" in update["data"]["text/plain"]
+
+
+def test_a_view_that_saw_no_run_shows_nothing(kernel):
+    for interactive in (True, False):
+        assert messages(kernel, "views.open_view().close()", interactive=interactive) == []
+
+
+def test_without_a_person_there_is_only_the_result(kernel):
+    ((kind, content),) = messages(kernel, FIT, interactive=False)
+    assert kind == "display_data"
+    assert set(content["data"]) == {"text/html", "text/plain"}
+
+
+def test_quiet_leaves_one_line(kernel):
+    ((kind, content),) = messages(kernel, FIT.replace("open_view(", "open_view(quiet=True, "))
+    assert kind == "stream"
+    assert content["text"] == (
+        "Digits/version_3 · completed: 3 epochs, 1,980 steps in 2.0 s · best val_accuracy 0.9168 in epoch 2\n"
+    )
+
+
+def test_without_ipywidgets_lines_of_text_say_what_to_install(kernel):
+    code = f"""
+kept = {{name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] == "ipywidgets"}}
+sys.modules["ipywidgets"] = None
+try:
+{"".join(f"    {line}{chr(10)}" for line in FIT.splitlines())}
+finally:
+    sys.modules.update(kept)
+"""
+    text = "".join(content["text"] for kind, content in messages(kernel, code) if kind == "stream")
+    assert re.match(r"No live view: ipywidgets cannot be imported \(.*\)\. Type: %pip install ipywidgets\n", text)
+    assert "    2     0.07136    0.1108        0.9168     0.7 s\n" in text
+    assert "\r" not in text
+
+
+def test_an_executed_notebook_holds_the_report_and_no_widget(request):
+    setup = f"import sys; sys.path.insert(0, {str(request.path.parent)!r})"
+    code = f"{setup}\nfrom simulated import fit\nfrom lightning_magics import views\n{FIT}"
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(code)])
+    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=60).execute()
+    (output,) = notebook.cells[0].outputs
+    assert set(output.data) == {"text/html", "text/plain"}
+    assert "widgets" not in notebook.metadata
+
+
+def test_a_script_prints_the_report_at_its_end(request):
+    setup = f"import sys; sys.path.insert(0, {str(request.path.parent)!r})"
+    code = f"{setup}\nfrom simulated import fit\nfrom lightning_magics import views\n{FIT}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    state = RunState("logs/Digits/version_3")
+    for event in fit(epochs=3):
+        state.apply(event)
+    assert done.stdout == report.text(state) + "\n"
+    assert done.stderr == ""
+
+
+def test_drawing_that_is_slow_is_done_less_often():
+    begun = time.perf_counter()
+    pace = Pace(every_s=0.0, share=0.01)
+    with pace.drawing():
+        time.sleep(0.02)
+    assert pace.due >= begun + 0.02 / 0.01
+
+
+def test_what_shows_a_run_needs_neither_torch_nor_widgets_to_be_imported():
+    code = (
+        "import lightning_magics.views, sys; print({'torch', 'ipywidgets', 'matplotlib', 'IPython'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
