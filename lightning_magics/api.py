@@ -172,13 +172,12 @@ class _Call:
             ):
                 if source:
                     runs.write_text(path, source)
-            run = run_in_kernel(
+            return run_in_kernel(
                 job,
                 self.record(job, subject, data),
                 open_view(quiet=self.options.quiet, refresh_s=settings.refresh_s, log_dir=str(folder.path)),
                 remember=self.session.runs.append,
             )
-        return run
 
     def subject(self, net: Any) -> _Subject:
         """Find the model that is meant.

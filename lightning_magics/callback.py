@@ -18,6 +18,15 @@ from .events import Event, Metrics, Notice, Stage, Step
 STEP_INTERVAL_S = 0.2  # five a second are enough to look alive, and a long run's file stays small
 
 
+# Lightning's running stage: ours, and the Trainer's property that counts its batches by dataloader.
+_EVALUATIONS: dict[str, tuple[Stage, str]] = {
+    "sanity_check": ("sanity", "num_sanity_val_batches"),
+    "validate": ("validate", "num_val_batches"),
+    "test": ("test", "num_test_batches"),
+    "predict": ("predict", "num_predict_batches"),
+}
+
+
 class StopRequested(BaseException):
     """Ends a Trainer loop between two batches. Lightning turns a KeyboardInterrupt into SystemExit, this not."""
 
@@ -108,32 +117,26 @@ class _Reporter:
     def on_validation_batch_end(
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if trainer.sanity_checking:
-            self._evaluated(trainer, "sanity", trainer.num_sanity_val_batches)
-        else:
-            self._evaluated(trainer, "validate", trainer.num_val_batches)
-
-    def on_test_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._evaluated(trainer, "test", trainer.num_test_batches)
-
-    def on_predict_batch_end(
-        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
-    ) -> None:
-        self._evaluated(trainer, "predict", trainer.num_predict_batches)
-
-    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
-        if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            self._metrics(trainer, trainer.current_epoch, self._before_validation, epoch_done=False)
-
-    def _evaluated(self, trainer: Any, stage: Stage, batches: list[int | float]) -> None:
         self.batch = None
         self._batch += 1
         now = time.monotonic()
         if now >= self._next_step:
             self._next_step = now + STEP_INTERVAL_S
-            self._step(trainer, stage, self._batch, sum(batches), {})
+            self._evaluated(trainer)
+
+    on_test_batch_end = on_predict_batch_end = on_validation_batch_end
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.state.fn != "fit":
+            self._evaluated(trainer)  # the count of all batches is part of the result
+        elif not trainer.sanity_checking:
+            self._metrics(trainer, trainer.current_epoch, self._before_validation, epoch_done=False)
+
+    on_test_end = on_predict_end = on_validation_end
+
+    def _evaluated(self, trainer: Any) -> None:
+        stage, batches = _EVALUATIONS[trainer.state.stage.value]
+        self._step(trainer, stage, self._batch, sum(getattr(trainer, batches)), {})
 
     def _step(self, trainer: Any, stage: Stage, batch: int, batches: int | float, values: dict[str, float]) -> None:
         self._emit(

@@ -20,6 +20,7 @@ _NOISE = re.compile(
     r"|dirpath has changed|Be aware that when using `ckpt_path`, callbacks"
     r"|Experiment logs directory"
     r"|You're resuming from a checkpoint that ended before the epoch ended"
+    r"|is not supported by the model summary"
     r"|LeafSpec|TorchScript|is deprecated|was deprecated"
 )
 _REWORDED = [

@@ -9,6 +9,7 @@ from types import FrameType
 from typing import Any
 
 import traitlets
+from IPython.core.getipython import get_ipython
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
 from . import api, cells, options
@@ -85,14 +86,12 @@ class LightningMagics(Magics):
             print(f"{signature(made)}. Train on it: %lightning_fit MODEL {made.name}")  # noqa: T201 -- likewise
 
     @line_magic
-    def lightning_source(self, line: str) -> Any:
+    def lightning_source(self, line: str) -> Listing | None:
         """Show the code of a model or of data: plain Lightning, exactly what runs.
 
         Example:
             %lightning_source Digits
         """
-        from IPython.display import Code
-
         parsed = self._parsed("source", line)
         if parsed is None:
             return None
@@ -101,7 +100,7 @@ class LightningMagics(Magics):
         if name not in known:
             listed = f" Defined: {', '.join(known)}." if known else " Nothing is defined yet: see %%lightning_model?"
             raise InputError(f"%lightning_source takes a name; found {name!r}.{did_you_mean(name, known)}{listed}")
-        return Code(known[name].source, language="python")  # type: ignore[no-untyped-call]
+        return Listing(known[name].source)
 
     @line_magic
     def lightning_fit(self, line: str) -> Run | None:
@@ -196,6 +195,21 @@ for _verb in (*options.RUNNING, "model", "data"):
     _magic = getattr(LightningMagics, f"lightning_{_verb}")
     _table = options.help_text(_verb).replace("\n", "\n        ")
     _magic.__doc__ = _magic.__doc__.replace("{options}", _table)
+
+
+class Listing(str):
+    """Python code, shown highlighted: by the front end's own colours in a notebook, in a terminal by Pygments."""
+
+    def _repr_markdown_(self) -> str:
+        return f"```python\n{self}\n```"
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        from pygments import highlight
+        from pygments.formatters import TerminalFormatter
+        from pygments.lexers import PythonLexer
+
+        in_terminal = not hasattr(get_ipython(), "kernel") and sys.stdout.isatty()
+        printer.text(highlight(self, PythonLexer(), TerminalFormatter()) if in_terminal else str(self))
 
 
 def signature(definition: Definition) -> str:

@@ -260,7 +260,7 @@ def _make_trainer(job: Job, watcher: Any) -> Any:
         arguments["logger"] = made or False  # in the run folder, where Lightning's users and tools look
     elif not arguments.get("barebones"):
         arguments.setdefault("logger", False)
-    arguments["callbacks"] = _callbacks(job, package, arguments) + [watcher]
+    arguments["callbacks"] = [*_callbacks(job, package, arguments), watcher]
     arguments["plugins"] = _plugins(package, arguments.get("plugins"))
     try:
         return package.Trainer(**arguments)

@@ -255,6 +255,7 @@ def test_missing_validation_data_and_missing_end_are_noticed(tmp_path):
 def test_validate_and_test_give_a_row_for_each_dataloader(tmp_path):
     _, told = go(tmp_path, make_model(), "test", loaders=(loader(), loader()), trainer={})
     (results,) = of(events.Results, told)
+    assert (told[-3].stage, told[-3].batch, told[-3].batches) == ("test", 8, 8)
     assert [sorted(row) for row in results.rows] == [
         ["test_loss/dataloader_idx_0"],
         ["test_loss/dataloader_idx_1"],
