@@ -6,6 +6,7 @@ What is done with it is left to `objectives` and `optimizers`.
 from __future__ import annotations
 
 import ast
+import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -91,7 +92,10 @@ class Notebook:
                 raise InputError(
                     f"{option} {given}: neither torch nor the notebook has {function.id!r}.{near} Type {example}"
                 )
-        return Asked(given, function, self.evaluate(ast.unparse(function), option), call)
+        value = self.evaluate(ast.unparse(function), option)
+        if value is functools.partial:  # makes what is called, rather than being called with more
+            return Asked(given, tree, self.evaluate(ast.unparse(tree), option))
+        return Asked(given, function, value, call)
 
     def known(self, name: str, library: Mapping[str, Any]) -> Any:
         """Return the library's object of a name: as spelled, else in any case unless the notebook has the name."""

@@ -75,7 +75,7 @@ def find_network(cell: Cell, source: Source | None, notebook: Notebook) -> Netwo
         return _made_by(value, cell, source, notebook)
     if cell.hooks:
         return None
-    raise InputError(f"the last expression is a {type(value).__name__}, which is no network. {FORMS}")
+    raise InputError(f"the last expression is of type {type(value).__name__}, which is no network. {FORMS}")
 
 
 def _made_by(function: Callable[..., Any], cell: Cell, source: Source | None, notebook: Notebook) -> Network:
@@ -88,7 +88,9 @@ def _made_by(function: Callable[..., Any], cell: Cell, source: Source | None, no
         return _described(code, None)
     if not isinstance(value, torch.nn.Module) or is_module(value):
         name = getattr(function, "__name__", "the function")
-        raise InputError(f"{name} returns a {type(value).__name__}. A model takes a function that returns an nn.Module")
+        raise InputError(
+            f"{name} returns a value of type {type(value).__name__}. A model takes a function that returns an nn.Module"
+        )
     return _described(code, type(value))
 
 

@@ -96,7 +96,7 @@ def find_loss(given: Any, notebook: Notebook) -> Loss:
         made = notebook.evaluate(ast.unparse(call), "--loss")
         if not callable(made):
             raise InputError(
-                f"--loss {asked.text} gives a {type(made).__name__}; a loss is called with output and target"
+                f"--loss {asked.text} gives a value of type {type(made).__name__}; a loss is called with output and target"
             )
         return Loss(asked.text, expression("self.loss"), call, _kind(made))
     if isinstance(value, type):
@@ -109,7 +109,7 @@ def find_loss(given: Any, notebook: Notebook) -> Loss:
         return Loss(asked.text, expression("self.loss"), expression("deepcopy(MADE)", MADE=code), _kind(value))
     if not callable(value):
         raise InputError(
-            f"--loss {asked.text} is a {type(value).__name__}; a loss is called with output and target. "
+            f"--loss {asked.text} is of type {type(value).__name__}; a loss is called with output and target. "
             f"Type --loss cross_entropy, --loss mse_loss or a function of the notebook"
         )
     missing = required(value, None, 2)
@@ -201,16 +201,16 @@ def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Noteb
                 if isinstance(item, str) and item.lower() == "rmse":
                     call.keywords = [ast.keyword("squared", ast.Constant(False))]
                 classifies = _classifies(asked.value)
-                task = found_task if not classifies else _task(asked.text, asked.value, found_task, options)
+                task = _task(asked.text, asked.value, found_task, options) if classifies else found_task
+                call = _completed(call, asked.value, task, options) if classifies else call
+                kind = task if classifies else "regression"
+                _check_scalar(call, asked.text, kind, options.num_classes or 10, notebook)
                 if not classifies and found_task == "multiclass":
                     raise InputError(
                         f"--metrics {asked.text} compares numbers, and this model classifies. "
                         f"Type --metrics accuracy, or --loss mse_loss"
                     )
-                found_task = task if classifies else found_task
-                call = _completed(call, asked.value, task, options)
-                kind = task if classifies else "regression"
-                _check_scalar(call, asked.text, kind, options.num_classes or 10, notebook)
+                found_task = task
                 own[name] = classifies
             _add(entries, name, call)
         elif asked.call is not None:
@@ -263,7 +263,7 @@ def _add_object(entries: ast.Dict, value: Any, code: ast.expr, text: str, item: 
         _add(entries, name, code if isinstance(code, ast.Call) else expression("METRIC.clone()", METRIC=code))
     else:
         raise InputError(
-            f"--metrics {text} is a {type(value).__name__}. Type a name of torchmetrics such as accuracy, f1 or mae, "
+            f"--metrics {text} is of type {type(value).__name__}. Type a name of torchmetrics such as accuracy, f1 or mae, "
             f"or an object of the notebook that is a torchmetrics.Metric"
         )
 
@@ -308,9 +308,9 @@ def _completed(call: ast.Call, cls: type, task: Task | None, options: MetricOpti
         more["num_classes"] = classes
         if options.ignore_index is not None:
             more["ignore_index"] = ast.Constant(options.ignore_index)
+    if task != "binary" and _takes_task(cls) and "average" in inspect.signature(cls.__new__).parameters:
         # torchmetrics' own default, micro, makes F1, precision and recall the same number as accuracy.
-        if _takes_task(cls) and "average" in inspect.signature(cls.__new__).parameters:
-            more["average"] = ast.Constant("micro" if cls.__name__.endswith("Accuracy") else "macro")
+        more["average"] = ast.Constant("micro" if cls.__name__ == "Accuracy" else "macro")
     if task == "multilabel" and (_takes_task(cls) or accepts(cls, "num_labels")):
         more["num_labels"] = classes
     added = [ast.keyword(name, code) for name, code in more.items() if name not in typed]

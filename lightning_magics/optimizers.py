@@ -61,12 +61,14 @@ def configure(options: ModelOptions, notebook: Notebook, default: str, lr: float
     """
     asked = notebook.ask("--optimizer", options.optimizer or default, _optimizers(), 'Adam, or "SGD(momentum=0.9)"')
     if not callable(asked.value):
-        raise InputError(f"--optimizer {asked.text} is a {type(asked.value).__name__}; it takes a name of torch.optim")
+        raise InputError(
+            f"--optimizer {asked.text} is of type {type(asked.value).__name__}; it takes a name of torch.optim"
+        )
     check_keywords(asked, "--optimizer")
     rates = {"lr": options.lr, "weight_decay": options.weight_decay}
     found: dict[str, Hyperparameter] = {}
     for name, value in rates.items():
-        item = _rate(name, value, asked, lr)
+        item = _rate(name, value, asked, lr, in_cell=name in notebook.hyperparameters)
         if item is not None:
             found[name] = item
     call = _called(asked, [expression("self.parameters()")], {name: f"self.hparams.{name}" for name in found})
@@ -98,8 +100,10 @@ def _schedulers() -> dict[str, Any]:
     }
 
 
-def _rate(name: str, value: float | None, asked: Asked, usual: float | None) -> Hyperparameter | None:
+def _rate(name: str, value: float | None, asked: Asked, usual: float | None, in_cell: bool) -> Hyperparameter | None:
     """Return the hyperparameter of a rate, or None where the optimizer keeps it to itself.
+
+    One that the cell has already is used too, with the cell's own default.
 
     Raises:
         InputError: it is given twice, or the optimizer does not take it.
@@ -114,6 +118,8 @@ def _rate(name: str, value: float | None, asked: Asked, usual: float | None) -> 
         code: ast.expr | None = typed
     elif value is not None:
         code = literal(value)
+    elif in_cell and accepts(asked.value, name):
+        code = None
     elif name == "lr" and name not in getattr(asked.value, "keywords", {}) and own is not None:
         code = literal(usual if usual is not None else own if isinstance(own, int | float) else 1e-3)
     else:
@@ -134,7 +140,7 @@ def _scheduled(given: Any, notebook: Notebook, has_lr: bool) -> list[ast.stmt]:
     example = 'CosineAnnealingLR, or "StepLR(step_size=10)"'
     asked = notebook.ask("--scheduler", given, _schedulers(), example)
     if not callable(asked.value):
-        raise InputError(f"--scheduler {asked.text} is a {type(asked.value).__name__}; type {example}")
+        raise InputError(f"--scheduler {asked.text} is of type {type(asked.value).__name__}; type {example}")
     check_keywords(asked, "--scheduler")
     name = getattr(asked.value, "__name__", "")
     typed = keywords(asked.call)

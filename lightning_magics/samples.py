@@ -85,7 +85,7 @@ def splits_of(value: Any) -> dict[Split, Part]:
                 for position, (name, found) in enumerate(zip(names, forms, strict=False))  # two or three
                 if found is not None
             }
-    raise InputError(f"{_found(value)} cannot be loaded as data. {FORMS}")
+    raise InputError(_cannot(value))
 
 
 def _named(value: Mapping[Any, Any]) -> dict[Split, Part]:
@@ -100,7 +100,7 @@ def _named(value: Mapping[Any, Any]) -> dict[Split, Part]:
             )
         form = form_of(item)
         if form is None or form == "table":
-            raise InputError(f"the split {key!r} is {_found(item)}, which cannot be loaded. {FORMS}")
+            raise InputError(f"the split {key!r}: {_cannot(item)}")
         if name in parts:
             raise InputError(f"two keys are for the split {name!r}: {', '.join(map(repr, value))}. Leave one out")
         parts[name] = Part.of(item, form, key)
@@ -155,20 +155,21 @@ def _equally_long(values: Sequence[Any]) -> bool:
     return all(item.shape for item in values) and len({len(item) for item in values}) == 1
 
 
-def _found(value: Any) -> str:
-    """Describe a value for a message."""
+def _cannot(value: Any) -> str:
+    """Say that a value is no data, and what it is."""
     if isinstance(value, tuple | list) and value:
-        inner = ", ".join(type(item).__name__ for item in value[:4])
         lengths = [len(item) for item in value if _is_array(item)]
         if len(lengths) == len(value) and len(set(lengths)) > 1:
             return (
-                f"a {type(value).__name__} of arrays with different lengths ({', '.join(map(str, lengths))}); "
-                f"write ((X_train, y_train), (X_val, y_val)). It"
+                f"the arrays have different lengths ({', '.join(map(str, lengths))}). "
+                f"Write splits as ((X_train, y_train), (X_val, y_val))"
             )
-        return f"a {type(value).__name__} ({inner}{', …' if len(value) > 4 else ''})"
+        inner = ", ".join(type(item).__name__ for item in value[:4]) + (", …" if len(value) > 4 else "")
+        return f"a {type(value).__name__} ({inner}) cannot be loaded as data. {FORMS}"
     if callable(value):
-        return f"the function {getattr(value, '__name__', '')}, which must be called,"
-    return f"a {type(value).__name__}"
+        name = getattr(value, "__name__", type(value).__name__)
+        return f"{name} is a function, which cannot be loaded as data. Call it: {name}()"
+    return f"a value of type {type(value).__name__} cannot be loaded as data. {FORMS}"
 
 
 def to_tensor(values: Any) -> torch.Tensor:
@@ -260,7 +261,7 @@ def _one_form(value: Any) -> Form:
     if form is None:
         if isinstance(value, list | tuple) and value and all(map(_is_loader, value)):
             return "loaders"
-        raise InputError(f"{_found(value)} cannot be loaded as data. {FORMS}")
+        raise InputError(_cannot(value))
     return form
 
 

@@ -36,9 +36,12 @@ def test_step(self, batch, batch_idx, dataloader_idx=0):
 }
 _STEP = '''
 def _step(self, batch, stage, dataloader_idx=0):
-    """Return the loss of a batch; log it and the metrics for the whole epoch."""
+    """Return the loss of a batch; log it and the metrics for the whole epoch.
+
+    The size is a float because Lightning cuts the mean of whole numbers over ranks.
+    """
     FORWARD
-    size = len(target)
+    size = float(len(target))
     self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
     if stage == "train":
         self.log("train_loss_step", loss, on_step=True, on_epoch=False)

@@ -1,0 +1,113 @@
+import ast
+
+import pytest
+
+from lightning_magics.cells import Source, parse, split, use_attributes
+from lightning_magics.errors import InputError
+
+
+def parts(text):
+    return split(parse(Source(text, "cell.py")))
+
+
+def texts(statements):
+    return [ast.unparse(item) for item in statements]
+
+
+def test_nodes_stand_on_the_lines_of_the_whole_cell():
+    assert parse(Source("x = 1\ny = 2", "cell.py", first_line=2)).body[1].lineno == 3
+
+
+def test_a_syntax_error_names_the_cells_file_and_line():
+    with pytest.raises(SyntaxError) as caught:
+        parse(Source("x = 1\ny = (", "cell.py"))
+    assert (caught.value.filename, caught.value.lineno) == ("cell.py", 3)
+
+
+def test_annotated_assignments_are_hyperparameters():
+    found = parts("hidden: int = 8\nrate: float\nself.x: int = 3\nNet(hidden)").hyperparameters
+    assert list(found) == ["hidden", "rate"]
+    assert found["rate"].default is None
+
+
+def test_what_makes_a_network_is_built_anew_and_the_rest_stays():
+    cell = parts("import math\nhidden: int = 8\nsize = math.prod([2, 3])\ndef free(x): return x\nNet(hidden, size)")
+    assert texts(cell.inner) == ["size = math.prod([2, 3])"]
+    assert texts(cell.notebook) == ["import math", "def free(x):\n    return x"]
+    assert ast.unparse(cell.expression) == "Net(hidden, size)"
+
+
+def test_functions_that_need_a_hyperparameter_move_with_it_through_others_too():
+    cell = parts("hidden: int = 8\ndef a(): return hidden\nclass B:\n    x = a()\ndef c(): return 1\nB()")
+    assert texts(cell.notebook) == ["def c():\n    return 1"]
+    assert len(cell.inner) == 2
+
+
+def test_beside_hooks_assignments_stay_in_the_notebook():
+    cell = parts("scale = 2\ndef helper(x): return x\ndef forward(self, x): return helper(x) * scale")
+    assert texts(cell.notebook) == ["scale = 2", "def helper(x):\n    return x"]
+    assert cell.inner == []
+
+
+def test_beside_hooks_what_the_network_needs_is_built_anew():
+    cell = parts("scale = 2\nsize = 3\nother = size + 1\ndef forward(self, x): return x\nNet(other)")
+    assert texts(cell.inner) == ["size = 3", "other = size + 1"]
+    assert "scale = 2" in texts(cell.notebook)
+
+
+@pytest.mark.parametrize(
+    "code",
+    ["def f(self): pass", "@property\ndef f(self): pass", "@staticmethod\ndef f(x): pass", "async def f(self): pass"],
+)
+def test_functions_with_self_and_marked_methods_are_hooks(code):
+    assert [hook.name for hook in parts(code).hooks] == ["f"]
+
+
+def test_a_string_that_opens_the_cell_is_its_docstring():
+    assert parts('"""What it is."""\nNet()').docstring == "What it is."
+
+
+def test_a_default_cannot_read_what_every_instance_makes_anew():
+    with pytest.raises(InputError, match=r"default of the hyperparameter 'b' reads 'a'.*b = \.\.\."):
+        parts("a: int = 1\nb: int = a * 2\nNet(b)")
+
+
+def rewritten(code):
+    function = ast.parse(code).body[0]
+    use_attributes(function, {"h": "self.hparams.h"})
+    return ast.unparse(function)
+
+
+def test_bare_hyperparameters_are_read_from_the_instance():
+    code = "def f(self, x):\n    return [h * i for i in range(h)] + [(lambda y: y + h)(x)]"
+    assert rewritten(code) == code.replace("h *", "self.hparams.h *").replace("(h)", "(self.hparams.h)").replace(
+        "y + h", "y + self.hparams.h"
+    )
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(self, h):\n    return h",
+        "def f(self):\n    h = 1\n    return h",
+        "def f(self):\n    return [h for h in range(3)]",
+        "def f(self):\n    return lambda h: h",
+    ],
+)
+def test_a_name_that_the_hook_binds_stays_its_own(code):
+    assert rewritten(code) == code
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "def f(self, x=h):\n    pass",
+        "@staticmethod\ndef f(x):\n    return h",
+        "def f(self):\n    class A:\n        def g(self):\n            return h",
+    ],
+)
+def test_a_hyperparameter_out_of_reach_of_the_instance_is_named(code):
+    with pytest.raises(
+        InputError, match=r"f reads 'h' in line \d+, where it cannot reach the instance.*self.hparams.h"
+    ):
+        rewritten(code)

@@ -1,0 +1,347 @@
+import inspect
+import subprocess
+import sys
+import traceback
+
+import cloudpickle
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from notebook import CELL, SMALL_RUNS, data, model, namespace, trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+from lightning_magics import build
+from lightning_magics.definition import PACKAGES
+from lightning_magics.errors import InputError
+
+pytestmark = SMALL_RUNS
+COUNTED = "size: int = 20\nX = torch.arange(size * 4.0).reshape(size, 4)\nTensorDataset(X, torch.arange(size) % 3)"
+FRAME = pd.DataFrame(
+    {"a": [1.0, 2.0, 3.0, 4.0], "b": [1, 2, 3, 4], "kind": ["y", "x", "y", "z"], "price": [0.5, 1, 2, 3]}
+)
+
+
+def ready(definition, **hyperparameters):
+    instance = definition.new(**hyperparameters)
+    instance.setup("fit")
+    return instance
+
+
+def column(loader, position=1):
+    """Return a column of all batches of a loader."""
+    return torch.cat([batch[position] for batch in loader])
+
+
+def has(definition):
+    """Return the splits that a DataModule has loaders for."""
+    return [name for name in ("train", "val", "test", "predict") if f"{name}_dataloader" in vars(definition.cls)]
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_dataset_trains_in_both_packages(package):
+    definition = data(COUNTED, package=package, val_split=0.2, batch_size=6)
+    instance = model("nn.Linear(4, 3)", package=package, loss="cross_entropy", metrics=("accuracy",)).new()
+    run = trainer(package)
+    run.fit(instance, datamodule=definition.new())
+    assert {"train_accuracy", "val_accuracy"} <= set(run.callback_metrics)
+    assert (definition.name, definition.form, definition.package) == ("digits", "dataset", package)
+    assert build.is_datamodule(definition.cls)
+    predicted = torch.cat(trainer(package).predict(instance, datamodule=definition.new()))
+    assert torch.allclose(predicted, instance(torch.arange(80.0).reshape(20, 4)))
+
+
+def test_splits_are_seeded_and_leave_nothing_out():
+    definition = data(COUNTED, val_split=0.2, test_split=3, split_seed=1)
+    parts = [column(getattr(ready(definition), f"{name}_dataloader")(), 0)[:, 0] for name in ("train", "val", "test")]
+    assert [len(part) for part in parts] == [13, 4, 3]
+    assert torch.equal(torch.cat(parts).sort().values, torch.arange(20) * 4.0)
+    again = data(COUNTED, val_split=0.2, test_split=3, split_seed=1)
+    assert torch.equal(column(ready(again).val_dataloader(), 0)[:, 0], parts[1])
+    other = ready(definition, split_seed=2).val_dataloader()
+    assert not torch.equal(column(other, 0)[:, 0], parts[1])
+
+
+def test_only_the_splits_that_exist_have_loaders():
+    assert has(data(COUNTED)) == ["train", "predict"]
+    assert has(data(COUNTED, val_split=2)) == ["train", "val", "predict"]
+    names = namespace(a=TensorDataset(torch.ones(6, 2)))
+    assert has(data("a, a", names=names)) == ["train", "val"]
+    assert has(data("[a, a, a]", names=names)) == ["train", "val", "test"]
+    assert has(data("{'train': a, 'validation': a, 'predict': a}", names=names)) == ["train", "val", "predict"]
+    assert has(data("{'train': a, 'test': a}", names=names, val_split=2)) == ["train", "val", "test"]
+    assert has(data("{'test': a}", names=names)) == ["test"]
+
+
+def test_training_data_alone_is_shuffled():
+    instance = ready(data(COUNTED, val_split=8, batch_size=3, num_workers=0))
+    samplers = [type(loader.sampler).__name__ for loader in (instance.train_dataloader(), instance.val_dataloader())]
+    assert samplers == ["RandomSampler", "SequentialSampler"]
+    in_order = ready(data(COUNTED, shuffle=False)).train_dataloader()
+    assert torch.equal(column(in_order, 0)[:, 0], torch.arange(20) * 4.0)
+
+
+def test_data_is_loaded_once_for_what_loads_the_same():
+    names = namespace(loads=[])
+    definition = data(f"loads.append(1)\n{COUNTED}", names=names, val_split=2)
+    ready(definition)
+    ready(definition, val_split=4, batch_size=2)
+    assert len(names["loads"]) == 1
+    assert len(ready(definition, size=10).splits["predict"]) == 10
+    assert len(names["loads"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "dtypes"),
+    [
+        ("torch.ones(6, 4), torch.zeros(6)", [torch.float32, torch.float32]),
+        ("np.ones((6, 4)), np.zeros(6, dtype='int32')", [torch.float32, torch.int64]),
+        ("np.ones((6, 4), dtype='uint8'), np.zeros(6)", [torch.uint8, torch.float32]),
+        ("frame[['a', 'b']], frame['b']", [torch.float32, torch.int64]),
+        ("torch.ones(6, 4)", [torch.float32]),
+        ("np.ones((6, 4))", [torch.float32]),
+        ("[torch.ones(6, 4), torch.zeros(6, dtype=int)]", [torch.float32, torch.int64]),
+    ],
+)
+def test_arrays_and_tensors_become_a_dataset(cell, dtypes):
+    instance = ready(data(cell, names=namespace(np=np, frame=FRAME)))
+    batch = next(iter(instance.train_dataloader()))
+    assert [part.dtype for part in batch] == dtypes
+
+
+def test_pairs_of_arrays_are_splits():
+    instance = ready(data("((np.ones((6, 4)), np.ones(6)), (np.ones((3, 4)), np.ones(3)))", names=namespace(np=np)))
+    assert (len(instance.splits["train"]), len(instance.splits["val"])) == (6, 3)
+
+
+def test_a_list_of_samples_is_a_dataset():
+    assert len(ready(data("[(torch.ones(2), i) for i in range(7)]")).splits["train"]) == 7
+    assert len(ready(data("[{'x': torch.ones(2), 'y': i} for i in range(2)]")).splits["train"]) == 2
+
+
+def test_a_table_gives_classes_or_numbers():
+    names = namespace(frame=FRAME)
+    classes = ready(data("frame.drop(columns='price')", names=names, label="kind", shuffle=False))
+    assert classes.classes == ["x", "y", "z"]
+    assert column(classes.train_dataloader()).tolist() == [1, 0, 1, 2]
+    assert column(classes.train_dataloader(), 0).tolist() == [[1, 1], [2, 2], [3, 3], [4, 4]]
+    whole = ready(data("frame.drop(columns='kind')", names=names, label="b", shuffle=False))
+    assert column(whole.train_dataloader()).tolist() == [0, 1, 2, 3]
+    numbers = ready(data("frame.drop(columns='kind')", names=names, label="price", shuffle=False))
+    assert column(numbers.train_dataloader()).dtype == torch.float32
+
+
+def test_a_generator_is_made_anew_every_epoch():
+    cell = """
+size: int = 7
+def samples(n):
+    for i in range(n):
+        yield torch.tensor([float(i)] * 4), i % 3
+samples(size)
+"""
+    definition = data(cell, batch_size=3)
+    instance = ready(definition, size=5)
+    for _ in range(2):
+        assert column(instance.train_dataloader(), 0)[:, 0].tolist() == [0, 1, 2, 3, 4]
+    assert (definition.form, has(definition)) == ("stream", ["train"])
+    run = trainer(max_epochs=2)
+    run.fit(model("nn.Linear(4, 3)", loss="cross_entropy").new(), datamodule=definition.new())
+    assert run.global_step == 6
+
+
+def test_workers_share_a_stream(tmp_path):
+    script = """
+import torch
+from notebook import data
+cell = "def samples():\\n    yield from torch.arange(10.0).reshape(10, 1)\\nsamples()"
+definition = data(cell, num_workers=2, batch_size=2)
+instance = definition.new()
+instance.setup("fit")
+loader = instance.train_dataloader()
+assert loader.persistent_workers
+print(sorted(torch.cat(list(loader)).flatten().tolist()))
+"""
+    path = tmp_path / "script.py"
+    path.write_text(script)
+    here = __file__.rpartition("/")[0]
+    command = [sys.executable, "-W", "ignore", str(path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": here}, timeout=120)
+    assert done.stdout.strip() == str([float(i) for i in range(10)]), done.stderr
+
+
+def test_an_iterable_dataset_is_used_as_it_is():
+    cell = "class S(IterableDataset):\n    def __iter__(self):\n        return iter(torch.arange(6.0))\nS()"
+    definition = data(cell, batch_size=4)
+    assert torch.cat(list(ready(definition).train_dataloader())).tolist() == [0, 1, 2, 3, 4, 5]
+    assert definition.form == "iterable"
+
+
+def test_loaders_are_used_as_they_are():
+    names = namespace(a=DataLoader(torch.ones(4, 2)), b=DataLoader(torch.ones(2, 2)))
+    instance = ready(data("a, b", names=names))
+    assert (instance.train_dataloader(), instance.val_dataloader()) == (names["a"], names["b"])
+    assert ready(data("a", names=names)).train_dataloader() is names["a"]
+    assert ready(data("{'train': a, 'test': b}", names=names)).test_dataloader() is names["b"]
+
+
+def test_bare_hooks_become_methods():
+    cell = """
+size: int = 6
+def setup(self, stage=None):
+    self.set = TensorDataset(torch.ones(size, 4), torch.zeros(size, dtype=int))
+def train_dataloader(self):
+    return DataLoader(self.set, batch_size=batch_size)
+"""
+    definition = data(cell, batch_size=2)
+    instance = ready(definition, size=8, batch_size=4)
+    assert (len(instance.set), instance.train_dataloader().batch_size) == (8, 4)
+    assert dict(definition.new().hparams) == {"size": 6, "batch_size": 2}
+    assert data(cell).new().hparams.batch_size == 32
+    with pytest.raises(InputError, match=r"--num_workers would have no effect on this data. It takes --batch_size"):
+        data(cell, num_workers=2)
+
+
+def test_hooks_beside_data_go_first():
+    cell = f"scale = 3\ndef val_dataloader(self):\n    return DataLoader(self.data, batch_size=scale)\n{COUNTED}"
+    assert ready(data(cell)).val_dataloader().batch_size == 3
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_datamodule_class_is_taken_as_it_is(package):
+    names = namespace()
+    start = "    def __init__(self, n=3):\n        super().__init__()"
+    cell = f"import {package} as pl\nclass Mine(pl.LightningDataModule):\n{start}"
+    definition = data(cell, name="mine", names=names)
+    assert definition.cls is names["Mine"] is names["mine"]
+    assert (definition.form, definition.package) == ("class", package)
+    assert data(names["Mine"], name=None, names=names).name == "Mine"
+    with pytest.raises(InputError, match=r"--batch_size would have no effect: Mine is a complete LightningDataModule"):
+        data(cell, names=names, batch_size=2)
+    with pytest.raises(InputError, match=r"mine has no hyperparameter 'm'. It has n"):
+        definition.new(m=2)
+
+
+def test_objects_of_the_notebook_are_adopted_by_name():
+    names = namespace(pair=(torch.ones(6, 4), torch.zeros(6)))
+    definition = data(names["pair"], name="pair", names=names, val_split=2)
+    assert ready(definition).data is names["pair"]
+    assert isinstance(names["pair"], tuple)
+    assert definition.cls.__name__ == "PairData"
+    unnamed = data(TensorDataset(torch.ones(3, 1)), name="other", names=names)
+    assert len(ready(unnamed).splits["train"]) == 3
+
+
+def test_the_source_is_plain_lightning_and_loads_the_same():
+    definition = data(COUNTED, val_split=0.25)
+    assert "lightning_magics" not in definition.source
+    alone = {"__name__": "script"}
+    exec(definition.source, alone)
+    instance = alone["DigitsData"]()
+    instance.setup()
+    assert torch.equal(column(instance.val_dataloader(), 0), column(ready(definition).val_dataloader(), 0))
+
+
+def test_errors_while_data_loads_stand_on_the_cells_lines():
+    definition = data("size: int = 3\nX = torch.ones(12 // size, 2)\nTensorDataset(X)")
+    with pytest.raises(ZeroDivisionError) as caught:
+        ready(definition, size=0)
+    last = traceback.extract_tb(caught.value.__traceback__)[-1]
+    assert (last.filename, last.lineno, last.line) == (CELL, 3, "X = torch.ones(12 // size, 2)")
+    assert definition.cls.setup.__code__.co_filename == "<lightning_source DigitsData>"
+    assert inspect.getsource(definition.cls.setup) in definition.source
+
+
+def test_datamodules_travel_by_value():
+    instance = ready(data(COUNTED, val_split=2))
+    assert len(cloudpickle.loads(cloudpickle.dumps(instance)).splits["val"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("cell", "asked", "message"),
+    [
+        ("x = 1", {}, r"the cell holds no data: it ends with no expression. Data is a Dataset"),
+        ("'train.csv'", {}, r"type str cannot be loaded as data. Data is a Dataset"),
+        ("def f(): pass\nf", {}, r"f is a function, which cannot be loaded as data. Call it: f\(\)"),
+        (
+            "torch.ones(3, 2), torch.ones(2)",
+            {},
+            r"different lengths \(3, 2\).*\(\(X_train, y_train\), \(X_val, y_val\)\)",
+        ),
+        ("{'trian': loader}", {}, r"a key for each split; found 'trian'. Did you mean 'train'\?"),
+        ("{'train': loader, 'val': frame['b'].values}", {}, r"some splits are DataLoaders and some are not"),
+        ("{'val': loader, 'dev': loader}", {}, r"two keys are for the split 'val': 'val', 'dev'"),
+        ("frame", {}, r"which column is the label. Add --label COLUMN, of a, b, kind, price"),
+        ("frame", {"label": "prize"}, r"--label prize: there is no such column. Did you mean 'price'\?"),
+        ("frame", {"label": "a"}, r"columns that hold no numbers: kind. Encode them"),
+        ("frame.replace(2.0, float('nan'))", {"label": "kind"}, r"columns with missing values: a, b, price. Fill them"),
+        (
+            COUNTED,
+            {"label": "a"},
+            r"--label would have no effect: it names a column of a DataFrame; found TensorDataset",
+        ),
+        (COUNTED, {"val_split": 1.5}, r"--val_split 1.5 is neither a fraction between 0 and 1 nor fewer than the 20"),
+        (COUNTED, {"val_split": 0.01}, r"--val_split 0.01: 20 samples leave an empty split"),
+        (COUNTED, {"val_split": 15, "test_split": 5}, r"--val_split 15 --test_split 5: 20 samples leave an empty"),
+        (COUNTED, {"split_seed": 3}, r"--split_seed would have no effect on this data. It takes --batch_size, --num_w"),
+        ("loader", {"batch_size": 3}, r"--batch_size would have no effect on this data. Set it in the cell"),
+        ("loader", {"val_split": 3}, r"--val_split 3 cannot be taken: the data is a DataLoader"),
+        (
+            "{'train': loader.dataset, 'val': loader.dataset}",
+            {"val_split": 3},
+            r"--val_split 3 would have no effect: .* brings its val",
+        ),
+        ("(i for i in range(3))", {"val_split": 3}, r"--val_split 3 cannot be taken: the data is a stream"),
+        ("(i for i in range(3))", {"shuffle": False}, r"--shuffle would have no effect on this data"),
+        ("size: int\ntorch.ones(size, 2)", {}, r"data is loaded when it is defined, and 'size' has no value"),
+    ],
+)
+def test_what_cannot_be_used_is_said(cell, asked, message):
+    names = namespace(frame=FRAME, loader=DataLoader(torch.ones(6, 2)))
+    with pytest.raises(InputError, match=message):
+        data(cell, names=names, **asked)
+
+
+def test_a_split_that_is_overridden_out_of_bounds_is_an_error():
+    with pytest.raises(ValueError, match=r"20 samples cannot be split into \{'val': 30\}"):
+        ready(data(COUNTED, val_split=2), val_split=30)
+
+
+def test_a_generator_object_cannot_be_adopted():
+    names = namespace(stream=(i for i in range(3)))
+    with pytest.raises(
+        InputError, match=r"stream is a generator, which can be read only once.*%%lightning_data stream"
+    ):
+        data(names["stream"], name="stream", names=names)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [TensorDataset(torch.ones(5, 2)), torch.ones(5, 2), (np.ones((5, 2)), np.ones(5)), [(torch.ones(2), 1)] * 5],
+)
+def test_raw_data_gets_a_loader(value):
+    first, second = build.to_dataloaders([value, value], [True, False], {"batch_size": 2})
+    samplers = [type(loader.sampler).__name__ for loader in (first, second)]
+    assert samplers == ["RandomSampler", "SequentialSampler"]
+    assert len(first) == len(second) == 3
+    assert len(build.to_dataloader(value, batch_size=5)) == 1
+
+
+def test_loaders_pass_and_streams_are_loaded():
+    loader = DataLoader(torch.ones(3, 1))
+    assert build.to_dataloaders([loader], [True], {}) == [loader]
+    assert len(list(build.to_dataloader(range(5), batch_size=2))) == 3
+
+
+@pytest.mark.parametrize(
+    ("value", "options", "message"),
+    [
+        (torch.ones(3), {"batchsize": 3}, r"--data.batchsize is unknown here. Did you mean 'batch_size'\?"),
+        (DataLoader(torch.ones(3)), {"batch_size": 3}, r"--data.batch_size would have no effect on a DataLoader"),
+        ("x.csv", {}, r"type str cannot be loaded as data"),
+        (FRAME, {}, r"a DataFrame needs to know its labels: %lightning_data NAME --label COLUMN"),
+        ((i for i in range(3)), {}, r"a generator can be read only once. Define it in a cell"),
+    ],
+)
+def test_raw_data_that_cannot_be_loaded_is_described(value, options, message):
+    with pytest.raises(InputError, match=message):
+        build.to_dataloaders([value], [True], options)
