@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-    from lightning_magics.progress import RunState
+    from lightning_magics.curves import Curve
+    from lightning_magics.progress import Line, RunState
 
 Points = list[tuple[float, float]]
 
@@ -61,13 +62,18 @@ def charts(state: RunState) -> list[Chart]:
         stages = [line.stage for line in lines if not line.by_step and len(lines[line].points(2)) > 1]
         drawn = [
             Drawn(line.stage, line.by_step and line.stage in stages, curve.points(_MOST_POINTS))
-            for line, curve in sorted(lines.items(), key=lambda item: not item[0].by_step)
+            for line, curve in sorted(lines.items(), key=_order)
         ]
         if any(len(line.points) > 1 for line in drawn):
             xs = [x for line in drawn for x, _ in line.points]
             first = 0.0 if 4 * min(xs) <= max(xs) else min(xs)  # a resumed run starts where it starts
             found.append(Chart(title, drawn, (first, max(xs)), _range([y for line in drawn for _, y in line.points])))
     return sorted(found, key=lambda chart: not chart.title.endswith("loss"))
+
+
+def _order(item: tuple[Line, Curve]) -> tuple[bool, int]:
+    """Values by step lie below those by epoch, training below validation."""
+    return not item[0].by_step, list(COLOURS).index(item[0].stage)
 
 
 def _range(values: list[float]) -> tuple[float, float]:

@@ -65,9 +65,12 @@ def _kernel() -> Any:
 
 
 def _interactive(kernel: Any) -> bool:
-    """Whether a person sits before the notebook: nbclient, papermill and jupyter execute allow no input."""
-    parent = kernel.get_parent() if hasattr(kernel, "get_parent") else {}
-    return bool((parent or {}).get("content", {}).get("allow_stdin", True))
+    """Whether a person sits before the notebook: nbclient, papermill and jupyter execute allow no input.
+
+    ipykernel keeps this part of the request that it executes under a private name. Its public `get_parent` fails in
+    threads of ipykernel 7.0.
+    """
+    return bool(getattr(kernel, "_allow_stdin", True))
 
 
 class Pace:
