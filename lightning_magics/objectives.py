@@ -96,7 +96,8 @@ def find_loss(given: Any, notebook: Notebook) -> Loss:
         made = notebook.evaluate(ast.unparse(call), "--loss")
         if not callable(made):
             raise InputError(
-                f"--loss {asked.text} gives a value of type {type(made).__name__}; a loss is called with output and target"
+                f"--loss {asked.text} gives a value of type {type(made).__name__}; "
+                f"a loss is called with output and target"
             )
         return Loss(asked.text, expression("self.loss"), call, _kind(made))
     if isinstance(value, type):
@@ -263,8 +264,8 @@ def _add_object(entries: ast.Dict, value: Any, code: ast.expr, text: str, item: 
         _add(entries, name, code if isinstance(code, ast.Call) else expression("METRIC.clone()", METRIC=code))
     else:
         raise InputError(
-            f"--metrics {text} is of type {type(value).__name__}. Type a name of torchmetrics such as accuracy, f1 or mae, "
-            f"or an object of the notebook that is a torchmetrics.Metric"
+            f"--metrics {text} is of type {type(value).__name__}. Type a name of torchmetrics such as accuracy, "
+            f"f1 or mae, or an object of the notebook that is a torchmetrics.Metric"
         )
 
 

@@ -436,7 +436,7 @@ def test_a_batch_that_fits_nothing_is_described(batch, message):
         (
             "def f(): return 3\nf",
             {"loss": "mse_loss"},
-            r"f returns a value of type int. A model takes a function that returns",
+            r"f returns a value of type int. A model takes a function",
         ),
         ("nn.Linear(4, 3)", {"loss": "mse_loss", "task": "binary"}, r"--task would have no effect without --metrics"),
         (HOOKS, {"lr": 0.1}, r"--lr would have no effect: the cell has its configure_optimizers"),

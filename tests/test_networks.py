@@ -101,9 +101,7 @@ def test_a_transformers_model_is_known_before_its_hyperparameters_are():
 
 
 def test_metrics_of_a_causal_language_model_are_refused():
-    cell = (
-        "from transformers import GPT2Config as C, GPT2LMHeadModel\nGPT2LMHeadModel(C(n_layer=1, n_embd=4, n_head=1))"
-    )
+    cell = "from transformers import GPT2Config as C, GPT2LMHeadModel as M\nM(C(n_layer=1, n_embd=4, n_head=1))"
     with pytest.raises(InputError, match=r"--metrics cannot be used on a causal language model.*Write validation_step"):
         model(cell, metrics=("accuracy",))
 
