@@ -273,7 +273,7 @@ class _Call:
             loaders = loaders[1:] if self.verb == "validate" else ()
             if not loaders and not hasattr(run.model, f"{self.verb}_dataloader"):
                 raise InputError(
-                    f"the run {run.name} has no data to {self.verb} with: %lightning_{self.verb} {run.record.model} DATA"
+                    f"run {run.name} has no data to {self.verb} with: %lightning_{self.verb} {run.record.model} DATA"
                 )
         return _Data(run.record.data, make=lambda: (datamodule, loaders))
 

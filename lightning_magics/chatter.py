@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, TextIO
 
-_LOGGERS = ("pytorch_lightning", "lightning", "lightning.pytorch", "lightning_fabric", "lightning.fabric")
+_TOP_LOGGERS = ("pytorch_lightning", "lightning", "lightning_fabric", "mlflow", "alembic")
+_LOGGERS = (*_TOP_LOGGERS, "lightning.pytorch", "lightning.fabric")
 _SPEAKERS = r"(pytorch_lightning|lightning|lightning_fabric|lightning_utilities|torchmetrics|torch)\b.*"
 
 # Warnings that a user of this package cannot or need not act on: it made the choice that they are about.
@@ -100,7 +101,7 @@ def _loggers_to(file: IO[str]) -> Iterator[None]:
     loggers = [logging.getLogger(name) for name in _LOGGERS]
     before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
     for logger in loggers:
-        top = logger.name in ("pytorch_lightning", "lightning", "lightning_fabric")
+        top = logger.name in _TOP_LOGGERS
         logger.handlers = [handler] if top else []
         logger.propagate = not top
         logger.setLevel(logging.INFO)
