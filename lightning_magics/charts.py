@@ -9,12 +9,12 @@ import io
 import math
 from dataclasses import dataclass
 from html import escape
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from lightning_magics import formats
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     from lightning_magics.curves import Curve
@@ -26,8 +26,11 @@ Points = list[tuple[float, float]]
 COLOURS = {"train": "#e8833a", "val": "#3b8ee0", "test": "#2ca86f", "": "#8b6fd6"}
 _GREY = "#808890"
 _MOST_CHARTS = 6
+_ACROSS = 3
+_MOST_DOTS = 12  # dots show the epochs as long as these can be told apart
 _MOST_POINTS = 160  # of a line: more than this is not seen at the charts' size
 _WIDTH, _HEIGHT = 290, 170  # of a chart, in CSS pixels
+_POINTS = 0.72  # of matplotlib for a CSS pixel, at 100 pixels an inch
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 24, 20
 
 
@@ -53,6 +56,30 @@ class Chart:
     def stages(self) -> list[str]:
         """The stages that its lines show, each once."""
         return list(dict.fromkeys(line.stage for line in self.lines))
+
+
+@dataclass(frozen=True)
+class Stroke:
+    """A line of a chart, in CSS pixels; without a colour it has that of the text."""
+
+    points: Points
+    colour: str | None
+    width: float
+    opacity: float
+    dots: bool = False
+
+
+@dataclass(frozen=True)
+class Label:
+    """A text of a chart, in CSS pixels; without a colour it has that of the text around."""
+
+    x: float
+    y: float
+    text: str
+    anchor: Literal["start", "middle", "end"] = "start"
+    colour: str | None = None
+    bold: bool = False
+    muted: bool = False
 
 
 def charts(state: RunState) -> list[Chart]:
@@ -97,14 +124,8 @@ def left_out(state: RunState) -> int:
     return max(0, len(charts(state)) - _MOST_CHARTS)
 
 
-def svg(state: RunState) -> str:
-    """Return the charts as html with inline SVG; text takes the colour of the page."""
-    width = min(3, max(1, len(state.charts))) * _WIDTH  # room for those to come, so that nothing jumps
-    drawn = "".join(_svg_chart(chart) for chart in charts(state)[:_MOST_CHARTS])
-    return f'<div style="width:{width}px;max-width:100%">{drawn}</div>' if drawn else ""
-
-
-def _svg_chart(chart: Chart) -> str:
+def shapes(chart: Chart) -> list[Stroke | Label]:
+    """Lay a chart out: what to draw, in CSS pixels from its top left corner."""
     right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
     x_scale = (right - _LEFT) / ((chart.x[1] - chart.x[0]) or 1.0)
     y_scale = (bottom - _TOP) / (chart.y[1] - chart.y[0])
@@ -113,53 +134,71 @@ def _svg_chart(chart: Chart) -> str:
         inside = min(max(y, chart.y[0]), chart.y[1])
         return _LEFT + (x - chart.x[0]) * x_scale, bottom - (inside - chart.y[0]) * y_scale
 
+    found: list[Stroke | Label] = [Label(_LEFT, 13, formats.clip(chart.title, 24), bold=True)]
     grid = ticks(*chart.y)
-    parts = [f'<text x="{_LEFT}" y="13" font-weight="600">{escape(formats.clip(chart.title, 24))}</text>']
     for value, label in zip(grid, formats.axis(grid), strict=True):
         height = place(0, value)[1]
-        parts.append(f'<path d="M{_LEFT} {height:.1f}H{right}" stroke="currentColor" stroke-opacity=".13"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{height + 3.5:.1f}" text-anchor="end" opacity=".65">{label}</text>')
-    parts += [
-        f'<text x="{place_x}" y="{_HEIGHT - 5}" text-anchor="{anchor}" opacity=".65">{label}</text>'
-        for place_x, anchor, label in _x_labels(chart, right)
+        found.append(Stroke([(_LEFT, height), (right, height)], None, 1, 0.18))
+        found.append(Label(_LEFT - 6, height + 3.5, label, "end", muted=True))
+    first, last = (formats.count(round(x)) for x in chart.x)
+    under = _HEIGHT - 5
+    found += [
+        Label(_LEFT, under, first, muted=True),
+        Label((_LEFT + right) / 2, under, "step", "middle", muted=True),
+        Label(right, under, last, "end", muted=True),
     ]
-    parts += [_svg_line(line, [place(x, y) for x, y in line.points]) for line in chart.lines]
-    legend = right
-    for stage in reversed(chart.stages):
-        if stage:
-            parts.append(f'<text x="{legend}" y="13" text-anchor="end" fill="{COLOURS[stage]}">{stage}</text>')
-            legend -= 9 * len(stage)
+    for line in chart.lines:
+        few = not line.faint and len(line.points) <= _MOST_DOTS
+        width, opacity = (1, 0.5) if line.faint else (1.6, 1.0)
+        found.append(Stroke([place(*point) for point in line.points], COLOURS[line.stage], width, opacity, dots=few))
+    legend = float(right)
+    for stage in reversed([stage for stage in chart.stages if stage]):
+        found.append(Label(legend, 13, stage, "end", COLOURS[stage]))
+        legend -= 9 * len(stage)
+    return found
+
+
+def svg(state: RunState) -> str:
+    """Return the charts as html with inline SVG; text takes the colour of the page."""
+    width = min(_ACROSS, max(1, len(state.charts))) * _WIDTH  # room for those to come, so that nothing jumps
+    drawn = "".join(_svg_chart(chart) for chart in charts(state)[:_MOST_CHARTS])
+    return f'<div style="width:{width}px;max-width:100%">{drawn}</div>' if drawn else ""
+
+
+def _svg_chart(chart: Chart) -> str:
+    drawn = "".join(_svg_stroke(item) if isinstance(item, Stroke) else _svg_label(item) for item in shapes(chart))
     size = f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
     return (
         f'<svg role="img" aria-label="{escape(chart.title)}" {size} fill="currentColor" font-size="11" '
-        f'style="font-family:inherit;vertical-align:top">{"".join(parts)}</svg>'
+        f'style="font-family:inherit;vertical-align:top">{drawn}</svg>'
     )
 
 
-def _x_labels(chart: Chart, right: int) -> list[tuple[int, str, str]]:
-    return [
-        (_LEFT, "start", formats.count(round(chart.x[0]))),
-        ((_LEFT + right) // 2, "middle", "step"),
-        (right, "end", formats.count(round(chart.x[1]))),
-    ]
+def _svg_stroke(stroke: Stroke) -> str:
+    colour = stroke.colour or "currentColor"
+    points = " ".join(f"{x:.1f},{y:.1f}" for x, y in stroke.points)
+    look = f'stroke-width="{stroke.width}"' + (f' stroke-opacity="{stroke.opacity}"' if stroke.opacity < 1 else "")
+    dots = (f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" fill="{colour}"/>' for x, y in stroke.points if stroke.dots)
+    return f'<polyline points="{points}" fill="none" stroke="{colour}" {look}/>{"".join(dots)}'
 
 
-def _svg_line(line: Drawn, placed: Points) -> str:
-    colour = COLOURS[line.stage]
-    look = 'stroke-width="1" stroke-opacity=".5"' if line.faint else 'stroke-width="1.6"'
-    path = (
-        f'<polyline points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in placed)}" fill="none" stroke="{colour}" {look}/>'
+def _svg_label(label: Label) -> str:
+    look = "".join(
+        [
+            f' text-anchor="{label.anchor}"' if label.anchor != "start" else "",
+            f' fill="{label.colour}"' if label.colour else "",
+            ' font-weight="600"' if label.bold else "",
+            ' opacity=".65"' if label.muted else "",
+        ]
     )
-    if line.faint or len(placed) > 12:  # dots show the epochs as long as these can be told apart
-        return path
-    return path + "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.2" fill="{colour}"/>' for x, y in placed)
+    return f'<text x="{label.x:g}" y="{label.y:.1f}"{look}>{escape(label.text)}</text>'
 
 
 def png(state: RunState) -> tuple[bytes, int, int] | None:
     """Return the charts as one PNG, with its width and height in CSS pixels; None if there is nothing to draw.
 
     Transparent, with colours for light and dark pages. Drawn without pyplot, so that the user's figures and backend
-    stay as they are.
+    stay as they are, and without axes, which would take most of the time.
     """
     found = charts(state)[:_MOST_CHARTS]
     if not found:
@@ -167,74 +206,50 @@ def png(state: RunState) -> tuple[bytes, int, int] | None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    across = min(3, len(found))
-    down = -(-len(found) // across)
-    figure = Figure(figsize=(across * _WIDTH / 100, down * _HEIGHT / 100), facecolor="none")
-    FigureCanvasAgg(figure)
+    width = min(_ACROSS, len(found)) * _WIDTH
+    height = -(-len(found) // _ACROSS) * _HEIGHT
+    fineness = 2.0 if height == _HEIGHT else 1.5  # pixels of the image for each on the page
+    figure = Figure((width / 100, height / 100), 100 * fineness, facecolor="none")
+    canvas = FigureCanvasAgg(figure)
     for place, chart in enumerate(found):
-        row, col = divmod(place, across)
-        left, low = col * _WIDTH + _LEFT, (down - 1 - row) * _HEIGHT + _BOTTOM
-        box = (
-            left / (across * _WIDTH),
-            low / (down * _HEIGHT),
-            (_WIDTH - _LEFT - _RIGHT) / (across * _WIDTH),
-            (_HEIGHT - _TOP - _BOTTOM) / (down * _HEIGHT),
+        row, column = divmod(place, _ACROSS)
+        for shape in shapes(chart):
+            _draw(figure, shape, column * _WIDTH, row * _HEIGHT, (width, height))
+    canvas.draw()  # type: ignore[no-untyped-call]
+    return _compressed(canvas), width, height
+
+
+def _draw(figure: Figure, shape: Stroke | Label, left: int, top: int, size: tuple[int, int]) -> None:
+    """Put a shape of a chart, whose corner is at left and top, on the figure."""
+    from matplotlib.lines import Line2D
+
+    if isinstance(shape, Label):
+        figure.text(
+            (left + shape.x) / size[0],
+            1 - (top + shape.y) / size[1],
+            shape.text,
+            ha={"start": "left", "middle": "center", "end": "right"}[shape.anchor],
+            va="baseline",
+            fontsize=11 * _POINTS,
+            color=shape.colour or _GREY,
+            weight="bold" if shape.bold else "normal",
+            parse_math=False,
+            usetex=False,
         )
-        _draw(figure.add_axes(box), chart)
-    return _small(figure, 2.0 if down == 1 else 1.5), across * _WIDTH, down * _HEIGHT
+        return
+    xs = [(left + x) / size[0] for x, _ in shape.points]
+    ys = [1 - (top + y) / size[1] for _, y in shape.points]
+    line = Line2D(xs, ys, linewidth=shape.width * _POINTS, color=shape.colour or _GREY, alpha=shape.opacity)
+    line.set(linestyle="-", marker="o" if shape.dots else "", markersize=4.4 * _POINTS)
+    figure.add_artist(line)
 
 
-def _draw(axes: Axes, chart: Chart) -> None:
-    """Draw a chart as the SVG shows it."""
-    axes.set_facecolor("none")
-    for side in axes.spines.values():
-        side.set_visible(False)
-    for line in chart.lines:
-        xs, ys = [x for x, _ in line.points], [min(max(y, chart.y[0]), chart.y[1]) for _, y in line.points]
-        dots = "o" if not line.faint and len(xs) <= 12 else ""
-        width, opacity = (0.75, 0.5) if line.faint else (1.2, 1.0)
-        axes.plot(
-            xs,
-            ys,
-            color=COLOURS[line.stage],
-            linewidth=width,
-            alpha=opacity,
-            marker=dots,
-            markersize=3.3,
-            clip_on=False,
-        )
-    axes.set_xlim(chart.x if chart.x[1] > chart.x[0] else (chart.x[0] - 1, chart.x[0] + 1))
-    axes.set_ylim(chart.y)
-    grid = ticks(*chart.y)
-    axes.set_yticks(grid, formats.axis(grid), fontsize=8, color=_GREY)
-    axes.set_xticks([])
-    axes.tick_params(length=0, pad=4)
-    axes.grid(axis="y", color=_GREY, alpha=0.22, linewidth=0.75)
-    axes.set_axisbelow(True)
-    right, inner = _WIDTH - _RIGHT, (_WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM)
-
-    def write(x: float, y: float, text: str, anchor: str, colour: str, weight: str = "normal") -> None:
-        place = ((x - _LEFT) / inner[0], 1 - (y - _TOP) / inner[1])
-        axes.text(
-            *place, text, transform=axes.transAxes, ha=anchor, fontsize=8, color=colour, weight=weight, parse_math=False
-        )
-
-    write(_LEFT, 13, formats.clip(chart.title, 24), "left", _GREY, "bold")
-    for x, anchor, label in _x_labels(chart, right):
-        write(x, _HEIGHT - 5, label, {"start": "left", "middle": "center", "end": "right"}[anchor], _GREY)
-    legend = right
-    for stage in reversed(chart.stages):
-        if stage:
-            write(legend, 13, stage, "right", COLOURS[stage])
-            legend -= 9 * len(stage)
-
-
-def _small(figure: Figure, fineness: float) -> bytes:
-    """Return the figure as PNG with `fineness` pixels a CSS pixel, and with a palette: a third of the size."""
+def _compressed(canvas: FigureCanvasAgg) -> bytes:
+    """The drawn figure as PNG with a palette, which is a third of the size."""
     from PIL import Image
 
+    pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=100 * fineness, facecolor="none")
-    small = io.BytesIO()
-    Image.open(file).quantize(64, method=Image.Quantize.FASTOCTREE).save(small, "PNG", optimize=True)
-    return small.getvalue()
+    image = Image.frombuffer("RGBA", canvas.get_width_height(), pixels)
+    image.quantize(64, method=Image.Quantize.FASTOCTREE).save(file, "PNG")
+    return file.getvalue()
