@@ -102,6 +102,14 @@ def split(tree: ast.Module) -> Cell:
     return cell
 
 
+def last_name(tree: ast.Module) -> str:
+    """Return what to say to a cell that ends by giving its result a name, empty for another."""
+    last = tree.body[-1] if tree.body else None
+    if isinstance(last, ast.Assign) and isinstance(last.targets[-1], ast.Name):
+        return f" (add a last line: {last.targets[-1].id})"
+    return ""
+
+
 def is_hook(statement: ast.stmt) -> TypeGuard[Function]:
     """Whether a top-level statement is a method without its class: it takes `self`, or says that it takes none."""
     if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef):

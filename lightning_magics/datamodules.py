@@ -12,7 +12,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .cells import Cell, Hyperparameter, Source, parse, split, use_attributes
+from .cells import Cell, Hyperparameter, Source, last_name, parse, split, use_attributes
 from .constructor import complete, constructor
 from .definition import Definition, is_datamodule, package_of
 from .errors import InputError, did_you_mean
@@ -59,7 +59,7 @@ def define_data(
         return _as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text)
     parts = split(tree)
     if parts.expression is None and not parts.hooks:
-        raise InputError(f"the cell holds no data: it ends with no expression. {FORMS}")
+        raise InputError(f"the cell holds no data: it ends with no expression{last_name(tree)}. {FORMS}")
     execute(parts.notebook, cell, namespace)
     return _Data(name or "data", parts, options, namespace, package, cell).define()
 
@@ -286,7 +286,9 @@ class _Data:
     def class_name(self) -> str:
         """The class is named apart, so that the notebook's variable of the name stays."""
         camel = "".join(part[:1].upper() + part[1:] for part in re.split(r"_+", self.name))
-        return camel if camel.endswith(("Data", "DataModule")) and camel != self.name else f"{camel}Data"
+        names = [f"{camel}Data", f"{camel}DataModule", f"Lit{camel}Data"]
+        free = [name for name in names if name not in self.namespace or is_datamodule(self.namespace[name])]
+        return next(iter(free), f"Lit{camel}DataModule")
 
     @property
     def stream_name(self) -> str:

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .cells import Cell, Hyperparameter, Source, parse, split, use_attributes
+from .cells import Cell, Hyperparameter, Source, last_name, parse, split, use_attributes
 from .constructor import complete, constructor
 from .definition import Definition, is_module, package_of
 from .errors import InputError
@@ -65,7 +65,7 @@ def define_model(
     if parts.expression is None and not parts.hooks:
         classes = [found for found, kind in kinds.items() if kind == "module"]
         if not classes:
-            raise InputError(f"the cell holds no model. {FORMS}")
+            raise InputError(f"the cell holds no model{last_name(tree)}. {FORMS}")
         chosen = name if name in classes else classes[-1]
         name = name or chosen
         parts.expression = ast.Name(chosen, ast.Load())
@@ -277,7 +277,8 @@ class _Model:
 
     def compiled(self, methods: list[Function]) -> Definition:
         """Compile the class, run its definition in the notebook, and describe it."""
-        read = names_read(*methods)
+        # What makes the network may be of the name; hooks that read it mean their own class.
+        read = names_read(*(item for item in methods if item not in self.cell.hooks))
         capital = self.name[0].upper() + self.name[1:]
         name = f"Lit{capital}" if self.name in read else self.name
         loss = f", trained with {self.options.loss}" if isinstance(self.options.loss, str) else ""

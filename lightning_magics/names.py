@@ -8,8 +8,8 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -49,6 +49,21 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Library:
+    """What an option knows without the notebook.
+
+    Attributes:
+        names: objects by the names of the library.
+        short: objects by other names; the notebook's come before these.
+        usable: whether an object of the notebook is of use to the option at all.
+    """
+
+    names: Mapping[str, Any]
+    short: Mapping[str, Any] = field(default_factory=dict)
+    usable: Callable[[Any], bool] = callable
+
+
+@dataclass(frozen=True)
 class Notebook:
     """The namespace that names are looked up in.
 
@@ -66,13 +81,13 @@ class Notebook:
         """Evaluate an expression of the notebook; InputError if that fails."""
         return evaluate(text, {**self.namespace, **self.hyperparameters}, option)
 
-    def ask(self, option: str, given: Any, library: Mapping[str, Any], example: str) -> Asked:
+    def ask(self, option: str, given: Any, library: Library, example: str) -> Asked:
         """Find what was given to an option.
 
         Args:
             option: such as ``--optimizer``.
             given: a name, a call such as ``SGD(momentum=0.9)``, any other expression, or an object.
-            library: the names that are known without the notebook, in the spelling of the library.
+            library: what is known without the notebook.
             example: what to type, for the message.
 
         Raises:
@@ -88,7 +103,8 @@ class Notebook:
             if known is not None:
                 return Asked(given, self.reference(known, option), known, call)
             if function.id not in self.namespace and function.id not in self.hyperparameters:
-                near = did_you_mean(function.id, [*library, *_callables(self.namespace)])
+                usable = [name for name, value in self.namespace.items() if library.usable(value)]
+                near = did_you_mean(function.id, [*library.names, *library.short, *usable])
                 raise InputError(
                     f"{option} {given}: neither torch nor the notebook has {function.id!r}.{near} Type {example}"
                 )
@@ -97,13 +113,17 @@ class Notebook:
             return Asked(given, tree, self.evaluate(ast.unparse(tree), option))
         return Asked(given, function, value, call)
 
-    def known(self, name: str, library: Mapping[str, Any]) -> Any:
-        """Return the library's object of a name: as spelled, else in any case unless the notebook has the name."""
-        if name in library:
-            return library[name]
-        if name in self.namespace:
+    def known(self, name: str, library: Library) -> Any:
+        """Return the library's object of a name, None where the notebook's own is meant.
+
+        A name as the library spells it comes first, then the notebook's, then other spellings and short names.
+        """
+        if name in library.names:
+            return library.names[name]
+        if library.usable(self.namespace.get(name)):
             return None
-        return {_plain(known): value for known, value in library.items()}.get(_plain(name))
+        spelled = {_plain(known): value for known, value in {**library.names, **library.short}.items()}
+        return spelled.get(_plain(name))
 
     def reference(self, value: Any, role: str) -> ast.expr:
         """Return an expression that gives an object in the notebook, where it gets a name if it has none."""
@@ -121,10 +141,6 @@ class Notebook:
 
 def _plain(name: str) -> str:
     return name.replace("_", "").lower()
-
-
-def _callables(namespace: Mapping[str, Any]) -> Iterable[str]:
-    return [name for name, value in namespace.items() if callable(value) and not name.startswith("_")]
 
 
 def parse_expression(option: str, text: str, example: str) -> ast.expr:

@@ -19,7 +19,7 @@ from torch.nn import functional as F
 
 from .errors import InputError
 from .generated import expression
-from .names import Notebook, accepts, check_keywords, keywords, required
+from .names import Library, Notebook, accepts, check_keywords, keywords, required
 
 Task = Literal["multiclass", "binary", "multilabel", "regression"]
 
@@ -86,8 +86,7 @@ def find_loss(given: Any, notebook: Notebook) -> Loss:
         if callable(value) and (name.endswith(("loss", "cross_entropy", "_with_logits")) or name == "kl_div")
     }
     classes = {name: value for name, value in vars(torch.nn).items() if name.endswith("Loss")}
-    short = {name: functions[full] for name, full in _SHORT.items()}
-    library = {**short, **functions, **classes}
+    library = Library({**functions, **classes}, {name: functions[full] for name, full in _SHORT.items()})
     asked = notebook.ask("--loss", given, library, "cross_entropy, mse_loss or a function of the notebook")
     value, code = asked.value, asked.code
     if asked.call is not None:
@@ -227,7 +226,7 @@ def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Noteb
     return Metrics(entries, found_task, by_output)
 
 
-def _library() -> dict[str, Any]:
+def _library() -> Library:
     names = {**vars(torchmetrics.classification), **vars(torchmetrics)}
     base = torchmetrics.Metric
     known = {
@@ -235,7 +234,13 @@ def _library() -> dict[str, Any]:
         for name, value in names.items()
         if isinstance(value, type) and issubclass(value, base) and value is not base
     }
-    return {**known, **{short: known[name] for short, name in _FRIENDLY.items()}}
+    return Library(known, {short: known[name] for short, name in _FRIENDLY.items()}, _is_metric)
+
+
+def _is_metric(value: Any) -> bool:
+    """Whether a value of the notebook is a metric, rather than a number of the same name."""
+    metrics = (torchmetrics.Metric, torchmetrics.MetricCollection)
+    return isinstance(value, metrics) or (isinstance(value, type) and issubclass(value, metrics))
 
 
 def _logged(text: str, cls: type) -> str:

@@ -14,7 +14,7 @@ import torch
 from .cells import Hyperparameter
 from .errors import InputError
 from .generated import expression, method, snippet
-from .names import Asked, Notebook, accepts, check_keywords, keywords, literal, required, signature
+from .names import Asked, Library, Notebook, accepts, check_keywords, keywords, literal, required, signature
 
 if TYPE_CHECKING:
     from .options import ModelOptions
@@ -81,23 +81,25 @@ def configure(options: ModelOptions, notebook: Notebook, default: str, lr: float
     return Optimizing(function, found)
 
 
-def _optimizers() -> dict[str, Any]:
+def _optimizers() -> Library:
     base = torch.optim.Optimizer
-    return {
+    names = {
         name: value
         for name, value in vars(torch.optim).items()
         if isinstance(value, type) and issubclass(value, base) and value is not base
     }
+    return Library(names)
 
 
-def _schedulers() -> dict[str, Any]:
+def _schedulers() -> Library:
     module = torch.optim.lr_scheduler
     base = module.LRScheduler
-    return {
+    names = {
         name: value
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, base) and not name.endswith("LRScheduler")
     }
+    return Library(names)
 
 
 def _rate(name: str, value: float | None, asked: Asked, usual: float | None, in_cell: bool) -> Hyperparameter | None:
@@ -144,7 +146,7 @@ def _scheduled(given: Any, notebook: Notebook, has_lr: bool) -> list[ast.stmt]:
     check_keywords(asked, "--scheduler")
     name = getattr(asked.value, "__name__", "")
     typed = keywords(asked.call)
-    known = _FILLED.get(name, {}) if _schedulers().get(name) is asked.value else {}
+    known = _FILLED.get(name, {}) if _schedulers().names.get(name) is asked.value else {}
     if accepts(asked.value, "num_training_steps") and getattr(asked.value, "__module__", "").startswith("transformers"):
         known = {"num_training_steps": _STEPS}
     named = [item.name for item in signature(asked.value)][1 + len(asked.call.args if asked.call else []) :]

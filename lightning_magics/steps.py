@@ -123,8 +123,7 @@ def _log_metrics(self, output, target, stage, dataloader_idx):
     """Add a batch to the metrics of a stage and log them: over epoch and ranks, not a mean of batches."""
     key = f"{stage}_{dataloader_idx}"
     if key not in self.stage_metrics:
-        with torch.inference_mode(False):
-            self.stage_metrics[key] = self._make_metrics(output, stage).to(self.device)
+        self.stage_metrics[key] = self._make_metrics(output, stage).to(self.device)
     COMPARE
     self.stage_metrics[key].update(output, target)
     for name, metric in self.stage_metrics[key].items(copy_state=False):

@@ -231,6 +231,13 @@ def test_objects_of_the_notebook_are_adopted_by_name():
     assert len(ready(unnamed).splits["train"]) == 3
 
 
+def test_classes_of_the_notebook_keep_their_names():
+    names = namespace(DigitsData=3)
+    assert data(COUNTED, names=names).cls.__name__ == "DigitsDataModule"
+    assert data(COUNTED, names=names).cls.__name__ == "DigitsDataModule"
+    assert names["DigitsData"] == 3
+
+
 def test_the_source_is_plain_lightning_and_loads_the_same():
     definition = data(COUNTED, val_split=0.25)
     assert "lightning_magics" not in definition.source
@@ -259,7 +266,7 @@ def test_datamodules_travel_by_value():
 @pytest.mark.parametrize(
     ("cell", "asked", "message"),
     [
-        ("x = 1", {}, r"the cell holds no data: it ends with no expression. Data is a Dataset"),
+        ("x = 1", {}, r"it ends with no expression \(add a last line: x\). Data is a Dataset"),
         ("'train.csv'", {}, r"type str cannot be loaded as data. Data is a Dataset"),
         ("def f(): pass\nf", {}, r"f is a function, which cannot be loaded as data. Call it: f\(\)"),
         (

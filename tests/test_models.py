@@ -127,6 +127,13 @@ def test_zero_argument_super_works_in_hooks():
     assert instance.started
 
 
+def test_hooks_may_name_their_own_class():
+    cell = HOOKS.replace("self.layer =", "super(Digits, self).__init__()\n    self.layer =", 1)
+    definition = model(cell)
+    assert definition.cls.__name__ == "Digits"
+    fit(definition.new())
+
+
 def test_a_network_beside_hooks_is_wrapped_and_the_hooks_go_first():
     cell = """
 classes = 3
@@ -431,7 +438,11 @@ def test_a_batch_that_fits_nothing_is_described(batch, message):
     [
         ("nn.Linear(4, 3)", {}, r"the network needs a loss to train. Type --loss cross_entropy"),
         ("3 + 4", {"loss": "mse_loss"}, r"the last expression is of type int, which is no network. A model cell takes"),
-        ("x = 1", {"loss": "mse_loss"}, r"the cell holds no model. A model cell takes a LightningModule class"),
+        (
+            "x = 1",
+            {"loss": "mse_loss"},
+            r"the cell holds no model \(add a last line: x\). A model cell takes a LightningModule class",
+        ),
         ("int", {"loss": "mse_loss"}, r"the last expression is of type type, which is no network"),
         (
             "def f(): return 3\nf",

@@ -157,6 +157,15 @@ def test_python_objects_are_taken_as_they_are():
     assert found["val_mean_absolute_error"] == pytest.approx(by_hand.mean_absolute_error(NUMBERS, output))
 
 
+def test_numbers_of_the_notebook_do_not_hide_a_metric_and_functions_come_before_short_names():
+    names = namespace(accuracy=0.9, f1=torchmetrics.F1Score("multiclass", num_classes=3, average="micro"))
+    names["mse"] = lambda output, target: output.mean() * 0 + 7
+    instance = model("nn.Linear(4, 3)", names=names, loss="mse", metrics=("accuracy", "f1")).new()
+    found = validated(instance, X, CLASSES)
+    assert found["val_loss"] == 7
+    assert found["val_f1"] == pytest.approx(found["val_accuracy"])
+
+
 @pytest.mark.parametrize(
     ("asked", "expected"),
     [
