@@ -6,8 +6,9 @@ import pytest
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 
-# Lightning gives advice on the examples: few workers, no validation data, a loader without a length.
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+# Lightning gives advice on the examples: few workers, no validation data, a loader without a length (UserWarning);
+# and it uses what torch 2.13 is going to drop (FutureWarning).
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
 
 IMPORTS = """
 import torch
