@@ -33,6 +33,7 @@ class Started:
         first_epoch: epoch to start with; above 0 when a fit continues.
         max_epochs: epoch to end before, or None for no limit.
         max_steps: global step to end at, or None for no limit.
+        monitor: the metric that chooses the best checkpoint, if one was named.
     """
 
     run: str
@@ -45,6 +46,7 @@ class Started:
     first_epoch: int = 0
     max_epochs: int | None = None
     max_steps: int | None = None
+    monitor: str | None = None
 
 
 @dataclass(frozen=True)

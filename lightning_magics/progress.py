@@ -191,7 +191,7 @@ class RunState:
     @property
     def best_metric(self) -> str | None:
         """The metric that tells which epoch was best: the monitored one, else the one that fits by its name."""
-        monitored = self.ended.monitor if self.ended else None
+        monitored = self.started.monitor if self.started else None
         return monitored if monitored in self._names else scores.main_metric(list(self._names))
 
     def best(self, metric: str) -> Row | None:

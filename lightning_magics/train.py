@@ -374,6 +374,7 @@ def _started(job: Job, trainer: Any) -> Started:
         first_epoch=job.first_epoch,
         max_epochs=None if trainer.max_epochs in (None, -1) else trainer.max_epochs,
         max_steps=None if steps in (None, -1) else steps,
+        monitor=getattr(trainer.checkpoint_callback, "monitor", None),
     )
 
 

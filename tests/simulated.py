@@ -14,7 +14,8 @@ def fit(epochs: int = 5, batches: int = 660, sent: int = 10, **ended: Any) -> It
 
     Accuracy is best in the last epoch but one.
     """
-    yield Started("Digits/version_3", "fit", 0.0, "2 × cpu", "bf16-mixed", 1_240_000, 1_240_000, max_epochs=epochs)
+    facts = ("Digits/version_3", "fit", 0.0, "2 × cpu", "bf16-mixed", 1_240_000, 1_240_000)
+    yield Started(*facts, max_epochs=epochs, monitor=ended.get("monitor"))
     yield Step("sanity", 0, 2, 2, 0, 0.0)
     for epoch in range(epochs):
         for part in range(1, sent + 1):
