@@ -176,9 +176,12 @@ class HasDefinitions(Protocol):
     """The part of a session that completion reads: what is defined, by name."""
 
     @property
-    def models(self) -> Mapping[str, Any]: ...
+    def models(self) -> Mapping[str, Any]:
+        """Models by name."""
+
     @property
-    def datas(self) -> Mapping[str, Any]: ...
+    def datas(self) -> Mapping[str, Any]:
+        """Data by name."""
 
 
 def install(shell: InteractiveShell, session: HasDefinitions) -> None:
