@@ -209,3 +209,13 @@ def calls(statements: Iterable[ast.AST], method: str) -> list[ast.Call]:
         for node in ast.walk(statement)
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr == method
     ]
+
+
+def hparams_read(functions: Iterable[ast.AST]) -> set[str]:
+    """Return the names that are read as ``hparams.NAME``."""
+    return {
+        node.attr
+        for function in functions
+        for node in ast.walk(function)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "hparams"
+    }

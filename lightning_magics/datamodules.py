@@ -12,14 +12,13 @@ import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .cells import Cell, Hyperparameter, Source, last_name, parse, split, use_attributes
+from .cells import Cell, Hyperparameter, Source, hparams_read, last_name, parse, split, use_attributes
 from .constructor import complete, constructor
-from .definition import Definition, is_datamodule, package_of
+from .definition import Definition, check_name, dashed, given_options, is_datamodule, package_of, source_of
 from .errors import InputError, did_you_mean
 from .generated import assemble, expression, method, snippet
 from .imports import bind_imports, notebook_imports
 from .loading import loaders, setup, splits, stream
-from .models import check_name, dashed, given_options, hparams_read, source_of
 from .names import Notebook
 from .probe import UNKNOWN, class_kinds, evaluate_cell, execute
 from .samples import FORMS, Part, Split, splits_of

@@ -5,9 +5,11 @@ Making the class is left to `models` and `datamodules`.
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
+import keyword
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -97,3 +99,27 @@ def is_datamodule(value: Any) -> bool:
 
 def _is_of(value: Any, classes: type | tuple[type, ...]) -> bool:
     return issubclass(value if isinstance(value, type) else type(value), classes)
+
+
+def check_name(name: str | None) -> None:
+    """Raise InputError for a name that cannot name a class."""
+    if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
+        raise InputError(f"{name!r} cannot name a class. Type a name of letters, digits and underscores")
+
+
+def source_of(cls: type) -> str:
+    """Return a class's text, empty where no file holds it."""
+    try:
+        return inspect.getsource(cls)
+    except (OSError, TypeError):
+        return ""
+
+
+def given_options(options: Any) -> list[str]:
+    """Return the names of the options that differ from their defaults."""
+    return [item.name for item in dataclasses.fields(options) if getattr(options, item.name) != item.default]
+
+
+def dashed(names: Iterable[str]) -> str:
+    """Return options as they are typed."""
+    return ", ".join(f"--{name}" for name in names)

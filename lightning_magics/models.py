@@ -1,6 +1,6 @@
 """A cell or an object of the notebook becomes a LightningModule class.
 
-What its network, steps and optimizer are is left to `networks`, `steps`, `objectives` and `optimizers`.
+What its network, steps and optimizer are is left to `networks`, `steps`, `losses`, `metrics` and `optimizers`.
 """
 
 from __future__ import annotations
@@ -8,21 +8,19 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
-import inspect
-import keyword
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .cells import Cell, Hyperparameter, Source, last_name, parse, split, use_attributes
+from .cells import Cell, Hyperparameter, Source, hparams_read, last_name, parse, split, use_attributes
 from .constructor import complete, constructor
-from .definition import Definition, is_module, package_of
+from .definition import Definition, check_name, dashed, given_options, is_module, package_of, source_of
 from .errors import InputError
 from .generated import assemble, expression, snippet
 from .imports import bind_imports, notebook_imports
+from .losses import find_loss
+from .metrics import MetricOptions, find_metrics
 from .names import Notebook
 from .networks import FORMS, Network, find_network
-from .objectives import MetricOptions, find_loss, find_metrics
 from .optimizers import Optimizing, configure
 from .probe import class_kinds, default_values, execute
 from .scopes import Function, binds, names_read, parameters
@@ -73,22 +71,6 @@ def define_model(
     return _Model(name or "Model", parts, options, namespace, package, cell).define()
 
 
-def check_name(name: str | None) -> None:
-    """Raise InputError for a name that cannot name a class."""
-    if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
-        raise InputError(f"{name!r} cannot name a class. Type a name of letters, digits and underscores")
-
-
-def given_options(options: Any) -> list[str]:
-    """Return the names of the options that differ from their defaults."""
-    return [item.name for item in dataclasses.fields(options) if getattr(options, item.name) != item.default]
-
-
-def dashed(names: Iterable[str]) -> str:
-    """Return options as they are typed."""
-    return ", ".join(f"--{name}" for name in names)
-
-
 def _as_it_is(name: str, cls: type, options: ModelOptions, namespace: dict[str, Any], text: str) -> Definition:
     """Register a LightningModule class."""
     given = given_options(options)
@@ -114,14 +96,6 @@ def _adopt(name: str | None, found: Any, options: ModelOptions, namespace: dict[
     here = namespace.get(name) is found
     code = ast.Name(name, ast.Load()) if here else Notebook(namespace, {}, name).reference(found, "network")
     return _Model(name, Cell(expression=code), options, namespace, package, None).define()
-
-
-def source_of(cls: type) -> str:
-    """Return a class's text, empty where no file holds it."""
-    try:
-        return inspect.getsource(cls)
-    except (OSError, TypeError):
-        return ""
 
 
 @dataclass
@@ -293,16 +267,6 @@ class _Model:
         form = "hooks" if self.cell.hooks else form
         text = self.source.text if self.source else ""
         return Definition(self.name, self.namespace[name], generated.text, text, form, self.package)
-
-
-def hparams_read(functions: Iterable[ast.AST]) -> set[str]:
-    """Return the names that are read as ``hparams.NAME``."""
-    return {
-        node.attr
-        for function in functions
-        for node in ast.walk(function)
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Attribute) and node.value.attr == "hparams"
-    }
 
 
 def _rename_helpers(made: list[ast.FunctionDef], taken: set[str]) -> None:

@@ -10,7 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from .generated import expression, method, snippet
-from .objectives import Loss, Metrics
+from .losses import Loss
+from .metrics import Metrics
 
 _FORWARD = '''
 def forward(self, *inputs, **named):
@@ -34,12 +35,10 @@ def test_step(self, batch, batch_idx, dataloader_idx=0):
     self._step(batch, "test", dataloader_idx)
 ''',
 }
+# The size is a float: of whole numbers, Lightning takes the mean over ranks as a whole number.
 _STEP = '''
 def _step(self, batch, stage, dataloader_idx=0):
-    """Return the loss of a batch; log it and the metrics for the whole epoch.
-
-    The size is a float because Lightning cuts the mean of whole numbers over ranks.
-    """
+    """Return the loss of a batch; log it and the metrics for the whole epoch."""
     FORWARD
     size = float(len(target))
     self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)

@@ -1,4 +1,3 @@
-import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -6,9 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 import torchmetrics
-from notebook import SMALL_RUNS, adopt, batches, loader, model, namespace, trainer
+from notebook import SMALL_RUNS, loader, model, namespace, trainer, validated
 from sklearn import metrics as by_hand
-from torch import nn
 from torch.nn import functional as F
 
 from lightning_magics.errors import InputError
@@ -19,14 +17,6 @@ X = torch.randn(11, 4, generator=RANDOM)
 CLASSES = torch.tensor([0, 1, 2, 0, 1, 2, 0, 0, 1, 2, 2])
 BITS = torch.tensor([0, 1, 1, 0, 1, 0, 0, 0, 1, 1, 0])
 LABELS = torch.stack([BITS, 1 - BITS, BITS.flip(0)], dim=1)
-NUMBERS = torch.randn(11, generator=RANDOM)
-
-
-def validated(instance, *tensors, **asked):
-    """Return what validation logs for tensors in uneven batches (4, 4, 3)."""
-    run = trainer(**asked)
-    (values,) = run.validate(instance, loader(*tensors, batch_size=4), verbose=False)
-    return values
 
 
 def test_classification_metrics_are_of_the_whole_epoch():
@@ -75,30 +65,6 @@ def test_several_labels_at_once_are_a_task():
     assert validated(instance, X, LABELS)["val_f1"] == pytest.approx(expected)
 
 
-@pytest.mark.parametrize("target", [NUMBERS, NUMBERS[:, None], (NUMBERS * 9).long()])
-def test_regression_never_broadcasts(target):
-    instance = model("nn.Linear(4, 1)", loss="mse_loss", metrics=("mae", "rmse", "r2")).new()
-    found = validated(instance, X, target)
-    output, numbers = instance(X).detach().squeeze(1), target.squeeze().float()
-    assert found == pytest.approx(
-        {
-            "val_loss": by_hand.mean_squared_error(numbers, output),
-            "val_mae": by_hand.mean_absolute_error(numbers, output),
-            "val_rmse": by_hand.root_mean_squared_error(numbers, output),
-            "val_r2": by_hand.r2_score(numbers, output),
-        },
-        rel=1e-4,
-    )
-
-
-def test_shapes_that_do_not_match_are_an_error():
-    instance = model("nn.Linear(4, 2)", loss="mse_loss").new()
-    with pytest.raises(
-        ValueError, match=r"output and target have the shapes \(11, 2\) and \(11,\), which do not match"
-    ):
-        trainer().fit(instance, batches((X, NUMBERS)))
-
-
 def test_training_metrics_start_anew_every_epoch():
     instance = model("nn.Linear(4, 3)", loss="cross_entropy", metrics=("accuracy", "recall"), lr=0.0).new()
     run = trainer(max_epochs=3)
@@ -145,18 +111,6 @@ def test_metrics_may_be_objects_and_calls(asked):
         assert validated(instance, X, CLASSES)[f"val_{logged}"] == pytest.approx(expected)
 
 
-def test_python_objects_are_taken_as_they_are():
-    metric = torchmetrics.MeanAbsoluteError()
-    names = namespace()
-    instance = adopt(
-        "A", nn.Linear(4, 1), names, loss=functools.partial(F.huber_loss, delta=0.5), metrics=[metric]
-    ).new()
-    output = instance(X).detach().squeeze(1)
-    found = validated(instance, X, NUMBERS)
-    assert found["val_loss"] == pytest.approx(F.huber_loss(output, NUMBERS, delta=0.5).item(), rel=1e-4)
-    assert found["val_mean_absolute_error"] == pytest.approx(by_hand.mean_absolute_error(NUMBERS, output))
-
-
 def test_numbers_of_the_notebook_do_not_hide_a_metric_and_functions_come_before_short_names():
     names = namespace(accuracy=0.9, f1=torchmetrics.F1Score("multiclass", num_classes=3, average="micro"))
     names["mse"] = lambda output, target: output.mean() * 0 + 7
@@ -164,72 +118,6 @@ def test_numbers_of_the_notebook_do_not_hide_a_metric_and_functions_come_before_
     found = validated(instance, X, CLASSES)
     assert found["val_loss"] == 7
     assert found["val_f1"] == pytest.approx(found["val_accuracy"])
-
-
-@pytest.mark.parametrize(
-    ("asked", "expected"),
-    [
-        ("cross_entropy", "torch.nn.functional.cross_entropy(output, target)"),
-        ("cross-entropy", "torch.nn.functional.cross_entropy(output, target)"),
-        ("CrossEntropyLoss", "self.loss = torch.nn.CrossEntropyLoss()"),
-        ("nn.CrossEntropyLoss(label_smoothing=0.1)", "self.loss = nn.CrossEntropyLoss(label_smoothing=0.1)"),
-        ("made", "self.loss = deepcopy(made)"),
-        ("mine", "mine(output, target)"),
-        ("F.cross_entropy", "F.cross_entropy(output, target)"),
-        ("partial(F.cross_entropy, label_smoothing=smoothing)", "label_smoothing=smoothing"),
-    ],
-)
-def test_a_loss_may_be_a_name_a_class_an_object_or_a_function(asked, expected):
-    names = namespace(made=nn.CrossEntropyLoss(), partial=functools.partial)
-    names["mine"] = lambda output, target: F.cross_entropy(output, target)
-    definition = model("smoothing: float = 0.1\nnn.Linear(4, 3)", names=names, loss=asked, metrics=("accuracy",))
-    assert expected in definition.source
-    assert {"val_loss", "val_accuracy"} <= set(validated(definition.new(), X, CLASSES))
-
-
-def test_the_notebooks_loss_of_an_unknown_kind_is_called_as_it_is():
-    names = namespace(mine=lambda output, target: (output.squeeze(1) - target).abs().mean())
-    instance = model("nn.Linear(4, 1)", names=names, loss="mine", metrics=("mae",)).new()
-    found = validated(instance, X, NUMBERS)
-    assert found["val_loss"] == pytest.approx(found["val_mae"])
-
-
-@pytest.mark.parametrize(
-    ("asked", "message"),
-    [
-        (
-            {"loss": "cross_entrpy"},
-            r"--loss cross_entrpy: neither torch nor the notebook has .*Did you mean 'cross_entropy'\?",
-        ),
-        ({"loss": "x = 1"}, r"--loss 'x = 1' is not a Python expression"),
-        ({"loss": "nn.CrossEntropy()"}, r"--loss 'nn.CrossEntropy' cannot be evaluated: AttributeError"),
-        ({"loss": "CrossEntropyLoss(label=1)"}, r"--loss .*there is no argument 'label'.*It takes weight"),
-        ({"loss": "number"}, r"--loss number is of type int; a loss is called with output and target"),
-        ({"loss": "gaussian_nll_loss"}, r"--loss gaussian_nll_loss needs more than output and target: var"),
-        ({"loss": "dict"}, r"neither torch nor the notebook has 'dict'"),
-        ({"metrics": ("acuracy",)}, r"--metrics acuracy: neither torch nor the notebook has 'acuracy'. Did you mean"),
-        (
-            {"metrics": ("ConfusionMatrix",)},
-            r"--metrics ConfusionMatrix gives no single number, so it cannot be logged",
-        ),
-        (
-            {"metrics": ("FBetaScore(bta=2)",)},
-            r"--metrics FBetaScore\(bta=2\) cannot be used.*Unexpected keyword arguments: `bta`",
-        ),
-        ({"metrics": ("BLEUScore",)}, r"--metrics BLEUScore cannot be used on output and target"),
-        ({"metrics": ("mae",)}, r"--metrics mae compares numbers, and this model classifies"),
-        ({"metrics": ("number",)}, r"--metrics number is of type int. Type a name of torchmetrics such as accuracy"),
-        ({"metrics": ("accuracy", "Accuracy")}, r"--metrics gives 'accuracy' twice"),
-        (
-            {"loss": "mse_loss", "metrics": ("f1",)},
-            r"--metrics f1 compares classes, and --loss mse_loss compares numbers",
-        ),
-    ],
-)
-def test_what_cannot_be_used_is_said(asked, message):
-    names = namespace(number=3)
-    with pytest.raises(InputError, match=message):
-        model("nn.Linear(4, 3)", names=names, **{"loss": "cross_entropy", **asked})
 
 
 def test_metrics_and_losses_are_of_all_ranks(tmp_path):
@@ -261,3 +149,35 @@ print("agreed", flush=True)
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
     assert done.stdout.count("agreed") >= 1, done.stdout + done.stderr
     assert done.returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"loss": "cross_entrpy"},
+            r"--loss cross_entrpy: neither torch nor the notebook has .*Did you mean 'cross_entropy'\?",
+        ),
+        ({"metrics": ("acuracy",)}, r"--metrics acuracy: neither torch nor the notebook has 'acuracy'. Did you mean"),
+        (
+            {"metrics": ("ConfusionMatrix",)},
+            r"--metrics ConfusionMatrix gives no single number, so it cannot be logged",
+        ),
+        (
+            {"metrics": ("FBetaScore(bta=2)",)},
+            r"--metrics FBetaScore\(bta=2\) cannot be used.*Unexpected keyword arguments: `bta`",
+        ),
+        ({"metrics": ("BLEUScore",)}, r"--metrics BLEUScore cannot be used on output and target"),
+        ({"metrics": ("mae",)}, r"--metrics mae compares numbers, and this model classifies"),
+        ({"metrics": ("number",)}, r"--metrics number is of type int. Type a name of torchmetrics such as accuracy"),
+        ({"metrics": ("accuracy", "Accuracy")}, r"--metrics gives 'accuracy' twice"),
+        (
+            {"loss": "mse_loss", "metrics": ("f1",)},
+            r"--metrics f1 compares classes, and --loss mse_loss compares numbers",
+        ),
+    ],
+)
+def test_what_cannot_be_used_is_said(asked, message):
+    names = namespace(number=3)
+    with pytest.raises(InputError, match=message):
+        model("nn.Linear(4, 3)", names=names, **{"loss": "cross_entropy", **asked})
