@@ -149,35 +149,35 @@ class _Call:
         return cls(verb, current(), options.make(verb, own), trainer, model, data)
 
     def start(self, net: Any, datas: Sequence[Any]) -> Run:
-        """Check everything, make the instances and the folder, and run."""
+        """Check everything, make the instances and the folder, and run.
+
+        Seeded, in the order of a script: the model, then the data, then the Trainer.
+        """
         from . import train
 
-        subject = self.subject(net)
-        data = self.datas(datas, subject)
-        trainer = options.check_trainer(train.trainer_class(subject.package), self.trainer, self.session.namespace)
-        settings = self.session.settings
-        with short_traceback(), train.seeded(subject.package, self.options.seed):
+        with short_traceback(), train.seeded(self.session.package(), self.options.seed):
+            subject = self.subject(net)
+            trainer = options.check_trainer(train.trainer_class(subject.package), self.trainer, self.session.namespace)
             model = subject.make()
+            data = self.datas(datas, subject)
             datamodule, loaders = data.make()
             job = train.Job(
                 self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp
             )
             if self.verb == "fit":
                 job = self.fit_job(job, subject.name)
-            folder = runs.create(settings.run_dir, subject.name, self.verb)
-            job = dataclasses.replace(job, folder=folder.path)
-            for path, source in (
-                (folder.model_source_path, subject.source),
-                (folder.data_source_path, data.source),
-            ):
-                if source:
-                    runs.write_text(path, source)
-            return run_in_kernel(
-                job,
-                self.record(job, subject, data),
-                open_view(quiet=self.options.quiet, refresh_s=settings.refresh_s, log_dir=str(folder.path)),
-                remember=self.session.runs.append,
-            )
+            return self.run(job, subject, data)
+
+    def run(self, job: Job, subject: _Subject, data: _Data) -> Run:
+        """Make the run folder and run the job in it."""
+        settings = self.session.settings
+        folder = runs.create(settings.run_dir, subject.name, self.verb)
+        job = dataclasses.replace(job, folder=folder.path)
+        for path, source in ((folder.model_source_path, subject.source), (folder.data_source_path, data.source)):
+            if source:
+                runs.write_text(path, source)
+        view = open_view(quiet=self.options.quiet, refresh_s=settings.refresh_s, log_dir=str(folder.path))
+        return run_in_kernel(job, self.record(job, subject, data), view, remember=self.session.runs.append)
 
     def subject(self, net: Any) -> _Subject:
         """Find the model that is meant.

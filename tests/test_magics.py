@@ -114,6 +114,13 @@ def test_the_same_seed_gives_the_same_numbers(notebook):
     assert one.history == two.history
 
 
+def test_seed_holds_for_expressions_of_the_line_too(notebook):
+    for name in ("one", "two"):
+        notebook(f"{name} = %lightning_fit Net(hidden=8) torch.rand(64,2) --max_epochs 1 --seed 5 --quiet")
+    one, two = (notebook.shell.user_ns[name] for name in ("one", "two"))
+    assert one.history == two.history
+
+
 def test_class_trains_fresh_and_instance_continues(notebook):
     notebook("a = %lightning_fit Net samples --max_epochs 1 --quiet")
     notebook("b = %lightning_fit a.model samples --max_epochs 1 --quiet")
