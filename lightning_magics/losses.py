@@ -15,7 +15,7 @@ from torch.nn import functional as F
 
 from .errors import InputError
 from .generated import expression
-from .names import Library, Notebook, check_keywords, required
+from .names import Asked, Library, Notebook, check_keywords, required
 
 Task = Literal["multiclass", "binary", "multilabel", "regression"]
 
@@ -76,14 +76,7 @@ def find_loss(given: Any, notebook: Notebook) -> Loss:
     Raises:
         InputError: there is none of that name, or it needs more than output and target.
     """
-    functions = {
-        name: value
-        for name, value in vars(F).items()
-        if callable(value) and (name.endswith(("loss", "cross_entropy", "_with_logits")) or name == "kl_div")
-    }
-    classes = {name: value for name, value in vars(torch.nn).items() if name.endswith("Loss")}
-    library = Library({**functions, **classes}, {name: functions[full] for name, full in _SHORT.items()})
-    asked = notebook.ask("--loss", given, library, "cross_entropy, mse_loss or a function of the notebook")
+    asked = notebook.ask("--loss", given, _library(), "cross_entropy, mse_loss or a function of the notebook")
     value, code = asked.value, asked.code
     if asked.call is not None:
         check_keywords(asked, "--loss")
@@ -96,11 +89,7 @@ def find_loss(given: Any, notebook: Notebook) -> Loss:
             )
         return Loss(asked.text, expression("self.loss"), call, _kind(made))
     if isinstance(value, type):
-        missing = required(value, None, 0) if issubclass(value, torch.nn.Module) else []
-        if missing or not issubclass(value, torch.nn.Module):
-            typing = ", ".join(f"{name}=..." for name in missing)
-            raise InputError(f'--loss {asked.text} is a class; type a call of it: --loss "{asked.text}({typing})"')
-        return Loss(asked.text, expression("self.loss"), ast.Call(code, [], []), _kind(value()))
+        return _of_class(asked)
     if isinstance(value, torch.nn.Module):
         return Loss(asked.text, expression("self.loss"), expression("deepcopy(MADE)", MADE=code), _kind(value))
     if not callable(value):
@@ -115,6 +104,25 @@ def find_loss(given: Any, notebook: Notebook) -> Loss:
             f"Write a function loss(output, target), or training_step in the cell"
         )
     return Loss(asked.text, code, None, _kind(value))
+
+
+def _library() -> Library:
+    functions = {
+        name: value
+        for name, value in vars(F).items()
+        if callable(value) and (name.endswith(("loss", "cross_entropy", "_with_logits")) or name == "kl_div")
+    }
+    classes = {name: value for name, value in vars(torch.nn).items() if name.endswith("Loss")}
+    return Library({**functions, **classes}, {name: functions[full] for name, full in _SHORT.items()})
+
+
+def _of_class(asked: Asked) -> Loss:
+    """Return the loss of a class, made without arguments; InputError if it cannot be."""
+    missing = required(asked.value, None, 0) if issubclass(asked.value, torch.nn.Module) else []
+    if missing or not issubclass(asked.value, torch.nn.Module):
+        typing = ", ".join(f"{name}=..." for name in missing)
+        raise InputError(f'--loss {asked.text} is a class; type a call of it: --loss "{asked.text}({typing})"')
+    return Loss(asked.text, expression("self.loss"), ast.Call(asked.code, [], []), _kind(asked.value()))
 
 
 def _kind(value: Any) -> str:

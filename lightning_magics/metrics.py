@@ -18,7 +18,7 @@ import torchmetrics
 from .errors import InputError
 from .generated import expression
 from .losses import Loss, Task
-from .names import Library, Notebook, accepts, check_keywords, keywords, required
+from .names import Asked, Library, Notebook, accepts, check_keywords, keywords, required
 
 _FRIENDLY = {
     "acc": "Accuracy",
@@ -82,25 +82,11 @@ def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Noteb
     for item in given:
         asked = notebook.ask("--metrics", item, _library(), "accuracy, f1, mae or an object of the notebook")
         if isinstance(asked.value, type) and issubclass(asked.value, torchmetrics.Metric):
-            typed = asked.call or ast.Call(asked.code, [], [])
-            call = ast.Call(asked.code, typed.args, typed.keywords)
             name = _logged(item if isinstance(item, str) else asked.value.__name__, asked.value)
+            call = ast.Call(asked.code, *_arguments(asked))
             if asked.call is None or _lacks(asked.value, asked.call):
-                check_keywords(asked, "--metrics")
-                if isinstance(item, str) and item.lower() == "rmse":
-                    call.keywords = [ast.keyword("squared", ast.Constant(False))]
-                classifies = _classifies(asked.value)
-                task = _task(asked.text, asked.value, found_task, options) if classifies else found_task
-                call = _completed(call, asked.value, task, options) if classifies else call
-                kind = task if classifies else "regression"
-                _check_scalar(call, asked.text, kind, options.num_classes or 10, notebook)
-                if not classifies and found_task == "multiclass":
-                    raise InputError(
-                        f"--metrics {asked.text} compares numbers, and this model classifies. "
-                        f"Type --metrics accuracy, or --loss mse_loss"
-                    )
-                found_task = task
-                own[name] = classifies
+                own[name] = _classifies(asked.value)
+                call, found_task = _filled(call, asked, found_task, options, notebook)
             _add(entries, name, call)
         elif asked.call is not None:
             whole = ast.Call(asked.code, asked.call.args, asked.call.keywords)
@@ -113,6 +99,37 @@ def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Noteb
         isinstance(node, ast.Name) and node.id == "output" and not hasattr(node, "lineno") for node in ast.walk(entries)
     )
     return Metrics(entries, found_task, by_output)
+
+
+def _arguments(asked: Asked) -> tuple[list[ast.expr], list[ast.keyword]]:
+    """Return the arguments that were typed, and those that a short name stands for."""
+    typed = asked.call or ast.Call(asked.code, [], [])
+    more = [ast.keyword("squared", ast.Constant(False))] if asked.text.lower() == "rmse" else []
+    return typed.args, [*more, *typed.keywords]
+
+
+def _filled(
+    call: ast.Call, asked: Asked, task: Task | None, options: MetricOptions, notebook: Notebook
+) -> tuple[ast.Call, Task | None]:
+    """Return the call of a metric with what it needs to know of the model, and the task that this tells.
+
+    Raises:
+        InputError: it gives no single number, or it does not fit the loss.
+    """
+    check_keywords(asked, "--metrics")
+    classes = options.num_classes or 10
+    if _classifies(asked.value):
+        task = _task(asked.text, asked.value, task, options)
+        call = _completed(call, asked.value, task, options)
+        _check_scalar(call, asked.text, task, classes, notebook)
+        return call, task
+    _check_scalar(call, asked.text, "regression", classes, notebook)
+    if task == "multiclass":
+        raise InputError(
+            f"--metrics {asked.text} compares numbers, and this model classifies. "
+            f"Type --metrics accuracy, or --loss mse_loss"
+        )
+    return call, task
 
 
 def _library() -> Library:
