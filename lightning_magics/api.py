@@ -10,17 +10,15 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from . import events, options, provenance, runs
 from .definition import Definition, check_hyperparameters, is_datamodule, is_module, package_of
 from .errors import InputError, short_traceback
+from .job import Job
 from .launch import Run, run_in_kernel
 from .session import Session, current
 from .views import open_view
-
-if TYPE_CHECKING:
-    from .train import Job
 
 
 def fit(net: Any, /, *datas: Any, **asked: Any) -> Run:
@@ -92,7 +90,8 @@ def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
     from .models import define_model as define
 
     session = current()
-    made = define(name, definition, options.make("model", asked), session.namespace, session.package())
+    with short_traceback():
+        made = define(name, definition, options.make("model", asked), session.namespace, session.package())
     session.models[made.name] = made
     return made
 
@@ -102,7 +101,8 @@ def define_data(name: str | None, definition: Any, **asked: Any) -> Any:
     from .datamodules import define_data as define
 
     session = current()
-    made = define(name, definition, options.make("data", asked), session.namespace, session.package())
+    with short_traceback():
+        made = define(name, definition, options.make("data", asked), session.namespace, session.package())
     session.datas[made.name] = made
     return made
 
@@ -153,17 +153,16 @@ class _Call:
 
         Seeded, in the order of a script: the model, then the data, then the Trainer.
         """
-        from . import train
+        from .train import seeded
+        from .trainer import trainer_class
 
-        with short_traceback(), train.seeded(self.session.package(), self.options.seed):
+        with short_traceback(), seeded(self.session.package(), self.options.seed):
             subject = self.subject(net)
-            trainer = options.check_trainer(train.trainer_class(subject.package), self.trainer, self.session.namespace)
+            trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.namespace)
             model = subject.make()
             data = self.datas(datas, subject)
             datamodule, loaders = data.make()
-            job = train.Job(
-                self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp
-            )
+            job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
             if self.verb == "fit":
                 job = self.fit_job(job, subject.name)
             return self.run(job, subject, data)
@@ -321,9 +320,9 @@ class _Call:
 
     def record(self, job: Job, subject: _Subject, data: _Data) -> runs.RunRecord:
         """The run's record, as far as it is known before the start."""
-        from . import train
+        from .trainer import arguments_of
 
-        trainer = {**train.arguments_of(job.package), **job.trainer}
+        trainer = {**arguments_of(job.package), **job.trainer}
         own = {name: value for name, value in vars(self.options).items() if value not in (None, (), False)}
         return runs.RunRecord(
             run=runs.RunFolder(job.folder).name,

@@ -17,12 +17,12 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from . import events, report
-from .errors import InputError, RunError
+from .errors import RunError
+from .job import Job
 from .progress import RunState
 from .runs import EventWriter, RunFolder, RunRecord
 
 if TYPE_CHECKING:
-    from .train import Job
     from .views import View
 
 
@@ -159,8 +159,8 @@ def run_in_kernel(job: Job, record: RunRecord, view: View, remember: Callable[[R
         with interrupt_sets(stop):
             outcome = train(job, recorder.emit, stop)
             run.trainer, run.predictions = outcome.trainer, outcome.predictions
-    except InputError:
-        if not recorder.started:
+    except BaseException:
+        if not recorder.started:  # refused: it is as if it had not been asked for
             shutil.rmtree(job.folder, ignore_errors=True)
             with contextlib.suppress(OSError):  # other runs are in it
                 job.folder.parent.rmdir()

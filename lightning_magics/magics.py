@@ -37,6 +37,7 @@ class LightningMagics(Magics):
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
         self.session = Session(shell.user_ns, self)
+        self.transform = shell.transform_cell
 
     @line_cell_magic
     def lightning_model(self, line: str, cell: str | None = None) -> None:
@@ -167,7 +168,8 @@ class LightningMagics(Magics):
         """Name and definition of a cell, or of the object that a line names."""
         name = parsed.positional[0] if parsed.positional else None
         if cell is not None:
-            return name, cell_source(cell, f"%%lightning_{verb}")
+            text = self.transform(cell)  # a cell's own % and ! lines
+            return name, cell_source(text, f"%%lightning_{verb}")
         if name is None:
             raise InputError(f"%lightning_{verb} takes the name of something that a cell defined; found none")
         return name, self.session.evaluate(name, verb, self.session.namespace)

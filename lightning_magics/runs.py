@@ -116,9 +116,7 @@ class RunFolder:
                 raise ValueError("it is not a JSON object")  # noqa: TRY004, TRY301 -- joins the other causes below
             return cast(RunRecord, events.read(RunRecord, found))
         except (OSError, ValueError) as error:
-            raise RunError(
-                f"the run {self.name} has no readable record {self.record_path}: {error}"
-            ) from error
+            raise RunError(f"the run {self.name} has no readable record {self.record_path}: {error}") from error
 
     def newest_checkpoint(self) -> Path | None:
         """Checkpoint that was written last, or None."""
@@ -206,9 +204,7 @@ def find(root: str | Path, name: str) -> RunFolder:
     for path in (Path(name), Path(root) / name):
         if (path / "run.json").is_file():
             return RunFolder(path)
-    known = sorted(
-        f"{path.parent.parent.name}/{path.parent.name}" for path in Path(root).glob("*/*/run.json")
-    )
+    known = sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in Path(root).glob("*/*/run.json"))
     listed = f"In {root} there are: {', '.join(known[-8:])}." if known else f"There is none in {root} yet."
     raise RunError(f"no run {name!r} was found. {listed}")
 

@@ -1,6 +1,6 @@
-"""The only place that makes a Trainer: one job in, events out, the same in the kernel and in any other process.
+"""Running a job: one job in, events out, the same in the kernel and in any other process.
 
-What the job's model and data are is `build`'s; who starts the process and shows the events is `launch`'s.
+The Trainer is made by `trainer`, events come from `callback`; who starts the process and shows them is `launch`'s.
 """
 
 from __future__ import annotations
@@ -8,63 +8,23 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import importlib
-import inspect
 import os
 import pickle
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 
+from .batches import describe, joined
 from .callback import StopFlag, StopRequested, reporter
 from .chatter import chatter
-from .errors import InputError, MissingPackage
-from .events import Ended, Event, Notice, Results, Started, Status, Verb
-from .options import metric_and_patience
+from .errors import InputError
+from .events import Ended, Event, Notice, Results, Started, Status
+from .job import Job
 from .runs import RunFolder
-from .scores import better
-
-
-@dataclass(frozen=True)
-class Job:
-    """Everything that a training process needs.
-
-    Attributes:
-        verb: what to run.
-        folder: run folder, which exists.
-        package: ``pytorch_lightning`` or ``lightning.pytorch``: the one that the model's class comes from.
-        model: LightningModule instance; trained in place.
-        trainer: Trainer arguments, checked.
-        datamodule: LightningDataModule instance, or None.
-        loaders: DataLoaders where there is no datamodule: training and validation for a fit, else all of them.
-        amp: mixed precision as the device prefers it.
-        early_stop: ``METRIC`` or ``METRIC:PATIENCE``, any number.
-        monitor: metric that chooses the best checkpoint.
-        loggers: ``tensorboard``, ``csv``, ``mlflow`` or logger objects.
-        checkpoint: to resume from, or None.
-        continues: whether an instance that was fitted before goes on from there.
-        first_epoch: epoch that a continued fit starts with.
-        weights_only: load it as tensors alone.
-    """
-
-    verb: Verb
-    folder: Path
-    package: str
-    model: Any
-    trainer: Mapping[str, Any] = field(default_factory=dict)
-    datamodule: Any = None
-    loaders: tuple[Any, ...] = ()
-    amp: bool = False
-    early_stop: tuple[str, ...] = ()
-    monitor: str | None = None
-    loggers: tuple[Any, ...] = ("tensorboard",)
-    checkpoint: Path | None = None
-    continues: bool = False
-    first_epoch: int = 0
-    weights_only: bool = True
+from .trainer import bridged, make_trainer
 
 
 @dataclass(frozen=True)
@@ -93,7 +53,7 @@ def train(job: Job, emit: Callable[[Event], None], stop: StopFlag) -> Outcome:
     watcher = reporter(job.package, emit, stop, folder.last_checkpoint_path)
     with chatter(folder.log_path(0), lambda text: emit(Notice(text))):
         job = _continued(job)
-        trainer = _make_trainer(job, watcher)
+        trainer = make_trainer(job, watcher)
         emit(_started(job, trainer))
         before = getattr(job.model, "_trainer", None)
         status: Status = "failed"
@@ -115,20 +75,6 @@ def train(job: Job, emit: Callable[[Event], None], stop: StopFlag) -> Outcome:
                 job.model.trainer = before  # the fit that the next one continues
             emit(_ended(trainer, status, time.monotonic() - began, error))
     return Outcome(trainer, predictions)
-
-
-def trainer_class(package: str) -> Any:
-    """The Trainer of a Lightning package.
-
-    Raises:
-        MissingPackage: it is not installed.
-    """
-    try:
-        return importlib.import_module(package).Trainer
-    except ModuleNotFoundError as error:
-        if error.name and error.name.partition(".")[0] == package.partition(".")[0]:
-            raise MissingPackage(package, "this model", package.partition(".")[0].replace("_", "-")) from error
-        raise
 
 
 @contextlib.contextmanager
@@ -176,35 +122,6 @@ def _continued(job: Job) -> Job:
     return dataclasses.replace(job, trainer=trainer, checkpoint=path, first_epoch=done["epochs"], weights_only=False)
 
 
-def bridged(datamodule: Any, package: str) -> Any:
-    """Return a DataModule that a Trainer of a package takes: itself, or one that hands its hooks to it.
-
-    Each of the two packages refuses the other's classes, though they are the same code; a notebook that defines its
-    data before it imports its Lightning would meet that.
-    """
-    base = importlib.import_module(package).LightningDataModule
-    if isinstance(datamodule, base):
-        return datamodule
-    theirs = next(cls for cls in type(datamodule).__mro__ if cls.__name__ == "LightningDataModule")
-
-    def hand_over(name: str) -> Callable[..., Any]:
-        def hook(self: Any, *args: Any, **kwargs: Any) -> Any:
-            datamodule.trainer = self.trainer
-            return getattr(datamodule, name)(*args, **kwargs)
-
-        return hook
-
-    own = [
-        name
-        for name, member in inspect.getmembers(type(datamodule), inspect.isfunction)
-        if not name.startswith("__") and member is not getattr(theirs, name, None) and hasattr(base, name)
-    ]
-    made = type(type(datamodule).__name__, (base,), {name: hand_over(name) for name in own})()
-    if datamodule.hparams:
-        made.save_hyperparameters(dict(datamodule.hparams))
-    return made
-
-
 def _run(job: Job, trainer: Any, emit: Callable[[Event], None]) -> Any:
     """Call the Trainer's method; returns predictions, None for the other verbs."""
     if job.verb == "fit":
@@ -238,124 +155,6 @@ def _fit(job: Job, trainer: Any) -> None:
             f"the checkpoint {job.checkpoint} holds Python objects besides tensors, and loading those runs code. "
             "If you trust it, type --weights_only false"
         ) from error
-
-
-def _make_trainer(job: Job, watcher: Any) -> Any:
-    """Make the Trainer of a job.
-
-    Raises:
-        InputError: the arguments do not go together.
-    """
-    package = importlib.import_module(job.package)
-    arguments = {**job.trainer}
-    _one_device(arguments)
-    if job.amp:
-        if arguments.get("precision") is not None:
-            raise InputError(f"--amp chooses the precision; --precision {arguments['precision']} does too: give one")
-        arguments["precision"] = amp_precision(str(arguments.get("accelerator", "auto")))
-    arguments.setdefault("default_root_dir", str(job.folder))
-    arguments.setdefault("enable_progress_bar", False)
-    if job.verb == "fit" and not arguments.get("barebones"):
-        made = [_logger(item, job, package) if isinstance(item, str) else item for item in job.loggers]
-        arguments["logger"] = made or False  # in the run folder, where Lightning's users and tools look
-    elif not arguments.get("barebones"):
-        arguments.setdefault("logger", False)
-    arguments["callbacks"] = [*_callbacks(job, package, arguments), watcher]
-    arguments["plugins"] = _plugins(package, arguments.get("plugins"))
-    try:
-        return package.Trainer(**arguments)
-    except (TypeError, ValueError, package.utilities.exceptions.MisconfigurationException) as error:
-        raise InputError(f"the Trainer refuses its arguments: {' '.join(str(error).split())}") from error
-
-
-def _one_device(arguments: dict[str, Any]) -> None:
-    """Hold an in-kernel job to one device; on a machine of several GPUs, "auto" would take them all."""
-    devices = arguments.setdefault("devices", 1)
-    text = str(devices).strip()
-    many = (
-        len(devices) > 1
-        if isinstance(devices, list)
-        else ("," in text.strip(",") or (text.isdecimal() and int(text) > 1))
-    )
-    if many or arguments.get("num_nodes", 1) > 1:
-        asked = f"--devices {devices}" if many else f"--num_nodes {arguments['num_nodes']}"
-        raise InputError(f"{asked} needs several processes; a fit trains in the kernel, on one device: --devices 1")
-    if text in ("auto", "-1"):
-        arguments["devices"] = 1
-    strategy = arguments.get("strategy", "auto")
-    if isinstance(strategy, str) and strategy != "auto":
-        raise InputError(f"--strategy {strategy} needs processes of its own; a fit trains in the kernel: leave it out")
-
-
-def amp_precision(accelerator: str) -> str:
-    """Mixed precision as a device prefers it: bfloat16 where the hardware has it, float16 on other GPUs."""
-    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
-        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
-    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
-        return "16-mixed"
-    return "bf16-mixed"
-
-
-def _callbacks(job: Job, package: Any, arguments: dict[str, Any]) -> list[Any]:
-    """The user's callbacks, and those that the options stand for."""
-    given = arguments.get("callbacks")
-    callbacks = list(given) if isinstance(given, list | tuple) else [given] if given else []
-    if job.verb != "fit" or arguments.get("barebones"):
-        if not arguments.get("barebones"):
-            arguments.setdefault("enable_checkpointing", False)
-            arguments.setdefault("enable_model_summary", False)
-        return callbacks
-    for asked in job.early_stop:
-        callbacks.append(_early_stopping(package, asked))
-    checkpoint_class = package.callbacks.ModelCheckpoint
-    if arguments.get("enable_checkpointing") is False:
-        if job.monitor:
-            raise InputError(
-                f"--monitor {job.monitor} keeps the best checkpoint; --enable_checkpointing false keeps none"
-            )
-    elif job.monitor or not any(isinstance(callback, package.callbacks.Checkpoint) for callback in callbacks):
-        mode = better(job.monitor) if job.monitor else "min"
-        folder = RunFolder(job.folder).checkpoints_path
-        callbacks.append(checkpoint_class(dirpath=folder, monitor=job.monitor, mode=mode))
-    if arguments.get("enable_model_summary"):
-        print(package.utilities.model_summary.summarize(job.model))  # noqa: T201 -- asked for: shown in the cell
-    if arguments.setdefault("enable_model_summary", True):
-        callbacks.append(package.callbacks.ModelSummary())  # not Rich's, which prints; this one goes to the log
-    return callbacks
-
-
-def _early_stopping(package: Any, asked: str) -> Any:
-    metric, patience = metric_and_patience(asked)
-    return package.callbacks.EarlyStopping(metric, patience=patience or 3, mode=better(metric))
-
-
-def _plugins(package: Any, given: Any) -> list[Any]:
-    """Name the cluster environment: in a notebook that runs inside a Slurm job, Lightning would guess one."""
-    plugins = list(given) if isinstance(given, list | tuple) else [given] if given else []
-    fabric = "lightning_fabric" if package.__name__ == "pytorch_lightning" else "lightning.fabric"
-    environments = importlib.import_module(f"{fabric}.plugins.environments")
-    if not any(isinstance(plugin, environments.ClusterEnvironment) for plugin in plugins):
-        plugins.append(environments.LightningEnvironment())
-    return plugins
-
-
-def _logger(name: str, job: Job, package: Any) -> Any:
-    root, model, version = job.folder.parent.parent, job.folder.parent.name, job.folder.name
-    loggers = package.loggers
-    if name == "tensorboard":
-        return loggers.TensorBoardLogger(root, name=model, version=version)
-    if name == "csv":
-        return loggers.CSVLogger(root, name=model, version=version)
-    try:
-        store = f"sqlite:///{root.resolve() / 'mlflow.db'}"
-        return loggers.MLFlowLogger(
-            experiment_name=model,
-            run_name=version,
-            tracking_uri=store,
-            artifact_location=str(root.resolve() / "mlflow_artifacts"),
-        )
-    except ModuleNotFoundError as error:
-        raise MissingPackage("mlflow", "--logger mlflow", "'lightning-magics[mlflow]'") from error
 
 
 def _started(job: Job, trainer: Any) -> Started:
@@ -408,36 +207,3 @@ def _explain(raised: BaseException, job: Job, watcher: Any) -> None:
         raised.add_note(f"The batch was {describe(watcher.batch)}.")
     if isinstance(raised, ValueError | KeyError) and job.first_epoch:
         raised.add_note("This fit continues the instance's last one. To keep its weights and begin anew: --resume none")
-
-
-def describe(value: Any) -> str:
-    """Shape and type of a batch, in a line: ``(float32 (64, 1, 8, 8), int64 (64,))``."""
-    if isinstance(value, torch.Tensor):
-        return f"{str(value.dtype).removeprefix('torch.')} {tuple(value.shape)}"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key!r}: {describe(item)}" for key, item in list(value.items())[:8]) + "}"
-    if isinstance(value, list | tuple):
-        inner = ", ".join(describe(item) for item in value[:8]) + (", …" if len(value) > 8 else "")
-        return f"[{inner}]" if isinstance(value, list) else f"({inner})"
-    return type(value).__name__
-
-
-def joined(batches: list[Any]) -> Any:
-    """Join the outputs of predict's batches along the batch axis, in input order; a list where that has no meaning."""
-    if not batches:
-        return batches
-    first = batches[0]
-    if all(isinstance(batch, torch.Tensor) and batch.ndim for batch in batches):
-        same = len({batch.shape[1:] for batch in batches}) == 1
-        return torch.cat(batches) if same else batches
-    if isinstance(first, Mapping):
-        return {key: joined([batch[key] for batch in batches]) for key in first}
-    if isinstance(first, tuple):
-        return tuple(joined(list(parts)) for parts in zip(*batches, strict=True))
-    return batches
-
-
-def arguments_of(package: str) -> dict[str, Any]:
-    """Trainer's parameters and their defaults."""
-    parameters = inspect.signature(trainer_class(package).__init__).parameters
-    return {name: item.default for name, item in parameters.items() if name != "self"}

@@ -73,7 +73,7 @@ def test_deprecations_inside_libraries_are_only_logged(tmp_path):
             "Give a second data argument, or --val_split to the data.",
         ),
         (
-            "`max_epochs` was not set. Setting it to 1000 epochs. To train without an epoch limit, set `max_epochs=-1`.",
+            "`max_epochs` was not set. Setting it to 1000 epochs. To train without an epoch limit, set it to -1.",
             "No end was asked for, so Lightning trains 1000 epochs: say --max_epochs N, --max_steps N or --max_time.",
         ),
         ("Some\n  new warning", "Some new warning"),

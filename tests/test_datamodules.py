@@ -11,8 +11,8 @@ import torch
 from notebook import CELL, SMALL_RUNS, data, model, namespace, trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_magics import build
-from lightning_magics.definition import PACKAGES
+from lightning_magics import samples
+from lightning_magics.definition import PACKAGES, is_datamodule
 from lightning_magics.errors import InputError
 
 pytestmark = SMALL_RUNS
@@ -46,7 +46,7 @@ def test_a_dataset_trains_in_both_packages(package):
     run.fit(instance, datamodule=definition.new())
     assert {"train_accuracy", "val_accuracy"} <= set(run.callback_metrics)
     assert (definition.name, definition.form, definition.package) == ("digits", "dataset", package)
-    assert build.is_datamodule(definition.cls)
+    assert is_datamodule(definition.cls)
     predicted = torch.cat(trainer(package).predict(instance, datamodule=definition.new()))
     assert torch.allclose(predicted, instance(torch.arange(80.0).reshape(20, 4)))
 
@@ -326,17 +326,17 @@ def test_a_generator_object_cannot_be_adopted():
     [TensorDataset(torch.ones(5, 2)), torch.ones(5, 2), (np.ones((5, 2)), np.ones(5)), [(torch.ones(2), 1)] * 5],
 )
 def test_raw_data_gets_a_loader(value):
-    first, second = build.to_dataloaders([value, value], [True, False], {"batch_size": 2})
+    first, second = samples.to_dataloaders([value, value], [True, False], {"batch_size": 2})
     samplers = [type(loader.sampler).__name__ for loader in (first, second)]
     assert samplers == ["RandomSampler", "SequentialSampler"]
     assert len(first) == len(second) == 3
-    assert len(build.to_dataloader(value, batch_size=5)) == 1
+    assert len(samples.to_dataloader(value, batch_size=5)) == 1
 
 
 def test_loaders_pass_and_streams_are_loaded():
     loader = DataLoader(torch.ones(3, 1))
-    assert build.to_dataloaders([loader], [True], {}) == [loader]
-    assert len(list(build.to_dataloader(range(5), batch_size=2))) == 3
+    assert samples.to_dataloaders([loader], [True], {}) == [loader]
+    assert len(list(samples.to_dataloader(range(5), batch_size=2))) == 3
 
 
 @pytest.mark.parametrize(
@@ -351,4 +351,4 @@ def test_loaders_pass_and_streams_are_loaded():
 )
 def test_raw_data_that_cannot_be_loaded_is_described(value, options, message):
     with pytest.raises(InputError, match=message):
-        build.to_dataloaders([value], [True], options)
+        samples.to_dataloaders([value], [True], options)

@@ -170,6 +170,20 @@ def test_predictions_come_in_input_order_and_under_a_name(notebook):
         torch.testing.assert_close(preds, model.net(notebook.shell.user_ns["samples"]))
 
 
+def test_cell_may_hold_magics_of_its_own(notebook):
+    notebook("%%lightning_model Small --loss mse_loss\nwidth: int = 1\nplace = %pwd\nnn.Linear(2, width)")
+    assert "place = get_ipython().run_line_magic('pwd', '')" in notebook.shell.user_ns["get_ipython"]().run_line_magic(
+        "lightning_source", "Small"
+    )
+
+
+def test_error_in_a_cell_shows_its_line_and_not_our_frames(notebook):
+    with pytest.raises(ZeroDivisionError):
+        notebook("%%lightning_data broken\nn = 1\nsamples[n / 0]")
+    assert "samples[n / 0]" in notebook.text
+    assert "lightning_magics/" not in notebook.text
+
+
 def test_callbacks_and_loggers_are_expressions_of_the_notebook(notebook):
     notebook("from pytorch_lightning.callbacks import EarlyStopping\nfrom pytorch_lightning.loggers import CSVLogger")
     line = "--callbacks [EarlyStopping('val_loss', patience=1)] --logger CSVLogger('.', name='mine') --logger csv"

@@ -12,8 +12,8 @@ import torch
 from notebook import CELL, SMALL_RUNS, adopt, batches, loader, model, namespace, source, trainer
 from torch import nn
 
-from lightning_magics import build
-from lightning_magics.definition import PACKAGES
+from lightning_magics import models
+from lightning_magics.definition import PACKAGES, package_of
 from lightning_magics.errors import InputError
 
 pytestmark = SMALL_RUNS
@@ -65,7 +65,7 @@ def test_a_network_trains_in_both_packages(package):
     values = fit(instance, package)
     assert set(values) == {"train_loss", "train_loss_step", "train_accuracy", "val_loss", "val_accuracy"}
     assert (definition.form, definition.package) == ("network", package)
-    assert build.package_of(instance) == package
+    assert package_of(instance) == package
     assert dict(instance.hparams) == {"hidden": 7, "lr": 0.01}
     assert not torch.equal(before, instance.net[0].weight)
 
@@ -491,7 +491,7 @@ def test_the_users_own_errors_pass_as_they_are():
         model("x = 1\nnn.Linear(4, 1 // 0)", loss="mse_loss")
     assert traceback.extract_tb(caught.value.__traceback__)[-1].lineno == 3
     with pytest.raises(SyntaxError) as broken:
-        build.define_model("A", source("x = (\n"), None, namespace(), "pytorch_lightning")
+        models.define_model("A", source("x = (\n"), None, namespace(), "pytorch_lightning")
     assert (broken.value.filename, broken.value.lineno) == (CELL, 2)
 
 

@@ -109,10 +109,10 @@ def test_metrics_of_a_causal_language_model_are_refused():
 def test_defining_a_model_imports_no_front_end():
     code = (
         "import sys\n"
-        "from lightning_magics import build, cells, options\n"
+        "from lightning_magics import cells, models, options\n"
         "cell = cells.Source('import torch\\ntorch.nn.Linear(2, 2)', 'cell.py')\n"
         "names = {'__name__': '__main__'}\n"
-        "build.define_model('A', cell, options.ModelOptions(loss='mse_loss'), names, 'pytorch_lightning')\n"
+        "models.define_model('A', cell, options.ModelOptions(loss='mse_loss'), names, 'pytorch_lightning')\n"
         "print({'IPython', 'ipywidgets'} & set(sys.modules))\n"
     )
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)

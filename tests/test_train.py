@@ -15,7 +15,10 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from lightning_magics import events, runs, train
+from lightning_magics.batches import describe
 from lightning_magics.errors import InputError, MissingPackage
+from lightning_magics.job import Job
+from lightning_magics.trainer import trainer_class
 
 PACKAGES = {"pytorch_lightning": pytorch_lightning, "lightning.pytorch": lightning.pytorch}
 DATA = torch.arange(32.0).reshape(16, 2) / 32
@@ -73,7 +76,7 @@ def go(root, model, verb="fit", stop=NEVER, package="pytorch_lightning", told=No
     job.setdefault("loaders", (loader(), loader()))
     job.setdefault("trainer", {"max_epochs": 2})
     job["trainer"] = {"accelerator": "cpu", **job["trainer"]}
-    return train.train(train.Job(verb, folder.path, package, model, **job), told.append, stop), told
+    return train.train(Job(verb, folder.path, package, model, **job), told.append, stop), told
 
 
 def of(kind, told):
@@ -105,6 +108,7 @@ def test_fit_tells_its_start_every_epoch_and_its_end(tmp_path, package):
     assert os.path.samefile(told[-1].best_model_path, tmp_path / "Net/version_0/checkpoints/epoch=1-step=8.ckpt")
 
 
+@pytest.mark.filterwarnings("ignore")  # Lightning's own remarks: the logging interval, its deprecations
 def test_values_told_are_those_of_plain_lightning(tmp_path):
     _, told = go(tmp_path, make_model())
     model, seen = make_model(), []
@@ -114,8 +118,7 @@ def test_values_told_are_those_of_plain_lightning(tmp_path):
             seen.append({name: float(value) for name, value in trainer.callback_metrics.items()})
 
     plain = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "accelerator": "cpu"}
-    with pytest.warns(Warning):  # num_workers, logging interval: Lightning's own remarks
-        pytorch_lightning.Trainer(max_epochs=2, callbacks=[Watch()], **plain).fit(model, loader(), loader())
+    pytorch_lightning.Trainer(max_epochs=2, callbacks=[Watch()], **plain).fit(model, loader(), loader())
     assert list(history(told).values()) == seen
 
 
@@ -354,7 +357,7 @@ def test_seed_repeats_a_block_and_leaves_the_random_state_as_it_was(package, mon
 
 def test_missing_lightning_package_names_what_to_install():
     with pytest.raises(MissingPackage, match=r"%pip install no-such-lightning"):
-        train.trainer_class("no_such_lightning")
+        trainer_class("no_such_lightning")
 
 
 @pytest.mark.parametrize(
@@ -367,4 +370,4 @@ def test_missing_lightning_package_names_what_to_install():
     ],
 )
 def test_batch_is_described_in_a_line(value, text):
-    assert train.describe(value) == text
+    assert describe(value) == text

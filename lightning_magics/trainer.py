@@ -1,0 +1,186 @@
+"""Making the Trainer of a job, and the callbacks, loggers and plugins that its options stand for.
+
+The Trainer is run by `train`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from .errors import InputError, MissingPackage
+from .job import Job
+from .options import metric_and_patience
+from .runs import RunFolder
+from .scores import better
+
+
+def trainer_class(package: str) -> Any:
+    """The Trainer of a Lightning package.
+
+    Raises:
+        MissingPackage: it is not installed.
+    """
+    try:
+        return importlib.import_module(package).Trainer
+    except ModuleNotFoundError as error:
+        if error.name and error.name.partition(".")[0] == package.partition(".")[0]:
+            raise MissingPackage(package, "this model", package.partition(".")[0].replace("_", "-")) from error
+        raise
+
+
+def arguments_of(package: str) -> dict[str, Any]:
+    """Trainer's parameters and their defaults."""
+    parameters = inspect.signature(trainer_class(package).__init__).parameters
+    return {name: item.default for name, item in parameters.items() if name != "self"}
+
+
+def make_trainer(job: Job, watcher: Any) -> Any:
+    """Make the Trainer of a job.
+
+    Raises:
+        InputError: the arguments do not go together.
+    """
+    package = importlib.import_module(job.package)
+    arguments = {**job.trainer}
+    _one_device(arguments)
+    if job.amp:
+        if arguments.get("precision") is not None:
+            raise InputError(f"--amp chooses the precision; --precision {arguments['precision']} does too: give one")
+        arguments["precision"] = amp_precision(str(arguments.get("accelerator", "auto")))
+    arguments.setdefault("default_root_dir", str(job.folder))
+    arguments.setdefault("enable_progress_bar", False)
+    if job.verb == "fit" and not arguments.get("barebones"):
+        made = [_logger(item, job, package) if isinstance(item, str) else item for item in job.loggers]
+        arguments["logger"] = made or False  # in the run folder, where Lightning's users and tools look
+    elif not arguments.get("barebones"):
+        arguments.setdefault("logger", False)
+    arguments["callbacks"] = [*_callbacks(job, package, arguments), watcher]
+    arguments["plugins"] = _plugins(package, arguments.get("plugins"))
+    try:
+        return package.Trainer(**arguments)
+    except (TypeError, ValueError, package.utilities.exceptions.MisconfigurationException) as error:
+        raise InputError(f"the Trainer refuses its arguments: {' '.join(str(error).split())}") from error
+
+
+def _one_device(arguments: dict[str, Any]) -> None:
+    """Hold an in-kernel job to one device; on a machine of several GPUs, "auto" would take them all."""
+    devices = arguments.setdefault("devices", 1)
+    text = str(devices).strip()
+    many = (
+        len(devices) > 1
+        if isinstance(devices, list)
+        else ("," in text.strip(",") or (text.isdecimal() and int(text) > 1))
+    )
+    if many or arguments.get("num_nodes", 1) > 1:
+        asked = f"--devices {devices}" if many else f"--num_nodes {arguments['num_nodes']}"
+        raise InputError(f"{asked} needs several processes; a fit trains in the kernel, on one device: --devices 1")
+    if text in ("auto", "-1"):
+        arguments["devices"] = 1
+    strategy = arguments.get("strategy", "auto")
+    if isinstance(strategy, str) and strategy != "auto":
+        raise InputError(f"--strategy {strategy} needs processes of its own; a fit trains in the kernel: leave it out")
+
+
+def amp_precision(accelerator: str) -> str:
+    """Mixed precision as a device prefers it: bfloat16 where the hardware has it, float16 on other GPUs."""
+    if accelerator in ("auto", "gpu", "cuda") and torch.cuda.is_available():
+        return "bf16-mixed" if torch.cuda.get_device_capability() >= (8, 0) else "16-mixed"
+    if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
+        return "16-mixed"
+    return "bf16-mixed"
+
+
+def _callbacks(job: Job, package: Any, arguments: dict[str, Any]) -> list[Any]:
+    """The user's callbacks, and those that the options stand for."""
+    given = arguments.get("callbacks")
+    callbacks = list(given) if isinstance(given, list | tuple) else [given] if given else []
+    if job.verb != "fit" or arguments.get("barebones"):
+        if not arguments.get("barebones"):
+            arguments.setdefault("enable_checkpointing", False)
+            arguments.setdefault("enable_model_summary", False)
+        return callbacks
+    for asked in job.early_stop:
+        callbacks.append(_early_stopping(package, asked))
+    checkpoint_class = package.callbacks.ModelCheckpoint
+    if arguments.get("enable_checkpointing") is False:
+        if job.monitor:
+            raise InputError(
+                f"--monitor {job.monitor} keeps the best checkpoint; --enable_checkpointing false keeps none"
+            )
+    elif job.monitor or not any(isinstance(callback, package.callbacks.Checkpoint) for callback in callbacks):
+        mode = better(job.monitor) if job.monitor else "min"
+        folder = RunFolder(job.folder).checkpoints_path
+        callbacks.append(checkpoint_class(dirpath=folder, monitor=job.monitor, mode=mode))
+    if arguments.get("enable_model_summary"):
+        print(package.utilities.model_summary.summarize(job.model))  # noqa: T201 -- asked for: shown in the cell
+    if arguments.setdefault("enable_model_summary", True):
+        callbacks.append(package.callbacks.ModelSummary())  # not Rich's, which prints; this one goes to the log
+    return callbacks
+
+
+def _early_stopping(package: Any, asked: str) -> Any:
+    metric, patience = metric_and_patience(asked)
+    return package.callbacks.EarlyStopping(metric, patience=patience or 3, mode=better(metric))
+
+
+def _plugins(package: Any, given: Any) -> list[Any]:
+    """Name the cluster environment: in a notebook that runs inside a Slurm job, Lightning would guess one."""
+    plugins = list(given) if isinstance(given, list | tuple) else [given] if given else []
+    fabric = "lightning_fabric" if package.__name__ == "pytorch_lightning" else "lightning.fabric"
+    environments = importlib.import_module(f"{fabric}.plugins.environments")
+    if not any(isinstance(plugin, environments.ClusterEnvironment) for plugin in plugins):
+        plugins.append(environments.LightningEnvironment())
+    return plugins
+
+
+def _logger(name: str, job: Job, package: Any) -> Any:
+    root, model, version = job.folder.parent.parent, job.folder.parent.name, job.folder.name
+    loggers = package.loggers
+    if name == "tensorboard":
+        return loggers.TensorBoardLogger(root, name=model, version=version)
+    if name == "csv":
+        return loggers.CSVLogger(root, name=model, version=version)
+    try:
+        store = f"sqlite:///{root.resolve() / 'mlflow.db'}"
+        return loggers.MLFlowLogger(
+            experiment_name=model,
+            run_name=version,
+            tracking_uri=store,
+            artifact_location=str(root.resolve() / "mlflow_artifacts"),
+        )
+    except ModuleNotFoundError as error:
+        raise MissingPackage("mlflow", "--logger mlflow", "'lightning-magics[mlflow]'") from error
+
+
+def bridged(datamodule: Any, package: str) -> Any:
+    """Return a DataModule that a Trainer of a package takes: itself, or one that hands its hooks to it.
+
+    Each of the two packages refuses the other's classes, though they are the same code; a notebook that defines its
+    data before it imports its Lightning would meet that.
+    """
+    base = importlib.import_module(package).LightningDataModule
+    if isinstance(datamodule, base):
+        return datamodule
+    theirs = next(cls for cls in type(datamodule).__mro__ if cls.__name__ == "LightningDataModule")
+
+    def hand_over(name: str) -> Callable[..., Any]:
+        def hook(self: Any, *args: Any, **kwargs: Any) -> Any:
+            datamodule.trainer = self.trainer
+            return getattr(datamodule, name)(*args, **kwargs)
+
+        return hook
+
+    own = [
+        name
+        for name, member in inspect.getmembers(type(datamodule), inspect.isfunction)
+        if not name.startswith("__") and member is not getattr(theirs, name, None) and hasattr(base, name)
+    ]
+    made = type(type(datamodule).__name__, (base,), {name: hand_over(name) for name in own})()
+    if datamodule.hparams:
+        made.save_hyperparameters(dict(datamodule.hparams))
+    return made
