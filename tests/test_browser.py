@@ -115,3 +115,51 @@ def test_the_saved_notebook_reads_as_html(seen, jupyter):
     assert "completed: 3 epochs, 1,980 steps" in page.inner_text("body")
     assert page.evaluate("document.querySelector('.jp-OutputArea img').naturalWidth") > 500
     page.close()
+
+
+DIGITS = (
+    """%load_ext lightning_magics
+import torch
+from sklearn.datasets import load_digits
+from torch import nn
+from torch.utils.data import TensorDataset""",
+    """%%lightning_model Digits --loss cross_entropy --metrics accuracy --lr 1e-3
+hidden: int = 128                       # an annotated assignment is a hyperparameter
+dropout: float = 0.1
+nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Dropout(dropout), nn.Linear(hidden, 10))""",
+    """%%lightning_data digits --batch_size 64 --val_split 0.2
+X, y = load_digits(return_X_y=True)
+TensorDataset(torch.tensor(X / 16, dtype=torch.float32), torch.tensor(y))""",
+)
+
+
+def test_the_first_notebook_of_a_user_reaches_nine_tenths(jupyter):
+    fit = "run = %lightning_fit Digits digits --max_epochs 5 --model.hidden 256 --seed 1"
+    lab.write_notebook(jupyter.folder / "digits.ipynb", *DIGITS, fit, "'reached', run.metrics['val_accuracy'] > 0.9")
+    jupyter.open_notebook("digits.ipynb")
+    jupyter.run_all()
+    jupyter.wait_for_text("('reached', True)", timeout_s=120)
+    jupyter.wait_idle()
+    shown = jupyter.outputs()
+    assert "completed: 5 epochs, 115 steps" in shown
+    assert "★" in shown
+    saved = jupyter.save("digits.ipynb")
+    assert len(str(saved.cells[3].outputs)) < 100_000
+    jupyter.open_notebook("digits.ipynb")
+    jupyter.wait_for_text("completed: 5 epochs, 115 steps")
+    assert jupyter.page.evaluate("document.querySelector('.jp-OutputArea img').naturalWidth") > 500
+    assert "Error displaying widget" not in jupyter.outputs()
+
+
+def test_the_interrupt_button_ends_a_fit_and_the_next_cell_has_the_run(jupyter):
+    fit = "run = %lightning_fit Digits digits --max_epochs 100000"
+    status = "'status', run.status, run.trainer.global_step > 0, next(run.model.parameters()).device.type"
+    lab.write_notebook(jupyter.folder / "stop.ipynb", *DIGITS, fit, status)
+    jupyter.open_notebook("stop.ipynb")
+    jupyter.run_all()
+    jupyter.wait_for_text("steps/s", timeout_s=120)
+    jupyter.interrupt()
+    jupyter.wait_for_text("('status', 'interrupted', True, 'cpu')")
+    jupyter.wait_idle()
+    assert re.search(r"interrupted in epoch \d+, after [\d,]+ steps; weights kept", jupyter.outputs())
+    assert jupyter.page.locator(BARS).count() == 0
