@@ -178,8 +178,8 @@ class RunState:
 
     def _new_line(self, name: str, by_step: bool) -> Curve:
         base, stage = scores.stage_of(name)
-        if by_step and not stage:
-            stage = "train"  # only training steps send step-level values
+        if not stage and (by_step or Line("train", True) in self.charts.get(base, {})):
+            stage = "train"  # only training steps send step-level values, so the epoch's is theirs too
         return self.charts.setdefault(base, {}).setdefault(Line(stage, by_step), Curve())
 
     @property

@@ -140,3 +140,8 @@ def test_many_metrics_and_steps_keep_a_bounded_number_of_points():
     curves = [curve for lines in state.charts.values() for curve in lines.values()]
     assert len(curves) == 100
     assert max(len(curve.xs) for curve in curves) <= 500
+
+
+def test_metric_without_a_stage_that_comes_by_step_is_of_training_by_epoch_too():
+    state = fold(started(), step(0, 1, 0.1, generator_loss=1.0), Metrics(0, 1, 0.2, {"generator_loss": 0.5}))
+    assert {line.stage for line in state.charts["generator_loss"]} == {"train"}
