@@ -45,6 +45,7 @@ def unload_ipython_extension(shell: Any) -> None:
     magics = shell.magics_manager.registry.pop("LightningMagics", None)
     if magics is None:
         return
+    magics.unload()
     for kind, table in shell.magics_manager.magics.items():
         for name in magics.magics[kind]:
             table.pop(name, None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import itertools
 import linecache
 import sys
 from types import FrameType
@@ -12,7 +13,7 @@ import traitlets
 from IPython.core.getipython import get_ipython
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
-from . import api, cells, options
+from . import api, cells, options, report
 from .definition import Definition
 from .errors import InputError, did_you_mean
 from .launch import Run
@@ -37,7 +38,11 @@ class LightningMagics(Magics):
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
         self.session = Session(shell.user_ns, self)
-        self.transform = shell.transform_cell
+        self._transform = shell.transform_cell
+        self._raw_cell = ""
+        self._numbers = itertools.count(1)
+        shell.events.register("pre_run_cell", self._remember_cell)
+        self._unregister = shell.events.unregister
 
     @line_cell_magic
     def lightning_model(self, line: str, cell: str | None = None) -> None:
@@ -168,11 +173,23 @@ class LightningMagics(Magics):
         """Name and definition of a cell, or of the object that a line names."""
         name = parsed.positional[0] if parsed.positional else None
         if cell is not None:
-            text = self.transform(cell)  # a cell's own % and ! lines
-            return name, cell_source(text, f"%%lightning_{verb}")
+            return name, self._source(cell, f"<lightning_{verb} {next(self._numbers)}>")
         if name is None:
             raise InputError(f"%lightning_{verb} takes the name of something that a cell defined; found none")
         return name, self.session.evaluate(name, verb, self.session.namespace)
+
+    def _source(self, cell: str, otherwise: str) -> cells.Source:
+        """A cell's body and its place; `otherwise` names the file where no cell can be told."""
+        blank = cell[: len(cell) - len(cell.lstrip())].count("\n")
+        text = "\n" * blank + self._transform(cell)  # its own % and ! lines; IPython drops the blank ones above
+        return cells.Source(text, running_cell() or otherwise, body_line(self._raw_cell, cell))
+
+    def _remember_cell(self, info: Any) -> None:
+        self._raw_cell = info.raw_cell or ""
+
+    def unload(self) -> None:
+        """Take out what this object put into the shell."""
+        self._unregister("pre_run_cell", self._remember_cell)
 
     def _run(self, verb: options.Verb, line: str) -> Run | None:
         parsed = self._parsed(verb, line)
@@ -202,8 +219,8 @@ for _verb in (*options.RUNNING, "model", "data"):
 class Listing(str):
     """Python code, shown highlighted: by the front end's own colours in a notebook, in a terminal by Pygments."""
 
-    def _repr_markdown_(self) -> str:
-        return f"```python\n{self}\n```"
+    def _repr_html_(self) -> str:
+        return report.html_code(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         from pygments import highlight
@@ -221,16 +238,22 @@ def signature(definition: Definition) -> str:
     return f"{definition.name}({', '.join(shown)})"
 
 
-def cell_source(text: str, magic: str) -> cells.Source:
-    """A cell's text with its place: the code name of the cell that runs now, which debuggers and tracebacks use.
+def body_line(raw_cell: str, body: str) -> int:
+    """The line of a cell that the body of its magic begins at; 2 where the magic was not called by that cell."""
+    lines = raw_cell.splitlines(keepends=True)
+    first = next((place for place, line in enumerate(lines) if line.strip()), 0)
+    return first + 2 if "".join(lines[first + 1 :]).strip() == body.strip() else 2
 
-    Args:
-        text: body of the cell, without its first line.
-        magic: the cell magic that runs it.
+
+def running_cell() -> str | None:
+    """The name under which the cell that runs now is compiled: what debuggers and tracebacks call it.
+
+    None where a magic of ours was not called by a cell of its own.
     """
     frame: FrameType | None = sys._getframe()
     while frame is not None:
-        if frame.f_code.co_name == "<module>" and magic in "".join(linecache.getlines(frame.f_code.co_filename)[:50]):
-            return cells.Source(text, frame.f_code.co_filename, first_line=2)
+        text = "".join(linecache.getlines(frame.f_code.co_filename))
+        if frame.f_code.co_name == "<module>" and text.startswith("get_ipython().run_cell_magic('lightning_"):
+            return frame.f_code.co_filename
         frame = frame.f_back
-    return cells.Source(text, f"<{magic}>", first_line=2)
+    return None

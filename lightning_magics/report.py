@@ -32,6 +32,18 @@ _SIDE_BY_SIDE = "display:flex;flex-wrap:wrap;gap:8px 28px"
 _TRACK = "rgba(128,128,128,.22)"
 _STAGES = {"sanity": "sanity check", "train": "step", "validate": "validation", "test": "test", "predict": "prediction"}
 
+# Kinds of Pygments' tokens; JupyterLab's themes name the colours, the others read on light and dark.
+_CODE_COLOURS = {
+    "Keyword": "var(--jp-mirror-editor-keyword-color,#2e8b57)",
+    "Name.Function": "var(--jp-mirror-editor-def-color,#4a7fd6)",
+    "Name.Class": "var(--jp-mirror-editor-def-color,#4a7fd6)",
+    "Name.Builtin": "var(--jp-mirror-editor-builtin-color,#2e8b57)",
+    "Literal.String": "var(--jp-mirror-editor-string-color,#c0504d)",
+    "Literal.Number": "var(--jp-mirror-editor-number-color,#2f8f7f)",
+    "Comment": "var(--jp-mirror-editor-comment-color,#7a8a8a)",
+    "Operator": "var(--jp-mirror-editor-operator-color,#a05cc0)",
+}
+
 Table = tuple[list[str], list[list[str]]]
 
 
@@ -361,3 +373,14 @@ def html_body(state: RunState) -> str:
         f'<div style="{_INK};line-height:1.5"><div class="jp-RenderedHTMLCommon" style="{_SIDE_BY_SIDE};padding:0">'
         f"{html_table(state)}{charts.svg(state)}</div>{html_remarks(state)}</div>"
     )
+
+
+def html_code(source: str) -> str:
+    """Return Python code in the colours that the front end's theme gives to code."""
+    from pygments.lexers import PythonLexer
+
+    parts = []
+    for token, text in PythonLexer().get_tokens(source):
+        colour = next((value for kind, value in _CODE_COLOURS.items() if str(token).startswith(f"Token.{kind}")), "")
+        parts.append(f'<span style="color:{colour}">{escape(text)}</span>' if colour else escape(text))
+    return f'<pre style="font-family:var(--jp-code-font-family,monospace);line-height:1.35">{"".join(parts)}</pre>'

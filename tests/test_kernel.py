@@ -311,3 +311,29 @@ def test_ctrl_c_in_a_terminal_returns_the_run(terminal: pexpect.spawn) -> None:
     terminal.expect_exact(f"In [{len(cells) + 2}]: ")
     enter(terminal, "print('status', 'is', run.status)")
     terminal.expect_exact("status is interrupted")
+
+
+PLACED = """
+
+%%lightning_model Placed --loss mse_loss
+
+width: int = 1
+
+def on_train_start(self):
+    raise RuntimeError("seen on line 8")
+nn.Linear(2, width)"""
+
+
+def test_code_of_a_cell_stands_in_the_lines_of_that_cell(kernel: Kernel) -> None:
+    kernel.run(SETUP)
+    kernel.run(PLACED)
+    kernel.run(PLACED.replace("Placed", "Other").replace("seen", "never seen"))
+    kernel.run("import inspect, ipykernel.compiler")
+    kernel.run(f"name = ipykernel.compiler.get_file_name({PLACED!r})")
+    found = kernel.cell(
+        "print(Placed.on_train_start.__code__.co_filename == name, inspect.getsource(Placed.on_train_start))"
+    )
+    assert found.text == 'True def on_train_start(self):\n    raise RuntimeError("seen on line 8")\n\n'
+    failed = kernel.cell("%lightning_fit Placed (torch.rand(8, 2), torch.rand(8, 1)) --max_epochs 1")
+    assert re.search(r"Cell In\[\d+\], line 8, in ", failed.error)
+    assert '----> 8     raise RuntimeError("seen on line 8")' in failed.error

@@ -180,3 +180,10 @@ def test_the_live_status_tells_where_the_run_is():
         assert text in status, text
     assert "sanity check 2/2" in report.html_status(fold(*events[:2]))
     assert "preparing …" in report.html_status(fold(*events[:1]))
+
+
+def test_code_is_escaped_and_coloured_by_the_theme():
+    html = report.html_code('if a < b:\n    print("<b>")  # done\n')
+    assert "<b>" not in html
+    assert '<span style="color:var(--jp-mirror-editor-keyword-color,#2e8b57)">if</span>' in html
+    assert re.sub("<[^>]*>", "", html) == "if a &lt; b:\n    print(&quot;&lt;b&gt;&quot;)  # done\n"
