@@ -227,10 +227,9 @@ class _Model:
         """Return the methods of the class: the constructor, the user's, then those that were made."""
         cell = self.cell
         own = hooks.pop("__init__", None)
-        kept = sorted(names_read(*hooks.values()) & binds(cell.inner))
-        body = [*cell.inner]
-        for name in kept:
-            body += snippet("self.NAME = NAME".replace("NAME", name))
+        kept = {name: name for name in sorted(names_read(*hooks.values()) & binds(cell.inner))}
+        kept |= self.network.copies if self.network is not None else {}
+        body = [*cell.inner, *snippet("\n".join(f"self.{name} = {local}" for name, local in kept.items()))]
         body += steps.start()
         if self.network is not None:
             body += snippet("self.net = NET", NET=self.network.code)

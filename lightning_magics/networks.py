@@ -6,9 +6,11 @@ The class around it is left to `models`.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import inspect
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from copy import deepcopy
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -16,15 +18,16 @@ import torch
 from .cells import Cell, Hyperparameter, Source
 from .definition import is_module
 from .errors import InputError
-from .generated import expression
+from .generated import expression, snippet
 from .names import Notebook, literal
 from .probe import UNKNOWN, called_class, evaluate_cell
-from .scopes import names_read
+from .scopes import names_read, reads
 
 FORMS = (
     "A model cell takes a LightningModule class, functions with self (training_step, …), "
     "a network as its last expression, or an nn.Module class"
 )
+_BARE = (ast.Name, ast.Attribute, ast.Subscript)
 
 
 @dataclass(frozen=True)
@@ -36,18 +39,21 @@ class Network:
         is_transformers: whether it is a transformers model, which has a loss of its own.
         is_causal: whether its logits are compared with the labels that follow.
         inputs: number of inputs that `forward` cannot do without.
+        copies: networks of the notebook that hooks read too: by name, what the instance's copy is called.
     """
 
     code: ast.expr
     is_transformers: bool = False
     is_causal: bool = False
     inputs: int = 1
+    copies: dict[str, str] = field(default_factory=dict)
 
 
 def find_network(cell: Cell, source: Source | None, notebook: Notebook) -> Network | None:
     """Find what a cell's expression is, by evaluating it once with the default hyperparameters.
 
-    Parameters of a class or function that makes the network become hyperparameters of the cell.
+    Parameters of a class or function that makes the network become hyperparameters of the cell. Networks of the
+    notebook that the cell reads are copied, so that neither this nor training changes them.
 
     Returns:
         The network, or None beside hooks if the expression is something else.
@@ -57,8 +63,22 @@ def find_network(cell: Cell, source: Source | None, notebook: Notebook) -> Netwo
     """
     code = cell.expression
     assert code is not None
-    value = evaluate_cell(cell, source, notebook.namespace, fork_random=True)
-    bare = isinstance(code, ast.Name | ast.Attribute | ast.Subscript)
+    bare = isinstance(code, _BARE)
+    read = _networks_read(cell.inner, cell, notebook)
+    whole = bare and not names_read(code) & (read | cell.local_names)  # the notebook's object and nothing else
+    if not whole:
+        read |= _networks_read([code], cell, notebook)
+    copied = deepcopy({name: notebook.namespace[name] for name in read})
+    namespace = {**notebook.namespace, **copied} if read else notebook.namespace
+    value = evaluate_cell(cell, source, namespace, fork_random=True)
+    found = _found(value, whole, cell, source, notebook)
+    return _copying(found, read, cell, notebook) if found is not None else None
+
+
+def _found(value: Any, whole: bool, cell: Cell, source: Source | None, notebook: Notebook) -> Network | None:
+    """Return the network that the value of a cell's expression is or makes; see `find_network`."""
+    code = cell.expression
+    assert code is not None
     if value is UNKNOWN:
         return _described(code, called_class(code, cell, notebook.namespace))
     if is_module(value):
@@ -67,15 +87,39 @@ def find_network(cell: Cell, source: Source | None, notebook: Notebook) -> Netwo
             f"Register a class by %lightning_model NAME, or give an instance to %lightning_fit"
         )
     if isinstance(value, torch.nn.Module):
-        outside = bare and not names_read(code) & cell.local_names
-        return _described(expression("deepcopy(CODE)", CODE=code) if outside else code, type(value))
+        return _described(expression("deepcopy(CODE)", CODE=code) if whole else code, type(value))
     if isinstance(value, type) and issubclass(value, torch.nn.Module):
         return _described(_called(code, value, cell, notebook), value)
-    if bare and callable(value) and not isinstance(value, type):
+    if isinstance(code, _BARE) and callable(value) and not isinstance(value, type):
         return _made_by(value, cell, source, notebook)
     if cell.hooks:
         return None
     raise InputError(f"the last expression is of type {type(value).__name__}, which is no network. {FORMS}")
+
+
+def _networks_read(code: Iterable[ast.AST], cell: Cell, notebook: Notebook) -> set[str]:
+    """Return the names of the notebook's networks that code of a cell reads."""
+    names = names_read(*code) - cell.local_names
+    return {name for name in names if isinstance(notebook.namespace.get(name), torch.nn.Module)}
+
+
+def _copying(network: Network, names: set[str], cell: Cell, notebook: Notebook) -> Network:
+    """Let a cell's network hold copies of the notebook's networks of those names; changes the cell.
+
+    They are copied together, so that what they share stays shared.
+    """
+    if not names:
+        return network
+    taken = notebook.namespace.keys() | cell.local_names
+    copies = {name: f"{name}_copy" for name in sorted(names)}
+    while taken & set(copies.values()):
+        copies = {name: f"{copy}_" for name, copy in copies.items()}
+    for read in reads(*cell.inner, network.code):
+        read.node.id = copies.get(read.node.id, read.node.id)
+    old, new = ", ".join(copies), ", ".join(copies.values())
+    cell.inner[:0] = snippet(f"{new} = deepcopy(({old}))")
+    in_hooks = names_read(*cell.hooks)
+    return dataclasses.replace(network, copies={name: copy for name, copy in copies.items() if name in in_hooks})
 
 
 def _made_by(function: Callable[..., Any], cell: Cell, source: Source | None, notebook: Notebook) -> Network:

@@ -251,6 +251,42 @@ def test_an_object_of_the_notebook_is_copied_for_every_instance():
     assert in_cell.net is not names["nets"][0]
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "nn.Sequential(backbone, nn.Linear(4, 3))",
+        "net = nn.Sequential(backbone, nn.Linear(4, 3))\nnet",
+        "backbone.extra = nn.Linear(4, 4)\nbackbone.register_buffer('mine', torch.zeros(1))\nbackbone",
+    ],
+)
+def test_a_part_from_the_notebook_is_copied_for_every_instance(cell):
+    names = namespace(backbone=nn.Linear(4, 4), deepcopy=2)
+    weight = names["backbone"].weight.clone()
+    definition = model(cell, names=names, loss="cross_entropy", lr=0.5)
+    instance = definition.new()
+    fit(instance)
+    assert torch.equal(names["backbone"].weight, weight)
+    assert set(dict(names["backbone"].named_modules())) == {""}
+    shared = {id(parameter) for parameter in definition.new().parameters()}
+    assert not shared & {id(parameter) for parameter in (*instance.parameters(), *names["backbone"].parameters())}
+
+
+def test_copied_parts_share_what_they_shared():
+    names = namespace(one=nn.Sequential(nn.Linear(4, 4)))
+    names["two"] = names["one"][0]
+    net = model("nn.Sequential(one, two, one)", names=names, loss="cross_entropy").new().net
+    assert net[0][0] is net[1] is net[2][0] is not names["two"]
+
+
+def test_a_hook_reads_the_instances_copy_of_a_part():
+    names = namespace(backbone=nn.Linear(4, 4))
+    cell = "def on_fit_start(self):\n    backbone.requires_grad_(False)\nnn.Sequential(backbone, nn.Linear(4, 3))"
+    instance = model(cell, names=names, loss="cross_entropy").new()
+    fit(instance)
+    assert not instance.net[0].weight.requires_grad
+    assert names["backbone"].weight.requires_grad
+
+
 def test_a_function_that_makes_a_network_is_called_for_every_instance():
     def make(width=5, *, depth: int = 1):
         return nn.Sequential(nn.Linear(4, width), *[nn.Linear(width, width) for _ in range(depth)])
