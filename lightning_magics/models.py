@@ -68,7 +68,8 @@ def define_model(
         name = name or chosen
         parts.expression = ast.Name(chosen, ast.Load())
     execute(parts.notebook, cell, namespace)
-    return _Model(name or "Model", parts, options, namespace, package, cell).define()
+    name = name or "Model"
+    return _Model(name, parts, options, Notebook(namespace, {}, name), package, cell).define()
 
 
 def _as_it_is(name: str, cls: type, options: ModelOptions, namespace: dict[str, Any], text: str) -> Definition:
@@ -94,8 +95,9 @@ def _adopt(name: str | None, found: Any, options: ModelOptions, namespace: dict[
             raise InputError(f"{name} is a LightningModule instance already: give it to %lightning_fit as it is")
         return _as_it_is(name, found, options, namespace, source_of(found))
     here = namespace.get(name) is found
-    code = ast.Name(name, ast.Load()) if here else Notebook(namespace, {}, name).reference(found, "network")
-    return _Model(name, Cell(expression=code), options, namespace, package, None).define()
+    notebook = Notebook(namespace, {}, name)
+    code = ast.Name(name, ast.Load()) if here else notebook.reference(found, "network")
+    return _Model(name, Cell(expression=code), options, notebook, package, None).define()
 
 
 @dataclass
@@ -105,7 +107,7 @@ class _Model:
     name: str
     cell: Cell
     options: ModelOptions
-    namespace: dict[str, Any]
+    notebook: Notebook
     package: str
     source: Source | None
     network: Network | None = None
@@ -114,8 +116,9 @@ class _Model:
         """Generate the class, bind it in the notebook, and describe it."""
         cell = self.cell
         if cell.expression is not None:
-            self.network = find_network(cell, self.source, Notebook(self.namespace, {}, self.name))
-        notebook = Notebook(self.namespace, default_values(cell, self.namespace), self.name)
+            self.network = find_network(cell, self.source, self.notebook)
+        defaults = default_values(cell, self.notebook.namespace)
+        notebook = dataclasses.replace(self.notebook, hyperparameters=defaults)
         hooks = {hook.name: hook for hook in cell.hooks}
         wanted = self.wanted(hooks)
         steps = self.steps(notebook, hooks, wanted)
@@ -161,6 +164,11 @@ class _Model:
     def steps(self, notebook: Notebook, hooks: dict[str, Function], wanted: set[str]) -> Steps:
         """Return what the steps are made of."""
         options = self.options
+        if options.loss is not None and self.network is not None and self.network.is_causal:
+            raise InputError(
+                "--loss cannot be used on a causal language model: its logits are for the next token. "
+                "Leave it out for the model's own loss, or write training_step in the cell"
+            )
         loss = find_loss(options.loss, notebook) if options.loss is not None else None
         inputs = self.network.inputs if self.network is not None else 1
         if "forward" in hooks:
@@ -258,14 +266,14 @@ class _Model:
         kind = "A transformers model" if self.is_transformers else "A network" if self.network else "A model"
         docstring = ast.Expr(ast.Constant(self.cell.docstring or f"{kind} of a notebook{loss}."))
         cls = ast.ClassDef(name, [expression("pl.LightningModule")], [], [docstring, *methods], [])
-        imports = bind_imports([cls], self.package, self.namespace)
-        imports += notebook_imports(imports, [*self.cell.notebook, cls], self.namespace)
+        imports = bind_imports([cls], self.package, self.notebook.namespace)
+        imports += notebook_imports(imports, [*self.cell.notebook, cls], self.notebook.namespace)
         generated = assemble([*imports, *self.cell.notebook], [cls], name, self.source)
-        exec(generated.code, self.namespace)
+        exec(generated.code, self.notebook.namespace)
         form = "transformers" if self.is_transformers else "network" if self.network else "hooks"
         form = "hooks" if self.cell.hooks else form
         text = self.source.text if self.source else ""
-        return Definition(self.name, self.namespace[name], generated.text, text, form, self.package)
+        return Definition(self.name, self.notebook.namespace[name], generated.text, text, form, self.package)
 
 
 def _rename_helpers(made: list[ast.FunctionDef], taken: set[str]) -> None:

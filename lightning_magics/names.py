@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import functools
 import inspect
+import itertools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -71,11 +72,13 @@ class Notebook:
         namespace: the notebook's globals; an object without a name gets one here.
         hyperparameters: default values that expressions may use too.
         owner: name of what is defined.
+        aliases: objects without a name that got one, by that name.
     """
 
     namespace: dict[str, Any]
     hyperparameters: Mapping[str, Any]
     owner: str
+    aliases: dict[str, Any] = field(default_factory=dict)
 
     def evaluate(self, text: str, option: str) -> Any:
         """Evaluate an expression of the notebook; InputError if that fails."""
@@ -134,8 +137,11 @@ class Notebook:
         for known, found in self.namespace.items():
             if found is value and not known.startswith("_"):
                 return ast.Name(known, ast.Load())
-        alias = f"_{self.owner}_{role.strip('-').replace(' ', '_')}"
-        self.namespace[alias] = value
+        base = f"_{self.owner}_{role.strip('-').replace(' ', '_')}"
+        numbered = (base if number == 1 else f"{base}_{number}" for number in itertools.count(1))
+        # Names of an earlier run of the definition are used again, so that they do not pile up.
+        alias = next(name for name in numbered if self.aliases.get(name, value) is value)
+        self.namespace[alias] = self.aliases[alias] = value
         return ast.Name(alias, ast.Load())
 
 

@@ -129,11 +129,12 @@ def _log_metrics(self, output, target, stage, dataloader_idx):
         attribute = f"stage_metrics.{key}.{name}"
         self.log(name, metric, on_step=False, on_epoch=True, prog_bar=True, metric_attribute=attribute)
 '''
+# Compute groups are found by what a first batch gives: metrics that agree on it by chance would be one from then on.
 _MAKE_METRICS = '''
 def _make_metrics(self, output, stage):
     """Return the metrics of a stage."""
     CHECK
-    return torchmetrics.MetricCollection(ENTRIES, prefix=f"{stage}_")
+    return torchmetrics.MetricCollection(ENTRIES, prefix=f"{stage}_", compute_groups=False)
 '''
 _CHECK_CLASSES = """
 if output.ndim < 2 or output.shape[1] < 2:

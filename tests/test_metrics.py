@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 import torchmetrics
-from notebook import SMALL_RUNS, loader, model, namespace, trainer, validated
+from notebook import SMALL_RUNS, adopt, loader, model, namespace, trainer, validated
 from sklearn import metrics as by_hand
+from torch import nn
 from torch.nn import functional as F
 
 from lightning_magics.errors import InputError
@@ -109,6 +110,26 @@ def test_metrics_may_be_objects_and_calls(asked):
     expected = by_hand.accuracy_score(CLASSES, instance(X).argmax(1))
     for _ in range(2):  # the notebook's own metric is never the one that counts
         assert validated(instance, X, CLASSES)[f"val_{logged}"] == pytest.approx(expected)
+
+
+def test_metrics_that_agree_on_the_first_batch_stay_apart():
+    names = namespace(strict=torchmetrics.classification.BinaryAccuracy(threshold=0.9))
+    asked = {"loss": "binary_cross_entropy_with_logits", "metrics": ("accuracy", "strict")}
+    scores = torch.tensor([9.0, 9, -9, -9, 1, 1, 1, 1])
+    instance = model("nn.Identity()", names=names, **asked).new()
+    found = validated(instance, scores, torch.tensor([1, 1, 0, 0, 1, 1, 1, 1]))
+    assert (found["val_accuracy"], found["val_strict"]) == (1.0, 0.5)
+
+
+def test_metric_objects_without_names_are_each_their_own():
+    metrics = [torchmetrics.Accuracy("multiclass", num_classes=3), torchmetrics.AUROC("multiclass", num_classes=3)]
+    names = namespace()
+    for _ in range(2):
+        instance = adopt("Small", nn.Linear(4, 3), names, loss="cross_entropy", metrics=metrics).new()
+    found = validated(instance, X, CLASSES)
+    expected = by_hand.roc_auc_score(CLASSES, instance(X).detach().softmax(1), multi_class="ovr")
+    assert found["val_multiclass_auroc"] == pytest.approx(expected)
+    assert [name for name in names if name.startswith("_Small_metrics")] == ["_Small_metrics", "_Small_metrics_2"]
 
 
 def test_numbers_of_the_notebook_do_not_hide_a_metric_and_functions_come_before_short_names():

@@ -100,10 +100,17 @@ def test_a_transformers_model_is_known_before_its_hyperparameters_are():
     assert model(cell, names=names()).form == "transformers"
 
 
-def test_metrics_of_a_causal_language_model_are_refused():
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"metrics": ("accuracy",)}, r"--metrics cannot be used on a causal language model.*Write validation_step"),
+        ({"loss": "cross_entropy"}, r"--loss cannot be used on a causal language model.*Leave it out"),
+    ],
+)
+def test_what_does_not_shift_the_labels_of_a_causal_language_model_is_refused(asked, message):
     cell = "from transformers import GPT2Config as C, GPT2LMHeadModel as M\nM(C(n_layer=1, n_embd=4, n_head=1))"
-    with pytest.raises(InputError, match=r"--metrics cannot be used on a causal language model.*Write validation_step"):
-        model(cell, metrics=("accuracy",))
+    with pytest.raises(InputError, match=message):
+        model(cell, **asked)
 
 
 def test_defining_a_model_imports_no_front_end():
