@@ -8,7 +8,7 @@ import re
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TextIO
+from typing import TextIO
 
 _TOP_LOGGERS = ("pytorch_lightning", "lightning", "lightning_fabric", "mlflow", "alembic")
 _LOGGERS = (*_TOP_LOGGERS, "lightning.pytorch", "lightning.fabric")
@@ -44,39 +44,44 @@ _REWORDED = [
 def chatter(log_path: Path, notice: Callable[[str], None]) -> Iterator[None]:
     """Send what Lightning logs and warns to `log_path`, and to `notice` what a user should act on, once each.
 
-    Warnings that the user's own code raises are shown as ever.
+    Warnings that the user's own code raises are shown as ever. A log that cannot be written is given up.
     """
-    with (
-        log_path.open("a", encoding="utf-8", errors="replace") as log,
-        _loggers_to(log),
-        warnings.catch_warnings(),
-    ):
-        shown = warnings.showwarning
-        told: set[str] = set()
+    log = _Log(log_path)
+    try:
+        with _loggers_to(log), _warnings_to(log, notice):
+            yield
+    finally:
+        log.close()
 
-        def show(
-            message: Warning | str,
-            category: type[Warning],
-            filename: str,
-            lineno: int,
-            file: TextIO | None = None,
-            line: str | None = None,
-        ) -> None:
-            text = str(message)
-            log.write(f"{category.__name__}: {text}\n")
-            if _of_user(filename):
-                shown(message, category, filename, lineno, file, line)
-                return
-            if issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
-                return
-            text = reworded(text)
-            if text and text not in told:
-                told.add(text)
-                notice(text)
 
-        warnings.showwarning = show
-        warnings.filterwarnings("always", module=_SPEAKERS)
-        yield
+class _Log:
+    """A text file that gives up quietly: a full disk must not end a training run."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO | None = None
+        with contextlib.suppress(OSError):
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
+
+    def write(self, text: str) -> None:
+        self._try(lambda file: file.write(text))
+
+    def flush(self) -> None:
+        self._try(lambda file: file.flush())
+
+    def close(self) -> None:
+        """Close the file; what is written afterwards goes nowhere."""
+        self._try(lambda file: file.close())
+        self._file = None
+
+    def _try(self, action: Callable[[TextIO], object]) -> None:
+        if self._file is None:
+            return
+        try:
+            action(self._file)
+        except OSError:
+            broken, self._file = self._file, None
+            with contextlib.suppress(OSError):  # its buffer cannot be written either
+                broken.close()
 
 
 def reworded(text: str) -> str:
@@ -93,21 +98,80 @@ def _of_user(filename: str) -> bool:
     return "site-packages" not in filename and "dist-packages" not in filename and not filename.startswith("<frozen")
 
 
+class _Handler(logging.StreamHandler[_Log]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        """Stay silent: a message of Lightning that cannot be formatted is not for the user to see."""
+
+
 @contextlib.contextmanager
-def _loggers_to(file: IO[str]) -> Iterator[None]:
-    """Let Lightning's loggers write to the file alone, and put their handlers back afterwards."""
-    handler = logging.StreamHandler(file)
+def _loggers_to(log: _Log) -> Iterator[None]:
+    """Let Lightning's loggers write to the log alone, and put their handlers back afterwards.
+
+    A logger that got other handlers in the meantime keeps them.
+    """
+    handler = _Handler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
-    for logger in loggers:
+    before = []
+    for logger in map(logging.getLogger, _LOGGERS):
         top = logger.name in _TOP_LOGGERS
-        logger.handlers = [handler] if top else []
+        ours: list[logging.Handler] = [handler] if top else []
+        before.append((logger, ours, logger.handlers, logger.propagate, logger.level))
+        logger.handlers = ours
         logger.propagate = not top
         logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
-            logger.handlers, logger.propagate = handlers, propagate
-            logger.setLevel(level)
+        for logger, ours, handlers, propagate, level in before:
+            if logger.handlers is ours:
+                added = [item for item in ours if item is not handler]
+                logger.handlers, logger.propagate = [*handlers, *added], propagate
+                logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _warnings_to(log: _Log, notice: Callable[[str], None]) -> Iterator[None]:
+    """Let warnings go to the log and to `notice`; a ``showwarning`` that others set in the meantime stays."""
+    show = _Show(log, notice)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", module=_SPEAKERS)  # in every run anew, once for a place in the code
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            show.active = False
+            last = warnings.showwarning
+    if last is not show:
+        warnings.showwarning = last
+
+
+class _Show:
+    """Stands in for ``warnings.showwarning``; once no longer active, it hands on to the one before it."""
+
+    def __init__(self, log: _Log, notice: Callable[[str], None]) -> None:
+        self.active = True
+        self._log = log
+        self._notice = notice
+        self._before = warnings.showwarning
+        self._told: set[str] = set()
+
+    def __call__(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        text = str(message)
+        self._log.write(f"{category.__name__}: {text}\n")
+        if not self.active or _of_user(filename):
+            self._before(message, category, filename, lineno, file, line)
+            return
+        if issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
+            return
+        text = reworded(text)
+        if text and text not in self._told:
+            self._told.add(text)
+            self._notice(text)

@@ -8,13 +8,14 @@ import pytest
 from lightning_magics.chatter import chatter, reworded
 
 
-def warn_from(filename, text, category=UserWarning):
+def warn_from(filename, text, category=UserWarning, registry=None):
     warnings.warn_explicit(
         text,
         category,
         filename,
         1,
         module=filename.rpartition("site-packages/")[2].removesuffix(".py").replace("/", "."),
+        registry=registry,
     )
 
 
@@ -31,13 +32,76 @@ def test_what_lightning_logs_goes_to_the_file_and_its_handlers_come_back(tmp_pat
     assert capfd.readouterr() == ("", "")
 
 
-def test_warning_of_a_library_is_noticed_once_and_logged_each_time(tmp_path):
+def test_warning_of_a_library_is_noticed_and_logged_once_in_each_run(tmp_path):
+    for speaker in ("pytorch_lightning/loops.py", "torch/optim/lr_scheduler.py"):
+        registry = {}
+        for name in ("first", "second"):
+            notices, log = [], tmp_path / f"{name}.log"
+            with chatter(log, notices.append):
+                for _ in range(3):
+                    warn_from(f"/x/site-packages/{speaker}", f"{speaker} is at fault", registry=registry)
+            assert notices == [f"{speaker} is at fault"]
+            assert log.read_text().count(f"{speaker} is at fault") == 1
+
+
+@pytest.mark.parametrize("place", ["/dev/full", "/dev/null/no-such-folder"])
+def test_a_log_that_cannot_be_written_disturbs_nothing(tmp_path, capfd, place):
+    (tmp_path / "rank_0.log").symlink_to(place)
+    logger = logging.getLogger("pytorch_lightning")
     notices = []
-    with chatter(tmp_path / "log", notices.append):
-        for _ in range(2):
-            warn_from("/x/site-packages/pytorch_lightning/loops.py", "Total length is zero.")
-    assert notices == ["Total length is zero."]
-    assert (tmp_path / "log").read_text().count("Total length is zero.") == 2
+    with chatter(tmp_path / "rank_0.log", notices.append):
+        logger.info("x" * 100_000)
+        logger.info("%d is no number", "this")
+        warn_from("/x/site-packages/pytorch_lightning/loops.py", "Total length is zero." + "x" * 100_000)
+        logger.info("still here")
+    assert [text[:21] for text in notices] == ["Total length is zero."]
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_log_that_fails_only_when_it_is_closed_disturbs_nothing(tmp_path):
+    (tmp_path / "rank_0.log").symlink_to("/dev/full")
+    with chatter(tmp_path / "rank_0.log", lambda text: None):
+        warn_from("/x/site-packages/pytorch_lightning/loops.py", "stays in the buffer")
+
+
+def test_text_that_utf8_cannot_hold_is_logged(tmp_path):
+    with chatter(tmp_path / "log", lambda text: None):
+        logging.getLogger("pytorch_lightning").info("bad \udce9")
+    assert "bad \\udce9" in (tmp_path / "log").read_text()
+
+
+def test_what_was_changed_in_the_meantime_stays(tmp_path):
+    logger, shown = logging.getLogger("pytorch_lightning"), []
+    mine, before = logging.NullHandler(), list(logger.handlers)
+    with warnings.catch_warnings():
+        with chatter(tmp_path / "log", lambda text: None):
+            warnings.showwarning = theirs = lambda *args: shown.append(str(args[0]))
+            logger.addHandler(mine)
+        assert warnings.showwarning is theirs
+    assert logger.handlers == [*before, mine]
+    logger.removeHandler(mine)
+
+
+def test_runs_that_overlap_leave_warnings_working_and_closed_logs_silent(tmp_path, capfd):
+    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning", "lightning.pytorch")]
+    before = [(logger.handlers, logger.propagate, logger.level) for logger in loggers]
+    shown, notices = [], []
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = lambda *args: shown.append(str(args[0]))
+        first, second = (chatter(tmp_path / name, notices.append) for name in "ab")
+        first.__enter__()
+        second.__enter__()
+        first.__exit__(None, None, None)
+        warn_from("/x/site-packages/pytorch_lightning/loops.py", "in the second")
+        second.__exit__(None, None, None)
+        warn_from("/x/site-packages/pytorch_lightning/loops.py", "after both")
+        logging.getLogger("pytorch_lightning").info("to nobody")
+    assert (notices, shown) == (["in the second"], ["after both"])
+    assert capfd.readouterr() == ("", "")
+    for logger, (handlers, propagate, level) in zip(loggers, before, strict=True):
+        logger.handlers, logger.propagate = handlers, propagate
+        logger.setLevel(level)
 
 
 def test_warning_of_the_users_own_code_is_shown_as_ever(tmp_path):
