@@ -32,10 +32,13 @@ class StopRequested(BaseException):
 
 
 class StopFlag(Protocol):
-    """What says that the user wants the run to stop; a `threading.Event` is one."""
+    """What says that the user wants the run to stop; `job.Stop` is one."""
 
     def is_set(self) -> bool:
         """Whether to stop."""
+
+    def end(self) -> None:
+        """Take note that the run is ending."""
 
 
 class _Reporter:
@@ -62,6 +65,7 @@ class _Reporter:
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         if self._stop.is_set():
+            self._stop.end()
             trainer.save_checkpoint(self._save_to)
             raise StopRequested
         self.batch = batch
@@ -100,7 +104,9 @@ class _Reporter:
     def on_validation_batch_start(
         self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if self._stop.is_set() and self._batch:  # not before the first batch: metrics that are monitored must exist
+        # Not before the first batch of the last dataloader: metrics that are monitored must exist.
+        loaders = getattr(trainer, _EVALUATIONS[trainer.state.stage.value][1])
+        if self._stop.is_set() and batch_idx and dataloader_idx == len(loaders) - 1:
             self._cut_short(trainer)
         self.batch = batch
 

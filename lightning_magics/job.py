@@ -1,7 +1,8 @@
-"""What a training process is given: one dataclass, the same in the kernel and in any other process."""
+"""What a training process is given: a job, and the wish to stop it; the same in the kernel and in any other process."""
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,7 @@ class Job:
         continues: whether an instance that was fitted before goes on from there.
         first_epoch: epoch that a continued fit starts with.
         weights_only: load it as tensors alone.
+        notices: what the user should know from the start.
     """
 
     verb: Verb
@@ -47,3 +49,43 @@ class Job:
     continues: bool = False
     first_epoch: int = 0
     weights_only: bool = True
+    notices: tuple[str, ...] = ()
+
+
+class Stop:
+    """The user's wish to stop: once to end between two batches, twice to end now.
+
+    Once the end has begun, a further wish changes nothing: what is saved is saved whole.
+    """
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._ending = False
+
+    def is_set(self) -> bool:
+        """Whether to stop between two batches."""
+        return self._asked.is_set()
+
+    def ask(self) -> None:
+        """Ask to stop."""
+        self._asked.set()
+
+    def end(self) -> None:
+        """Say that the run is ending by itself."""
+        self._ending = True
+
+    def interrupt(self) -> None:
+        """Ask once more.
+
+        Raises:
+            Abort: it was asked before, and the end has not begun.
+        """
+        if self._ending:
+            return
+        if self._asked.is_set():
+            raise Abort
+        self._asked.set()
+
+
+class Abort(BaseException):
+    """The second interrupt. Not a KeyboardInterrupt, which Lightning would turn into SystemExit."""

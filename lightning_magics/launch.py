@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import events, report
 from .errors import RunError
-from .job import Job
+from .job import Abort, Job, Stop
 from .progress import RunState
 from .runs import EventWriter, RunFolder, RunRecord
 
@@ -47,6 +47,8 @@ class Run:
         self.data: tuple[Any, tuple[Any, ...]] = (job.datamodule, job.loaders)
         self._state = state
         self._shown_in = _cell_number()
+        self._stop = Stop()
+        self._ended = threading.Event()
 
     @property
     def name(self) -> str:
@@ -89,11 +91,13 @@ class Run:
         return self.record.best_model_path
 
     def wait(self) -> Run:
-        """Return the run once it has ended."""
+        """Wait until the run has ended, and return it."""
+        self._ended.wait()
         return self
 
     def stop(self) -> None:
-        """Ask a running run to stop; one that has ended stays as it is."""
+        """Ask a running run to stop after its batch; one that has ended stays as it is."""
+        self._stop.ask()
 
     def logs(self, rank: int = 0) -> str:
         """What a process of the run wrote to its log.
@@ -132,10 +136,6 @@ def _cell_number() -> int | None:
     return None if shell is None else int(shell.execution_count)
 
 
-class _Abort(BaseException):
-    """The second interrupt. Not a KeyboardInterrupt, which Lightning would turn into SystemExit."""
-
-
 def run_in_kernel(job: Job, record: RunRecord, view: View, remember: Callable[[Run], None]) -> Run:
     """Run a job in this process and return its `Run`.
 
@@ -152,23 +152,35 @@ def run_in_kernel(job: Job, record: RunRecord, view: View, remember: Callable[[R
     """
     from .train import train
 
-    run = Run(job, dataclasses.replace(record, pid=os.getpid(), host=socket.gethostname()), view.state)
-    recorder = _Recorder(run, view, remember)
-    stop = threading.Event()
-    try:
-        with interrupt_sets(stop):
-            outcome = train(job, recorder.emit, stop)
+    record = dataclasses.replace(record, pid=os.getpid(), host=socket.gethostname())
+    run = Run(job, record, view.state)
+    with interrupts_ask(run._stop):
+        try:
+            recorder = _Recorder(run, view, remember)
+        except OSError as error:
+            _discard(run.folder)
+            raise RunError(
+                f"the run cannot be recorded in {run.folder.path}: {error.strerror}. "
+                "Make room, or choose another place: %config LightningMagics.run_dir = 'PATH'"
+            ) from error
+        try:
+            outcome = train(job, recorder.emit, run._stop)
             run.trainer, run.predictions = outcome.trainer, outcome.predictions
-    except BaseException:
-        if not recorder.started:  # refused: it is as if it had not been asked for
-            shutil.rmtree(job.folder, ignore_errors=True)
-            with contextlib.suppress(OSError):  # other runs are in it
-                job.folder.parent.rmdir()
-        raise
-    finally:
-        recorder.close()
-        run.folder.continue_checkpoint_path.unlink(missing_ok=True)
+        finally:
+            run._stop.end()
+            recorder.close()
+            run.folder.continue_checkpoint_path.unlink(missing_ok=True)
+            run._ended.set()
+            if not recorder.started:  # refused: it is as if it had not been asked for
+                _discard(run.folder)
     return run
+
+
+def _discard(folder: RunFolder) -> None:
+    """Remove the folder of a run that did not start, and the model's folder if nothing else is in it."""
+    shutil.rmtree(folder.path, ignore_errors=True)
+    with contextlib.suppress(OSError):
+        folder.path.parent.rmdir()
 
 
 class _Recorder:
@@ -199,11 +211,7 @@ class _Recorder:
 
     def close(self) -> None:
         self._writer.close()
-        if self._view is not None:
-            try:
-                self._view.close()
-            except Exception as error:  # likewise
-                self._lost(error)
+        self._close_view()
 
     def _end(self, event: events.Ended) -> None:
         same = ["status", "elapsed_s", "epochs", "steps", "reason", "error", "best_model_path", "best_model_score"]
@@ -227,32 +235,35 @@ class _Recorder:
             self._view.handle(event)
         except Exception as error:  # the edge to a front end that may have gone
             self._lost(error)
+            self._close_view()
+            self._view = None
+
+    def _close_view(self) -> None:
+        try:
+            if self._view is not None:
+                self._view.close()
+        except Exception as error:  # likewise
+            self._lost(error)
 
     def _lost(self, error: Exception) -> None:
-        self._view = None
+        """Note in the run's log that nothing is shown any more."""
         with contextlib.suppress(OSError), self._run.folder.log_path(0).open("a", encoding="utf-8") as log:
             log.write(f"the view ended: {type(error).__name__}: {error}\n")
 
 
 @contextlib.contextmanager
-def interrupt_sets(stop: threading.Event) -> Iterator[None]:
-    """Within it the first interrupt sets `stop`, the second ends the block with KeyboardInterrupt.
+def interrupts_ask(stop: Stop) -> Iterator[None]:
+    """Within it the first interrupt asks to stop, the second ends the block with KeyboardInterrupt.
 
     Only the main thread hears signals; in another this changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-
-    def handle(signum: int, frame: Any) -> None:
-        if stop.is_set():
-            raise _Abort
-        stop.set()
-
-    before = signal.signal(signal.SIGINT, handle)
+    before = signal.signal(signal.SIGINT, lambda signum, frame: stop.interrupt())
     try:
         yield
-    except _Abort:
+    except Abort:
         raise KeyboardInterrupt from None
     finally:
         signal.signal(signal.SIGINT, before)

@@ -10,19 +10,23 @@ import dataclasses
 import importlib
 import os
 import pickle
+import signal
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 
 from .batches import describe, joined
 from .callback import StopFlag, StopRequested, reporter
 from .chatter import chatter
 from .errors import InputError
 from .events import Ended, Event, Notice, Results, Started, Status
-from .job import Job
+from .job import Abort, Job
 from .runs import RunFolder
 from .trainer import bridged, make_trainer
 
@@ -45,16 +49,20 @@ def train(job: Job, emit: Callable[[Event], None], stop: StopFlag) -> Outcome:
     """Run a job to its end, telling it by events: `Started` first, exactly one `Ended` last.
 
     Raises:
-        InputError: the Trainer refuses its arguments; then no event was sent.
+        InputError: the job cannot start: Trainer's arguments, data or checkpoint; then no event was sent.
+        KeyboardInterrupt: the user's code raised it.
         BaseException: whatever the user's code raised, after ``Ended("failed")``.
     """
     began = time.monotonic()
     folder = RunFolder(job.folder)
     watcher = reporter(job.package, emit, stop, folder.last_checkpoint_path)
-    with chatter(folder.log_path(0), lambda text: emit(Notice(text))):
+    with chatter(folder.log_path(0), lambda text: emit(Notice(text))), _workers_ignore_interrupts():
         job = _continued(job)
         trainer = make_trainer(job, watcher)
+        _check_before_start(job, trainer)
         emit(_started(job, trainer))
+        for text in job.notices:
+            emit(Notice(text, level="info"))
         before = getattr(job.model, "_trainer", None)
         status: Status = "failed"
         error, predictions = "", None
@@ -63,18 +71,92 @@ def train(job: Job, emit: Callable[[Event], None], stop: StopFlag) -> Outcome:
             status = "interrupted" if watcher.cut_short else "completed"
         except StopRequested:
             status = "interrupted"
+        except Abort:
+            status, error = "interrupted", "ended at once by a second interrupt"
+            raise
+        except SystemExit as raised:
+            if isinstance(raised.__context__, KeyboardInterrupt):  # Lightning's answer to one
+                status, error = "interrupted", "KeyboardInterrupt"
+                raise KeyboardInterrupt from None
+            error = f"SystemExit: {raised}"
+            raise
         except BaseException as raised:
-            if not isinstance(raised, Exception):
-                status = "interrupted"
             error = f"{type(raised).__name__}: {raised}"
             _explain(raised, job, watcher)
             raise
         finally:
+            stop.end()
             watcher.tell_epoch(trainer)
+            watcher.batch = None
+            trainer.callbacks = [item for item in trainer.callbacks if item is not watcher]  # it may run again
             if job.verb != "fit" and before is not None:
                 job.model.trainer = before  # the fit that the next one continues
             emit(_ended(trainer, status, time.monotonic() - began, error))
     return Outcome(trainer, predictions)
+
+
+class _IgnoringInterrupts:
+    """Starts a DataLoader's worker deaf to SIGINT: an interrupt of the kernel reaches its whole process group."""
+
+    def __init__(self, then: Callable[[int], None] | None) -> None:
+        self.then = then
+
+    def __call__(self, worker_id: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self.then is not None:
+            self.then(worker_id)
+
+
+@contextlib.contextmanager
+def _workers_ignore_interrupts() -> Iterator[None]:
+    """Within it the workers of every DataLoader leave interrupts to the process that trains."""
+    get_iterator = DataLoader._get_iterator
+
+    def start(loader: Any) -> Any:
+        if loader.num_workers and not isinstance(loader.worker_init_fn, _IgnoringInterrupts):
+            loader.worker_init_fn = _IgnoringInterrupts(loader.worker_init_fn)
+        return get_iterator(loader)
+
+    # No hook comes before Lightning makes the workers.
+    DataLoader._get_iterator = start  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        DataLoader._get_iterator = get_iterator  # type: ignore[method-assign]
+
+
+def _check_before_start(job: Job, trainer: Any) -> None:
+    """Find what would fail at once.
+
+    Raises:
+        InputError: there is no data for the verb, or the checkpoint cannot be loaded.
+    """
+    loader = {"fit": "train", "validate": "val"}.get(job.verb, job.verb) + "_dataloader"
+    owner = job.model if job.datamodule is None else bridged(job.datamodule, job.package)
+    overridden = importlib.import_module(f"{job.package}.utilities.model_helpers").is_overridden
+    if not job.loaders and not overridden(loader, owner):
+        model = type(job.model).__name__
+        if job.datamodule is None:
+            raise InputError(f"there is no data to {job.verb} {model} with. Type %lightning_{job.verb} {model} DATA")
+        more = f", or split it off: --{job.verb}_split 0.1" if job.verb in ("validate", "test") else ""
+        raise InputError(
+            f"the data {type(job.datamodule).__name__} has no {loader}, which {job.verb} needs. Give other data"
+            f"{more.replace('validate', 'val')}"
+        )
+    if job.checkpoint is not None and job.weights_only:
+        _check_checkpoint(job.checkpoint)
+
+
+def _check_checkpoint(path: Path) -> None:
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is no checkpoint: torch cannot read it. Type --resume RUN, or another path")
+    try:
+        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"the checkpoint {path} holds Python objects besides tensors, and loading those runs code. "
+            "If you trust it, type --weights_only false"
+        ) from error
 
 
 @contextlib.contextmanager
@@ -91,15 +173,20 @@ def seeded(package: str, seed: int | None) -> Iterator[None]:
     names = ("PL_GLOBAL_SEED", "PL_SEED_WORKERS")
     before = {name: os.environ.get(name) for name in names}
     lightning = importlib.import_module(package)
+    raised: BaseException | None = None
     with importlib.import_module(f"{package}.utilities.seed").isolate_rng():
-        lightning.seed_everything(seed, workers=True, verbose=False)
         try:
+            lightning.seed_everything(seed, workers=True, verbose=False)
             yield
+        except BaseException as error:  # isolate_rng restores nothing when one passes through it
+            raised = error
         finally:
             for name, value in before.items():
                 os.environ.pop(name, None)
                 if value is not None:
                     os.environ[name] = value
+    if raised is not None:
+        raise raised
 
 
 def _continued(job: Job) -> Job:
@@ -109,6 +196,8 @@ def _continued(job: Job) -> Job:
     """
     behind = getattr(job.model, "_trainer", None)
     if not job.continues or behind is None or behind.global_step == 0 or behind.state.fn != "fit":
+        return job
+    if job.trainer.get("fast_dev_run"):
         return job
     path = RunFolder(job.folder).continue_checkpoint_path
     state = behind._checkpoint_connector.dump_checkpoint(weights_only=False)  # save_checkpoint keeps all of it, and
@@ -146,15 +235,7 @@ def _fit(job: Job, trainer: Any) -> None:
         data = {"datamodule": bridged(job.datamodule, job.package)}
     else:
         data = dict(zip(("train_dataloaders", "val_dataloaders"), job.loaders, strict=False))
-    try:
-        trainer.fit(job.model, **data, ckpt_path=job.checkpoint, weights_only=job.weights_only)
-    except pickle.UnpicklingError as error:
-        if job.checkpoint is None or not job.weights_only:
-            raise
-        raise InputError(
-            f"the checkpoint {job.checkpoint} holds Python objects besides tensors, and loading those runs code. "
-            "If you trust it, type --weights_only false"
-        ) from error
+    trainer.fit(job.model, **data, ckpt_path=job.checkpoint, weights_only=job.weights_only)
 
 
 def _started(job: Job, trainer: Any) -> Started:
@@ -195,10 +276,8 @@ def _ended(trainer: Any, status: Status, elapsed_s: float, error: str) -> Ended:
 
 def _reason(trainer: Any) -> str:
     """Why a fit ended before it reached its last epoch, where a callback decided that."""
-    for callback in trainer.early_stopping_callbacks:
-        if callback.stopped_epoch:
-            return f"early stopping: {callback.monitor} did not improve for {callback.patience} validations"
-    return ""
+    messages = [callback.stopping_reason_message for callback in trainer.early_stopping_callbacks]
+    return "; ".join(f"early stopping: {' '.join(text.split())}" for text in messages if text)
 
 
 def _explain(raised: BaseException, job: Job, watcher: Any) -> None:

@@ -125,7 +125,7 @@ def _callbacks(job: Job, package: Any, arguments: dict[str, Any]) -> list[Any]:
 
 def _early_stopping(package: Any, asked: str) -> Any:
     metric, patience = metric_and_patience(asked)
-    return package.callbacks.EarlyStopping(metric, patience=patience or 3, mode=better(metric))
+    return package.callbacks.EarlyStopping(metric, patience=3 if patience is None else patience, mode=better(metric))
 
 
 def _plugins(package: Any, given: Any) -> list[Any]:
@@ -180,6 +180,7 @@ def bridged(datamodule: Any, package: str) -> Any:
         for name, member in inspect.getmembers(type(datamodule), inspect.isfunction)
         if not name.startswith("__") and member is not getattr(theirs, name, None) and hasattr(base, name)
     ]
+    own += [name for name, member in vars(datamodule).items() if callable(member) and hasattr(base, name)]
     made = type(type(datamodule).__name__, (base,), {name: hand_over(name) for name in own})()
     if datamodule.hparams:
         made.save_hyperparameters(dict(datamodule.hparams))

@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import os
 import random
+import signal
 import sqlite3
 import sys
 import threading
@@ -17,7 +18,7 @@ from torch.utils.data import DataLoader
 from lightning_magics import events, runs, train
 from lightning_magics.batches import describe
 from lightning_magics.errors import InputError, MissingPackage
-from lightning_magics.job import Job
+from lightning_magics.job import Abort, Job, Stop
 from lightning_magics.trainer import trainer_class
 
 PACKAGES = {"pytorch_lightning": pytorch_lightning, "lightning.pytorch": lightning.pytorch}
@@ -65,8 +66,11 @@ class StopAfter:
         self.looks -= 1
         return self.looks < 0
 
+    def end(self):
+        self.looks = 10**9
 
-NEVER = threading.Event()
+
+NEVER = Stop()
 
 
 def go(root, model, verb="fit", stop=NEVER, package="pytorch_lightning", told=None, **job):
@@ -190,7 +194,9 @@ def test_early_stopping_says_why_the_fit_ended(tmp_path):
     _, told = go(tmp_path, model, trainer={"max_epochs": 50}, early_stop=("val_loss:2",))
     assert told[-1].status == "completed"
     assert told[-1].epochs == 3
-    assert told[-1].reason == "early stopping: val_loss did not improve for 2 validations"
+    assert told[-1].reason.startswith(
+        "early stopping: Monitored metric val_loss did not improve in the last 2 records."
+    )
 
 
 def test_monitor_keeps_the_best_checkpoint(tmp_path):
@@ -270,10 +276,10 @@ def test_log_holds_what_lightning_says_and_the_notices_what_to_act_on(tmp_path, 
 
 
 def test_missing_validation_data_and_missing_end_are_noticed(tmp_path):
-    _, told = go(tmp_path, make_model(), loaders=(loader(),), trainer={"max_time": {"seconds": 0}})
-    assert "No validation data: only training metrics are shown." in " ".join(
-        notice.text for notice in of(events.Notice, told)
-    )
+    _, told = go(tmp_path, make_model(), loaders=(loader(),), stop=StopAfter(2), trainer={"max_epochs": None})
+    shown = " ".join(notice.text for notice in of(events.Notice, told))
+    assert "No validation data: only training metrics are shown." in shown
+    assert "No end was asked for, so Lightning trains 1000 epochs" in shown
 
 
 def test_validate_and_test_give_a_row_for_each_dataloader(tmp_path):
@@ -340,6 +346,101 @@ def test_checkpoint_with_objects_is_not_loaded_unasked(tmp_path):
     torch.save({"state": threading.Event}, path)
     with pytest.raises(InputError, match=r"holds Python objects besides tensors.*--weights_only false"):
         go(tmp_path, model, checkpoint=path)
+
+
+def test_file_that_is_no_checkpoint_is_named_before_the_start(tmp_path):
+    path, told = tmp_path / "no.ckpt", []
+    path.write_text("no")
+    with pytest.raises(InputError, match=r"no\.ckpt is no checkpoint: torch cannot read it"):
+        go(tmp_path, make_model(), checkpoint=path, told=told)
+    assert told == []
+
+
+@pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
+def test_missing_data_is_named_before_the_start(tmp_path, verb):
+    told = []
+    with pytest.raises(InputError, match=f"there is no data to {verb} Net with. Type %lightning_{verb} Net DATA"):
+        go(tmp_path, make_model(), verb, loaders=(), trainer={}, told=told)
+    module = pytorch_lightning.LightningDataModule()
+    with pytest.raises(InputError, match=r"the data LightningDataModule has no \w+_dataloader, which"):
+        go(tmp_path, make_model(), verb, loaders=(), datamodule=module, trainer={}, told=told)
+    assert told == []
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own remarks
+def test_trainer_of_a_stopped_run_works_again(tmp_path):
+    model = make_model()
+    outcome, _ = go(tmp_path, model, stop=StopAfter(6))
+    assert not [item for item in outcome.trainer.callbacks if type(item).__name__ == "Reporter"]
+    outcome.trainer.validate(model, loader(), verbose=False)
+
+
+@pytest.mark.parametrize(
+    ("raised", "seen", "status"),
+    [(KeyboardInterrupt, KeyboardInterrupt, "interrupted"), (SystemExit, SystemExit, "failed")],
+)
+def test_exits_of_the_users_code_come_out_as_they_are(tmp_path, raised, seen, status):
+    model, told = make_model(), []
+
+    def training_step(batch, batch_idx):
+        raise raised
+
+    model.training_step = training_step
+    with pytest.raises(seen):
+        go(tmp_path, model, told=told)
+    assert told[-1].status == status
+
+
+def test_second_wish_to_stop_aborts_until_the_end_has_begun():
+    stop = Stop()
+    stop.interrupt()
+    assert stop.is_set()
+    with pytest.raises(Abort):
+        stop.interrupt()
+    stop.end()
+    stop.interrupt()
+
+
+@pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
+def test_interrupt_reaches_no_worker_of_a_dataloader(tmp_path, method):
+    workers = {"num_workers": 1, "multiprocessing_context": method, "worker_init_fn": None}
+    listening = DataLoader(Signals(), batch_size=None, **workers)
+    model = make_model()
+    model.training_step = lambda batch, batch_idx: heard.append(bool(batch)) or None
+    heard = []
+    go(tmp_path, model, loaders=(listening,), trainer={"max_epochs": 1})
+    assert heard == [True]
+
+
+class Signals(torch.utils.data.Dataset):
+    """Its one sample tells whether its process ignores SIGINT."""
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return torch.tensor(signal.getsignal(signal.SIGINT) is signal.SIG_IGN)
+
+
+def test_fast_dev_run_of_a_fitted_instance_is_not_a_continuation(tmp_path):
+    model = make_model()
+    go(tmp_path, model)
+    _, told = go(tmp_path, model, continues=True, trainer={"fast_dev_run": True})
+    assert (told[0].first_epoch, told[-1].steps) == (0, 1)
+
+
+@pytest.mark.filterwarnings("ignore")  # Lightning's own remarks
+def test_data_module_made_of_datasets_serves_the_other_package(tmp_path):
+    data = lightning.pytorch.LightningDataModule.from_datasets(DATA, batch_size=4)
+    _, told = go(tmp_path, make_model(), datamodule=data, loaders=())
+    assert told[-1].status == "completed"
+
+
+def test_random_state_is_restored_after_an_error():
+    before = torch.get_rng_state()
+    with pytest.raises(ZeroDivisionError), train.seeded("pytorch_lightning", 7):
+        raise ZeroDivisionError
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @pytest.mark.parametrize("package", PACKAGES)
