@@ -28,23 +28,31 @@ def versions(package: str) -> dict[str, str]:
 
 
 def git() -> dict[str, Any]:
-    """Commit of the working directory and whether tracked files differ from it; empty outside a repository."""
+    """Commit of the working directory and whether tracked files differ from it (None where git does not tell).
+
+    Empty outside a repository.
+    """
     commit = _git("rev-parse", "HEAD")
     if not commit:
         return {}
-    return {"commit": commit, "dirty": bool(_git("status", "--porcelain", "--untracked-files=no"))}
+    changes = _git("status", "--porcelain", "--untracked-files=no")
+    return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
-def _git(*arguments: str) -> str:
-    """Output of a git command; empty where it fails or takes longer than a fit should wait for it."""
+def _git(*arguments: str) -> str | None:
+    """Output of a git command; None where it fails or takes longer than a fit should wait for it.
+
+    Without locks that git may leave out: another git of the user's never waits for this one.
+    """
+    command = ["git", "--no-optional-locks", *arguments]
     try:
-        done = subprocess.run(["git", *arguments], capture_output=True, text=True, timeout=2, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=1, check=True)
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return None
     return done.stdout.strip()
 
 
-def source_of(cls: type) -> str:
+def class_source(cls: type) -> str:
     """Source of a class, or "" where it cannot be found.
 
     `inspect.getsource` knows no classes of cells; the lines of their methods are found all the same.
@@ -59,6 +67,9 @@ def source_of(cls: type) -> str:
                     if isinstance(node, ast.ClassDef) and node.name == cls.__name__:
                         return (ast.get_source_segment(text, node) or "") + "\n"
     return ""
+
+
+source_of = class_source
 
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:

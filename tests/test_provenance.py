@@ -13,7 +13,7 @@ def test_versions_name_what_is_in_use():
     assert "pytorch-lightning" in provenance.versions("pytorch_lightning")
 
 
-def test_git_names_the_commit_and_whether_files_differ(tmp_path, monkeypatch):
+def test_git_names_the_commit_and_whether_files_differ_if_it_can_be_told(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert provenance.git() == {}
     commands = [["init", "-q"], ["config", "user.email", "a@b"], ["config", "user.name", "a"]]
@@ -25,6 +25,8 @@ def test_git_names_the_commit_and_whether_files_differ(tmp_path, monkeypatch):
     assert found["dirty"] is False
     (tmp_path / "file").write_text("two")
     assert provenance.git()["dirty"] is True
+    (tmp_path / ".git/index").write_text("broken")
+    assert provenance.git() == {"commit": found["commit"], "dirty": None}
 
 
 def test_values_that_json_cannot_hold_are_shown():
@@ -34,6 +36,6 @@ def test_values_that_json_cannot_hold_are_shown():
     assert found["names"] == "{'a'}"
 
 
-def test_source_of_a_module_class_is_found():
-    assert provenance.source_of(torch.nn.Identity).startswith("class Identity")
-    assert provenance.source_of(type("Made", (), {})) == ""
+def test_source_of_a_class_of_a_module_is_found():
+    assert provenance.class_source(torch.nn.Identity).startswith("class Identity")
+    assert provenance.class_source(type("Made", (), {})) == ""
