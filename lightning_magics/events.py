@@ -121,7 +121,7 @@ class Ended:
         epochs: training epochs completed in the model's life.
         steps: global step at the end.
         reason: why it ended, for the user, such as ``EarlyStopping: val_loss did not improve``; empty if plain.
-        error: the exception's last line, for a failed run.
+        error: type and message of the exception, for a failed run; of any number of lines.
         best_model_path: best checkpoint, empty if there is none.
         best_model_score: its monitored value.
         monitor: the metric that chose the best checkpoint.
@@ -143,8 +143,11 @@ _TYPES: dict[str, type] = {cls.__name__: cls for cls in typing.get_args(Event)}
 
 
 def to_json(event: Event) -> str:
-    """Return the event as one JSON line, without the newline. NaN and infinity are written as Python reads them."""
-    return json.dumps({"event": type(event).__name__, **dataclasses.asdict(event)}, ensure_ascii=False)
+    """Return the event as one JSON line, without the newline, in ASCII: no text of an error is beyond it.
+
+    NaN and infinity are written as Python reads them.
+    """
+    return json.dumps({"event": type(event).__name__, **dataclasses.asdict(event)})
 
 
 def from_json(line: str) -> Event | None:

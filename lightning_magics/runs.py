@@ -41,7 +41,7 @@ class RunRecord:
         devices: what it ran on; `precision` Lightning's name of how.
         metrics: last value of every metric.
         best_model_path: best checkpoint; `best_model_score` its monitored value.
-        error: last line of the exception of a failed run.
+        error: type and message of the exception of a failed run.
         pid: process that trains; `host` its machine.
         format: version of this layout.
     """
@@ -131,9 +131,13 @@ class EventWriter:
     """
 
     def __init__(self, path: Path) -> None:
-        self._file: IO[str] | None = path.open("a", encoding="utf-8")
+        self._file: IO[str] | None = None
         self._flushed = 0.0
         self.failure = ""
+        try:
+            self._file = path.open("a", encoding="utf-8")
+        except OSError as error:
+            self._give_up(error)
 
     def write(self, event: events.Event) -> None:
         """Append one event."""
@@ -175,7 +179,7 @@ def create(root: str | Path, model: str, verb: events.Verb = "fit") -> RunFolder
         RunError: the folder cannot be made.
     """
     prefix = "version" if verb == "fit" else verb
-    parent = Path(root) / re.sub(r"[^\w.-]+", "_", model)
+    parent = _model_folder(root, model)
     number = 1 + max((_number(path.name, prefix) for path in parent.glob(f"{prefix}_*")), default=-1)
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -201,10 +205,10 @@ def find(root: str | Path, name: str) -> RunFolder:
     Raises:
         RunError: there is no such run; names the runs that there are.
     """
-    for path in (Path(name), Path(root) / name):
+    for path in (_absolute(name), _absolute(root) / name):
         if (path / "run.json").is_file():
             return RunFolder(path)
-    known = sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in Path(root).glob("*/*/run.json"))
+    known = sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in _absolute(root).glob("*/*/run.json"))
     listed = f"In {root} there are: {', '.join(known[-8:])}." if known else f"There is none in {root} yet."
     raise RunError(f"no run {name!r} was found. {listed}")
 
@@ -216,23 +220,41 @@ def latest(root: str | Path, model: str) -> RunFolder:
         RunError: there is none.
     """
     found = sorted(
-        (Path(root) / model).glob("version_*/run.json"), key=lambda path: _number(path.parent.name, "version")
+        _model_folder(root, model).glob("version_*/run.json"), key=lambda path: _number(path.parent.name, "version")
     )
     if not found:
         raise RunError(f"no run of {model} was found in {root}")
     return RunFolder(found[-1].parent)
 
 
+def shown(path: str | Path) -> str:
+    """Return a path as a user reads it: relative to the working folder where it is below that."""
+    try:
+        return str(Path(path).relative_to(Path.cwd()))
+    except (ValueError, OSError):  # it is elsewhere; or the working folder is gone
+        return str(path)
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write a file under a temporary name beside it, then rename it."""
+    """Write a file under a temporary name beside it, then rename it; what UTF-8 cannot hold as a backslash escape."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
+        with os.fdopen(handle, "w", encoding="utf-8", errors="backslashreplace") as file:
             file.write(text)
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _model_folder(root: str | Path, model: str) -> Path:
+    """Folder of all runs of a model."""
+    return _absolute(root) / re.sub(r"[^\w.-]+", "_", model)
+
+
+def _absolute(path: str | Path) -> Path:
+    """The same place, whatever the working folder becomes."""
+    return Path(path).expanduser().absolute()
 
 
 def _number(name: str, prefix: str) -> int:

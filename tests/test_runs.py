@@ -125,3 +125,59 @@ def test_written_events_are_read_back(tmp_path):
     writer.close()
     writer.close()
     assert [events.from_json(line) for line in (tmp_path / "events.jsonl").read_text().splitlines()] == told
+
+
+def test_a_run_stays_where_it_is_when_the_working_folder_changes(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    folder = runs.create("logs", "Net")
+    folder.write(RECORD)
+    found = [runs.find("logs", "Net/version_0"), runs.find("x", "logs/Net/version_0"), runs.latest("logs", "Net")]
+    monkeypatch.chdir(tmp_path / "sub")
+    assert [item.read() for item in [folder, *found]] == [RECORD] * 4
+
+
+def test_tilde_is_the_home_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    folder = runs.create("~/runs", "Net")
+    folder.write(RECORD)
+    assert folder.path == tmp_path / "home/runs/Net/version_0"
+    assert runs.find("~/runs", "Net/version_0").path == runs.latest("~/runs", "Net").path == folder.path
+    assert runs.find("x", "~/runs/Net/version_0").path == folder.path
+
+
+def test_a_path_below_the_working_folder_is_shown_relative_to_it(tmp_path, monkeypatch):
+    (tmp_path / "sub").mkdir()
+    monkeypatch.chdir(tmp_path)
+    folder = runs.create("logs", "Net")
+    assert runs.shown(folder.path) == "logs/Net/version_0"
+    monkeypatch.chdir(tmp_path / "sub")
+    assert runs.shown(folder.path) == str(folder.path)
+    assert runs.shown("logs/Net") == "logs/Net"
+
+
+def test_latest_finds_a_model_whose_name_cannot_name_a_folder(tmp_path):
+    folder = runs.create(tmp_path, "Net[int]")
+    folder.write(RECORD)
+    assert runs.latest(tmp_path, "Net[int]").path == folder.path
+
+
+def test_text_that_utf8_cannot_hold_is_recorded(tmp_path):
+    folder = runs.create(tmp_path, "Net")
+    record = dataclasses.replace(RECORD, error="ValueError: bad \udce9")
+    folder.write(record)
+    assert folder.read() == record
+    writer, told = runs.EventWriter(folder.events_path), events.Ended("failed", 1.0, error=record.error)
+    writer.write(told)
+    writer.close()
+    assert events.from_json(folder.events_path.read_text()) == told
+    runs.write_text(folder.model_source_path, "x = '\udce9'\n")
+    assert folder.model_source_path.read_text() == "x = '\\udce9'\n"
+
+
+def test_events_that_can_never_be_written_say_why(tmp_path):
+    writer = runs.EventWriter(tmp_path / "no-such-folder" / "events.jsonl")
+    assert "progress is no longer recorded on disk: [Errno 2]" in writer.failure
+    writer.write(events.Notice("a"))
+    writer.close()
