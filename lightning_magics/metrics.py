@@ -46,11 +46,13 @@ class Metrics:
         entries: the dict from logged name to metric, as code that may read `output`.
         task: what the metrics compare, or None where the notebook's own metrics take the output as it is.
         by_output: whether the network's output tells the number of classes.
+        one_output: whether one output for a sample is assumed, as the loss alone tells that there are two classes.
     """
 
     entries: ast.Dict
     task: Task | None
     by_output: bool
+    one_output: bool
 
 
 @dataclass(frozen=True)
@@ -62,12 +64,14 @@ class MetricOptions:
         task: given by the user.
         num_classes: given by the user.
         ignore_index: class index that counts for nothing.
+        own_task: of a transformers model's own loss.
     """
 
     loss: Loss | None
     task: str | None = None
     num_classes: int | None = None
     ignore_index: int | None = None
+    own_task: Task | None = None
 
 
 def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Notebook) -> Metrics:
@@ -78,7 +82,7 @@ def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Noteb
     """
     entries = ast.Dict([], [])
     own: dict[str, bool] = {}  # whether a metric's task is ours to tell
-    found_task = cast("Task | None", options.task) or (options.loss.task if options.loss else None)
+    found_task = cast("Task | None", options.task) or (options.loss.task if options.loss else options.own_task)
     for item in given:
         asked = notebook.ask("--metrics", item, _library(), "accuracy, f1, mae or an object of the notebook")
         if isinstance(asked.value, type) and issubclass(asked.value, torchmetrics.Metric):
@@ -98,7 +102,7 @@ def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Noteb
     by_output = any(
         isinstance(node, ast.Name) and node.id == "output" and not hasattr(node, "lineno") for node in ast.walk(entries)
     )
-    return Metrics(entries, found_task, by_output)
+    return Metrics(entries, found_task, by_output, found_task == "binary" and any(own.values()) and not options.task)
 
 
 def _arguments(asked: Asked) -> tuple[list[ast.expr], list[ast.keyword]]:
@@ -202,9 +206,10 @@ def _task(text: str, cls: type, found: Task | None, options: MetricOptions) -> T
     if own is not None:
         return own.lower()  # type: ignore[return-value]
     if found == "regression":
+        compares = f"--loss {options.loss.text}" if options.loss else "the model's own loss"
         raise InputError(
-            f"--metrics {text} compares classes, and --loss {options.loss.text if options.loss else ''} compares "
-            f"numbers. Type --metrics mae, or say what is classified: --task multiclass"
+            f"--metrics {text} compares classes, and {compares} compares numbers. "
+            f"Type --metrics mae, or say what is classified: --task multiclass"
         )
     return found or "multiclass"
 

@@ -183,7 +183,8 @@ class _Model:
                 )
             given = options.metrics if isinstance(options.metrics, list | tuple) else (options.metrics,)
             ignored = -100 if self.is_transformers else None
-            about = MetricOptions(loss, options.task, options.num_classes, ignored)
+            own = self.network.task if self.network is not None and loss is None else None
+            about = MetricOptions(loss, options.task, options.num_classes, ignored, own)
             metrics = find_metrics(tuple(given), about, notebook)
         return Steps(loss, metrics, self.is_transformers, inputs)
 

@@ -19,6 +19,7 @@ from .cells import Cell, Hyperparameter, Source
 from .definition import is_module
 from .errors import InputError
 from .generated import expression, snippet
+from .losses import Task
 from .names import Notebook, literal
 from .probe import UNKNOWN, called_class, evaluate_cell
 from .scopes import names_read, reads
@@ -38,6 +39,7 @@ class Network:
         code: makes it, from hyperparameters and the statements of the cell.
         is_transformers: whether it is a transformers model, which has a loss of its own.
         is_causal: whether its logits are compared with the labels that follow.
+        task: what a transformers model's own loss is for, where its configuration says so.
         inputs: number of inputs that `forward` cannot do without.
         copies: networks of the notebook that hooks read too: by name, what the instance's copy is called.
     """
@@ -45,6 +47,7 @@ class Network:
     code: ast.expr
     is_transformers: bool = False
     is_causal: bool = False
+    task: Task | None = None
     inputs: int = 1
     copies: dict[str, str] = field(default_factory=dict)
 
@@ -87,7 +90,7 @@ def _found(value: Any, whole: bool, cell: Cell, source: Source | None, notebook:
             f"Register a class by %lightning_model NAME, or give an instance to %lightning_fit"
         )
     if isinstance(value, torch.nn.Module):
-        return _described(expression("deepcopy(CODE)", CODE=code) if whole else code, type(value))
+        return _described(expression("deepcopy(CODE)", CODE=code) if whole else code, type(value), value)
     if isinstance(value, type) and issubclass(value, torch.nn.Module):
         return _described(_called(code, value, cell, notebook), value)
     if isinstance(code, _BARE) and callable(value) and not isinstance(value, type):
@@ -135,7 +138,7 @@ def _made_by(function: Callable[..., Any], cell: Cell, source: Source | None, no
         raise InputError(
             f"{name} returns a value of type {type(value).__name__}. A model takes a function that returns an nn.Module"
         )
-    return _described(code, type(value))
+    return _described(code, type(value), value)
 
 
 def _called(code: ast.expr, function: Callable[..., Any], cell: Cell, notebook: Notebook) -> ast.Call:
@@ -159,7 +162,7 @@ def _called(code: ast.expr, function: Callable[..., Any], cell: Cell, notebook: 
     return call
 
 
-def _described(code: ast.expr, cls: type | None) -> Network:
+def _described(code: ast.expr, cls: type | None, value: torch.nn.Module | None = None) -> Network:
     """Return a network with what the steps need to know of its class."""
     if cls is None:
         return Network(code)
@@ -170,4 +173,14 @@ def _described(code: ast.expr, cls: type | None) -> Network:
     items = list(inspect.signature(forward).parameters.values())[1:] if forward else []
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     inputs = sum(item.default is item.empty and item.kind in positional for item in items)
-    return Network(code, is_transformers, is_causal, max(1, inputs))
+    task = _task(getattr(value, "config", None)) if is_transformers else None
+    return Network(code, is_transformers, is_causal, task, max(1, inputs))
+
+
+def _task(config: Any) -> Task | None:
+    """Return the task of a transformers model's own loss, where its configuration says so."""
+    problem = getattr(config, "problem_type", None)
+    if problem == "multi_label_classification":
+        return "multilabel"
+    single = problem is None and getattr(config, "num_labels", None) == 1
+    return "regression" if problem == "regression" or single else None

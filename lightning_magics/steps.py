@@ -40,7 +40,7 @@ _STEP = '''
 def _step(self, batch, stage, dataloader_idx=0):
     """Return the loss of a batch; log it and the metrics for the whole epoch."""
     FORWARD
-    size = float(len(target))
+    size = float(SIZE)
     self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
     if stage == "train":
         self.log("train_loss_step", loss, on_step=True, on_epoch=False)
@@ -74,8 +74,18 @@ output = output.reshape(target.shape)
 """
 _TO_FLOAT = """
 if not target.is_floating_point():
-    target = target.float()
+    target = target.to(torch.promote_types(self.dtype, output.dtype))
 """
+_SIZE = '''
+def _size(self, target):
+    """Return the number of samples: the length of the first tensor of a target."""
+    if isinstance(target, Mapping):
+        target = list(target.values())
+    if isinstance(target, torch.Tensor):
+        return target.shape[:1].numel()
+    tensors = [part for part in target if isinstance(part, torch.Tensor)]
+    return self._size(tensors[0]) if tensors else len(target)
+'''
 _UNPACK = '''
 def _unpack(self, batch):
     """Return the inputs of a batch by position, those by name, and its target."""
@@ -141,12 +151,17 @@ if output.ndim < 2 or output.shape[1] < 2:
     found = f"found {tuple(output.shape)}. For two classes in one output, define the model with --task binary"
     raise ValueError(f"the metrics need an output of shape (batch, classes, ...); {found}")
 """
+_CHECK_ONE_OUTPUT = """
+if output.ndim == 2 and output.shape[1] > 1:
+    found = f"{output.shape[1]} outputs for a sample. Define the model with --task multilabel"
+    raise ValueError(f"the metrics are for two classes, and there are {found}")
+"""
 _CLASSES_COMPARED = """
 output = output.softmax(dim=1)
 if target.is_floating_point():
     target = target.argmax(dim=1)
 """
-HELPERS = ("_step", "_unpack", "_log_metrics", "_make_metrics")
+HELPERS = ("_step", "_size", "_unpack", "_log_metrics", "_make_metrics")
 
 
 @dataclass(frozen=True)
@@ -175,6 +190,7 @@ class Steps:
             made.append(method(predict, INPUTS=ast.Constant(max(1, self.inputs))))
         if wanted & set(_STEPS):
             made += [self._step(), method(_UNPACK_NAMED if self.transformers else _UNPACK)]
+            made += [] if self._has_tensor_target() else [method(_SIZE)]
             if self.metrics is not None:
                 made += [self._log_metrics(self.metrics), self._make_metrics(self.metrics)]
         return made
@@ -193,7 +209,14 @@ class Steps:
             forward = snippet(text, LOSS=self.loss.call, MATCH=self._matched(self.loss.task))
             output = expression("output.detach()")
         call = expression("self._log_metrics(OUTPUT, target, stage, dataloader_idx)", OUTPUT=output)
-        return method(_STEP, FORWARD=forward, METRICS=[ast.Expr(call)] if self.metrics else [])
+        # Without a batch axis, the target is of one sample.
+        size = "target.shape[:1].numel()" if self._has_tensor_target() else "self._size(target)"
+        metrics = [ast.Expr(call)] if self.metrics else []
+        return method(_STEP, FORWARD=forward, SIZE=expression(size), METRICS=metrics)
+
+    def _has_tensor_target(self) -> bool:
+        """Whether the loss or the metrics take nothing but a tensor for a target."""
+        return self.metrics is not None or (self.loss is not None and bool(self.loss.kind))
 
     @staticmethod
     def _matched(task: str | None) -> list[ast.stmt]:
@@ -214,4 +237,5 @@ class Steps:
     @staticmethod
     def _make_metrics(metrics: Metrics) -> ast.FunctionDef:
         check = snippet(_CHECK_CLASSES) if metrics.by_output else []
+        check += snippet(_CHECK_ONE_OUTPUT) if metrics.one_output else []
         return method(_MAKE_METRICS, CHECK=check, ENTRIES=metrics.entries)

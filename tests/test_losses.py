@@ -33,6 +33,39 @@ def test_regression_never_broadcasts(target):
     )
 
 
+@pytest.mark.parametrize("loss", ["mse_loss", "binary_cross_entropy_with_logits"])
+@pytest.mark.parametrize("precision", ["64-true", "bf16-true", "bf16-mixed"])
+def test_whole_numbers_for_a_target_train_in_every_precision(loss, precision):
+    run = trainer(precision=precision)
+    run.fit(model("nn.Linear(4, 1)", loss=loss).new(), batches((X, CLASSES.clamp(max=1))))
+    assert torch.isfinite(run.callback_metrics["train_loss"])
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        lambda values: {"name": "a", "value": values},
+        lambda values: (values, values),
+        lambda values: [{"value": value} for value in values],
+    ],
+)
+def test_a_mean_over_batches_counts_samples_in_any_kind_of_target(target):
+    def mean(output, target):
+        first = target["value"] if isinstance(target, dict) else target[0]
+        return torch.as_tensor(first["value"] if isinstance(first, dict) else first).mean() + 0 * output.sum()
+
+    instance = model("nn.Linear(4, 1)", names=namespace(mine=mean), loss="mine").new()
+    items = [(torch.ones(count, 4), target(torch.full((count,), float(count)))) for count in (4, 1)]
+    (values,) = trainer().validate(instance, batches(*items), verbose=False)
+    assert values["val_loss"] == pytest.approx((4 * 4 + 1) / 5)
+
+
+def test_a_target_without_a_batch_axis_is_of_one_sample():
+    instance = model("nn.Linear(4, 3)", loss="cross_entropy").new()
+    (values,) = trainer().validate(instance, batches((X[0], CLASSES[0])), verbose=False)
+    assert values["val_loss"] == pytest.approx(F.cross_entropy(instance(X[0]), CLASSES[0]).item())
+
+
 def test_shapes_that_do_not_match_are_an_error():
     instance = model("nn.Linear(4, 2)", loss="mse_loss").new()
     with pytest.raises(

@@ -66,6 +66,15 @@ def test_several_labels_at_once_are_a_task():
     assert validated(instance, X, LABELS)["val_f1"] == pytest.approx(expected)
 
 
+def test_several_labels_are_not_pooled_as_two_classes():
+    asked = {"loss": "binary_cross_entropy_with_logits", "metrics": ("f1",)}
+    with pytest.raises(ValueError, match=r"for two classes, and there are 3 outputs.*--task multilabel"):
+        validated(model("nn.Linear(4, 3)", **asked).new(), X, LABELS)
+    pooled = model("nn.Linear(4, 3)", **asked, task="binary").new()
+    expected = by_hand.f1_score(LABELS.flatten(), (pooled(X) > 0).flatten())
+    assert validated(pooled, X, LABELS)["val_f1"] == pytest.approx(expected)
+
+
 def test_training_metrics_start_anew_every_epoch():
     instance = model("nn.Linear(4, 3)", loss="cross_entropy", metrics=("accuracy", "recall"), lr=0.0).new()
     run = trainer(max_epochs=3)

@@ -67,6 +67,25 @@ def test_labels_of_tokens_that_count_for_nothing_are_left_out():
     assert values["val_accuracy"] == pytest.approx((guess == labels)[:, :4].float().mean().item())
 
 
+def test_a_configuration_tells_that_there_are_several_labels():
+    cell = CELL.replace("num_labels=3", "num_labels=3, problem_type='multi_label_classification'")
+    instance = model(cell, names=names(), metrics=("accuracy",)).new()
+    labels = torch.nn.functional.one_hot(LABELS, 3).float()
+    (values,) = trainer().validate(instance, batches({"input_ids": IDS, "labels": labels}), verbose=False)
+    guess = instance.eval().net(input_ids=IDS).logits > 0
+    assert values["val_accuracy"] == pytest.approx((guess == labels).float().mean().item())
+
+
+def test_a_configuration_tells_that_numbers_are_compared():
+    cell = CELL.replace("num_labels=3", "num_labels=1")
+    instance = model(cell, names=names(), metrics=("mae",)).new()
+    (values,) = trainer().validate(instance, batches({"input_ids": IDS, "labels": LABELS.float()}), verbose=False)
+    output = instance.eval().net(input_ids=IDS).logits.squeeze(1)
+    assert values["val_mae"] == pytest.approx((output - LABELS).abs().mean().item())
+    with pytest.raises(InputError, match=r"--metrics f1 compares classes, and the model's own loss compares numbers"):
+        model(cell, names=names(), metrics=("f1",))
+
+
 def test_a_loss_given_for_a_transformers_model_is_used():
     instance = model(CELL, names=names(), loss="nn.CrossEntropyLoss(label_smoothing=0.5)").new()
     (values,) = trainer().validate(instance, batches({"input_ids": IDS, "labels": LABELS}), verbose=False)
