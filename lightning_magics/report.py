@@ -10,14 +10,15 @@ import base64
 import os
 from html import escape
 
-from lightning_magics import charts, formats, scores
+from lightning_magics import charts, formats, runs, scores
 from lightning_magics.progress import RunState
 
 _MOST_ROWS = 20
 _FIRST_ROWS = 3
 _MOST_COLUMNS = 16
 _MOST_NAME = 32
-_MOST_TEXT = 400  # characters of a notice, an error or a path
+_MOST_TEXT = 400  # characters of a notice or a path
+_MOST_ERROR = 600
 
 _MUTED = "opacity:.65"
 _SIGNS = {
@@ -48,8 +49,15 @@ Table = tuple[list[str], list[list[str]]]
 
 
 def mimebundle(state: RunState) -> dict[str, str]:
-    """Return what stays of a run in a notebook: ``text/html`` with the curves as an image in it, ``text/plain``."""
-    return {"text/html": html(state), "text/plain": text(state)}
+    """Return what stays of a run in a notebook: ``text/html`` with the curves as an image in it, ``text/plain``.
+
+    Whatever cannot be drawn is left out, and says so.
+    """
+    plain = text(state)
+    try:
+        return {"text/html": html(state), "text/plain": plain}
+    except Exception as error:  # the text still tells how the run ended
+        return {"text/plain": f"{plain}\n{_cannot_draw('report', error)}"}
 
 
 # --- what both forms say
@@ -77,7 +85,8 @@ def summary(state: RunState) -> str:
         return f"{verb}running"
     if ended.status == "failed":
         where = f" in epoch {state.train.epoch + 1}" if fit and state.train else ""
-        return f"{verb}failed{where}: {formats.clip(ended.error or ended.reason or 'no error is recorded', _MOST_TEXT)}"
+        error = one_line(ended.error or ended.reason or "no error is recorded")
+        return f"{verb}failed{where}: {formats.clip(error, _MOST_ERROR)}"
     if ended.status == "interrupted" and fit:
         where = f" in epoch {state.train.epoch + 1}" if state.train else ""
         return f"interrupted{where}, after {formats.plural(ended.steps, 'step')}; weights kept{_because(ended.reason)}"
@@ -92,7 +101,12 @@ def summary(state: RunState) -> str:
 
 
 def _because(reason: str) -> str:
-    return f" · {formats.clip(reason, _MOST_TEXT)}" if reason else ""
+    return f" · {formats.clip(one_line(reason), _MOST_TEXT)}" if reason else ""
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line that every front end can show: a lone surrogate would break its message."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
 
 
 def table(state: RunState) -> Table | None:
@@ -149,7 +163,7 @@ def _results_table(results: list[dict[str, float]]) -> Table:
 def notices(state: RunState) -> list[str]:
     """Return the notices, warnings with a sign before them."""
     signs = {"warning": "⚠ ", "info": ""}
-    return [signs[notice.level] + formats.clip(notice.text, _MOST_TEXT) for notice in state.notices]
+    return [signs[notice.level] + formats.clip(one_line(notice.text), _MOST_TEXT) for notice in state.notices]
 
 
 def remarks(state: RunState) -> list[str]:
@@ -170,12 +184,14 @@ def _left_out(state: RunState) -> list[str]:
 
 def footer(state: RunState) -> list[str]:
     """Return where the run is and which checkpoint is best."""
-    found = [formats.clip(state.log_dir, _MOST_TEXT)] if state.log_dir else []
+    found = [formats.clip(runs.shown(state.log_dir), _MOST_TEXT)] if state.log_dir else []
     ended = state.ended
     if ended and ended.best_model_path:
         path = ended.best_model_path
         if state.log_dir and os.path.abspath(path).startswith(os.path.abspath(state.log_dir) + os.sep):
             path = os.path.relpath(path, state.log_dir)
+        else:
+            path = runs.shown(path)
         score = ""
         if ended.monitor and ended.best_model_score is not None:
             score = f" ({ended.monitor} {formats.number(ended.best_model_score)})"
@@ -322,7 +338,10 @@ def _html_cell(cell: str, starred: bool) -> str:
 
 
 def _html_image(state: RunState) -> str:
-    found = charts.png(state)
+    try:
+        found = charts.png(state)
+    except Exception as error:  # a broken installation of matplotlib fails in its own ways; the table stays
+        return f'<div style="{_MUTED};font-size:.9em">{escape(_cannot_draw("curves", error))}</div>'
     if found is None:
         return ""
     data, width, height = found
@@ -331,6 +350,10 @@ def _html_image(state: RunState) -> str:
         f'<img alt="curves of {escape(state.started.run if state.started else "the run")}" width="{width}" '
         f'height="{height}" style="max-width:100%;height:auto" src="{source}">'
     )
+
+
+def _cannot_draw(what: str, error: Exception) -> str:
+    return f"(The {what} cannot be drawn: {formats.clip(one_line(f'{type(error).__name__}: {error}'), _MOST_TEXT)})"
 
 
 def html_remarks(state: RunState) -> str:

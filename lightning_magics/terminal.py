@@ -141,18 +141,25 @@ class TextView:
         if self._closed or self.state.started is None:
             return
         self._closed = True
-        if self._streams and self._bar is not None:
-            stdout, stderr = self._streams
-            self._bar.close()
-            if sys.stdout is stdout:
-                sys.stdout = stdout.stream
-            if sys.stderr is stderr:
-                sys.stderr = stderr.stream
+        self._give_back()
         self.state.end()
         if self.state.results and (found := report.table(self.state)):
             _say(report.text_table(found, _width()))
         for line in report.ending(self.state):
             _say(line)
+
+    def _give_back(self) -> None:
+        """Take the bar away, and put the streams back where they are still ours."""
+        if self._streams is None:
+            return
+        stdout, stderr = self._streams
+        try:
+            self._bar.close()
+        finally:
+            if sys.stdout is stdout:
+                sys.stdout = stdout.stream
+            if sys.stderr is stderr:
+                sys.stderr = stderr.stream
 
 
 def _width() -> int:

@@ -31,7 +31,10 @@ class View(Protocol):
         """Take in an event, and draw if it is time to."""
 
     def close(self) -> None:
-        """Show the result in place of the progress. Called also when the run raised; a second call does nothing."""
+        """Show the result in place of the progress, and undo what the view changed; a second call does nothing.
+
+        Called also when the run, or `handle`, raised.
+        """
 
 
 def open_view(quiet: bool = False, refresh_s: float = 0.25, log_dir: str = "") -> View:
@@ -131,8 +134,9 @@ class LiveView:
         import ipywidgets
         from IPython.display import display
 
+        first = report.html_status(self.state, HINT)
         layout = ipywidgets.Layout(width="100%")
-        status = ipywidgets.HTML(report.html_status(self.state, HINT), layout=layout)
+        status = ipywidgets.HTML(first, layout=layout)
         body = ipywidgets.HTML("", layout=layout, style=status.style)
         self._box = ipywidgets.VBox([status, body], layout=layout)
         bundle = dict(self._box._repr_mimebundle_())
@@ -150,14 +154,24 @@ class LiveView:
             body.value = report.html_body(self.state)
 
     def close(self) -> None:
-        """Put the static result in the widgets' place, so that the saved notebook reads without a kernel."""
-        if self._closed or self._box is None:
+        """Put the static result in the widgets' place, so that the saved notebook reads without a kernel.
+
+        The widgets are closed whatever fails before.
+        """
+        if self._closed or self.state.started is None:
             return
         self._closed = True
-        self.state.end()
-        self._handle.update(report.mimebundle(self.state), raw=True)
-        for widget in (*self._box.children, self._box, self._box.layout, self._box.children[0].style):
-            widget.close()
+        with contextlib.ExitStack() as closing:
+            if self._box is not None:
+                status, body = self._box.children
+                for widget in (status.style, self._box.layout, self._box, body, status):
+                    closing.callback(widget.close)
+            self.state.end()
+            bundle = report.mimebundle(self.state)
+            if self._handle is None:  # displaying the widgets failed
+                _display(bundle)
+            else:
+                self._handle.update(bundle, raw=True)
 
 
 class QuietView:
@@ -183,9 +197,7 @@ class QuietView:
         if _kernel() is None:
             print(report.text(self.state))  # noqa: T201 -- the user's terminal, pipe or log
         else:
-            from IPython.display import display
-
-            display(report.mimebundle(self.state), raw=True)  # type: ignore[no-untyped-call]
+            _display(report.mimebundle(self.state))
 
 
 class LineView(QuietView):
@@ -193,3 +205,9 @@ class LineView(QuietView):
 
     def _show(self) -> None:
         print(report.line(self.state))  # noqa: T201
+
+
+def _display(bundle: dict[str, str]) -> None:
+    from IPython.display import display
+
+    display(bundle, raw=True)  # type: ignore[no-untyped-call]

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 
 import pytest
 from simulated import fit
@@ -47,6 +48,18 @@ def test_a_fit_as_text():
     )
 
 
+def test_paths_below_the_working_folder_are_shown_relative_to_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "logs/Digits/version_3"
+    for best, told in (("version_3/last.ckpt", "last.ckpt"), ("mine.ckpt", "logs/Digits/mine.ckpt")):
+        ended = {"best_model_path": str(folder.parent / best)}
+        found = report.footer(fold(*fit(epochs=1, **ended), log_dir=str(folder)))
+        assert found == ["logs/Digits/version_3", f"best checkpoint {told}"]
+    folder.mkdir(parents=True)
+    monkeypatch.chdir(folder)
+    assert report.footer(fold(*fit(epochs=1), log_dir=str(folder.parent))) == [str(folder.parent)]
+
+
 def test_a_table_that_is_too_wide_is_set_in_parts():
     labels = ["epoch", "train_loss", "val_loss", "time"]
     assert report.text_table((labels, [["1", "0.5", "0.6 ★", "2 s"]]), 21).splitlines() == [
@@ -63,6 +76,8 @@ def test_a_table_that_is_too_wide_is_set_in_parts():
     [
         ({"status": "failed", "error": "ValueError: wrong shape"}, "failed in epoch 1: ValueError: wrong shape"),
         ({"status": "failed"}, "failed in epoch 1: no error is recorded"),
+        ({"status": "failed", "error": "E: a\n  b\n\nc \udce9"}, "failed in epoch 1: E: a b c \\udce9"),
+        ({"status": "failed", "error": "E: " + "x" * 700}, f"failed in epoch 1: E: {'x' * 596}…"),
         ({"status": "interrupted", "steps": 412}, "interrupted in epoch 1, after 412 steps; weights kept"),
         (
             {"status": "completed", "reason": "EarlyStopping: val_loss did not improve"},
@@ -121,6 +136,22 @@ def test_the_html_holds_table_image_notices_and_needs_no_style_element():
     assert "⚠ few workers" in html
     assert "<style" not in html
     assert "<script" not in html
+
+
+def test_where_matplotlib_is_broken_the_table_stays_and_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    bundle = report.mimebundle(fold(*fit(epochs=3)))
+    assert "<table" in bundle["text/html"]
+    assert "<img" not in bundle["text/html"]
+    assert "(The curves cannot be drawn: ModuleNotFoundError: import of matplotlib.figure halted" in bundle["text/html"]
+
+
+def test_where_html_cannot_be_made_the_text_says_how_the_run_ended(monkeypatch):
+    monkeypatch.setitem(report._SIGNS, "completed", None)
+    bundle = report.mimebundle(fold(*fit(epochs=3)))
+    assert set(bundle) == {"text/plain"}
+    assert "completed: 3 epochs" in bundle["text/plain"]
+    assert "(The report cannot be drawn: TypeError: " in bundle["text/plain"]
 
 
 def test_everything_from_the_run_is_escaped():

@@ -1,10 +1,16 @@
 from __future__ import annotations
 
+import io
 import os
 import re
 import sys
 
 import pexpect
+import pytest
+from simulated import fit
+
+from lightning_magics.progress import RunState
+from lightning_magics.terminal import TextView
 
 SCRIPT = """
 import sys, time
@@ -58,6 +64,41 @@ def test_a_terminal_shows_a_row_for_each_epoch_and_the_bar_breaks_nothing(reques
         "streams are back",
     ]
     assert re.search(r"epoch 1/2, step 660/660 \|█+\| 1,000 steps/s · 1 s left · 1.0 GB", raw)
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_the_streams_come_back_whatever_fails_at_the_end(monkeypatch):
+    def broken() -> None:
+        raise RuntimeError("the bar broke")
+
+    streams = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", streams[0])
+    monkeypatch.setattr(sys, "stderr", streams[1])
+    view = TextView(RunState(), 0.0)
+    for event in list(fit(epochs=1))[:4]:
+        view.handle(event)
+    assert sys.stdout is not streams[0]
+    monkeypatch.setattr(view._bar, "close", broken)
+    with pytest.raises(RuntimeError, match="the bar broke"):
+        view.close()
+    assert (sys.stdout, sys.stderr) == streams
+
+
+def test_a_stream_that_others_replaced_in_the_meantime_stays(monkeypatch):
+    terminal, theirs = Terminal(), Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", terminal)
+    view = TextView(RunState(), 0.0)
+    for event in fit(epochs=1):
+        view.handle(event)
+    monkeypatch.setattr(sys, "stdout", theirs)
+    view.close()
+    assert (sys.stdout, sys.stderr) == (theirs, terminal)
+    assert "completed: 1 epoch" in theirs.getvalue()
 
 
 def test_a_narrow_terminal_is_not_overrun(request):

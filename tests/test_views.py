@@ -120,6 +120,52 @@ view.close()
     assert "failed in epoch 2: stopped before its end" in update["data"]["text/plain"]
 
 
+BREAKING = """
+from lightning_magics import report
+def broken(*state):
+    raise RuntimeError("drawing broke")
+def run(name, until):
+    kept = getattr(report, name)
+    setattr(report, name, broken)
+    view = views.open_view()
+    for place, event in enumerate(fit(epochs=1)):
+        if place == until:
+            setattr(report, name, kept)
+        try:
+            view.handle(event)
+        except RuntimeError:
+            print("handle raised")
+    try:
+        view.close()
+    except RuntimeError:
+        print("close raised")
+    view.close()
+    setattr(report, name, kept)
+"""
+
+
+@pytest.mark.parametrize(
+    ("call", "printed", "shown"),
+    [
+        ("run('html', -1)", "", {"text/plain"}),
+        ("run('html_status', 1)", "handle raised\n", {"text/html", "text/plain"}),
+        ("run('text', 1)", "handle raised\n", {"text/html", "text/plain"}),
+        ("run('mimebundle', -1)", "close raised\n", None),
+    ],
+)
+def test_whatever_cannot_be_drawn_no_widget_is_left(kernel, call, printed, shown):
+    found = messages(kernel, BREAKING + call)
+    opened = {content["comm_id"] for kind, content in found if kind == "comm_open"}
+    assert opened <= {content["comm_id"] for kind, content in found if kind == "comm_close"}
+    assert "".join(content["text"] for kind, content in found if kind == "stream") == printed
+    reports = [
+        content
+        for kind, content in found
+        if kind in ("display_data", "update_display_data") and "completed: 1 epoch" in content["data"]["text/plain"]
+    ]
+    assert [set(content["data"]) for content in reports] == ([] if shown is None else [shown])
+
+
 def test_a_view_that_saw_no_run_shows_nothing(kernel):
     for interactive in (True, False):
         assert messages(kernel, "views.open_view().close()", interactive=interactive) == []
