@@ -6,12 +6,12 @@ Evaluating any of it, and generating classes from it, is left to `build`.
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import TypeGuard
 
 from .errors import InputError
-from .scopes import Function, binds, names_read, parameters, reads
+from .scopes import Function, binds, names_read, parameters, read_first, reads, stores
 
 
 @dataclass(frozen=True)
@@ -100,6 +100,55 @@ def split(tree: ast.Module) -> Cell:
     cell.notebook = [statement for statement in rest if id(statement) not in inner]
     _check_defaults(cell)
     return cell
+
+
+def rename_rebound(cell: Cell, known: Collection[str]) -> None:
+    """Give names of their own to what instances make from a variable of the notebook of the same name.
+
+    Their statements move into a function, where ``width = width + 1`` would find no `width`.
+
+    Args:
+        cell: the cell, changed in place.
+        known: names of the notebook, once the cell's own part ran there.
+
+    Raises:
+        InputError: the name is bound by something other than an assignment.
+    """
+    last = [cell.expression] if cell.expression is not None else []
+    code: list[ast.AST] = [*cell.inner, *last]
+    rebound = read_first(code) & binds(code) & set(known) - cell.hyperparameters.keys()
+    cell.inner = [_plain(statement, rebound) for statement in cell.inner]
+    code = [*cell.inner, *last]
+    taken = {node.id for part in (*code, *cell.hooks) for node in ast.walk(part) if isinstance(node, ast.Name)}
+    for name in sorted(rebound):
+        own = f"{name}_"
+        while own in taken or own in known or own in cell.hyperparameters:
+            own += "_"
+        at = next((at for at, item in enumerate(cell.inner) if name in binds([item])), None)
+        # Where an assignment comes first, it reads the notebook's; else the name of its own starts as the notebook's.
+        plain = at is not None and isinstance(cell.inner[at], ast.Assign) and name not in names_read(*cell.inner[:at])
+        of_notebook = {id(read.node) for read in reads(cell.inner[at])} if plain and at is not None else set()
+        for node in [*stores(code), *(read.node for read in reads(*code, *cell.hooks))]:
+            if node.id == name and id(node) not in of_notebook:
+                node.id = own
+        if name in binds(code):
+            raise InputError(
+                f"the cell makes {name} from the notebook's {name}. Give the result a name of its own, such as {own}"
+            )
+        if not plain:
+            start = ast.Assign([ast.Name(own, ast.Store())], ast.Name(name, ast.Load()))
+            cell.inner.insert(0, start)
+
+
+def _plain(statement: ast.stmt, names: set[str]) -> ast.stmt:
+    """Return ``name += value`` as ``name = name + value``, which leaves an array or list of the notebook as it is."""
+    if not (isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name)):
+        return statement
+    if statement.target.id not in names:
+        return statement
+    read = ast.copy_location(ast.Name(statement.target.id, ast.Load()), statement.target)
+    value = ast.copy_location(ast.BinOp(read, statement.op, statement.value), statement)
+    return ast.copy_location(ast.Assign([statement.target], value), statement)
 
 
 def last_name(tree: ast.Module) -> str:

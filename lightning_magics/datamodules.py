@@ -12,7 +12,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .cells import Cell, Hyperparameter, Source, hparams_read, last_name, parse, split, use_attributes
+from .cells import Cell, Hyperparameter, Source, hparams_read, last_name, parse, rename_rebound, split, use_attributes
 from .constructor import complete, constructor
 from .definition import Definition, check_name, dashed, given_options, is_datamodule, package_of, source_of
 from .errors import InputError, did_you_mean
@@ -60,6 +60,7 @@ def define_data(
     if parts.expression is None and not parts.hooks:
         raise InputError(f"the cell holds no data: it ends with no expression{last_name(tree)}. {FORMS}")
     execute(parts.notebook, cell, namespace)
+    rename_rebound(parts, namespace)
     return _Data(name or "data", parts, options, namespace, package, cell).define()
 
 
@@ -115,10 +116,12 @@ class _Data:
             self.find_data()
         carved = self.carved()
         self.add_options(hooks, carved)
-        cls, source = self.compiled(self.methods(hooks, carved))
-        text = self.source.text if self.source else ""
         form = next(iter(self.parts.values())).form if self.parts else "hooks"
-        loaded = None if form == "stream" else self.value
+        kept = self.kept
+        # What hooks read of the cell is made where it loads: every instance then loads for itself.
+        loaded = None if form == "stream" or kept else self.value
+        cls, source = self.compiled(self.methods(hooks, carved, kept))
+        text = self.source.text if self.source else ""
         return Definition(self.name, cls, source, text, form, self.package, loaded, own)
 
     def find_data(self) -> None:
@@ -237,11 +240,11 @@ class _Data:
         train = self.parts.get("train")
         return found | ({"shuffle"} if train is not None and train.has_order else set())
 
-    def methods(self, hooks: dict[str, Function], carved: list[str]) -> list[Function]:
+    def methods(self, hooks: dict[str, Function], carved: list[str], kept: list[str]) -> list[Function]:
         """Return the methods of the class: the constructor, the user's, then those that were made."""
         cell = self.cell
         own = hooks.pop("__init__", None)
-        kept = sorted(names_read(*hooks.values()) & binds(cell.inner))
+        others = [hook for hook in cell.hooks if hook.name != "__init__"]  # a property's parts are all of one name
         made: list[ast.FunctionDef] = []
         body: list[ast.stmt] = []
         if self.parts:
@@ -252,10 +255,17 @@ class _Data:
         hyperparameters = cell.hyperparameters
         attributes = {name: f"self.hparams.{name}" for name in hyperparameters}
         attributes |= {name: f"self.{name}" for name in kept}
-        for function in hooks.values():
+        for function in others:
             use_attributes(function, attributes)
         init = constructor(hyperparameters, body) if own is None else complete(own, hyperparameters, body)
-        return [init, *hooks.values(), *made]
+        return [init, *others, *made]
+
+    @property
+    def kept(self) -> list[str]:
+        """Names that the cell makes for every instance and that its hooks read."""
+        return sorted(
+            names_read(*(hook for hook in self.cell.hooks if hook.name != "__init__")) & binds(self.cell.inner)
+        )
 
     @property
     def splits_apart(self) -> bool:
@@ -284,7 +294,7 @@ class _Data:
     @property
     def class_name(self) -> str:
         """The class is named apart, so that the notebook's variable of the name stays."""
-        camel = "".join(part[:1].upper() + part[1:] for part in re.split(r"_+", self.name))
+        camel = "".join(part[:1].upper() + part[1:] for part in re.split(r"_+", self.name)).removesuffix("Data")
         names = [f"{camel}Data", f"{camel}DataModule", f"Lit{camel}Data"]
         free = [name for name in names if name not in self.namespace or is_datamodule(self.namespace[name])]
         return next(iter(free), f"Lit{camel}DataModule")

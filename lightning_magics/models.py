@@ -11,7 +11,7 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .cells import Cell, Hyperparameter, Source, hparams_read, last_name, parse, split, use_attributes
+from .cells import Cell, Hyperparameter, Source, hparams_read, last_name, parse, rename_rebound, split, use_attributes
 from .constructor import complete, constructor
 from .definition import Definition, check_name, dashed, given_options, is_module, package_of, source_of
 from .errors import InputError
@@ -68,6 +68,7 @@ def define_model(
         name = name or chosen
         parts.expression = ast.Name(chosen, ast.Load())
     execute(parts.notebook, cell, namespace)
+    rename_rebound(parts, namespace)
     name = name or "Model"
     return _Model(name, parts, options, Notebook(namespace, {}, name), package, cell).define()
 
@@ -148,7 +149,7 @@ class _Model:
                 f"{dashed(item for item in objective if item != 'loss')} would have no effect without --metrics"
             )
         wanted = {"forward"} if self.network is not None else set()
-        wanted |= {"predict_step"} if has_forward else set()
+        wanted |= {"predict_step"} if self.network is not None or options.loss is not None else set()
         if options.loss is not None or (self.is_transformers and not (objective == [] and "training_step" in hooks)):
             if not has_forward:
                 raise InputError("--loss needs a network: end the cell with one, or write forward(self, …)")
@@ -236,8 +237,8 @@ class _Model:
         """Return the methods of the class: the constructor, the user's, then those that were made."""
         cell = self.cell
         own = hooks.pop("__init__", None)
-        kept = {name: name for name in sorted(names_read(*hooks.values()) & binds(cell.inner))}
-        kept |= self.network.copies if self.network is not None else {}
+        others = [hook for hook in cell.hooks if hook.name != "__init__"]  # a property's parts are all of one name
+        kept = self.kept(others, steps)
         body = [*cell.inner, *snippet("\n".join(f"self.{name} = {local}" for name, local in kept.items()))]
         body += steps.start()
         if self.network is not None:
@@ -250,12 +251,32 @@ class _Model:
             made.append(optimizing.method)
         attributes = {name: f"self.hparams.{name}" for name in hyperparameters}
         attributes |= {name: f"self.{name}" for name in kept}
-        for function in [*hooks.values(), *made]:
+        for function in others:
             use_attributes(function, attributes)
         init = constructor(hyperparameters, body) if own is None else complete(own, hyperparameters, body)
         made.sort(key=lambda item: item.name.startswith("_"))
         _rename_helpers(made, set(hooks))
-        return [init, *hooks.values(), *made]
+        return [init, *others, *made]
+
+    def kept(self, hooks: list[Function], steps: Steps) -> dict[str, str]:
+        """Return the attributes that keep what hooks read of an instance's parts, each with its name in `__init__`.
+
+        Raises:
+            InputError: the instance has another attribute of that name.
+        """
+        kept = {name: name for name in sorted(names_read(*hooks) & binds(self.cell.inner))}
+        kept |= self.network.copies if self.network is not None else {}
+        module = importlib.import_module(self.package).LightningModule
+        own = {ast.unparse(item.targets[0]) for item in steps.start() if isinstance(item, ast.Assign)}
+        if self.network is not None and ast.unparse(self.network.code) != "net":
+            own.add("self.net")
+        for name in kept:
+            if hasattr(module, name) or name in ("training", *(hook.name for hook in hooks)) or f"self.{name}" in own:
+                raise InputError(
+                    f"hooks read {name!r}, which the cell makes anew for every instance, and a model has another "
+                    f"attribute of that name. Give it another name in the cell"
+                )
+        return kept
 
     def compiled(self, methods: list[Function]) -> Definition:
         """Compile the class, run its definition in the notebook, and describe it."""

@@ -31,7 +31,7 @@ class Read:
 def reads(*nodes: ast.AST) -> list[Read]:
     """Return what the nodes read from outside themselves; each is taken as code at a module's top level.
 
-    Names that a class body binds count as read where the body reads them: Python may look outside for them.
+    A class body reads from outside what it has not bound yet.
     """
     walker = _Walker()
     for node in nodes:
@@ -46,10 +46,56 @@ def names_read(*nodes: ast.AST) -> set[str]:
 
 def binds(statements: Iterable[ast.AST]) -> set[str]:
     """Return the names that the statements bind in the scope that they stand in."""
+    binder = _bound(statements)
+    return binder.names - binder.elsewhere
+
+
+def stores(statements: Iterable[ast.AST]) -> list[ast.Name]:
+    """Return the nodes of names that the statements assign in the scope that they stand in."""
+    return _bound(statements).nodes
+
+
+def read_first(statements: Iterable[ast.AST]) -> set[str]:
+    """Return the names that the statements read from outside before they bind them, where they run in order.
+
+    What only some branch binds counts as not bound; what a function reads counts where it is defined.
+    """
+    found: set[str] = set()
+    _in_order(statements, set(), found)
+    return found
+
+
+def _in_order(statements: Iterable[ast.AST], bound: set[str], found: set[str]) -> set[str]:
+    """Add to `found` what is read before it is bound; return what is bound at the end."""
+    bound = set(bound)
+    for statement in statements:
+        if isinstance(statement, ast.If):
+            found |= names_read(statement.test) - bound
+            bound |= binds([statement.test])
+            bound = _in_order(statement.body, bound, found) & _in_order(statement.orelse, bound, found)
+            continue
+        blocks = [getattr(statement, name, []) for name in ("body", "handlers", "orelse", "finalbody")]
+        if isinstance(
+            statement, ast.For | ast.AsyncFor | ast.While | ast.With | ast.AsyncWith | ast.Try | ast.ExceptHandler
+        ):
+            heads = [node for node in ast.iter_child_nodes(statement) if not any(node in block for block in blocks)]
+            found |= names_read(*heads) - bound
+            bound |= binds(heads) | {name for name in [getattr(statement, "name", None)] if name}
+            for block in blocks:
+                bound = _in_order(block, bound, found)
+            continue
+        found |= names_read(statement) - bound
+        if isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
+            found |= {statement.target.id} - bound
+        bound |= binds([statement])
+    return bound
+
+
+def _bound(statements: Iterable[ast.AST]) -> _Binder:
     binder = _Binder()
     for statement in statements:
         binder.visit(statement)
-    return binder.names - binder.elsewhere
+    return binder
 
 
 def parameters(arguments: ast.arguments) -> list[ast.arg]:
@@ -61,10 +107,11 @@ def parameters(arguments: ast.arguments) -> list[ast.arg]:
 class _Walker(ast.NodeVisitor):
     def __init__(self) -> None:
         self.scopes: list[frozenset[str]] = []
+        self.of_class: frozenset[str] = frozenset()  # what the class body around has bound; functions see none of it
         self.found: list[Read] = []
 
     def visit_Name(self, node: ast.Name) -> None:
-        if isinstance(node.ctx, ast.Load) and not any(node.id in scope for scope in self.scopes):
+        if isinstance(node.ctx, ast.Load) and not any(node.id in scope for scope in (*self.scopes, self.of_class)):
             self.found.append(Read(node, frozenset().union(*self.scopes[1:]), outermost=not self.scopes))
 
     def visit_FunctionDef(self, node: Function) -> None:
@@ -74,6 +121,15 @@ class _Walker(ast.NodeVisitor):
         self._function(node.args, node.body)
 
     visit_AsyncFunctionDef = visit_FunctionDef  # noqa: N815 -- ast's own spelling
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        for outside in (*node.decorator_list, *node.bases, *node.keywords):
+            self.visit(outside)
+        around, self.of_class = self.of_class, frozenset()
+        for statement in node.body:
+            self.visit(statement)
+            self.of_class |= binds([statement])
+        self.of_class = around
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         self._function(node.args, [node.body])
@@ -88,8 +144,10 @@ class _Walker(ast.NodeVisitor):
 
     def _inside(self, bound: set[str], nodes: Iterable[ast.AST]) -> None:
         self.scopes.append(frozenset(bound))
+        around, self.of_class = self.of_class, frozenset()
         for node in nodes:
             self.visit(node)
+        self.of_class = around
         self.scopes.pop()
 
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> None:
@@ -113,11 +171,13 @@ class _Binder(ast.NodeVisitor):
 
     def __init__(self) -> None:
         self.names: set[str] = set()
+        self.nodes: list[ast.Name] = []
         self.elsewhere: set[str] = set()
 
     def visit_Name(self, node: ast.Name) -> None:
         if not isinstance(node.ctx, ast.Load):
             self.names.add(node.id)
+            self.nodes.append(node)
 
     def visit_FunctionDef(self, node: Function | ast.ClassDef) -> None:
         self.names.add(node.name)
@@ -132,7 +192,7 @@ class _Binder(ast.NodeVisitor):
         """Only `:=` reaches out of a comprehension."""
         for inner in ast.walk(node):
             if isinstance(inner, ast.NamedExpr):
-                self.names.add(inner.target.id)
+                self.visit_Name(inner.target)
 
     visit_ListComp = _comprehension  # noqa: N815 -- ast's own spelling
     visit_SetComp = _comprehension  # noqa: N815

@@ -2,7 +2,7 @@ import ast
 
 import pytest
 
-from lightning_magics.cells import Source, parse, split, use_attributes
+from lightning_magics.cells import Source, parse, rename_rebound, split, use_attributes
 from lightning_magics.errors import InputError
 
 
@@ -11,7 +11,7 @@ def parts(text):
 
 
 def texts(statements):
-    return [ast.unparse(item) for item in statements]
+    return [ast.unparse(ast.fix_missing_locations(item)) for item in statements]
 
 
 def test_nodes_stand_on_the_lines_of_the_whole_cell():
@@ -111,3 +111,34 @@ def test_a_hyperparameter_out_of_reach_of_the_instance_is_named(code):
         InputError, match=r"f reads 'h' in line \d+, where it cannot reach the instance.*self.hparams.h"
     ):
         rewritten(code)
+
+
+@pytest.mark.parametrize(
+    ("code", "inner", "last"),
+    [
+        ("X = X / 16\nX, y", ["X_ = X / 16"], "(X_, y)"),
+        ("X += 1\nX", ["X_ = X + 1"], "X_"),
+        ("X /= 2\nX /= 3\nX", ["X_ = X / 2", "X_ = X_ / 3"], "X_"),
+        ("if y:\n    X = 1\nX", ["X_ = X", "if y:\n    X_ = 1"], "X_"),
+        ("print(X)\nX = 1\nX", ["X_ = X", "print(X_)", "X_ = 1"], "X_"),
+        ("X_ = 1\nX = X + X_\nX", ["X_ = 1", "X__ = X + X_"], "X__"),
+        ("X = 1\nX += 1\nX", ["X = 1", "X += 1"], "X"),
+        ("X: int = 1\nX = X + 1\nX", ["X = X + 1"], "X"),
+        ("new = new + 1\nnew", ["new = new + 1"], "new"),
+    ],
+)
+def test_what_a_cell_makes_of_a_notebooks_variable_has_a_name_of_its_own(code, inner, last):
+    cell = parts(code)
+    rename_rebound(cell, {"X": 1, "y": 2})
+    assert (texts(cell.inner), ast.unparse(cell.expression)) == (inner, last)
+
+
+def test_hooks_read_what_was_renamed():
+    cell = parts("X = X / 16\ndef forward(self, x): return x * X\nX")
+    rename_rebound(cell, {"X": 1})
+    assert "x * X_" in ast.unparse(cell.hooks[0])
+
+
+def test_a_notebooks_variable_that_is_rebound_without_an_assignment_is_named():
+    with pytest.raises(InputError, match=r"makes net from the notebook's net.*such as net_"):
+        rename_rebound(parts("y: int = 1\nx = net()\ndef net(): return y\nnet"), {"net": 1})

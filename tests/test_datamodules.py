@@ -352,3 +352,42 @@ def test_loaders_pass_and_streams_are_loaded():
 def test_raw_data_that_cannot_be_loaded_is_described(value, options, message):
     with pytest.raises(InputError, match=message):
         samples.to_dataloaders([value], [True], options)
+
+
+def test_a_cell_can_rebind_a_variable_of_the_notebook():
+    names = namespace(X=torch.full((6, 4), 32.0), y=torch.arange(6))
+    instance = ready(data("X = X / 16\nX, y", names=names), shuffle=False)
+    assert column(instance.train_dataloader(), 0).unique().tolist() == [2]
+    assert names["X"].unique().tolist() == [32]
+
+
+def test_a_hook_reads_what_the_cell_made_while_loading():
+    cell = """
+X = torch.arange(24.0).reshape(6, 4)
+mean = X.mean(0)
+def on_after_batch_transfer(self, batch, dataloader_idx):
+    return batch - mean
+X
+"""
+    instance = ready(data(cell))
+    assert instance.on_after_batch_transfer(torch.zeros(4), 0).tolist() == [-10, -11, -12, -13]
+
+
+def test_a_property_keeps_its_getter_and_its_setter():
+    cell = """
+@property
+def scale(self):
+    return self._scale
+@scale.setter
+def scale(self, value):
+    self._scale = value
+[1, 2]
+"""
+    instance = data(cell).new()
+    instance.scale = 7
+    assert instance.scale == 7
+
+
+def test_data_without_a_name_of_its_own_is_a_class_data():
+    assert data("[1, 2]", name=None).cls.__name__ == "Data"
+    assert data("[1, 2]", name="train_data").cls.__name__ == "TrainData"

@@ -447,6 +447,21 @@ def test_predictions_leave_the_target_out():
     assert torch.equal(named.predict_step({"first": X, "label": Y}, 0), X)
 
 
+def test_names_of_python_may_be_hyperparameters_or_the_notebooks():
+    taken = dict.fromkeys(("max", "map", "len", "list", "str", "tuple", "type"), 3)
+    instance = model("float: int = 3\nnn.Linear(4, float)", names=namespace(**taken), loss="cross_entropy").new()
+    fit(instance)
+    assert len(trainer().predict(instance, loader(X, Y))) == 3
+    instance = model("len: int = 3\nnn.Linear(4, len)", loss="cross_entropy").new()
+    fit(instance)
+    assert len(trainer().predict(instance, loader(X, Y))) == 3
+
+
+def test_hooks_that_take_the_whole_batch_make_no_predictions():
+    cell = "def forward(self, batch): return batch[0].sum()\ndef training_step(self, batch, i): return self(batch)"
+    assert "predict_step" not in model(cell).source
+
+
 def test_batches_by_name_and_by_position_train():
     cell = "def forward(self, a, b=0):\n    return self.net(a + b)\nnn.Linear(4, 3)"
     instance = model(cell, loss="cross_entropy").new()
@@ -501,6 +516,21 @@ def test_a_batch_that_fits_nothing_is_described(batch, message):
             {"loss": "mse_loss", "lr": 0.1},
             r"--lr would have no effect: __init__ in the cell has its own lr.*--model.lr 0.1",
         ),
+        (
+            "logger = print\ndef on_fit_start(self): logger(1)\nnn.Sequential(logger and nn.Linear(4, 3))",
+            {"loss": "mse_loss"},
+            r"hooks read 'logger', .* has another attribute of that name. Give it another name",
+        ),
+        (
+            "net = nn.Linear(4, 3)\ndef on_fit_start(self): net.eval()\nnn.Sequential(net)",
+            {"loss": "mse_loss"},
+            r"hooks read 'net', .* has another attribute of that name",
+        ),
+        (
+            "loss = nn.Linear(4, 3)\ndef on_fit_start(self): loss.eval()\nnn.Sequential(loss)",
+            {"loss": "MSELoss"},
+            r"hooks read 'loss', .* has another attribute of that name",
+        ),
     ],
 )
 def test_what_cannot_be_used_is_said(cell, asked, message):
@@ -533,3 +563,40 @@ def test_the_users_own_errors_pass_as_they_are():
 
 def test_without_a_name_a_model_is_called_model():
     assert model("nn.Linear(4, 3)", name=None, loss="mse_loss").name == "Model"
+
+
+def test_a_cell_can_rebind_a_variable_of_the_notebook():
+    names = namespace(width=2)
+    definition = model("width += 1\nnn.Linear(4, width)", names=names, loss="cross_entropy")
+    assert definition.new().net.out_features == definition.new().net.out_features == 3
+    assert names["width"] == 2
+
+
+def test_a_property_keeps_its_getter_and_its_setter():
+    cell = """
+@property
+def scale(self):
+    return self._scale
+
+@scale.setter
+def scale(self, value):
+    self._scale = value
+
+nn.Linear(4, 3)
+"""
+    instance = model(cell, loss="cross_entropy").new()
+    instance.scale = 7
+    assert instance.scale == 7
+
+
+def test_a_class_inside_a_hook_has_names_of_its_own():
+    cell = """
+hidden: int = 5
+def on_train_start(self):
+    class C:
+        hidden = 7
+        y = hidden
+    return C.y
+nn.Linear(4, hidden)
+"""
+    assert model(cell, loss="cross_entropy").new().on_train_start() == 7

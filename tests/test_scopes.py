@@ -2,7 +2,7 @@ import ast
 
 import pytest
 
-from lightning_magics.scopes import binds, names_read
+from lightning_magics.scopes import binds, names_read, read_first
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,9 @@ from lightning_magics.scopes import binds, names_read
         ("def f(a):\n  return [b for b in a if (c := b)] + [c]", set()),
         ("lambda x, *rest, **named: (x, rest, named, a)", {"a"}),
         ("class A(B):\n  n = a\n  def f(self): return n", {"B", "a", "n"}),
+        ("class A:\n  n = 7\n  m = n\n  k = [n for i in n]", {"n"}),
+        ("def f():\n  class A:\n    n = 7\n    m = n", set()),
+        ("def f():\n  class A:\n    n = n", {"n"}),
         ("@decorate(a)\ndef f(x: T) -> R: pass", {"decorate", "a", "T", "R"}),
         ("def f():\n  import os.path\n  from a import b as c\n  return os, c, b", {"b"}),
         ("def f():\n  try: pass\n  except E as error: return error", {"E"}),
@@ -50,3 +53,21 @@ def test_names_read_from_outside_are_pythons_own(code, expected):
 )
 def test_names_bound_in_a_scope(code, expected):
     assert binds(ast.parse(code).body) == expected
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("x = x / a", {"x", "a"}),
+        ("x += 1", {"x"}),
+        ("x = 1; y = x; x += 1", set()),
+        ("for i in a: b = i; b", {"a"}),
+        ("if a: x = 1\nelse: x = 2\nx", {"a"}),
+        ("if a: x = 1\nx", {"a", "x"}),
+        ("with a as b: c = b", {"a"}),
+        ("try: x = a\nexcept E as e: x = e\nx", {"a", "E"}),
+        ("def f(): return x\nx = f()", {"x"}),
+    ],
+)
+def test_names_read_before_they_are_bound(code, expected):
+    assert read_first(ast.parse(code).body) == expected
