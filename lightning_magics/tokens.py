@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -172,11 +173,27 @@ def evaluate(text: str, namespace: Mapping[str, Any], option: str) -> Any:
     """Evaluate an expression in a namespace.
 
     Raises:
-        InputError: it cannot be evaluated; names the option and the cause.
+        InputError: the text itself is at fault, as by a name that does not exist; names the option and the cause.
+        Exception: what code that the expression calls raised, as it is: its traceback leads to the cause.
     """
     scope = namespace if isinstance(namespace, dict) else dict(namespace)
+    filename = f"<{option}>"
     try:
-        return eval(compile(text.strip(), f"<{option}>", "eval"), scope)
-    except Exception as error:  # the user's expression can raise anything; it is the cause of the message
+        return eval(compile(text.strip(), filename, "eval"), scope)
+    except Exception as error:
+        if not at_fault(filename, error):
+            raise
         cause = error.msg if isinstance(error, SyntaxError) else str(error)
-        raise InputError(f"{option} {text!r} cannot be evaluated: {type(error).__name__}: {cause}") from error
+        message = f"{option} {text!r} cannot be evaluated: {type(error).__name__}: {cause}"
+        raise InputError(" ".join(message.split())) from error
+
+
+def at_fault(filename: str, error: Exception) -> bool:
+    """Whether an expression failed by itself, rather than in code that it calls; to ask where it was evaluated.
+
+    Args:
+        filename: under which the expression was compiled.
+        error: what compiling or evaluating it raised.
+    """
+    _, *frames = traceback.walk_tb(error.__traceback__)  # the first is of who evaluates
+    return all(frame.f_code.co_filename == filename for frame, _ in frames)

@@ -2,7 +2,7 @@ import pytest
 from IPython.utils.process import arg_split
 
 from lightning_magics.errors import InputError
-from lightning_magics.tokens import Expression, resolve, to_value, tokenize
+from lightning_magics.tokens import Expression, evaluate, resolve, to_value, tokenize
 
 
 @pytest.mark.parametrize(
@@ -97,3 +97,26 @@ def test_expressions_are_evaluated_in_the_namespace():
 def test_an_expression_that_fails_names_the_option_and_the_cause(text, cause):
     with pytest.raises(InputError, match=f"^--model.hidden '{text[0]}.*' cannot be evaluated: {cause}$"):
         resolve(Expression(text), {}, "--model.hidden")
+
+
+def test_an_expression_that_fails_in_several_lines_is_told_in_one():
+    with pytest.raises(InputError) as caught:
+        resolve(Expression("{}['a\\nb']\n"), {}, "--model.hidden")
+    assert "\n" not in str(caught.value)
+    with pytest.raises(InputError, match=r"KeyError: 'a b'$"):
+        evaluate("{}[Lines()]", {"Lines": type("Lines", (), {"__repr__": lambda self: "'a\n b'"})}, "--model.hidden")
+
+
+@pytest.mark.parametrize("body", ["1 / 0", "no_such_name", "raise ValueError('mine')", "compile('f(', '<x>', 'eval')"])
+def test_what_the_users_own_code_raises_keeps_its_traceback(body):
+    namespace = {}
+    exec(compile(f"def make():\n    {body}", "cell.py", "exec"), namespace)
+    for text in ("make()", "[make() for _ in range(2)]"):
+        with pytest.raises((ZeroDivisionError, NameError, ValueError, SyntaxError)) as caught:
+            resolve(Expression(text), namespace, "--model.hidden")
+        assert "cell.py" in [entry.frame.code.raw.co_filename for entry in caught.traceback]
+
+
+def test_an_expression_that_fails_within_a_comprehension_is_still_at_fault():
+    with pytest.raises(InputError, match="NameError: name 'width' is not defined"):
+        resolve(Expression("[width for _ in range(2)]"), {}, "--model.hidden")
