@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import keyword
 import numbers
 import types
 import typing
@@ -31,8 +32,8 @@ def _option(default: Any, text: str, metavar: str = "", **metadata: Any) -> Any:
         text: one line of help.
         metavar: what stands for its value in the help.
         metadata: `choices` (the only words it takes), `words` (some of the words it takes), `several` (takes
-            all values up to the next option), `repeated` (given again, adds a value), `short` (a letter) and
-            `minimum`.
+            all values up to the next option), `repeated` (given again, adds a value), `short` (a letter),
+            `minimum`, `maximum`, `variable` (takes the name of one) and `magic_only` (no keyword of the Python API).
     """
     return field(default=default, metadata={"help": text, "metavar": metavar, **metadata})
 
@@ -107,7 +108,7 @@ class RunOptions:
     """Options of every magic that runs a Trainer; beside them, it takes the Trainer's own arguments."""
 
     amp: bool = _option(False, "mixed precision, of the kind that suits the device")
-    seed: int | None = _option(None, "seed of every random generator", "N", minimum=0)
+    seed: int | None = _option(None, "seed of every random generator", "N", minimum=0, maximum=2**32 - 1)
     quiet: bool = _option(False, "show nothing while it runs, then the result")
 
 
@@ -134,7 +135,9 @@ class FitOptions(RunOptions):
 class PredictOptions(RunOptions):
     """Options of ``%lightning_predict``."""
 
-    output: str | None = _option(None, "name of the notebook that gets the predictions", "NAME", short="o")
+    output: str | None = _option(
+        None, "name of the notebook that gets the predictions", "NAME", short="o", variable=True, magic_only=True
+    )
 
 
 @dataclass(frozen=True)
@@ -170,6 +173,9 @@ class Option:
     repeated: bool = False
     short: str = ""
     minimum: int | None = None
+    maximum: int | None = None
+    variable: bool = False
+    magic_only: bool = False
 
     @property
     def flag(self) -> bool:
@@ -199,6 +205,11 @@ class Option:
         if self.minimum is not None and found < self.minimum:
             least = f"{_described(self.kinds)} of at least {self.minimum}"
             raise InputError(f"--{self.name} takes {least}; found {found}.")
+        if self.maximum is not None and found > self.maximum:
+            most = f"{_described(self.kinds)} of at most {self.maximum}"
+            raise InputError(f"--{self.name} takes {most}; found {found}.")
+        if self.variable and (not found.isidentifier() or keyword.iskeyword(found)):
+            raise InputError(f"-{self.short} takes the name of a variable; found {found!r}")
         return found
 
 

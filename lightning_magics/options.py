@@ -217,7 +217,8 @@ def check_names(verb: Verb, names: Iterable[str]) -> None:
     Raises:
         InputError: names the first unknown one, and the nearest known.
     """
-    known = known_names(verb)
+    own = own_options(verb)
+    known = [name for name in known_names(verb) if name not in own or not own[name].magic_only]
     for name in names:
         if name not in known:
             raise InputError(f"{name!r} is not an argument of {verb}().{did_you_mean(name, known)}")
@@ -227,7 +228,7 @@ def resolve_loggers(values: tuple[Any, ...], namespace: Mapping[str, Any]) -> li
     """Return logger names as they are, and the objects that expressions stand for.
 
     Raises:
-        InputError: a text is neither the name of a logger nor one of the namespace.
+        InputError: a text is neither the name of a logger nor one of the namespace, or an object is no logger.
     """
     found: list[Any] = []
     for value in values:
@@ -236,7 +237,18 @@ def resolve_loggers(values: tuple[Any, ...], namespace: Mapping[str, Any]) -> li
             near = did_you_mean(logger, [*LOGGERS, *namespace])
             raise InputError(f"--logger {logger!r} is not one of: {', '.join(LOGGERS)}, false.{near}")
         found += logger if isinstance(logger, list | tuple) else [logger]
+    for logger in found:
+        named = isinstance(logger, str) and logger in LOGGERS
+        if not named and not _is_logger(logger):
+            raise InputError(f"--logger takes {', '.join(LOGGERS)}, false or a Logger of Lightning; found {logger!r}.")
     return found
+
+
+def _is_logger(value: Any) -> bool:
+    """Whether an object is a Logger of Lightning, without importing Lightning."""
+    lightning = ("lightning", "pytorch_lightning", "lightning_fabric")
+    bases = [base for base in type(value).__mro__ if base.__name__ == "Logger"]
+    return any(base.__module__.partition(".")[0] in lightning for base in bases)
 
 
 def help_text(verb: str) -> str:

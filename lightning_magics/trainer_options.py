@@ -21,7 +21,7 @@ from .errors import MissingPackage
 KNOWN_WORDS = {
     "accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
     "devices": ("auto",),
-    "strategy": ("auto", "ddp", "ddp_spawn", "ddp_notebook", "fsdp", "deepspeed", "single_device"),
+    "strategy": ("auto",),  # a fit trains in the kernel: the others need processes of their own
     "profiler": ("simple", "advanced", "pytorch", "xla"),
     "gradient_clip_algorithm": ("norm", "value"),
 }

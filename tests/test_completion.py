@@ -32,7 +32,7 @@ def candidates(verb, line, **params):
         ("fit", "--precision bf16", ["bf16-true", "bf16-mixed", "bf16"]),
         ("fit", "--precision=bf16-m", ["--precision=bf16-mixed"]),
         ("fit", "--accelerator ", ["auto", "cpu", "gpu", "cuda", "mps", "tpu", "loader"]),
-        ("fit", "--strategy ddp_s", ["ddp_spawn"]),
+        ("fit", "--strategy ", ["auto", "loader"]),
         ("fit", "--benchmark T", ["True"]),
         ("fit", "--benchmark True D", ["Digits", "Deep"]),
         ("fit", "--logger ", ["tensorboard", "csv", "mlflow", "false", "loader"]),

@@ -3,9 +3,11 @@ import inspect
 import subprocess
 import sys
 
+import lightning
 import numpy as np
 import pytest
 import pytorch_lightning
+from pytorch_lightning.loggers import CSVLogger
 
 from lightning_magics import options
 from lightning_magics.errors import InputError, MissingPackage
@@ -124,6 +126,9 @@ def test_help_is_answered_before_anything_is_refused(line):
         ("fit", "--seed x", r"--seed takes a whole number; found 'x'\. For a variable's value type \{x\}\."),
         ("fit", "--seed 1.5", r"--seed takes a whole number; found '1.5'\."),
         ("fit", "--seed -1", r"--seed takes a whole number of at least 0; found -1\."),
+        ("fit", "--seed 4294967296", r"--seed takes a whole number of at most 4294967295; found 4294967296\."),
+        ("predict", "a -o import", r"-o takes the name of a variable; found 'import'"),
+        ("predict", "a --output 1x", r"-o takes the name of a variable; found '1x'"),
         ("fit", "--amp=maybe", r"--amp takes true or false; found 'maybe'\."),
         ("fit", "--seed 1 --seed 2", r"--seed is given twice\. Type it once\."),
         ("fit", "--max-epochs 1 --max_epochs 2", r"--max_epochs is given twice\. Type it once\."),
@@ -200,12 +205,25 @@ def test_keyword_names_of_python_are_checked():
         check_names("fit", ["max_epoch"])
 
 
-def test_loggers_resolve_to_names_and_objects():
-    mine, other = object(), object()
+def test_a_variable_for_the_predictions_is_named_to_the_magic_alone():
+    assert parse("predict", "a -o preds").options == {"output": "preds"}
+    with pytest.raises(InputError, match=r"^'output' is not an argument of predict\(\)\."):
+        check_names("predict", ["output"])
+
+
+def test_loggers_resolve_to_names_and_objects(tmp_path):
+    mine, other = CSVLogger(tmp_path), lightning.pytorch.loggers.CSVLogger(tmp_path)
     found = options.resolve_loggers(
         ("csv", Expression("mine"), Expression("[mine, other]"), other), {"mine": mine, "other": other}
     )
     assert found == ["csv", mine, mine, other, other]
+
+
+@pytest.mark.parametrize(("given", "found"), [(Expression("3"), "3"), (object, "<class 'object'>"), (["scv"], "'scv'")])
+def test_an_object_that_is_no_logger_is_refused(given, found):
+    message = rf"^--logger takes tensorboard, csv, mlflow, false or a Logger of Lightning; found {found}\."
+    with pytest.raises(InputError, match=message):
+        options.resolve_loggers((given,), {})
 
 
 def test_an_unknown_logger_is_named():
