@@ -21,6 +21,9 @@ _IMPORTS = {
     "Mapping": "from collections.abc import Mapping",
 }
 
+# Names of Python that a notebook may use for something else.
+_BUILTINS = ("float", "isinstance", "len", "list", "str", "tuple", "type")
+
 
 def bind_imports(classes: Sequence[ast.ClassDef], package: str, namespace: dict[str, Any]) -> list[ast.stmt]:
     """Make sure that the notebook has what generated code needs; return the import statements.
@@ -28,6 +31,7 @@ def bind_imports(classes: Sequence[ast.ClassDef], package: str, namespace: dict[
     A name that the notebook uses for something else keeps its value: the generated code then uses an alias.
     """
     known = {**_IMPORTS, "pl": f"import {package} as pl"}
+    known |= {name: f"from builtins import {name}" for name in _BUILTINS if name in namespace}
     needed = {node.id for node in _generated_names(classes)} & known.keys()
     statements: list[ast.stmt] = []
     for name in sorted(needed, key=lambda name: known[name]):

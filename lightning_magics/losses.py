@@ -103,7 +103,7 @@ def find_loss(given: Any, notebook: Notebook) -> Loss:
             f"--loss {asked.text} needs more than output and target: {', '.join(missing)}. "
             f"Write a function loss(output, target), or training_step in the cell"
         )
-    return Loss(asked.text, code, None, _kind(value))
+    return Loss(asked.text, notebook.on_instance(code), None, _kind(value))
 
 
 def _library() -> Library:

@@ -102,6 +102,7 @@ def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Noteb
     by_output = any(
         isinstance(node, ast.Name) and node.id == "output" and not hasattr(node, "lineno") for node in ast.walk(entries)
     )
+    entries.values = [notebook.on_instance(code) for code in entries.values]
     return Metrics(entries, found_task, by_output, found_task == "binary" and any(own.values()) and not options.task)
 
 

@@ -10,14 +10,16 @@ import functools
 import inspect
 import itertools
 from collections.abc import Callable, Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torchmetrics
 
+from .cells import use_attributes
 from .errors import InputError, did_you_mean
-from .generated import unplaced
+from .generated import method, unplaced
 from .tokens import evaluate
 
 # Where the objects of the libraries are looked up by their own name, nearest first.
@@ -115,6 +117,15 @@ class Notebook:
         if value is functools.partial:  # makes what is called, rather than being called with more
             return Asked(given, tree, self.evaluate(ast.unparse(tree), option))
         return Asked(given, function, value, call)
+
+    def on_instance(self, code: ast.expr) -> ast.expr:
+        """Return an option's code for a method: hyperparameters that it reads are attributes of `self` there."""
+        function = method("def option(self):\n    return CODE", CODE=deepcopy(code))
+        use_attributes(function, {name: f"self.hparams.{name}" for name in self.hyperparameters})
+        statement = function.body[0]
+        assert isinstance(statement, ast.Return)
+        assert statement.value is not None
+        return statement.value
 
     def known(self, name: str, library: Library) -> Any:
         """Return the library's object of a name, None where the notebook's own is meant.

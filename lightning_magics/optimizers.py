@@ -15,6 +15,7 @@ from .cells import Hyperparameter
 from .errors import InputError
 from .generated import expression, method, snippet
 from .names import Asked, Library, Notebook, accepts, check_keywords, keywords, literal, required, signature
+from .scopes import names_read
 
 if TYPE_CHECKING:
     from .options import ModelOptions
@@ -72,11 +73,11 @@ def configure(options: ModelOptions, notebook: Notebook, default: str, lr: float
         if item is not None:
             found[name] = item
     call = _called(asked, [expression("self.parameters()")], {name: f"self.hparams.{name}" for name in found})
-    body = snippet("optimizer = CALL", CALL=call)
+    call = notebook.on_instance(call)
     if options.scheduler is None:
-        body += snippet("return optimizer")
+        body = snippet("return CALL", CALL=call)
     else:
-        body += _scheduled(options.scheduler, notebook, "lr" in found)
+        body = _scheduled(call, options.scheduler, notebook, "lr" in found)
     function = method("def configure_optimizers(self):\n    BODY", BODY=body)
     return Optimizing(function, found)
 
@@ -129,7 +130,7 @@ def _rate(name: str, value: float | None, asked: Asked, usual: float | None, in_
     return Hyperparameter(name, ast.Name("float", ast.Load()), code)
 
 
-def _called(asked: Asked, first: list[ast.expr], filled: dict[str, str]) -> ast.Call:
+def _called(asked: Asked, first: list[ast.expr], filled: dict[str, str]) -> ast.expr:
     """Return the call that was asked for, with arguments put in; those that were typed stay, unless filled."""
     typed = asked.call or ast.Call(asked.code, [], [])
     kept = [item for item in typed.keywords if item.arg not in filled]
@@ -137,8 +138,8 @@ def _called(asked: Asked, first: list[ast.expr], filled: dict[str, str]) -> ast.
     return ast.Call(asked.code, [*first, *typed.args], [*more, *kept])
 
 
-def _scheduled(given: Any, notebook: Notebook, has_lr: bool) -> list[ast.stmt]:
-    """Return the statements that make the scheduler and return both."""
+def _scheduled(optimizer: ast.expr, given: Any, notebook: Notebook, has_lr: bool) -> list[ast.stmt]:
+    """Return the statements that make the optimizer and the scheduler, and return both."""
     example = 'CosineAnnealingLR, or "StepLR(step_size=10)"'
     asked = notebook.ask("--scheduler", given, _schedulers(), example)
     if not callable(asked.value):
@@ -160,12 +161,18 @@ def _scheduled(given: Any, notebook: Notebook, has_lr: bool) -> list[ast.stmt]:
         typing = _EXAMPLES.get(name, ", ".join(f"{key}=..." for key in missing))
         raise InputError(f'--scheduler {asked.text} needs {", ".join(missing)}. Type --scheduler "{name}({typing})"')
     by_step = bool(set(filled.values()) & {_STEPS}) or name in _BY_STEP
-    call = _called(asked, [expression("optimizer")], filled)
+    # The method must not bind the name of the user's own optimizer or scheduler.
+    read = names_read(optimizer, asked.call or asked.code)
+    local = "optimizer" if "optimizer" not in read else "made_optimizer"
+    call = notebook.on_instance(_called(asked, [expression(local)], filled))
     monitor = name == "ReduceLROnPlateau"
     config = expression(
-        "{'scheduler': scheduler, 'monitor': 'val_loss'}" if monitor else "{'scheduler': scheduler, 'interval': WHEN}",
+        "{'scheduler': CALL, 'monitor': 'val_loss'}" if monitor else "{'scheduler': CALL, 'interval': WHEN}",
+        CALL=call,
         WHEN=ast.Constant("step" if by_step else "epoch"),
     )
     return snippet(
-        "scheduler = CALL\nreturn {'optimizer': optimizer, 'lr_scheduler': CONFIG}", CALL=call, CONFIG=config
+        f"{local} = OPTIMIZER\nreturn {{'optimizer': {local}, 'lr_scheduler': CONFIG}}",
+        OPTIMIZER=optimizer,
+        CONFIG=config,
     )

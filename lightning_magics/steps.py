@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from .generated import expression, method, snippet
 from .losses import Loss
 from .metrics import Metrics
+from .scopes import binds, names_read
 
 _FORWARD = '''
 def forward(self, *inputs, **named):
@@ -93,7 +94,7 @@ def _unpack(self, batch):
         for label in ("labels", "label", "target", "targets", "y"):
             if label in batch:
                 return ((), {name: value for name, value in batch.items() if name != label}, batch[label])
-        found = ", ".join(map(str, batch))
+        found = ", ".join(str(name) for name in batch)
         raise TypeError(f"a batch with names needs labels, label, target, targets or y; found {found}")
     if isinstance(batch, (tuple, list)) and len(batch) > 1:
         return (batch[:-1], {}, batch[-1])
@@ -108,7 +109,7 @@ def _unpack(self, batch):
     for label in ("labels", "label"):
         if label in batch:
             return ({name: value for name, value in batch.items() if name != label}, batch[label])
-    raise TypeError(f"a batch for a transformers model needs labels; found {', '.join(map(str, batch))}")
+    raise TypeError(f"a batch for a transformers model needs labels; found {', '.join(str(name) for name in batch)}")
 '''
 _PREDICT = '''
 def predict_step(self, batch, batch_idx, dataloader_idx=0):
@@ -117,7 +118,7 @@ def predict_step(self, batch, batch_idx, dataloader_idx=0):
         labels = ("labels", "label", "target", "targets", "y")
         return self(**{name: value for name, value in batch.items() if name not in labels})
     if isinstance(batch, (tuple, list)):
-        return self(*batch[:max(INPUTS, len(batch) - 1)])
+        return self(*(batch[:-1] if len(batch) > INPUTS else batch))
     return self(batch)
 '''
 _PREDICT_LOGITS = '''
@@ -161,6 +162,9 @@ output = output.softmax(dim=1)
 if target.is_floating_point():
     target = target.argmax(dim=1)
 """
+_STEP_NAMES = {"batch", "stage", "dataloader_idx", "size"} | binds(
+    ast.parse(text) for text in (_BY_POSITION, _OWN_LOSS, _GIVEN_LOSS, _MATCH)
+)
 HELPERS = ("_step", "_size", "_unpack", "_log_metrics", "_make_metrics")
 
 
@@ -197,7 +201,8 @@ class Steps:
 
     def start(self) -> list[ast.stmt]:
         """Return the statements that `__init__` needs for the steps."""
-        made = snippet("self.loss = MADE", MADE=self.loss.made) if self.loss and self.loss.made else []
+        loss = self.loss.made or (self.loss.call if self._hides_loss() else None) if self.loss else None
+        made = snippet("self.loss = LOSS", LOSS=loss) if loss is not None else []
         return made + (snippet("self.stage_metrics = torch.nn.ModuleDict()") if self.metrics else [])
 
     def _step(self) -> ast.FunctionDef:
@@ -206,13 +211,18 @@ class Steps:
             output = expression("result.logits.detach().movedim(-1, 1)")
         else:
             text = _GIVEN_LOSS if self.transformers else _BY_POSITION
-            forward = snippet(text, LOSS=self.loss.call, MATCH=self._matched(self.loss.task))
+            call = expression("self.loss") if self._hides_loss() else self.loss.call
+            forward = snippet(text, LOSS=call, MATCH=self._matched(self.loss.task))
             output = expression("output.detach()")
         call = expression("self._log_metrics(OUTPUT, target, stage, dataloader_idx)", OUTPUT=output)
         # Without a batch axis, the target is of one sample.
         size = "target.shape[:1].numel()" if self._has_tensor_target() else "self._size(target)"
         metrics = [ast.Expr(call)] if self.metrics else []
         return method(_STEP, FORWARD=forward, SIZE=expression(size), METRICS=metrics)
+
+    def _hides_loss(self) -> bool:
+        """Whether the names of `_step` hide one that the code of the loss reads."""
+        return self.loss is not None and bool(names_read(self.loss.call) & _STEP_NAMES)
 
     def _has_tensor_target(self) -> bool:
         """Whether the loss or the metrics take nothing but a tensor for a target."""

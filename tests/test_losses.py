@@ -107,6 +107,14 @@ def test_a_loss_may_be_a_name_a_class_an_object_or_a_function(asked, expected):
     assert {"val_loss", "val_accuracy"} <= set(validated(definition.new(), X, CLASSES))
 
 
+@pytest.mark.parametrize("name", ["loss", "target", "output", "stage", "size"])
+def test_a_loss_may_have_any_name(name):
+    names = namespace(**{name: lambda output, target: F.cross_entropy(output, target)})
+    instance = model("nn.Linear(4, 3)", names=names, loss=name).new()
+    expected = F.cross_entropy(instance(X), CLASSES).item()
+    assert validated(instance, X, CLASSES)["val_loss"] == pytest.approx(expected)
+
+
 def test_the_notebooks_loss_of_an_unknown_kind_is_called_as_it_is():
     names = namespace(mine=lambda output, target: (output.squeeze(1) - target).abs().mean())
     instance = model("nn.Linear(4, 1)", names=names, loss="mine", metrics=("mae",)).new()

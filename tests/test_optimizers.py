@@ -40,6 +40,14 @@ def test_an_optimizer_may_be_a_name_a_call_or_a_callable(asked, cls, expected):
     assert {name: found.param_groups[0][name] for name in expected} == expected
 
 
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_the_notebooks_own_names_are_not_hidden(scheduled):
+    names = namespace(optimizer=functools.partial(SGD, lr=0.3))
+    names["scheduler"] = lambda optimizer: lr_scheduler.StepLR(optimizer, 5)
+    found = configured(names, optimizer="optimizer", scheduler="scheduler" if scheduled else None)
+    assert isinstance(found["optimizer"] if scheduled else found, SGD)
+
+
 def test_rates_are_hyperparameters():
     definition = model("nn.Linear(4, 3)", loss="cross_entropy", optimizer="SGD(lr=0.3)", weight_decay=0.1)
     group = definition.new(lr=0.5, weight_decay=0.2).configure_optimizers().param_groups[0]
