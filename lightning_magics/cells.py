@@ -4,11 +4,12 @@ Evaluating any of it, and generating classes from it, is left to `build`.
 """
 
 from __future__ import annotations
+import __future__
 
 import ast
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import TypeGuard
+from typing import Literal, TypeGuard
 
 from .errors import InputError
 from .scopes import Function, binds, names_read, parameters, read_first, reads, stores
@@ -59,6 +60,16 @@ class Cell:
     expression: ast.expr | None = None
 
     @property
+    def in_text(self) -> list[ast.stmt]:
+        """Statements of the notebook that the class's text shows: no ``!`` and ``%`` lines, which only IPython runs."""
+        return [statement for statement in self.notebook if not _asks_ipython(statement)]
+
+    @property
+    def flags(self) -> int:
+        """Flags for compiling code of the cell, of its ``from __future__ import``."""
+        return future_flags(self.notebook)
+
+    @property
     def local_names(self) -> set[str]:
         """Names that belong to an instance, not to the notebook."""
         return set(self.hyperparameters) | binds(self.inner)
@@ -83,7 +94,7 @@ def split(tree: ast.Module) -> Cell:
     if len(body) > 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
         cell.docstring = body[0].value.value if isinstance(body[0].value.value, str) else None
         body = body[1:]
-    if body and isinstance(body[-1], ast.Expr):
+    if body and isinstance(body[-1], ast.Expr) and not _asks_ipython(body[-1]):
         cell.expression = body[-1].value
         body = body[:-1]
     rest: list[ast.stmt] = []
@@ -170,7 +181,13 @@ def is_hook(statement: ast.stmt) -> TypeGuard[Function]:
 
 def _inner(statements: list[ast.stmt], cell: Cell) -> set[int]:
     """Return the ids of the statements that must run inside an instance."""
-    chosen = {id(item) for item in statements if not cell.hooks and not isinstance(item, _STAYS)}
+    stays = {id(item) for item in statements if _stays(item)}
+    for position, item in enumerate(statements):
+        # What an import may need, such as sys.path.insert(0, "src"), runs before it.
+        imports = any(isinstance(later, _IMPORTS) for later in statements[position:])
+        if imports and not binds([item]):
+            stays.add(id(item))
+    chosen = {id(item) for item in statements if not cell.hooks and id(item) not in stays}
     known = set(cell.hyperparameters)
     while True:
         known |= binds(item for item in statements if id(item) in chosen)
@@ -178,15 +195,62 @@ def _inner(statements: list[ast.stmt], cell: Cell) -> set[int]:
         more = {
             id(item)
             for item in statements
-            if not isinstance(item, ast.Import | ast.ImportFrom)
-            and (names_read(item) & known or (not isinstance(item, _STAYS) and binds([item]) & wanted))
+            if not isinstance(item, _IMPORTS)
+            and (names_read(item) & known or (id(item) not in stays and binds([item]) & wanted))
         }
         if more <= chosen:
             return chosen
         chosen |= more
 
 
-_STAYS = (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+_IMPORTS = (ast.Import, ast.ImportFrom)
+_DEFINITIONS = (*_IMPORTS, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def _stays(statement: ast.stmt) -> bool:
+    """Whether a statement stays in the notebook where it reads nothing of an instance."""
+    if isinstance(statement, ast.If | ast.Try):
+        blocks = [node for node in _block(statement) if not isinstance(node, ast.Pass)]
+        return any(map(_stays, blocks)) and all(_stays(node) or isinstance(node, ast.Assign) for node in blocks)
+    return isinstance(statement, _DEFINITIONS) or _asks_ipython(statement)
+
+
+def _block(statement: ast.If | ast.Try) -> list[ast.stmt]:
+    """Return the statements of all branches."""
+    found = [*statement.body, *statement.orelse]
+    if isinstance(statement, ast.Try):
+        found += [*statement.finalbody, *(node for handler in statement.handlers for node in handler.body)]
+    return found
+
+
+def _asks_ipython(statement: ast.stmt) -> bool:
+    """Whether a statement is a ``!`` or ``%`` line, as IPython writes those in Python."""
+    return not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and (
+        "get_ipython" in names_read(statement)
+    )
+
+
+def future_flags(statements: Iterable[ast.stmt]) -> int:
+    """Return the flags for `compile` that ``from __future__ import`` among the statements asks for."""
+    flags = 0
+    for statement in statements:
+        if isinstance(statement, ast.ImportFrom) and statement.module == "__future__":
+            for item in statement.names:
+                flags |= getattr(__future__, item.name).compiler_flag
+    return flags
+
+
+def lightning_package(tree: ast.Module) -> Literal["lightning.pytorch", "pytorch_lightning"] | None:
+    """Return the Lightning package that a cell imports, None if it imports none."""
+    for node in ast.walk(tree):
+        names = [item.name for item in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+        for name in names:
+            if name in ("lightning", "lightning.pytorch") or name.startswith("lightning.pytorch."):
+                return "lightning.pytorch"
+            if name.partition(".")[0] == "pytorch_lightning":
+                return "pytorch_lightning"
+    return None
 
 
 def _wanted(statements: list[ast.stmt], cell: Cell) -> set[str]:

@@ -12,7 +12,18 @@ import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from .cells import Cell, Hyperparameter, Source, hparams_read, last_name, parse, rename_rebound, split, use_attributes
+from .cells import (
+    Cell,
+    Hyperparameter,
+    Source,
+    hparams_read,
+    last_name,
+    lightning_package,
+    parse,
+    rename_rebound,
+    split,
+    use_attributes,
+)
 from .constructor import complete, constructor
 from .definition import Definition, check_name, dashed, given_options, is_datamodule, package_of, source_of
 from .errors import InputError, did_you_mean
@@ -47,10 +58,11 @@ def define_data(
         InputError: the cell holds no data, or an option does not fit it.
     """
     check_name(name)
+    tree = parse(cell) if isinstance(cell, Source) else None
+    package = (lightning_package(tree) if tree is not None else None) or package
     importlib.import_module(package)
-    if not isinstance(cell, Source):
+    if tree is None:
         return _adopt(name, cell, options, namespace, package)
-    tree = parse(cell)
     classes = [found for found, kind in class_kinds(tree, namespace).items() if kind == "data"]
     if classes:
         execute(tree.body, cell, namespace)
@@ -310,8 +322,8 @@ class _Data:
         streams = any(part.form == "stream" for part in self.parts.values())
         classes = [stream(self.stream_name), cls] if streams else [cls]
         imports = bind_imports(classes, self.package, self.namespace)
-        imports += notebook_imports(imports, [*self.cell.notebook, *classes], self.namespace)
-        generated = assemble([*imports, *self.cell.notebook], classes, self.class_name, self.source)
+        imports += notebook_imports(imports, [*self.cell.in_text, *classes], self.namespace)
+        generated = assemble([*imports, *self.cell.in_text], classes, self.class_name, self.source)
         exec(generated.code, self.namespace)
         return self.namespace[self.class_name], generated.text
 

@@ -13,7 +13,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .cells import Source
+from .cells import Source, future_flags
 
 Node = TypeVar("Node", bound=ast.AST)
 _PLACE = ("lineno", "col_offset", "end_lineno", "end_col_offset")
@@ -91,6 +91,8 @@ def assemble(before: list[ast.stmt], classes: list[ast.ClassDef], name: str, sou
         source: cell that parts of the classes come from.
     """
     filename = f"<lightning_source {name}>"
+    before = sorted(before, key=lambda item: not (isinstance(item, ast.ImportFrom) and item.module == "__future__"))
+    flags = future_flags(before)
     # Unparsing asks for line numbers, which generated nodes only get below.
     text = ast.unparse(ast.fix_missing_locations(deepcopy(ast.Module([*before, *classes], [])))) + "\n"
     remember(filename, text)
@@ -109,7 +111,8 @@ def assemble(before: list[ast.stmt], classes: list[ast.ClassDef], name: str, sou
         for part in (*item.bases, *item.decorator_list):
             for node in ast.walk(part):
                 ast.copy_location(node, same)
-    code = compile(ast.Module(list(classes), []), source.filename if source else filename, "exec", dont_inherit=True)
+    place = source.filename if source else filename
+    code = compile(ast.Module(list(classes), []), place, "exec", flags, dont_inherit=True)
     if source is not None:
         remember(source.filename, cell_text(source))
     return Generated(text, _in_file(code, made, filename))

@@ -11,7 +11,18 @@ import importlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .cells import Cell, Hyperparameter, Source, hparams_read, last_name, parse, rename_rebound, split, use_attributes
+from .cells import (
+    Cell,
+    Hyperparameter,
+    Source,
+    hparams_read,
+    last_name,
+    lightning_package,
+    parse,
+    rename_rebound,
+    split,
+    use_attributes,
+)
 from .constructor import complete, constructor
 from .definition import Definition, check_name, dashed, given_options, is_module, package_of, source_of
 from .errors import InputError
@@ -49,10 +60,11 @@ def define_model(
         InputError: the cell holds no model, or an option does not fit it.
     """
     check_name(name)
+    tree = parse(cell) if isinstance(cell, Source) else None
+    package = (lightning_package(tree) if tree is not None else None) or package
     importlib.import_module(package)
-    if not isinstance(cell, Source):
+    if tree is None:
         return _adopt(name, cell, options, namespace, package)
-    tree = parse(cell)
     kinds = class_kinds(tree, namespace)
     complete_classes = [found for found, kind in kinds.items() if kind == "lightning"]
     if complete_classes:
@@ -289,8 +301,8 @@ class _Model:
         docstring = ast.Expr(ast.Constant(self.cell.docstring or f"{kind} of a notebook{loss}."))
         cls = ast.ClassDef(name, [expression("pl.LightningModule")], [], [docstring, *methods], [])
         imports = bind_imports([cls], self.package, self.notebook.namespace)
-        imports += notebook_imports(imports, [*self.cell.notebook, cls], self.notebook.namespace)
-        generated = assemble([*imports, *self.cell.notebook], [cls], name, self.source)
+        imports += notebook_imports(imports, [*self.cell.in_text, cls], self.notebook.namespace)
+        generated = assemble([*imports, *self.cell.in_text], [cls], name, self.source)
         exec(generated.code, self.notebook.namespace)
         form = "transformers" if self.is_transformers else "network" if self.network else "hooks"
         form = "hooks" if self.cell.hooks else form

@@ -129,7 +129,7 @@ def _made_by(function: Callable[..., Any], cell: Cell, source: Source | None, no
     """Return the network that a function makes; called once if it needs no arguments."""
     assert cell.expression is not None
     code = _called(cell.expression, function, cell, notebook)
-    called = Cell(hyperparameters=cell.hyperparameters, inner=cell.inner, expression=code)
+    called = dataclasses.replace(cell, hooks=[], expression=code)
     value = evaluate_cell(called, source, notebook.namespace, fork_random=True)
     if value is UNKNOWN:
         return _described(code, None)

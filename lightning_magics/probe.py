@@ -42,14 +42,15 @@ def evaluate_cell(cell: Cell, source: Source | None, namespace: dict[str, Any], 
     if any(item.default is None for item in cell.hyperparameters.values()):
         if names_read(cell.expression) & cell.local_names:
             return UNKNOWN
-        cell = Cell(expression=cell.expression)
+        cell = Cell(notebook=cell.notebook, expression=cell.expression)
     function = snippet("def cell():\n    BODY\n    return VALUE", BODY=cell.inner, VALUE=cell.expression)[0]
     assert isinstance(function, ast.FunctionDef)
     function.args = signature_of(cell.hyperparameters, annotated=False)
     function = deepcopy(function)
     filename = source.filename if source else "<notebook>"
     scope: dict[str, Any] = {}
-    exec(compile(ast.Module([placed(function)], []), filename, "exec", dont_inherit=True), namespace, scope)
+    code = compile(ast.Module([placed(function)], []), filename, "exec", cell.flags, dont_inherit=True)
+    exec(code, namespace, scope)
     if not fork_random:
         return scope["cell"]()
     # Asking for the device would start CUDA in a notebook that has not.

@@ -2,7 +2,7 @@ import ast
 
 import pytest
 
-from lightning_magics.cells import Source, parse, rename_rebound, split, use_attributes
+from lightning_magics.cells import Source, lightning_package, parse, rename_rebound, split, use_attributes
 from lightning_magics.errors import InputError
 
 
@@ -142,3 +142,51 @@ def test_hooks_read_what_was_renamed():
 def test_a_notebooks_variable_that_is_rebound_without_an_assignment_is_named():
     with pytest.raises(InputError, match=r"makes net from the notebook's net.*such as net_"):
         rename_rebound(parts("y: int = 1\nx = net()\ndef net(): return y\nnet"), {"net": 1})
+
+
+def test_lines_of_ipython_and_what_imports_need_stay_in_the_notebook_in_order():
+    code = "get_ipython().system('pip')\nimport sys\nsys.path.insert(0, 'src')\nimport net\nsize = 3\nnet.make(size)"
+    cell = parts(code)
+    assert texts(cell.notebook) == code.split("\n")[:4]
+    assert texts(cell.in_text) == code.split("\n")[1:4]
+    assert texts(cell.inner) == ["size = 3"]
+
+
+def test_what_ipython_returns_stays_too():
+    cell = parts("files = get_ipython().getoutput('ls')\nNet(len(files))")
+    assert (cell.inner, cell.in_text, len(cell.notebook)) == ([], [], 1)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "try:\n    import x\nexcept ImportError:\n    x = None",
+        "try:\n    from math import *\nexcept ImportError:\n    pass",
+        "if cond:\n    import x\nelse:\n\n    def x():\n        pass",
+    ],
+)
+def test_blocks_of_imports_and_definitions_stay_in_the_notebook(code):
+    assert texts(parts(code + "\nNet(x)").notebook) == [code]
+
+
+def test_blocks_without_an_import_or_with_a_hyperparameter_are_built_anew():
+    assert parts("if cond:\n    x = 1\nNet(x)").notebook == []
+    assert parts("deep: bool = True\nif deep:\n    import x\nNet(x)").notebook == []
+
+
+@pytest.mark.parametrize(
+    ("code", "package"),
+    [
+        ("import lightning", "lightning.pytorch"),
+        ("import lightning as L", "lightning.pytorch"),
+        ("import torch, lightning.pytorch as pl", "lightning.pytorch"),
+        ("from lightning.pytorch.callbacks import Timer", "lightning.pytorch"),
+        ("def f():\n    from lightning import Trainer", "lightning.pytorch"),
+        ("import pytorch_lightning as pl", "pytorch_lightning"),
+        ("from pytorch_lightning.callbacks import Timer", "pytorch_lightning"),
+        ("import lightning_utilities, lightning.fabric", None),
+        ("from .lightning import x", None),
+    ],
+)
+def test_imports_tell_the_lightning_package(code, package):
+    assert lightning_package(ast.parse(code)) == package

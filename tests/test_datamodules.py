@@ -12,7 +12,7 @@ from notebook import CELL, SMALL_RUNS, data, model, namespace, trainer
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_magics import samples
-from lightning_magics.definition import PACKAGES, is_datamodule
+from lightning_magics.definition import PACKAGES, is_datamodule, package_of
 from lightning_magics.errors import InputError
 
 pytestmark = SMALL_RUNS
@@ -391,3 +391,8 @@ def scale(self, value):
 def test_data_without_a_name_of_its_own_is_a_class_data():
     assert data("[1, 2]", name=None).cls.__name__ == "Data"
     assert data("[1, 2]", name="train_data").cls.__name__ == "TrainData"
+
+
+def test_a_cells_own_import_tells_its_package():
+    definition = data("import pytorch_lightning as pl\n[1, 2]")
+    assert definition.package == package_of(definition.cls) == "pytorch_lightning"

@@ -600,3 +600,29 @@ def on_train_start(self):
 nn.Linear(4, hidden)
 """
     assert model(cell, loss="cross_entropy").new().on_train_start() == 7
+
+
+def test_future_annotations_hold_for_the_whole_cell_and_its_text():
+    cell = """
+from __future__ import annotations
+hidden: int = 5
+def forward(self, x: Nonexistent): return self.net(x)
+def make() -> Nonexistent: return nn.Linear(4, hidden)
+make()
+"""
+    definition = model(cell, loss="cross_entropy")
+    assert definition.new(hidden=3).net.out_features == 3
+    assert definition.source.startswith("from __future__ import annotations\n")
+    exec(compile(definition.source, "script.py", "exec", dont_inherit=True), namespace())
+
+
+def test_a_cells_own_import_tells_its_package():
+    definition = model("import pytorch_lightning as pl\nnn.Linear(4, 3)", loss="cross_entropy")
+    assert definition.package == package_of(definition.cls) == "pytorch_lightning"
+
+
+def test_what_imports_of_a_cell_need_runs_before_them(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    (tmp_path / "made_of_test.py").write_text("from torch import nn\ndef make(): return nn.Linear(4, 3)")
+    cell = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport made_of_test\nmade_of_test.make()"
+    assert model(cell, loss="cross_entropy").new().net.out_features == 3
