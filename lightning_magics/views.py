@@ -50,7 +50,7 @@ def open_view(quiet: bool = False, refresh_s: float = 0.25, log_dir: str = "") -
     if quiet:
         return LineView(state)
     if kernel is None:
-        return TextView(state, refresh_s) if sys.stdout.isatty() else QuietView(state)
+        return TextView(state, refresh_s) if _in_terminal() else QuietView(state)
     if not _interactive(kernel):
         return QuietView(state)
     try:
@@ -59,6 +59,13 @@ def open_view(quiet: bool = False, refresh_s: float = 0.25, log_dir: str = "") -
         print(f"No live view: ipywidgets cannot be imported ({error}). Type: %pip install ipywidgets")  # noqa: T201
         return TextView(state, refresh_s, bar=False)
     return LiveView(state, refresh_s)
+
+
+def _in_terminal() -> bool:
+    try:
+        return sys.stdout.isatty()
+    except (AttributeError, ValueError):  # a process without one has None there, a daemon a closed one
+        return False
 
 
 def _kernel() -> Any:

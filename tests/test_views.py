@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import re
 import subprocess
 import sys
@@ -15,7 +16,7 @@ from simulated import fit
 
 from lightning_magics import report
 from lightning_magics.progress import RunState
-from lightning_magics.views import Pace
+from lightning_magics.views import Pace, QuietView, open_view
 
 FIT = """
 view = views.open_view(log_dir="logs/Digits/version_3")
@@ -219,6 +220,15 @@ def test_a_script_prints_the_report_at_its_end(request):
         state.apply(event)
     assert done.stdout == report.text(state) + "\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize("close", [False, True])
+def test_a_process_without_output_has_a_view(monkeypatch, close):
+    stream = io.StringIO() if close else None
+    if stream:
+        stream.close()
+    monkeypatch.setattr(sys, "stdout", stream)
+    assert isinstance(open_view(), QuietView)
 
 
 def test_drawing_that_is_slow_is_done_less_often():
