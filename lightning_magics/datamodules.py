@@ -29,7 +29,7 @@ from .definition import Definition, check_name, dashed, given_options, is_datamo
 from .errors import InputError, did_you_mean
 from .generated import assemble, expression, method, snippet
 from .imports import bind_imports, notebook_imports
-from .loading import loaders, setup, splits, stream
+from .loading import Labels, loaders, setup, splits, stream
 from .names import Notebook
 from .probe import UNKNOWN, class_kinds, evaluate_cell, execute
 from .samples import FORMS, Part, Split, splits_of
@@ -119,6 +119,7 @@ class _Data:
     source: Source | None
     parts: dict[Split, Part] = field(default_factory=dict)
     value: Any = None
+    labels: Labels = "classes"
 
     def define(self) -> Definition:
         """Generate the class, bind it in the notebook, and describe it."""
@@ -181,6 +182,7 @@ class _Data:
         empty = [str(name) for name in table.columns if table[name].isna().any()]
         if empty:
             raise InputError(f"columns with missing values: {_few(empty)}. Fill them (fillna) or drop them in the cell")
+        self.labels = _labels(table[label], label)
 
     def carved(self) -> list[str]:
         """Return the splits to take from the training data.
@@ -260,7 +262,10 @@ class _Data:
         made: list[ast.FunctionDef] = []
         body: list[ast.stmt] = []
         if self.parts:
-            made = [method_ for method_ in self.made(carved, kept) if method_.name not in hooks]
+            made = self.made(carved, kept)
+            if "setup" in hooks:
+                _set_up_before(hooks["setup"], made)
+            made = [method_ for method_ in made if method_.name not in hooks]
             body = snippet("self.data = None\nself.splits = {}" if self.splits_apart else "self.data = None")
         elif cell.inner:
             body = [*cell.inner, *_kept(kept)]
@@ -297,9 +302,7 @@ class _Data:
         names = set(self.parts) | set(carved)
         single = set(self.parts) == {"train"} and self.parts["train"].has_order
         names |= {"predict"} if single else set()
-        table = self.options.label
-        classes = table is not None and self.value[table].dtype.kind != "f"
-        filled = splits(self.parts, self.stream_name, table, classes)
+        filled = splits(self.parts, self.stream_name, self.options.label, self.labels)
         ordered: list[Split] = [name for name in typing.get_args(Split) if name in names]
         return [load, setup(self.parts, carved, filled), *loaders(self.parts, ordered)]
 
@@ -328,9 +331,37 @@ class _Data:
         return self.namespace[self.class_name], generated.text
 
 
+def _set_up_before(own: Function, made: list[ast.FunctionDef]) -> None:
+    """Let the user's `setup` begin with the one that was made, under another name."""
+    for function in made:
+        if function.name == "setup":
+            function.name = "_setup_data"
+    start = 1 if ast.get_docstring(own, clean=False) is not None else 0
+    own.body[start:start] = snippet("self._setup_data()")
+
+
 def _kept(names: list[str]) -> list[ast.stmt]:
     """Return the statements that keep local names for hooks."""
     return [statement for name in names for statement in snippet(f"self.{name} = {name}")]
+
+
+def _labels(values: Any, column: str) -> Labels:
+    """Return what a column of labels holds.
+
+    Raises:
+        InputError: whole numbers, which may be either classes or numbers to predict.
+    """
+    if values.dtype.kind == "f":
+        return "numbers"
+    if values.dtype.kind not in "iu":
+        return "classes"
+    found = sorted(values.unique())
+    if found != list(range(len(found))):
+        raise InputError(
+            f"{column} holds whole numbers. To predict them as numbers, write df.astype({{{column!r}: 'float32'}}); "
+            f"as classes, 'category' in place of 'float32'"
+        )
+    return "indices"
 
 
 def _few(names: list[str]) -> str:

@@ -6,6 +6,7 @@ Every text here is plain Lightning with capital names for what `datamodules` fil
 from __future__ import annotations
 
 import ast
+from typing import Literal
 
 from .generated import expression, method, snippet
 from .samples import Part, Split
@@ -83,6 +84,9 @@ features = torch.tensor(self.data.drop(columns=LABEL).to_numpy("float32"))
 TARGET
 self.splits["train"] = torch.utils.data.TensorDataset(features, target)
 """
+_INDICES = """
+target = torch.tensor(labels.to_numpy("int64"))
+"""
 _CLASSES = """
 labels = labels.astype("category").cat
 self.classes = list(labels.categories)
@@ -91,6 +95,8 @@ target = torch.tensor(labels.codes.to_numpy("int64"))
 _NUMBERS = """
 target = torch.tensor(labels.to_numpy("float32"))
 """
+Labels = Literal["numbers", "indices", "classes"]
+_TARGETS: dict[Labels, str] = {"numbers": _NUMBERS, "indices": _INDICES, "classes": _CLASSES}
 
 
 def setup(parts: dict[Split, Part], carved: list[str], splits: list[ast.stmt]) -> ast.FunctionDef:
@@ -111,17 +117,17 @@ def setup(parts: dict[Split, Part], carved: list[str], splits: list[ast.stmt]) -
     return method(_SETUP_STREAM if forms == {"stream"} else _SETUP, SPLIT=body)
 
 
-def splits(parts: dict[Split, Part], stream: str, label: str | None, has_classes: bool) -> list[ast.stmt]:
+def splits(parts: dict[Split, Part], stream: str, label: str | None, labels: Labels) -> list[ast.stmt]:
     """Return the statements that fill ``self.splits`` from what was loaded.
 
     Args:
         parts: what the data comes in.
         stream: name of the class that loads a stream.
         label: column of the labels, for a table.
-        has_classes: whether the labels of a table are classes.
+        labels: what the labels of a table are: numbers to predict, classes 0, 1, …, or classes by any names.
     """
     if label is not None:
-        made = snippet(_TABLE, LABEL=ast.Constant(label), TARGET=snippet(_CLASSES if has_classes else _NUMBERS))
+        made = snippet(_TABLE, LABEL=ast.Constant(label), TARGET=snippet(_TARGETS[labels]))
     else:
         made = []
         for name, part in parts.items():
@@ -140,13 +146,11 @@ def _dataset(part: Part, stream: str) -> ast.expr:
         assert isinstance(load, ast.Call)
         load.func = ast.Name(stream, ast.Load())
         return load
-    if part.form == "tensor":
-        return expression("torch.utils.data.TensorDataset(DATA)", DATA=data)
     if part.form == "tensors":
         return expression("torch.utils.data.TensorDataset(*DATA)", DATA=data)
     if part.form == "arrays":
         several = "torch.utils.data.TensorDataset(*map(self._tensor, DATA))"
-        return expression(several if part.several else "torch.utils.data.TensorDataset(self._tensor(DATA))", DATA=data)
+        return expression(several if part.several else "self._tensor(DATA)", DATA=data)
     return data
 
 

@@ -59,6 +59,8 @@ class Part:
     def of(cls, value: Any, form: Form, key: Any = None) -> Part:
         """Describe a split."""
         several = isinstance(value, tuple | list)
+        if form == "arrays":
+            _check_numbers(value)
         columns = several and form in ("tensors", "arrays")
         length = None if form in ("loaders", "iterable", "stream") else len(value[0] if columns else value)
         return cls(form, key, length, several)
@@ -70,13 +72,19 @@ def splits_of(value: Any) -> dict[Split, Part]:
     Raises:
         InputError: it is nothing that can be loaded, or its splits have unknown names.
     """
+    if isinstance(value, tuple | list) and 1 < len(value) <= 3 and any(isinstance(item, list) for item in value):
+        if all(map(_is_column, value)) and _equally_long(value):
+            raise InputError(
+                f"the {len(value)} lists of {len(value[0])} may be columns or splits. "
+                f"Write columns as (np.array(X), np.array(y)), splits as {{'train': ..., 'val': ...}}"
+            )
     form = form_of(value)
     if form is not None:
         return {"train": Part.of(value, form)}
     if isinstance(value, Mapping):
         return _named(value)
     if isinstance(value, tuple | list) and 1 < len(value) <= 3:
-        forms = [form_of(item) for item in value]
+        forms = [_form_of_split(item) for item in value]
         # A tuple of bare arrays here has columns of different lengths, which is a mistake rather than splits.
         if all(found not in (None, "table") for found in forms) and not all(map(_is_array, value)):
             names: list[Split] = ["train", "val", "test"]
@@ -98,7 +106,7 @@ def _named(value: Mapping[Any, Any]) -> dict[Split, Part]:
                 f"a dict as data has a key for each split; found {keys}.{did_you_mean(str(key), _SPLITS)} "
                 f"Name them train, val, test and predict"
             )
-        form = form_of(item)
+        form = _form_of_split(item)
         if form is None or form == "table":
             raise InputError(f"the split {key!r}: {_cannot(item)}")
         if name in parts:
@@ -143,6 +151,36 @@ def _form_of_several(values: Sequence[Any]) -> Form | None:
     return "dataset" if isinstance(values, list) else None
 
 
+def _form_of_split(value: Any) -> Form | None:
+    """Return what one split among others is: it may be several loaders, too."""
+    if isinstance(value, list | tuple) and value and all(map(_is_loader, value)):
+        return "loaders"
+    return form_of(value)
+
+
+def _is_column(value: Any) -> bool:
+    """Whether a value is an array, or a list of numbers, of texts or of rows of numbers."""
+    if not isinstance(value, list):
+        return _is_array(value)
+    rows = all(isinstance(item, list) and all(isinstance(part, int | float) for part in item) for item in value)
+    return bool(value) and (rows or all(isinstance(item, int | float | str) for item in value))
+
+
+def _check_numbers(value: Any) -> None:
+    """Check that arrays can become tensors.
+
+    Raises:
+        InputError: one holds something other than numbers.
+    """
+    for item in value if isinstance(value, tuple | list) else [value]:
+        kind = item.dtype if isinstance(item, torch.Tensor) else np.asarray(item).dtype
+        if isinstance(kind, np.dtype) and kind.kind not in "biufc":
+            raise InputError(
+                f"an array of {kind} holds no numbers. "
+                f"Encode labels in the cell: classes, y = np.unique(y, return_inverse=True)"
+            )
+
+
 def _is_loader(value: Any) -> bool:
     return isinstance(value, DataLoader) or type(value).__name__ == "CombinedLoader"
 
@@ -152,7 +190,7 @@ def _is_array(value: Any) -> bool:
 
 
 def _equally_long(values: Sequence[Any]) -> bool:
-    return all(item.shape for item in values) and len({len(item) for item in values}) == 1
+    return all(isinstance(item, list) or item.shape for item in values) and len({len(item) for item in values}) == 1
 
 
 def _cannot(value: Any) -> str:
@@ -195,8 +233,8 @@ def as_dataset(value: Any, form: Form) -> Any:
     if form == "tensor":
         return value  # a dataset as it is: its batches are tensors
     if form in ("tensors", "arrays"):
-        items = value if isinstance(value, tuple | list) else [value]
-        return TensorDataset(*map(to_tensor, items))
+        _check_numbers(value)
+        return TensorDataset(*map(to_tensor, value)) if isinstance(value, tuple | list) else to_tensor(value)
     if form == "table":
         raise InputError("a DataFrame needs to know its labels: %lightning_data NAME --label COLUMN")
     if form == "stream":
@@ -257,10 +295,8 @@ def to_dataloader(value: Any, batch_size: int = 32, shuffle: bool = False) -> An
 
 
 def _one_form(value: Any) -> Form:
-    form = form_of(value)
+    form = _form_of_split(value)
     if form is None:
-        if isinstance(value, list | tuple) and value and all(map(_is_loader, value)):
-            return "loaders"
         raise InputError(_cannot(value))
     return form
 

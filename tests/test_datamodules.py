@@ -98,8 +98,6 @@ def test_data_is_loaded_once_for_what_loads_the_same():
         ("np.ones((6, 4)), np.zeros(6, dtype='int32')", [torch.float32, torch.int64]),
         ("np.ones((6, 4), dtype='uint8'), np.zeros(6)", [torch.uint8, torch.float32]),
         ("frame[['a', 'b']], frame['b']", [torch.float32, torch.int64]),
-        ("torch.ones(6, 4)", [torch.float32]),
-        ("np.ones((6, 4))", [torch.float32]),
         ("[torch.ones(6, 4), torch.zeros(6, dtype=int)]", [torch.float32, torch.int64]),
     ],
 )
@@ -107,6 +105,12 @@ def test_arrays_and_tensors_become_a_dataset(cell, dtypes):
     instance = ready(data(cell, names=namespace(np=np, frame=FRAME)))
     batch = next(iter(instance.train_dataloader()))
     assert [part.dtype for part in batch] == dtypes
+
+
+@pytest.mark.parametrize("cell", ["torch.ones(6, 4)", "np.ones((6, 4))"])
+def test_batches_of_one_array_are_tensors(cell):
+    instance = ready(data(cell, names=namespace(np=np)))
+    assert next(iter(instance.train_dataloader())).shape == (6, 4)
 
 
 def test_pairs_of_arrays_are_splits():
@@ -125,8 +129,10 @@ def test_a_table_gives_classes_or_numbers():
     assert classes.classes == ["x", "y", "z"]
     assert column(classes.train_dataloader()).tolist() == [1, 0, 1, 2]
     assert column(classes.train_dataloader(), 0).tolist() == [[1, 1], [2, 2], [3, 3], [4, 4]]
-    whole = ready(data("frame.drop(columns='kind')", names=names, label="b", shuffle=False))
-    assert column(whole.train_dataloader()).tolist() == [0, 1, 2, 3]
+    whole = ready(
+        data("frame.drop(columns='kind').assign(rank=[2, 0, 1, 0])", names=names, label="rank", shuffle=False)
+    )
+    assert column(whole.train_dataloader()).tolist() == [2, 0, 1, 0]
     numbers = ready(data("frame.drop(columns='kind')", names=names, label="price", shuffle=False))
     assert column(numbers.train_dataloader()).dtype == torch.float32
 
@@ -396,3 +402,49 @@ def test_data_without_a_name_of_its_own_is_a_class_data():
 def test_a_cells_own_import_tells_its_package():
     definition = data("import pytorch_lightning as pl\n[1, 2]")
     assert definition.package == package_of(definition.cls) == "pytorch_lightning"
+
+
+def test_whole_numbers_as_labels_are_not_guessed_to_be_classes():
+    names = namespace(frame=pd.DataFrame({"a": [1.0, 2, 3, 4], "price": [100, 250, 100, 900]}))
+    with pytest.raises(InputError, match=r"price holds whole numbers.*astype\(\{'price': 'float32'\}\).*'category'"):
+        data("frame", names=names, label="price")
+    instance = ready(data("frame.astype({'price': 'category'})", names=names, label="price", shuffle=False))
+    assert column(instance.train_dataloader()).tolist() == [0, 1, 0, 2]
+    names["frame"]["price"] = [True, False, False, True]
+    instance = ready(data("frame", names=names, label="price", shuffle=False))
+    assert column(instance.train_dataloader()).tolist() == [1, 0, 0, 1]
+
+
+def test_the_users_setup_comes_after_the_data_is_loaded():
+    cell = """
+def setup(self, stage=None):
+    \"\"\"Count.\"\"\"
+    self.count = len(self.splits["train"])
+[torch.ones(2), torch.zeros(2)]
+"""
+    instance = ready(data(cell))
+    assert instance.count == 2
+    assert len(list(instance.train_dataloader())) == 1
+
+
+@pytest.mark.parametrize("cell", ["np.ones((2, 4)), np.array(['a', 'b'])", "np.array(['a'])"])
+def test_arrays_of_text_are_named_where_data_is_defined(cell):
+    with pytest.raises(InputError, match=r"array of <U1 holds no numbers.*np.unique"):
+        data(cell, names=namespace(np=np))
+    with pytest.raises(InputError, match="holds no numbers"):
+        samples.to_dataloader((np.ones((2, 4)), np.array(["a", "b"])))
+
+
+@pytest.mark.parametrize(
+    "cell", ["[[1., 2.], [3., 4.]], [0, 1]", "[[[1, 2], [3, 4]], ['a', 'b']]", "np.ones((2, 4)), [0, 1]"]
+)
+def test_lists_that_may_be_columns_are_not_taken_for_splits(cell):
+    with pytest.raises(InputError, match=r"2 lists of 2 may be columns or splits.*np.array\(X\).*'train'"):
+        data(cell, names=namespace(np=np))
+
+
+def test_validation_can_have_several_loaders():
+    names = namespace(a=DataLoader([1, 2]), b=DataLoader([3]))
+    for cell in ("{'train': a, 'val': [a, b]}", "a, [a, b]"):
+        instance = ready(data(cell, names=names))
+        assert [len(loader) for loader in instance.val_dataloader()] == [2, 1]
