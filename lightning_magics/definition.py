@@ -32,6 +32,8 @@ class Definition:
         package: that the class is of.
         loaded: data that defining it loaded, for instances that would load the same; None if there is none.
         reloads_for: hyperparameters that loading depends on.
+        owned: functions, classes and objects that the cell put into the notebook and that the class needs, by name.
+        notebook: the notebook's globals.
     """
 
     name: str
@@ -42,13 +44,21 @@ class Definition:
     package: str
     loaded: Any = field(default=None, repr=False, compare=False)
     reloads_for: frozenset[str] = frozenset()
+    owned: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    notebook: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def new(self, **hyperparameters: Any) -> Any:
         """Make an instance.
 
         Raises:
-            InputError: a hyperparameter is unknown, or a required one is missing.
+            InputError: a hyperparameter is unknown, a required one is missing, or what the class needs was replaced.
         """
+        for name, value in self.owned.items():
+            if self.notebook.get(name) is not value:
+                raise InputError(
+                    f"{self.name}'s {name} was replaced by another cell. "
+                    f"Rename one of them, or run {self.name}'s cell again"
+                )
         check_hyperparameters(self.cls, hyperparameters, self.name)
         instance = self.cls(**hyperparameters)
         if self.loaded is not None and not self.reloads_for & hyperparameters.keys():

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import dataclasses
 import importlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -70,7 +71,9 @@ def define_model(
     if complete_classes:
         execute(tree.body, cell, namespace)
         chosen = name if name in complete_classes else complete_classes[-1]
-        return _as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text)
+        definition = _as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text)
+        (written,) = [item for item in tree.body if isinstance(item, ast.ClassDef) and item.name == chosen][-1:]
+        return dataclasses.replace(definition, owned=_needed(written, tree.body, namespace), notebook=namespace)
     parts = split(tree)
     if parts.expression is None and not parts.hooks:
         classes = [found for found, kind in kinds.items() if kind == "module"]
@@ -131,7 +134,8 @@ class _Model:
         if cell.expression is not None:
             self.network = find_network(cell, self.source, self.notebook)
         defaults = default_values(cell, self.notebook.namespace)
-        notebook = dataclasses.replace(self.notebook, hyperparameters=defaults)
+        own = frozenset(binds(cell.inner))
+        notebook = dataclasses.replace(self.notebook, hyperparameters=defaults, instance_names=own)
         hooks = {hook.name: hook for hook in cell.hooks}
         wanted = self.wanted(hooks)
         steps = self.steps(notebook, hooks, wanted)
@@ -183,6 +187,11 @@ class _Model:
                 "Leave it out for the model's own loss, or write training_step in the cell"
             )
         loss = find_loss(options.loss, notebook) if options.loss is not None else None
+        if options.task in ("binary", "multilabel") and loss is not None and loss.task == "multiclass":
+            raise InputError(
+                f"--task {options.task} does not fit --loss {loss.text}, which is for one of several classes. "
+                f"Leave --task out, or type --loss binary_cross_entropy_with_logits"
+            )
         inputs = self.network.inputs if self.network is not None else 1
         if "forward" in hooks:
             arguments = hooks["forward"].args
@@ -251,12 +260,14 @@ class _Model:
         own = hooks.pop("__init__", None)
         others = [hook for hook in cell.hooks if hook.name != "__init__"]  # a property's parts are all of one name
         kept = self.kept(others, steps)
-        body = [*cell.inner, *snippet("\n".join(f"self.{name} = {local}" for name, local in kept.items()))]
+        changed = [name for name, item in cell.hyperparameters.items() if _is_changed(item, cell)]
+        body = snippet("\n".join(f"{name} = deepcopy({name})" for name in changed)) + cell.inner
+        body += snippet("\n".join(f"self.{name} = {local}" for name, local in kept.items()))
         body += steps.start()
         if self.network is not None:
             body += snippet("self.net = NET", NET=self.network.code)
             # from_pretrained leaves a model in evaluation mode, and Lightning does not change that.
-            body += snippet("self.net.train()") if self.is_transformers else []
+            body += snippet("self.net.train()") if self.is_transformers or self.network.evaluates else []
         hyperparameters = cell.hyperparameters
         made = steps.methods(wanted)
         if optimizing is not None:
@@ -307,7 +318,46 @@ class _Model:
         form = "transformers" if self.is_transformers else "network" if self.network else "hooks"
         form = "hooks" if self.cell.hooks else form
         text = self.source.text if self.source else ""
-        return Definition(self.name, self.notebook.namespace[name], generated.text, text, form, self.package)
+        made, namespace = self.notebook.namespace[name], self.notebook.namespace
+        owned = _needed(cls, self.cell.notebook, namespace) | self.notebook.aliases
+        return Definition(
+            self.name,
+            made,
+            generated.text,
+            text,
+            form,
+            self.package,
+            owned=owned,
+            notebook=namespace,
+        )
+
+
+def _needed(cls: ast.AST, statements: Iterable[ast.stmt], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the functions and classes that statements put into the notebook and that a class needs there."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    defined = {item.name: item for item in statements if isinstance(item, kinds) and item is not cls}
+    read, found = names_read(cls), set[str]()
+    while new := read & defined.keys() - found:
+        found |= new
+        read |= names_read(*(defined[name] for name in new))
+    return {name: namespace[name] for name in found if name in namespace}
+
+
+def _is_changed(item: Hyperparameter, cell: Cell) -> bool:
+    """Whether a cell changes the list, dict or set that is a hyperparameter's default, which all instances share."""
+    if not isinstance(item.default, ast.List | ast.Dict | ast.Set):
+        return False
+    for node in ast.walk(ast.Module([*cell.inner, ast.Expr(cell.expression or ast.Constant(None))], [])):
+        changed: ast.AST | None = None
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            changed = node.func.value
+        elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            changed = node.value
+        elif isinstance(node, ast.AugAssign):
+            changed = node.target
+        if isinstance(changed, ast.Name) and changed.id == item.name:
+            return True
+    return False
 
 
 def _rename_helpers(made: list[ast.FunctionDef], taken: set[str]) -> None:

@@ -74,12 +74,14 @@ class Notebook:
         namespace: the notebook's globals; an object without a name gets one here.
         hyperparameters: default values that expressions may use too.
         owner: name of what is defined.
+        instance_names: what the cell makes anew for every instance, which options cannot read.
         aliases: objects without a name that got one, by that name.
     """
 
     namespace: dict[str, Any]
     hyperparameters: Mapping[str, Any]
     owner: str
+    instance_names: frozenset[str] = frozenset()
     aliases: dict[str, Any] = field(default_factory=dict)
 
     def evaluate(self, text: str, option: str) -> Any:
@@ -104,6 +106,11 @@ class Notebook:
         function = tree.func if isinstance(tree, ast.Call) else tree
         call = tree if isinstance(tree, ast.Call) else None
         if isinstance(function, ast.Name):
+            if function.id in self.instance_names and function.id not in library.names:
+                raise InputError(
+                    f"{option} {given}: the cell makes its own {function.id!r} anew for every instance. "
+                    f"Define it in another cell"
+                )
             known = self.known(function.id, library)
             if known is not None:
                 return Asked(given, self.reference(known, option), known, call)

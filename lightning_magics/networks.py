@@ -39,6 +39,7 @@ class Network:
         code: makes it, from hyperparameters and the statements of the cell.
         is_transformers: whether it is a transformers model, which has a loss of its own.
         is_causal: whether its logits are compared with the labels that follow.
+        evaluates: whether a trainable part of it starts in evaluation mode.
         task: what a transformers model's own loss is for, where its configuration says so.
         inputs: number of inputs that `forward` cannot do without.
         copies: networks of the notebook that hooks read too: by name, what the instance's copy is called.
@@ -47,6 +48,7 @@ class Network:
     code: ast.expr
     is_transformers: bool = False
     is_causal: bool = False
+    evaluates: bool = False
     task: Task | None = None
     inputs: int = 1
     copies: dict[str, str] = field(default_factory=dict)
@@ -73,7 +75,7 @@ def find_network(cell: Cell, source: Source | None, notebook: Notebook) -> Netwo
         read |= _networks_read([code], cell, notebook)
     copied = deepcopy({name: notebook.namespace[name] for name in read})
     namespace = {**notebook.namespace, **copied} if read else notebook.namespace
-    value = evaluate_cell(cell, source, namespace, fork_random=True)
+    value = evaluate_cell(cell, source, namespace)
     found = _found(value, whole, cell, source, notebook)
     return _copying(found, read, cell, notebook) if found is not None else None
 
@@ -130,7 +132,7 @@ def _made_by(function: Callable[..., Any], cell: Cell, source: Source | None, no
     assert cell.expression is not None
     code = _called(cell.expression, function, cell, notebook)
     called = dataclasses.replace(cell, hooks=[], expression=code)
-    value = evaluate_cell(called, source, notebook.namespace, fork_random=True)
+    value = evaluate_cell(called, source, notebook.namespace)
     if value is UNKNOWN:
         return _described(code, None)
     if not isinstance(value, torch.nn.Module) or is_module(value):
@@ -166,15 +168,25 @@ def _described(code: ast.expr, cls: type | None, value: torch.nn.Module | None =
     """Return a network with what the steps need to know of its class."""
     if cls is None:
         return Network(code)
-    bases = [base.__name__ for base in cls.__mro__ if base.__module__.startswith("transformers.")]
+    wrapped = type(_wrapped(value)) if value is not None else cls
+    bases = [base.__name__ for base in wrapped.__mro__ if base.__module__.startswith("transformers.")]
     is_transformers = any(name == "PreTrainedModel" or name.startswith("AutoModel") for name in bases)
-    is_causal = is_transformers and cls.__name__.endswith(("ForCausalLM", "LMHeadModel"))
+    is_causal = is_transformers and wrapped.__name__.endswith(("ForCausalLM", "LMHeadModel"))
     forward = getattr(cls, "forward", None)
     items = list(inspect.signature(forward).parameters.values())[1:] if forward else []
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     inputs = sum(item.default is item.empty and item.kind in positional for item in items)
     task = _task(getattr(value, "config", None)) if is_transformers else None
-    return Network(code, is_transformers, is_causal, task, max(1, inputs))
+    parts = value.modules() if value is not None else []
+    evaluates = any(not part.training and any(item.requires_grad for item in part.parameters()) for part in parts)
+    return Network(code, is_transformers, is_causal, evaluates, task, max(1, inputs))
+
+
+def _wrapped(value: Any) -> Any:
+    """Return the transformers model that one of PEFT wraps, any other network as it is."""
+    if not hasattr(value, "peft_config"):
+        return value
+    return value.get_base_model() if hasattr(value, "get_base_model") else getattr(value, "base_model", value)
 
 
 def _task(config: Any) -> Task | None:

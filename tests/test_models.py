@@ -2,11 +2,13 @@ import copy
 import inspect
 import linecache
 import pickle
+import random
 import subprocess
 import sys
 import traceback
 
 import cloudpickle
+import numpy as np
 import pytest
 import torch
 from notebook import CELL, SMALL_RUNS, adopt, batches, loader, model, namespace, source, trainer
@@ -342,6 +344,35 @@ def test_running_the_cell_again_redefines():
     assert (first.new().hparams.hidden, second.new().hparams.hidden) == (5, 6)
 
 
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "class Net(nn.Linear):\n    def __init__(self):\n        super().__init__(4, 3)\n",
+        "def inner(): return nn.Linear(4, 3)\ndef Net(): return inner()\nNet()",
+        "import lightning.pytorch as pl\ndef inner(): return nn.Linear(4, 3)\nclass NAME(pl.LightningModule):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.net = inner()",
+    ],
+)
+def test_a_part_that_another_cell_replaced_is_said(cell):
+    names = namespace()
+
+    def defined(name, text):
+        asked = {} if "NAME" in cell else {"loss": "cross_entropy"}
+        return model(text.replace("NAME", name), name=name, names=names, **asked)
+
+    first, second = defined("A", cell), defined("B", cell.replace("3", "5"))
+    with pytest.raises(InputError, match=r"A's (Net|inner) was replaced by another cell. Rename one of them, or run A"):
+        first.new()
+    assert second.new().net.out_features == 5
+    assert defined("A", cell).new().net.out_features == 3
+
+
+def test_a_default_that_the_cell_changes_is_each_instances_own():
+    definition = model("sizes: list = [4]\nsizes.append(3)\nnn.Linear(*sizes)", loss="cross_entropy")
+    assert [definition.new().net.out_features for _ in range(2)] == [3, 3]
+    assert definition.new().hparams.sizes == [4]
+
+
 def test_names_of_the_notebook_keep_their_values():
     names = namespace(pl="mine", Mapping=1, deepcopy=2, net=nn.Linear(4, 3))
     definition = adopt("net", names["net"], names, loss="cross_entropy")
@@ -515,6 +546,16 @@ def test_a_batch_that_fits_nothing_is_described(batch, message):
             "def __init__(self, lr=1): pass\ndef forward(self, x): return x",
             {"loss": "mse_loss", "lr": 0.1},
             r"--lr would have no effect: __init__ in the cell has its own lr.*--model.lr 0.1",
+        ),
+        (
+            "wl = nn.CrossEntropyLoss()\nnn.Linear(4, 3)",
+            {"loss": "wl"},
+            r"--loss wl: the cell makes its own 'wl' anew for every instance. Define it in another cell",
+        ),
+        (
+            "nn.Linear(4, 3)",
+            {"loss": "cross_entropy", "metrics": ("f1",), "task": "binary"},
+            r"--task binary does not fit --loss cross_entropy, which is for one of several classes. Leave --task out",
         ),
         (
             "logger = print\ndef on_fit_start(self): logger(1)\nnn.Sequential(logger and nn.Linear(4, 3))",

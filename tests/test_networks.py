@@ -50,6 +50,38 @@ def test_a_transformers_model_trains_with_its_own_loss(package):
     assert torch.allclose(logits, output.logits, atol=1e-6)
 
 
+class Wrapper(torch.nn.Module):
+    """A network around a transformers model in evaluation mode, as from_pretrained gives it."""
+
+    def __init__(self, bert):
+        super().__init__()
+        self.base_model = bert.eval()
+
+    def forward(self, *inputs, **named):
+        return self.base_model(*inputs, **named)
+
+
+def test_a_pretrained_part_trains_in_training_mode_unless_it_is_frozen():
+    cell = CELL.replace("BertFor", "made = BertFor").replace(".eval()", "")
+    own = {**names(), "Wrapper": Wrapper}
+    instance = model(f"{cell}\nWrapper(made)", names=own, loss="mse_loss").new()
+    assert instance.net.base_model.training
+    frozen = model(f"{cell}\nWrapper(made.requires_grad_(False))", names=own, loss="mse_loss").new()
+    assert not frozen.net.base_model.training
+
+
+def test_a_wrapped_transformers_model_trains_with_its_own_loss():
+    class Peft(Wrapper):
+        peft_config = None
+
+    cell = CELL.replace("BertFor", "Peft(BertFor") + ")"
+    definition = model(cell, names={**names(), "Peft": Peft})
+    assert definition.form == "transformers"
+    run = trainer()
+    run.fit(definition.new(), batches({"input_ids": IDS, "labels": LABELS}))
+    assert torch.isfinite(run.callback_metrics["train_loss"])
+
+
 def test_batches_of_a_tokenizer_are_passed_by_name():
     instance = model(CELL, names=names()).new()
     run = trainer()
