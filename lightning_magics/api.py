@@ -5,9 +5,10 @@ A magic parses its line and calls one of these. Everything that can be checked i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from . import events, options, provenance, runs
 from .definition import Definition, check_hyperparameters, is_datamodule, is_module, package_of
 from .errors import InputError, short_traceback
 from .job import Job
-from .launch import Run, run_in_kernel
+from .launch import Run, cell_number, run_in_kernel
 from .session import Session, current
 from .views import open_view
 
@@ -90,7 +91,7 @@ def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
     from .models import define_model as define
 
     session = current()
-    with short_traceback():
+    with short_traceback(), _syntax_in_a_line():
         made = define(name, definition, options.make("model", asked), session.namespace, session.package())
     session.models[made.name] = made
     return made
@@ -101,10 +102,20 @@ def define_data(name: str | None, definition: Any, **asked: Any) -> Any:
     from .datamodules import define_data as define
 
     session = current()
-    with short_traceback():
+    with short_traceback(), _syntax_in_a_line():
         made = define(name, definition, options.make("data", asked), session.namespace, session.package())
-    session.datas[made.name] = made
+    session.add_data(made)
     return made
+
+
+@contextlib.contextmanager
+def _syntax_in_a_line() -> Iterator[None]:
+    """Say a syntax error of a cell in a line: IPython would show its traceback, down to our frames."""
+    try:
+        yield
+    except SyntaxError as error:
+        text = (error.text or "").strip()
+        raise InputError(f"the cell cannot be read: {error.msg}, in line {error.lineno}: {text}") from error
 
 
 @dataclass(frozen=True)
@@ -116,6 +127,7 @@ class _Subject:
     make: Callable[[], Any]
     source: str = ""
     run: Run | None = None  # whose model is evaluated
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,6 +155,9 @@ class _Call:
         """Sort keyword arguments into the verb's own options, the Trainer's, and hyperparameters."""
         asked = dict(asked)
         model, data = asked.pop("model", None) or {}, asked.pop("data", None) or {}
+        for name, value in {"model": model, "data": data}.items():
+            if not isinstance(value, Mapping):
+                raise InputError(f"{name}= takes a dict of hyperparameters; found a {type(value).__name__}")
         options.check_names(verb, asked)
         own = {name: value for name, value in asked.items() if name in options.own_options(verb)}
         trainer = {name: value for name, value in asked.items() if name not in own}
@@ -156,27 +171,53 @@ class _Call:
         from .train import seeded
         from .trainer import trainer_class
 
-        with short_traceback(), seeded(self.session.package(), self.options.seed):
+        with short_traceback(), self.alone(), seeded(self.session.package(), self.options.seed):
             subject = self.subject(net)
             trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.namespace)
             model = subject.make()
             data = self.datas(datas, subject)
             datamodule, loaders = data.make()
             job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
+            job = dataclasses.replace(job, notices=subject.notices)
             if self.verb == "fit":
                 job = self.fit_job(job, subject.name)
             return self.run(job, subject, data)
 
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """One run at a time, but for those that it starts itself; no further fit in a cell that was interrupted.
+
+        Raises:
+            InputError: another thread runs one.
+            KeyboardInterrupt: a fit of this cell was interrupted: a loop of fits ends with it.
+        """
+        session, cell = self.session, cell_number()
+        if not session.busy.acquire(blocking=False):
+            name = session.last.name if session.last else "another one"
+            raise InputError(f"{name} runs in this kernel, in another thread. Wait for it, or stop it: run.stop()")
+        try:
+            if self.verb == "fit" and cell is not None and session.interrupted_cell == cell:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            session.busy.release()
+
     def run(self, job: Job, subject: _Subject, data: _Data) -> Run:
         """Make the run folder and run the job in it."""
         settings = self.session.settings
-        folder = runs.create(settings.run_dir, subject.name, self.verb)
+        record = self.record(job, subject, data)
+        root = Path(job.trainer.get("default_root_dir") or "") / settings.run_dir
+        folder = runs.create(root, subject.name, self.verb)
         job = dataclasses.replace(job, folder=folder.path)
-        for path, source in ((folder.model_source_path, subject.source), (folder.data_source_path, data.source)):
-            if source:
-                runs.write_text(path, source)
-        view = open_view(quiet=self.options.quiet, refresh_s=settings.refresh_s, log_dir=str(folder.path))
-        return run_in_kernel(job, self.record(job, subject, data), view, remember=self.session.runs.append)
+        record = dataclasses.replace(record, run=folder.name)
+        sources = {folder.model_source_path: subject.source, folder.data_source_path: data.source}
+        view = open_view(quiet=self.options.quiet, refresh_s=settings.refresh_s, log_dir=runs.shown(folder.path))
+        run = Run(job, record, view.state)
+        try:
+            run_in_kernel(job, run, view, sources, self.session.started)
+        finally:
+            self.session.ended(run, cell_number())
+        return run
 
     def subject(self, net: Any) -> _Subject:
         """Find the model that is meant.
@@ -219,21 +260,24 @@ class _Call:
             InputError: there is none.
         """
         run = self.session.find_run(net)
-        if run is None:
-            found = self.session.find_model(net)
-            run = found if isinstance(found, Run) else None
+        found = run or self.session.find_model(net)
+        if isinstance(found, Run):
+            run = found
         if run is None and not isinstance(found, type) and is_module(found):
             return self.described(found, net)
         if run is None:
-            name = getattr(found, "name", None) or getattr(found, "__name__", str(net))
-            run = next((item for item in reversed(self.session.runs) if item.record.model == name), None)
+            name = str(getattr(found, "name", None) or getattr(found, "__name__", net))
+            run = self.session.fits.get(name)
             if run is None:
                 raise InputError(
                     f"{name} was not trained in this session, so there are no weights to {self.verb} with. "
                     f"Train it first: %lightning_fit {name} DATA, or give a Run or an instance."
                 )
         subject = self.described(run.model, net)
-        return _Subject(run.record.model, subject.package, subject.make, subject.source, run)
+        notice = f"weights of {run.name}"
+        if isinstance(found, Definition) and found.cls is not type(run.model):
+            notice += f", from before {found.name} was defined again"
+        return _Subject(run.record.model, subject.package, subject.make, subject.source, run, (notice,))
 
     def datas(self, typed: Sequence[Any], subject: _Subject) -> _Data:
         """Find the data that is meant.
@@ -244,6 +288,8 @@ class _Call:
         from .samples import to_dataloaders
 
         found = [self.session.find_data(item) for item in typed]
+        if not found and self.data:
+            raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
         if not found and subject.run is not None:
             return self.data_of(subject.run)
         if not found:
@@ -304,11 +350,15 @@ class _Call:
             InputError: there is none.
             RunError: no such run.
         """
-        run = self.session.namespace.get(asked, asked) if isinstance(asked, str) else asked
-        run = run if isinstance(run, Run) else self.session.find_run(asked)
+        root = self.session.settings.run_dir
+        named = self.session.namespace.get(str(asked))
+        run = asked if isinstance(asked, Run) else self.session.find_run(asked)
+        if asked == "last":
+            run = self.session.fits.get(model)
+        elif run is None and isinstance(named, Run):
+            run = named
         if run is None and Path(str(asked)).is_file():
             return Path(str(asked))
-        root = self.session.settings.run_dir
         if run is not None:
             folder = run.folder
         else:
@@ -325,7 +375,7 @@ class _Call:
         trainer = {**arguments_of(job.package), **job.trainer}
         own = {name: value for name, value in vars(self.options).items() if value not in (None, (), False)}
         return runs.RunRecord(
-            run=runs.RunFolder(job.folder).name,
+            run="",
             verb=self.verb,
             model=subject.name,
             data=data.name,

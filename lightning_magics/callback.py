@@ -13,6 +13,7 @@ from typing import Any, Protocol, cast
 
 import torch
 
+from .errors import InputError, did_you_mean
 from .events import Event, Metrics, Notice, Stage, Step
 
 STEP_INTERVAL_S = 0.2  # five a second are enough to look alive, and a long run's file stays small
@@ -93,6 +94,7 @@ class _Reporter:
 
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
         self._told = dict(trainer.callback_metrics)  # of two batches: not a result
+        _check_monitors(trainer, self._told)
         self.cut_short = False
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -198,6 +200,18 @@ def memory_bytes(device: torch.device) -> int | None:
     except ImportError:
         return None
     return int(psutil.Process().memory_info().rss)
+
+
+def _check_monitors(trainer: Any, logged: Mapping[str, Any]) -> None:
+    """Find a misspelled metric now, rather than when an epoch has been trained for it.
+
+    Raises:
+        InputError: a callback monitors a metric that validation does not log, and one with a like name is logged.
+    """
+    for monitor in {getattr(callback, "monitor", None) for callback in trainer.callbacks} - {None, *logged}:
+        near = did_you_mean(str(monitor), logged) if str(monitor).startswith("val") else ""
+        if near:
+            raise InputError(f"the metric {monitor!r} is monitored and not logged.{near} Logged: {', '.join(logged)}")
 
 
 def _step_values(trainer: Any, outputs: Any) -> dict[str, float]:

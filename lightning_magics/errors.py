@@ -70,13 +70,13 @@ def short_traceback() -> Iterator[None]:
         yield
     except LightningMagicsError:
         raise
-    except Exception as raised:
+    except (Exception, KeyboardInterrupt) as raised:
         error = raised  # outlives the except block
         ipython = sys.modules.get("IPython")
         shell = ipython.get_ipython() if ipython is not None else None
         if shell is not None:
             with contextlib.suppress(AttributeError):  # an exception class with __slots__ is shown whole
-                error._render_traceback_ = lambda: _rendered(shell, error)  # type: ignore[attr-defined]
+                error._render_traceback_ = lambda: _rendered(shell, error)  # type: ignore[union-attr]
         raise
 
 

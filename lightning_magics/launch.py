@@ -13,14 +13,15 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import events, report
 from .errors import RunError
 from .job import Abort, Job, Stop
 from .progress import RunState
-from .runs import EventWriter, RunFolder, RunRecord
+from .runs import EventWriter, RunFolder, RunRecord, write_text
 
 if TYPE_CHECKING:
     from .views import View
@@ -39,14 +40,14 @@ class Run:
     """
 
     def __init__(self, job: Job, record: RunRecord, state: RunState) -> None:
-        self.record = record
+        self.record = dataclasses.replace(record, pid=os.getpid(), host=socket.gethostname())
         self.folder = RunFolder(job.folder)
         self.model = job.model
         self.trainer: Any = None
         self.predictions: Any = None
         self.data: tuple[Any, tuple[Any, ...]] = (job.datamodule, job.loaders)
         self._state = state
-        self._shown_in = _cell_number()
+        self._shown_in = cell_number()
         self._stop = Stop()
         self._ended = threading.Event()
 
@@ -119,7 +120,7 @@ class Run:
         """Show the table and curves; not again in the cell that has just shown them live."""
         from IPython.display import display
 
-        if self._shown_in is None or self._shown_in != _cell_number():
+        if self._shown_in is None or self._shown_in != cell_number():
             display(report.mimebundle(self._state), raw=True)  # type: ignore[no-untyped-call]
         elif not hasattr(_shell(), "kernel"):
             raise NotImplementedError  # a terminal shows Out[N] and waits for something: the one line of repr
@@ -130,50 +131,51 @@ def _shell() -> Any:
     return ipython.get_ipython() if ipython is not None else None
 
 
-def _cell_number() -> int | None:
+def cell_number() -> int | None:
     """Number of the cell that runs now, or None outside IPython."""
     shell = _shell()
     return None if shell is None else int(shell.execution_count)
 
 
-def run_in_kernel(job: Job, record: RunRecord, view: View, remember: Callable[[Run], None]) -> Run:
-    """Run a job in this process and return its `Run`.
+def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], started: Callable[[Run], None]) -> None:
+    """Run a job in this process, to its end.
 
     Args:
-        job: what to run.
-        record: the run's record as far as it is known.
+        job: what to run, in a folder that is new and empty.
+        run: takes what comes of it.
         view: shows the events.
-        remember: called with the run once it has started, so that a failed one can be looked at too.
+        sources: files of the folder to write first; empty ones are left out.
+        started: called with the run once it has started, so that a failed one can be looked at too.
 
     Raises:
         KeyboardInterrupt: interrupted twice.
-        InputError: the Trainer refused its arguments; the folder is gone again.
+        InputError: the job cannot start; the folder is gone again.
+        RunError: the folder cannot be written.
         Exception: what the user's code raised; the run is recorded as failed.
     """
     from .train import train
 
-    record = dataclasses.replace(record, pid=os.getpid(), host=socket.gethostname())
-    run = Run(job, record, view.state)
     with interrupts_ask(run._stop):
+        recorder = None
         try:
-            recorder = _Recorder(run, view, remember)
+            recorder = _Recorder(run, view, sources, started)
+            outcome = train(job, recorder.emit, run._stop)
+            run.trainer, run.predictions = outcome.trainer, outcome.predictions
         except OSError as error:
-            _discard(run.folder)
+            if recorder is not None:
+                raise
             raise RunError(
                 f"the run cannot be recorded in {run.folder.path}: {error.strerror}. "
                 "Make room, or choose another place: %config LightningMagics.run_dir = 'PATH'"
             ) from error
-        try:
-            outcome = train(job, recorder.emit, run._stop)
-            run.trainer, run.predictions = outcome.trainer, outcome.predictions
         finally:
             run._stop.end()
-            recorder.close()
+            if recorder is not None:
+                recorder.close()
             run.folder.continue_checkpoint_path.unlink(missing_ok=True)
             run._ended.set()
-            if not recorder.started:  # refused: it is as if it had not been asked for
+            if recorder is None or not recorder.started:  # refused: it is as if it had not been asked for
                 _discard(run.folder)
-    return run
 
 
 def _discard(folder: RunFolder) -> None:
@@ -186,20 +188,23 @@ def _discard(folder: RunFolder) -> None:
 class _Recorder:
     """Takes the events of a run to its file, its record and its view."""
 
-    def __init__(self, run: Run, view: View, remember: Callable[[Run], None]) -> None:
+    def __init__(self, run: Run, view: View, sources: Mapping[Path, str], started: Callable[[Run], None]) -> None:
         self._run = run
-        self._remember = remember
+        self._tell_started = started
         self._view: View | None = view
         self._writer = EventWriter(run.folder.events_path)
         self.started = False
         run.folder.write(run.record)
+        for path, source in sources.items():
+            if source:
+                write_text(path, source)
 
     def emit(self, event: events.Event) -> None:
         self._writer.write(event)
         self._show(event)
         if isinstance(event, events.Started):
             self.started = True
-            self._remember(self._run)
+            self._tell_started(self._run)
             self._update(devices=event.devices, precision=event.precision)
         elif isinstance(event, events.Results):
             self._update(results=event.rows)

@@ -163,7 +163,7 @@ class LightningMagics(Magics):
 
     def _parsed(self, verb: options.Verb, line: str) -> options.Parsed | None:
         """Parse a line; None when it asked for help, which is shown."""
-        parsed = options.parse(verb, line)
+        parsed = options.parse(verb, line.rstrip().removesuffix(";"))  # as after any line that is to show nothing
         if not parsed.options.get("help"):
             return parsed
         print(options.full_help(verb))  # noqa: T201 -- asked for

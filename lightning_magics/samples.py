@@ -72,12 +72,7 @@ def splits_of(value: Any) -> dict[Split, Part]:
     Raises:
         InputError: it is nothing that can be loaded, or its splits have unknown names.
     """
-    if isinstance(value, tuple | list) and 1 < len(value) <= 3 and any(isinstance(item, list) for item in value):
-        if all(map(_is_column, value)) and _equally_long(value):
-            raise InputError(
-                f"the {len(value)} lists of {len(value[0])} may be columns or splits. "
-                f"Write columns as (np.array(X), np.array(y)), splits as {{'train': ..., 'val': ...}}"
-            )
+    _check_columns(value)
     form = form_of(value)
     if form is not None:
         return {"train": Part.of(value, form)}
@@ -164,6 +159,21 @@ def _is_column(value: Any) -> bool:
         return _is_array(value)
     rows = all(isinstance(item, list) and all(isinstance(part, int | float) for part in item) for item in value)
     return bool(value) and (rows or all(isinstance(item, int | float | str) for item in value))
+
+
+def _check_columns(value: Any) -> None:
+    """Check that columns are not lists, which may be splits as well.
+
+    Raises:
+        InputError: they are.
+    """
+    if not isinstance(value, tuple | list) or len(value) not in (2, 3):
+        return
+    if any(isinstance(item, list) for item in value) and all(map(_is_column, value)) and _equally_long(value):
+        raise InputError(
+            f"the {len(value)} lists of {len(value[0])} may be columns or splits. "
+            f"Write columns as (np.array(X), np.array(y)), splits as {{'train': ..., 'val': ...}}"
+        )
 
 
 def _check_numbers(value: Any) -> None:

@@ -1,13 +1,16 @@
 """What one shell has defined and run, and how the names that a user types are found in it.
 
-Making classes is `build`'s, running them `launch`'s.
+Making classes is `models`' and `datamodules`', running them `launch`'s.
 """
 
 from __future__ import annotations
 
 import sys
+import threading
+import weakref
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import InputError, did_you_mean
@@ -44,21 +47,45 @@ class Session:
         namespace: the notebook's variables; expressions are evaluated in it.
         settings: defaults of the options.
         models: what ``%%lightning_model`` defined, by name; `datas` what ``%%lightning_data`` did.
-        runs: every run of this session, oldest first.
+        last: the run that was started last; `fits` the newest of each model that trained at all. Other runs live
+            as long as the user holds them: a run holds its model, optimizer and data.
+        interrupted_cell: number of the cell in which a fit was interrupted.
+        busy: held while something runs; what Lightning and this package change meanwhile is the process's.
     """
 
     namespace: dict[str, Any]
     settings: Settings = field(default_factory=DefaultSettings)
     models: dict[str, Definition] = field(default_factory=dict)
     datas: dict[str, Definition] = field(default_factory=dict)
-    runs: list[Run] = field(default_factory=list)
+    last: Run | None = None
+    fits: dict[str, Run] = field(default_factory=dict)
+    interrupted_cell: int | None = None
+    busy: threading.RLock = field(default_factory=threading.RLock)
+    _named: weakref.WeakValueDictionary[str, Run] = field(default_factory=weakref.WeakValueDictionary)
+    _data_names: dict[str, Any] = field(default_factory=dict)
 
     def package(self) -> str:
         """Lightning package for a model whose code does not say: the one that the notebook imported."""
         if self.settings.package:
             return self.settings.package
-        modules = {getattr(value, "__name__", "") for value in self.namespace.values() if type(value) is type(sys)}
-        return "lightning.pytorch" if modules & {"lightning", "lightning.pytorch"} else "pytorch_lightning"
+        found = {_origin(value) for value in self.namespace.values()}
+        return "lightning.pytorch" if "lightning" in found else "pytorch_lightning"
+
+    def add_data(self, definition: Definition) -> None:
+        """Register data, and what its name meant in the notebook at that time."""
+        self.datas[definition.name] = definition
+        self._data_names[definition.name] = self.namespace.get(definition.name)
+
+    def started(self, run: Run) -> None:
+        """Take note of a run that has begun."""
+        self.last = self._named[run.name] = run
+
+    def ended(self, run: Run, cell: int | None) -> None:
+        """Take note of a run that is over."""
+        if run.verb == "fit" and run.record.steps:
+            self.fits[run.record.model] = run
+        if run.verb == "fit" and run.status == "interrupted":
+            self.interrupted_cell = cell
 
     def find_model(self, typed: Any) -> Any:
         """Return what a model argument stands for: a Definition, or any object.
@@ -85,13 +112,22 @@ class Session:
         """
         if not isinstance(typed, str):
             return next((item for item in self.datas.values() if item.cls is typed), typed)
-        return self.datas.get(typed) or self.evaluate(typed, "data", self.datas)
+        definition = self.datas.get(typed)
+        if definition is None:
+            return self.evaluate(typed, "data", self.datas)
+        value = self.namespace.get(typed)
+        if value is not self._data_names[typed] and value is not definition.cls:
+            raise InputError(
+                f"the data {typed!r} was defined before the notebook's variable {typed} got its present value. "
+                f"To use that, type %lightning_data {typed} again; else rename one"
+            )
+        return definition
 
     def find_run(self, typed: Any) -> Run | None:
-        """Return the run of this session that is meant: a `Run`, ``last`` or ``Digits/version_3``; else None."""
-        if typed == "last":
-            return self.runs[-1] if self.runs else None
-        return next((run for run in reversed(self.runs) if typed is run or typed == run.name), None)
+        """Return the run of this session that is meant: ``last`` or ``Digits/version_3``; else None."""
+        if not isinstance(typed, str):
+            return None
+        return self.last if typed == "last" else self._named.get(typed)
 
     def evaluate(self, text: str, what: str, known: Iterable[str]) -> Any:
         """Evaluate an expression of the notebook.
@@ -105,12 +141,17 @@ class Session:
             InputError: it names something unknown, or is no expression.
         """
         try:
-            return eval(compile(text, f"<{what}>", "eval"), self.namespace)  # the user's own code, in their notebook
+            code = compile(text, f"<{what}>", "eval")
         except SyntaxError as error:
             raise InputError(f"the {what} {text!r} is neither a name nor an expression: {error.msg}") from error
+        try:
+            return eval(code, self.namespace)  # the user's own code, in their notebook
         except NameError as error:
-            known = [*known, *self.candidates()]
-            listed = f" Defined here: {', '.join(dict.fromkeys(known))}." if known else ""
+            inner = error.__traceback__ and error.__traceback__.tb_next and error.__traceback__.tb_next.tb_next
+            if inner is not None:  # in a function that the expression calls
+                raise
+            known = list(dict.fromkeys([*known, *self.candidates()]))
+            listed = f" Defined here: {', '.join(known)}." if known else ""
             define = f"Define it with %%lightning_{what} {text}" if text.isidentifier() else str(error)
             raise InputError(f"no {what} {text!r} was found.{did_you_mean(text, known)}{listed} {define}") from error
 
@@ -133,8 +174,14 @@ def _shell() -> Any:
     return ipython.get_ipython() if ipython is not None else None
 
 
+def _origin(value: Any) -> str:
+    """The top package that a value of the notebook was imported from: of a module, a class or a function."""
+    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", "")
+    return name.partition(".")[0] if isinstance(name, str) else ""
+
+
 def _is_lightning(value: Any) -> bool:
-    """Whether a value is a LightningModule or a DataModule, class or instance, without importing Lightning."""
+    """Whether a value is a LightningModule, class or instance, without importing Lightning."""
     bases = getattr(value if isinstance(value, type) else type(value), "__mro__", ())
     return any(
         base.__name__ == "LightningModule" and base.__module__.startswith(("pytorch_lightning.", "lightning."))

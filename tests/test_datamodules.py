@@ -448,3 +448,9 @@ def test_validation_can_have_several_loaders():
     for cell in ("{'train': a, 'val': [a, b]}", "a, [a, b]"):
         instance = ready(data(cell, names=names))
         assert [len(loader) for loader in instance.val_dataloader()] == [2, 1]
+
+
+def test_defining_leaves_every_random_state_alone():
+    states = (np.random.get_state()[2], torch.get_rng_state().tolist())
+    data("torch.rand(4, 2), torch.from_numpy(np.random.rand(4))", names=namespace(np=np))
+    assert states == (np.random.get_state()[2], torch.get_rng_state().tolist())

@@ -3,10 +3,12 @@ from __future__ import annotations
 import io
 import json
 import signal
+import threading
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
+import pytorch_lightning
 import torch
 
 from lightning_magics.errors import InputError, LightningMagicsError, RunError
@@ -64,12 +66,8 @@ def test_fit_returns_the_run(notebook):
     notebook("run = %lightning_fit Net samples samples --max_epochs 2 --model.hidden 8 --seed 1")
     run = notebook.shell.user_ns["run"]
     assert isinstance(run, Run)
-    assert (run.name, run.status, run.verb, run.log_dir) == (
-        "Net/version_0",
-        "completed",
-        "fit",
-        "lightning_logs/Net/version_0",
-    )
+    assert (run.name, run.status, run.verb) == ("Net/version_0", "completed", "fit")
+    assert run.log_dir == str(Path("lightning_logs/Net/version_0").absolute())
     assert run.model.hparams.hidden == 8
     assert [row["epoch"] for row in run.history] == [0, 1]
     assert run.metrics == {name: run.history[-1][name] for name in ("val_loss", "train_loss")}
@@ -162,6 +160,90 @@ def test_evaluation_takes_run_name_and_instance(notebook):
     assert found.name == "Net/validate_4"
 
 
+def test_last_to_resume_is_the_last_fit_of_the_model(notebook):
+    notebook("class Other(Net): pass")
+    for line in ("fit Net samples samples", "validate Net", "fit Other samples"):
+        notebook(f"%lightning_{line} --max_epochs 1 --quiet")
+    notebook("b = %lightning_fit Net samples --max_epochs 2 --resume last --quiet")
+    assert [row["epoch"] for row in notebook.shell.user_ns["b"].history] == [1]
+
+
+def test_evaluation_says_whose_weights_it_takes_and_never_those_of_a_fit_that_failed_at_once(notebook):
+    notebook("%lightning_fit Net samples samples --max_epochs 1")
+    with pytest.raises(RuntimeError, match="cannot be multiplied"):
+        notebook("%lightning_fit Net samples[:,:1] --max_epochs 1")
+    notebook("v = %lightning_validate Net samples")
+    assert "weights of Net/version_0" in notebook.text
+
+
+def test_a_run_that_nobody_holds_is_not_kept_but_for_the_last_of_its_model(notebook):
+    notebook("import gc, weakref\nkept = []")
+    for _ in range(3):
+        notebook(
+            "run = %lightning_fit Net samples --max_epochs 1 --quiet\nkept.append(weakref.ref(run.model))\ndel run"
+        )
+    notebook("gc.collect()\nalive = [item() is not None for item in kept]")
+    assert notebook.shell.user_ns["alive"] == [False, False, True]
+
+
+def test_data_whose_variable_changed_since_is_not_guessed_at(notebook):
+    notebook("%lightning_data samples --batch_size 4")
+    notebook("%lightning_fit Net samples --max_epochs 1 --quiet")
+    notebook("samples = samples[:4]")
+    with pytest.raises(InputError, match="type %lightning_data samples again; else rename one"):
+        notebook("%lightning_fit Net samples --max_epochs 1 --quiet")
+    notebook("%lightning_data samples --batch_size 4")
+    notebook("run = %lightning_fit Net samples --max_epochs 1 --quiet")
+    assert notebook.shell.user_ns["run"].record.steps == 1
+
+
+def test_run_folder_goes_under_the_default_root_dir_that_was_asked_for(notebook):
+    notebook("run = %lightning_fit Net samples --max_epochs 1 --default_root_dir there --quiet")
+    assert Path("there/lightning_logs/Net/version_0/run.json").is_file()
+
+
+def test_misspelled_metric_is_found_after_the_sanity_check(notebook):
+    with pytest.raises(InputError, match=r"'val_los' is monitored and not logged\. Did you mean 'val_loss'\?"):
+        notebook("%lightning_fit Net samples samples --max_epochs 1 --early_stop val_los")
+
+
+def test_syntax_error_of_a_cell_is_a_line(notebook):
+    with pytest.raises(InputError, match=r"the cell cannot be read: invalid syntax.*, in line 3: x = = 1"):
+        notebook("%%lightning_model A\nn: int = 1\nx = = 1")
+
+
+def test_error_in_a_function_of_the_line_is_the_users_own(notebook):
+    notebook("def make():\n    return undefined_name")
+    with pytest.raises(NameError):
+        notebook("%lightning_fit make() samples")
+
+
+def test_semicolon_at_the_end_is_no_part_of_the_line(notebook):
+    notebook("%lightning_fit Net samples --max_epochs 1 --quiet;")
+
+
+def test_second_thread_is_told_to_wait(notebook):
+    import lightning_magics
+
+    scope = notebook.shell.user_ns
+    caught = []
+
+    class Nested(pytorch_lightning.Callback):
+        def on_train_start(self, trainer, model):
+            thread = threading.Thread(target=self.fit)
+            thread.start()
+            thread.join()
+
+        def fit(self):
+            try:
+                lightning_magics.fit(scope["Net"], scope["samples"], max_epochs=1, quiet=True)
+            except InputError as error:
+                caught.append(str(error))
+
+    lightning_magics.fit(scope["Net"], scope["samples"], max_epochs=1, quiet=True, callbacks=Nested())
+    assert caught == ["Net/version_0 runs in this kernel, in another thread. Wait for it, or stop it: run.stop()"]
+
+
 def test_predictions_come_in_input_order_and_under_a_name(notebook):
     notebook("run = %lightning_fit Net samples --max_epochs 1 --quiet")
     notebook("%lightning_predict run samples -o preds --data.batch_size 5 --quiet")
@@ -172,9 +254,8 @@ def test_predictions_come_in_input_order_and_under_a_name(notebook):
 
 def test_cell_may_hold_magics_of_its_own(notebook):
     notebook("%%lightning_model Small --loss mse_loss\nwidth: int = 1\nplace = %pwd\nnn.Linear(2, width)")
-    assert "place = get_ipython().run_line_magic('pwd', '')" in notebook.shell.user_ns["get_ipython"]().run_line_magic(
-        "lightning_source", "Small"
-    )
+    assert notebook.shell.user_ns["place"] == str(Path.cwd())
+    assert "get_ipython" not in notebook.shell.run_line_magic("lightning_source", "Small")
 
 
 def test_error_in_a_cell_shows_its_line_and_not_our_frames(notebook):
@@ -231,6 +312,8 @@ def test_fit_works_inside_a_function(notebook):
         ("%lightning_fit Net samples --devices 2", "--devices 2 needs several processes"),
         ("%lightning_fit Net samples --resume nowhere", "no run 'nowhere' was found"),
         ("%lightning_validate Net samples", "Net was not trained in this session"),
+        ("%lightning_fit Net --data.batch_size 3", "--data.batch_size needs data to set it for"),
+        ("%lightning_fit Net", "there is no data to fit Net with. Type %lightning_fit Net DATA"),
         ("%lightning_predict Net() samples -o 1x", "-o takes the name of a variable; found '1x'"),
         ("%lightning_source Nothing", "%lightning_source takes a name; found 'Nothing'."),
         ("%lightning_model", "%lightning_model takes the name of something that a cell defined"),
@@ -281,7 +364,7 @@ def test_config_sets_defaults(notebook):
     notebook("%config LightningMagics.logger = ['csv']")
     notebook("run = %lightning_fit Net samples --max_epochs 1 --quiet")
     run = notebook.shell.user_ns["run"]
-    assert run.log_dir == "elsewhere/Net/version_0"
+    assert run.log_dir == str(Path("elsewhere/Net/version_0").absolute())
     assert (run.folder.path / "metrics.csv").is_file()
 
 
