@@ -9,7 +9,7 @@ import __future__
 import ast
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
-from typing import Literal, TypeGuard
+from typing import Any, Literal, TypeGuard
 
 from .errors import InputError
 from .scopes import Function, binds, names_read, parameters, read_first, reads, stores
@@ -50,6 +50,7 @@ class Cell:
         notebook: statements that run in the notebook's namespace.
         inner: statements that run anew for every instance.
         expression: the last statement, if it is an expression.
+        values: default values of hyperparameters, once they were evaluated.
     """
 
     docstring: str | None = None
@@ -58,6 +59,7 @@ class Cell:
     notebook: list[ast.stmt] = field(default_factory=list)
     inner: list[ast.stmt] = field(default_factory=list)
     expression: ast.expr | None = None
+    values: dict[str, Any] = field(default_factory=dict)
 
     @property
     def in_text(self) -> list[ast.stmt]:

@@ -16,16 +16,16 @@ from .scopes import Function, parameters
 def constructor(hyperparameters: Mapping[str, Hyperparameter], body: list[ast.stmt]) -> Function:
     """Return an `__init__` that saves its hyperparameters, then runs a body."""
     made = method("def __init__(self):\n    super().__init__()\n    self.save_hyperparameters()\n    BODY", BODY=body)
-    made.args = signature_of(hyperparameters)
+    made.args = _signature_of(hyperparameters)
     made.args.args.insert(0, ast.arg("self"))
     return made
 
 
-def signature_of(hyperparameters: Mapping[str, Hyperparameter], annotated: bool = True) -> ast.arguments:
+def _signature_of(hyperparameters: Mapping[str, Hyperparameter]) -> ast.arguments:
     """Return hyperparameters as parameters: the required ones first, as Python asks."""
     items = sorted(hyperparameters.values(), key=lambda item: item.default is not None)
     arguments = ast.arguments([], [], None, [], [], None, [])
-    arguments.args = [ast.arg(item.name, item.annotation if annotated else None) for item in items]
+    arguments.args = [ast.arg(item.name, item.annotation) for item in items]
     arguments.defaults = [item.default for item in items if item.default is not None]
     return arguments
 

@@ -31,7 +31,7 @@ from .generated import assemble, expression, method, snippet
 from .imports import bind_imports, notebook_imports
 from .loading import Labels, loaders, setup, splits, stream
 from .names import Notebook
-from .probe import UNKNOWN, class_kinds, evaluate_cell, execute
+from .probe import UNKNOWN, class_kinds, evaluate_cell, execute, random_state_kept
 from .samples import FORMS, Part, Split, splits_of
 from .scopes import Function, binds, names_read
 
@@ -121,6 +121,7 @@ class _Data:
     value: Any = None
     labels: Labels = "classes"
 
+    @random_state_kept()
     def define(self) -> Definition:
         """Generate the class, bind it in the notebook, and describe it."""
         hooks = {hook.name: hook for hook in self.cell.hooks}

@@ -34,7 +34,7 @@ from .metrics import MetricOptions, find_metrics
 from .names import Notebook
 from .networks import FORMS, Network, find_network
 from .optimizers import Optimizing, configure
-from .probe import class_kinds, default_values, execute
+from .probe import class_kinds, default_values, execute, random_state_kept
 from .scopes import Function, binds, names_read, parameters
 from .steps import HELPERS, Steps
 
@@ -128,12 +128,13 @@ class _Model:
     source: Source | None
     network: Network | None = None
 
+    @random_state_kept()
     def define(self) -> Definition:
         """Generate the class, bind it in the notebook, and describe it."""
         cell = self.cell
         if cell.expression is not None:
             self.network = find_network(cell, self.source, self.notebook)
-        defaults = default_values(cell, self.notebook.namespace)
+        defaults = default_values(cell, self.source, self.notebook.namespace)
         own = frozenset(binds(cell.inner))
         notebook = dataclasses.replace(self.notebook, hyperparameters=defaults, instance_names=own)
         hooks = {hook.name: hook for hook in cell.hooks}

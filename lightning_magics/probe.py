@@ -6,13 +6,16 @@ What follows from the value is left to `models` and `datamodules`.
 from __future__ import annotations
 
 import ast
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
 from copy import deepcopy
 from typing import Any, Literal
 
+import numpy as np
 import torch
 
 from .cells import Cell, Source
-from .constructor import signature_of
 from .definition import is_datamodule, is_module
 from .generated import cell_text, placed, remember, snippet
 from .scopes import names_read
@@ -26,14 +29,13 @@ def execute(statements: list[ast.stmt], source: Source, namespace: dict[str, Any
     exec(compile(ast.Module(deepcopy(statements), []), source.filename, "exec", dont_inherit=True), namespace)
 
 
-def evaluate_cell(cell: Cell, source: Source | None, namespace: dict[str, Any], fork_random: bool = False) -> Any:
+def evaluate_cell(cell: Cell, source: Source | None, namespace: dict[str, Any]) -> Any:
     """Return the value of a cell's last expression with the default hyperparameters.
 
     Args:
         cell: the cell; what stays in the notebook ran already.
         source: where it stands.
         namespace: the notebook's globals.
-        fork_random: whether the notebook's random state must be as if nothing had run.
 
     Returns:
         The value, or `UNKNOWN` where it depends on a hyperparameter without a default.
@@ -45,26 +47,45 @@ def evaluate_cell(cell: Cell, source: Source | None, namespace: dict[str, Any], 
         cell = Cell(notebook=cell.notebook, expression=cell.expression)
     function = snippet("def cell():\n    BODY\n    return VALUE", BODY=cell.inner, VALUE=cell.expression)[0]
     assert isinstance(function, ast.FunctionDef)
-    function.args = signature_of(cell.hyperparameters, annotated=False)
+    function.args.args = [ast.arg(name) for name in cell.hyperparameters]
     function = deepcopy(function)
-    filename = source.filename if source else "<notebook>"
     scope: dict[str, Any] = {}
-    code = compile(ast.Module([placed(function)], []), filename, "exec", cell.flags, dont_inherit=True)
+    code = compile(ast.Module([placed(function)], []), _filename(source), "exec", cell.flags, dont_inherit=True)
     exec(code, namespace, scope)
-    if not fork_random:
-        return scope["cell"]()
+    return scope["cell"](**default_values(cell, source, namespace))
+
+
+def default_values(cell: Cell, source: Source | None, namespace: dict[str, Any]) -> dict[str, Any]:
+    """Return the hyperparameters' default values, None for one that has none; each is evaluated once."""
+    for name, item in cell.hyperparameters.items():
+        if name not in cell.values:
+            value = None
+            if item.default is not None:
+                code = ast.Expression(placed(deepcopy(item.default)))
+                value = eval(compile(code, _filename(source), "eval", cell.flags, dont_inherit=True), namespace)
+            cell.values[name] = value
+    # What a cell does to a list of its own, such as sizes.append(10), must not show in the next use of it.
+    values = {name: cell.values[name] for name in cell.hyperparameters}
+    return {name: deepcopy(value) if isinstance(value, list | dict | set) else value for name, value in values.items()}
+
+
+def _filename(source: Source | None) -> str:
+    return source.filename if source else "<notebook>"
+
+
+@contextmanager
+def random_state_kept() -> Iterator[None]:
+    """Leave the random states of Python, NumPy and torch as if nothing had run."""
+    numpy, python, cpu = np.random.get_state(), random.getstate(), torch.get_rng_state()
     # Asking for the device would start CUDA in a notebook that has not.
-    cuda = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-    with torch.random.fork_rng(devices=cuda):
-        return scope["cell"]()
-
-
-def default_values(cell: Cell, namespace: dict[str, Any]) -> dict[str, Any]:
-    """Return the hyperparameters' default values, None for one that has none."""
-    return {
-        name: None if item.default is None else eval(ast.unparse(item.default), namespace)
-        for name, item in cell.hyperparameters.items()
-    }
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
+    try:
+        yield
+    finally:
+        np.random.set_state(numpy)
+        random.setstate(python)
+        torch.set_rng_state(cpu)
+        torch.cuda.set_rng_state_all(cuda)
 
 
 def called_class(code: ast.expr, cell: Cell, namespace: dict[str, Any]) -> type | None:

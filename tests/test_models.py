@@ -667,3 +667,29 @@ def test_what_imports_of_a_cell_need_runs_before_them(tmp_path, monkeypatch):
     (tmp_path / "made_of_test.py").write_text("from torch import nn\ndef make(): return nn.Linear(4, 3)")
     cell = f"import sys\nsys.path.insert(0, {str(tmp_path)!r})\nimport made_of_test\nmade_of_test.make()"
     assert model(cell, loss="cross_entropy").new().net.out_features == 3
+
+
+def test_defining_leaves_every_random_state_alone():
+    names = namespace(np=np, random=random)
+    states = (random.getstate(), np.random.get_state()[2], torch.get_rng_state().tolist())
+    cell = "rate: float = torch.rand(1).item()\nw = np.random.rand(3)\nr = random.random()\nnn.Linear(4, 3)"
+    model(cell, names=names, loss="CrossEntropyLoss(weight=torch.rand(3))")
+    assert states == (random.getstate(), np.random.get_state()[2], torch.get_rng_state().tolist())
+
+
+def test_defining_evaluates_a_default_once_beside_the_class_itself():
+    names = namespace(made=[])
+    exec("def size():\n    made.append(1)\n    return 3", names)
+    model(
+        "hidden: int = size()\nclass Net(nn.Linear):\n    pass\ndef net():\n    return Net(4, hidden)\nnet",
+        names=names,
+        loss="mse_loss",
+    )
+    assert len(names["made"]) == 2
+
+
+def test_a_default_that_fails_shows_its_line():
+    with pytest.raises(ZeroDivisionError) as caught:
+        model("hidden: int = 3\nrate: float = 1 / 0\nnn.Linear(4, hidden)", loss="mse_loss")
+    last = traceback.extract_tb(caught.value.__traceback__)[-1]
+    assert (last.filename, last.lineno) == (CELL, 3)
