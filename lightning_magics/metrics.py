@@ -103,7 +103,8 @@ def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Noteb
         isinstance(node, ast.Name) and node.id == "output" and not hasattr(node, "lineno") for node in ast.walk(entries)
     )
     entries.values = [notebook.on_instance(code) for code in entries.values]
-    return Metrics(entries, found_task, by_output, found_task == "binary" and any(own.values()) and not options.task)
+    by_loss = options.loss is not None and options.loss.task == found_task == "binary" and not options.task
+    return Metrics(entries, found_task, by_output, by_loss and any(own.values()))
 
 
 def _arguments(asked: Asked) -> tuple[list[ast.expr], list[ast.keyword]]:

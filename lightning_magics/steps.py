@@ -23,7 +23,9 @@ _STEPS = {
     "training_step": '''
 def training_step(self, batch, batch_idx):
     """Return the loss to minimise."""
-    return self._step(batch, "train")
+    loss = self._step(batch, "train")
+    self.log("train_loss_step", loss)
+    return loss
 ''',
     "validation_step": '''
 def validation_step(self, batch, batch_idx, dataloader_idx=0):
@@ -43,8 +45,6 @@ def _step(self, batch, stage, dataloader_idx=0):
     FORWARD
     size = float(SIZE)
     self.log(f"{stage}_loss", loss, on_step=False, on_epoch=True, prog_bar=True, batch_size=size, sync_dist=True)
-    if stage == "train":
-        self.log("train_loss_step", loss, on_step=True, on_epoch=False)
     METRICS
     return loss
 '''
