@@ -89,7 +89,8 @@ def summary(state: RunState) -> str:
         return f"{verb}failed{where}: {formats.clip(error, _MOST_ERROR)}"
     if ended.status == "interrupted" and fit:
         where = f" in epoch {state.train.epoch + 1}" if state.train else ""
-        return f"interrupted{where}, after {formats.plural(ended.steps, 'step')}; weights kept{_because(ended.reason)}"
+        how = one_line(ended.error) or "weights kept"
+        return f"interrupted{where}, after {formats.plural(ended.steps, 'step')}; {how}{_because(ended.reason)}"
     batches = state.step.batch if state.step else 0
     done = (
         f"{formats.plural(ended.epochs, 'epoch')}, {formats.plural(ended.steps, 'step')}"
@@ -114,7 +115,7 @@ def table(state: RunState) -> Table | None:
 
     Of many epochs the first, the best and the last are kept, with "…" for what lies between.
     """
-    if state.results:
+    if any(state.results):
         return _results_table(state.results)
     if not state.rows:
         return None
@@ -183,7 +184,7 @@ def _left_out(state: RunState) -> list[str]:
 
 
 def footer(state: RunState) -> list[str]:
-    """Return where the run is and which checkpoint is best."""
+    """Return where the run is, and its best checkpoint, or the last where no metric chooses."""
     found = [formats.clip(runs.shown(state.log_dir), _MOST_TEXT)] if state.log_dir else []
     ended = state.ended
     if ended and ended.best_model_path:
@@ -195,7 +196,8 @@ def footer(state: RunState) -> list[str]:
         score = ""
         if ended.monitor and ended.best_model_score is not None:
             score = f" ({ended.monitor} {formats.number(ended.best_model_score)})"
-        found.append(f"best checkpoint {formats.clip(path, _MOST_TEXT)}{score}")
+        kind = "best" if ended.monitor else "last"
+        found.append(f"{kind} checkpoint {formats.clip(path, _MOST_TEXT)}{score}")
     return found
 
 
@@ -258,7 +260,7 @@ def text(state: RunState, width: int | None = None) -> str:
     lines = [f"{model} · {facts}" if facts else model, summary(state)]
     if found := table(state):
         lines += ["", text_table(found, width), ""]
-    lines += [*remarks(state), *footer(state)]
+    lines += [*remarks(state), *filter(None, [best(state)]), *footer(state)]
     return "\n".join(lines).strip()
 
 
@@ -288,7 +290,7 @@ def html(state: RunState) -> str:
     parts = [html_header(state), _html_summary(state)]
     parts.append(f'<div style="{_SIDE_BY_SIDE}">{html_table(state)}{_html_image(state)}</div>')
     parts.append(html_remarks(state))
-    if found := footer(state):
+    if found := [*filter(None, [best(state)]), *footer(state)]:
         parts.append(f'<div style="{_MUTED};font-size:.9em">{" · ".join(map(escape, found))}</div>')
     return f'<div style="margin:2px 0 6px">{"".join(parts)}</div>'
 

@@ -40,6 +40,7 @@ def test_a_fit_as_text():
         "    3      0.0191    0.0369      0.9000    0.7 s\n"
         "\n"
         "⚠ few workers\n"
+        "best val_accuracy 0.9168 in epoch 2\n"
         "logs/Digits/version_3\n"
         "best checkpoint checkpoints/best.ckpt (val_accuracy 0.8500)"
     )
@@ -54,7 +55,7 @@ def test_paths_below_the_working_folder_are_shown_relative_to_it(tmp_path, monke
     for best, told in (("version_3/last.ckpt", "last.ckpt"), ("mine.ckpt", "logs/Digits/mine.ckpt")):
         ended = {"best_model_path": str(folder.parent / best)}
         found = report.footer(fold(*fit(epochs=1, **ended), log_dir=str(folder)))
-        assert found == ["logs/Digits/version_3", f"best checkpoint {told}"]
+        assert found == ["logs/Digits/version_3", f"last checkpoint {told}"]
     folder.mkdir(parents=True)
     monkeypatch.chdir(folder)
     assert report.footer(fold(*fit(epochs=1), log_dir=str(folder.parent))) == [str(folder.parent)]
@@ -218,3 +219,14 @@ def test_code_is_escaped_and_coloured_by_the_theme():
     assert "<b>" not in html
     assert '<span style="color:var(--jp-mirror-editor-keyword-color,#2e8b57)">if</span>' in html
     assert re.sub("<[^>]*>", "", html) == "if a &lt; b:\n    print(&quot;&lt;b&gt;&quot;)  # done\n"
+
+
+def test_evaluation_of_a_model_that_logs_nothing_has_no_table():
+    state = other("validate", Results([{}]))
+    assert report.text(state).splitlines()[1] == "validate completed: 0 batches in 0.3 s"
+    assert "<table" not in report.html(state)
+
+
+def test_fit_that_was_ended_at_once_does_not_say_that_weights_were_kept():
+    state = fold(*fit(epochs=1, status="interrupted", error="ended at once by a second interrupt"))
+    assert report.summary(state) == "interrupted in epoch 1, after 660 steps; ended at once by a second interrupt"
