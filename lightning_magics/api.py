@@ -6,6 +6,7 @@ A magic parses its line and calls one of these. Everything that can be checked i
 from __future__ import annotations
 
 import contextlib
+import copy
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,7 +18,7 @@ from . import events, options, provenance, runs
 from .definition import Definition, check_hyperparameters, is_datamodule, is_module, package_of
 from .errors import InputError, short_traceback
 from .job import Job
-from .launch import Run, cell_number, run_in_kernel
+from .launch import Run, run_in_kernel
 from .session import Session, current
 from .views import open_view
 
@@ -48,7 +49,8 @@ def validate(net: Any, /, *datas: Any, **asked: Any) -> Run:
     Args:
         net: `Run`, ``last``, a LightningModule instance, or the name of a model that was trained in this session.
         datas: name of data, DataModule, or any number of DataLoaders, Datasets or tensors; the fit's data by default.
-        asked: `amp`, `seed`, `quiet`, any argument of Trainer, and the dict `data` for hyperparameters.
+        asked: `amp`, `seed`, `quiet`, `ckpt_path` (``best`` or a path), any argument of Trainer, and the dict `data`
+            for hyperparameters.
 
     Returns:
         The run; its `results` hold a row of metrics for each dataloader.
@@ -181,6 +183,8 @@ class _Call:
             job = dataclasses.replace(job, notices=subject.notices)
             if self.verb == "fit":
                 job = self.fit_job(job, subject.name)
+            elif self.options.ckpt_path is not None:
+                job = self.at_checkpoint(job, subject)
             return self.run(job, subject, data)
 
     @contextlib.contextmanager
@@ -191,12 +195,12 @@ class _Call:
             InputError: another thread runs one.
             KeyboardInterrupt: a fit of this cell was interrupted: a loop of fits ends with it.
         """
-        session, cell = self.session, cell_number()
+        session = self.session
         if not session.busy.acquire(blocking=False):
             name = session.last.name if session.last else "another one"
             raise InputError(f"{name} runs in this kernel, in another thread. Wait for it, or stop it: run.stop()")
         try:
-            if self.verb == "fit" and cell is not None and session.interrupted_cell == cell:
+            if self.verb == "fit" and session.interrupted:
                 raise KeyboardInterrupt
             yield
         finally:
@@ -206,7 +210,7 @@ class _Call:
         """Make the run folder and run the job in it."""
         settings = self.session.settings
         record = self.record(job, subject, data)
-        root = Path(job.trainer.get("default_root_dir") or "") / settings.run_dir
+        root = Path(job.trainer.get("default_root_dir") or "") / Path(settings.run_dir).expanduser()
         folder = runs.create(root, subject.name, self.verb)
         job = dataclasses.replace(job, folder=folder.path)
         record = dataclasses.replace(record, run=folder.name)
@@ -216,7 +220,7 @@ class _Call:
         try:
             run_in_kernel(job, run, view, sources, self.session.started)
         finally:
-            self.session.ended(run, cell_number())
+            self.session.ended(run)
         return run
 
     def subject(self, net: Any) -> _Subject:
@@ -243,14 +247,16 @@ class _Call:
             raise InputError(_not_a_model(found, asked))
         if isinstance(found, type):
             check_hyperparameters(found, overrides)
-            return _Subject(cls.__name__, package, lambda: found(**overrides), provenance.source_of(cls))
+            return _Subject(cls.__name__, package, lambda: found(**overrides), provenance.class_source(cls))
         if overrides:
             raise InputError(
                 f"--model.{next(iter(overrides))} is given to a constructor, and {cls.__name__} here is an instance "
                 f"already. Give the class: %lightning_fit {cls.__name__} --model.{next(iter(overrides))} …"
             )
         definition = next((item for item in self.session.models.values() if item.cls is cls), None)
-        name, source = (definition.name, definition.source) if definition else (cls.__name__, provenance.source_of(cls))
+        name, source = (
+            (definition.name, definition.source) if definition else (cls.__name__, provenance.class_source(cls))
+        )
         return _Subject(name, package, lambda: found, source)
 
     def trained(self, net: Any) -> _Subject:
@@ -343,6 +349,28 @@ class _Call:
             return job
         return dataclasses.replace(job, checkpoint=self.checkpoint(asked.resume, name))
 
+    def at_checkpoint(self, job: Job, subject: _Subject) -> Job:
+        """Let an evaluation take its weights from a checkpoint; the model that was given keeps its own.
+
+        Raises:
+            InputError: there is no such checkpoint.
+        """
+        asked = self.options.ckpt_path
+        path = Path(subject.run.best_model_path) if asked == "best" and subject.run is not None else Path(asked)
+        if not path.is_file():
+            raise InputError(
+                f"--ckpt_path {asked}: there is no checkpoint {runs.shown(path)}. "
+                f"Type --ckpt_path PATH, or best after a fit with --monitor METRIC"
+            )
+        notices = (f"weights of {runs.shown(path)}",)
+        return dataclasses.replace(
+            job,
+            model=copy.deepcopy(job.model),
+            checkpoint=path,
+            weights_only=self.options.weights_only,
+            notices=notices,
+        )
+
     def checkpoint(self, asked: Any, model: str) -> Path:
         """Find the checkpoint to resume from.
 
@@ -396,11 +424,11 @@ def _datamodule(found: Any, name: str, overrides: Mapping[str, Any], package: st
         return _Data(found.name, found.source, lambda: (found.new(**overrides), ()))
     cls = found if isinstance(found, type) else type(found)
     if isinstance(found, type):
-        return _Data(name, provenance.source_of(cls), lambda: (found(**overrides), ()))
+        return _Data(name, provenance.class_source(cls), lambda: (found(**overrides), ()))
     if overrides:
         first = next(iter(overrides))
         raise InputError(f"--data.{first} is given to a constructor, and {name} is an instance already; give its class")
-    return _Data(name, provenance.source_of(cls), lambda: (found, ()))
+    return _Data(name, provenance.class_source(cls), lambda: (found, ()))
 
 
 def _not_a_model(found: Any, asked: Any) -> str:

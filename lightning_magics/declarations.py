@@ -132,7 +132,17 @@ class FitOptions(RunOptions):
 
 
 @dataclass(frozen=True)
-class PredictOptions(RunOptions):
+class EvaluationOptions(RunOptions):
+    """Options of ``%lightning_validate`` and ``%lightning_test``."""
+
+    ckpt_path: str | None = _option(
+        None, "checkpoint to take the weights from, in place of the last ones", "best|PATH", words=("best",)
+    )
+    weights_only: bool = _option(True, "read only tensors from a checkpoint; False runs code that it may hold")
+
+
+@dataclass(frozen=True)
+class PredictOptions(EvaluationOptions):
     """Options of ``%lightning_predict``."""
 
     output: str | None = _option(
@@ -149,8 +159,8 @@ DECLARED: dict[str, type] = {
     "model": ModelOptions,
     "data": DataOptions,
     "fit": FitOptions,
-    "validate": RunOptions,
-    "test": RunOptions,
+    "validate": EvaluationOptions,
+    "test": EvaluationOptions,
     "predict": PredictOptions,
     "source": NoOptions,
 }

@@ -191,7 +191,8 @@ class _Recorder:
     def __init__(self, run: Run, view: View, sources: Mapping[Path, str], started: Callable[[Run], None]) -> None:
         self._run = run
         self._tell_started = started
-        self._view: View | None = view
+        self._view = view
+        self._broken = False
         self._writer = EventWriter(run.folder.events_path)
         self.started = False
         run.folder.write(run.record)
@@ -233,20 +234,18 @@ class _Recorder:
 
     def _show(self, event: events.Event) -> None:
         """Show an event; a front end that has gone away must not end a training run."""
-        if self._view is None:
+        if self._broken:
             self._run._state.apply(event)
             return
         try:
             self._view.handle(event)
         except Exception as error:  # the edge to a front end that may have gone
+            self._broken = True
             self._lost(error)
-            self._close_view()
-            self._view = None
 
     def _close_view(self) -> None:
         try:
-            if self._view is not None:
-                self._view.close()
+            self._view.close()
         except Exception as error:  # likewise
             self._lost(error)
 

@@ -186,6 +186,7 @@ class LightningMagics(Magics):
 
     def _remember_cell(self, info: Any) -> None:
         self._raw_cell = info.raw_cell or ""
+        self.session.interrupted = False
 
     def unload(self) -> None:
         """Take out what this object put into the shell."""
@@ -201,8 +202,6 @@ class LightningMagics(Magics):
                 f"%lightning_{verb} takes a model; found none. Type %lightning_{verb} MODEL. Defined: {known}"
             )
         output = parsed.options.pop("output", None)
-        if output is not None and not output.isidentifier():
-            raise InputError(f"-o takes the name of a variable; found {output!r}")
         asked = {**parsed.trainer, **parsed.options, "model": parsed.model, "data": parsed.data}
         run: Run = getattr(api, verb)(*parsed.positional, **asked)
         if output is not None:

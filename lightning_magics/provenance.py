@@ -69,9 +69,6 @@ def class_source(cls: type) -> str:
     return ""
 
 
-source_of = class_source
-
-
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as JSON holds them; what it cannot hold as its ``repr``, shortened."""
     return {str(name): value if _is_json(value) else repr(value)[:200] for name, value in values.items()}

@@ -49,7 +49,7 @@ class Session:
         models: what ``%%lightning_model`` defined, by name; `datas` what ``%%lightning_data`` did.
         last: the run that was started last; `fits` the newest of each model that trained at all. Other runs live
             as long as the user holds them: a run holds its model, optimizer and data.
-        interrupted_cell: number of the cell in which a fit was interrupted.
+        interrupted: whether a fit of the cell that runs now was interrupted.
         busy: held while something runs; what Lightning and this package change meanwhile is the process's.
     """
 
@@ -59,7 +59,7 @@ class Session:
     datas: dict[str, Definition] = field(default_factory=dict)
     last: Run | None = None
     fits: dict[str, Run] = field(default_factory=dict)
-    interrupted_cell: int | None = None
+    interrupted: bool = False
     busy: threading.RLock = field(default_factory=threading.RLock)
     _named: weakref.WeakValueDictionary[str, Run] = field(default_factory=weakref.WeakValueDictionary)
     _data_names: dict[str, Any] = field(default_factory=dict)
@@ -80,12 +80,12 @@ class Session:
         """Take note of a run that has begun."""
         self.last = self._named[run.name] = run
 
-    def ended(self, run: Run, cell: int | None) -> None:
+    def ended(self, run: Run) -> None:
         """Take note of a run that is over."""
         if run.verb == "fit" and run.record.steps:
             self.fits[run.record.model] = run
         if run.verb == "fit" and run.status == "interrupted":
-            self.interrupted_cell = cell
+            self.interrupted = True
 
     def find_model(self, typed: Any) -> Any:
         """Return what a model argument stands for: a Definition, or any object.

@@ -216,9 +216,11 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None]) -> Any:
     if job.verb == "fit":
         _fit(job, trainer)
         return None
-    data = {"dataloaders": list(job.loaders) or None}
+    data: dict[str, Any] = {"dataloaders": list(job.loaders) or None}
     if job.datamodule is not None:
         data = {"datamodule": bridged(job.datamodule, job.package)}
+    if job.checkpoint is not None:
+        data |= {"ckpt_path": job.checkpoint, "weights_only": job.weights_only}
     if job.verb == "predict":
         found = trainer.predict(job.model, **data)
         several = len(trainer.num_predict_batches) > 1

@@ -145,12 +145,13 @@ def _logger(name: str, job: Job, package: Any) -> Any:
         return loggers.TensorBoardLogger(root, name=model, version=version)
     if name == "csv":
         return loggers.CSVLogger(root, name=model, version=version)
+    database = root.resolve() / "mlflow.db"
     try:
-        store = f"sqlite:///{root.resolve() / 'mlflow.db'}"
+        database.touch(mode=0o600)  # its owner's alone, as a run folder is
         return loggers.MLFlowLogger(
             experiment_name=model,
             run_name=version,
-            tracking_uri=store,
+            tracking_uri=f"sqlite:///{database}",
             artifact_location=str(root.resolve() / "mlflow_artifacts"),
         )
     except ModuleNotFoundError as error:

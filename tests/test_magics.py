@@ -244,6 +244,38 @@ def test_second_thread_is_told_to_wait(notebook):
     assert caught == ["Net/version_0 runs in this kernel, in another thread. Wait for it, or stop it: run.stop()"]
 
 
+def test_evaluation_can_take_the_best_checkpoint_and_leaves_the_model_as_it_is(notebook):
+    notebook(
+        "class Worse(Net):\n"
+        "    def configure_optimizers(self):\n"
+        "        return torch.optim.SGD(self.parameters(), 0.1, maximize=True)"
+    )
+    notebook("run = %lightning_fit Worse samples samples --max_epochs 3 --monitor val_loss --quiet")
+    run = notebook.shell.user_ns["run"]
+    before = [item.clone() for item in run.model.parameters()]
+    notebook("found = %lightning_validate run --ckpt_path best")
+    assert notebook.shell.user_ns["found"].results[0]["val_loss"] == min(row["val_loss"] for row in run.history)
+    assert "weights of lightning_logs/Worse/version_0/checkpoints/" in notebook.text
+    assert all(torch.equal(one, other) for one, other in zip(before, run.model.parameters(), strict=True))
+    with pytest.raises(InputError, match="--ckpt_path nowhere: there is no checkpoint nowhere"):
+        notebook("%lightning_validate run --ckpt_path nowhere")
+
+
+def test_loop_of_fits_ends_with_the_one_that_was_interrupted(notebook):
+    notebook(
+        "class Stops(Net):\n    def on_train_start(self):\n        signal.raise_signal(signal.SIGINT)\nimport signal"
+    )
+    with pytest.raises(KeyboardInterrupt):
+        notebook(
+            "done = []\n"
+            "for _ in range(3):\n"
+            "    r = %lightning_fit Stops samples --max_epochs 1\n"
+            "    done.append(r.status)"
+        )
+    assert notebook.shell.user_ns["done"] == ["interrupted"]
+    notebook("r = %lightning_fit Net samples --max_epochs 1 --quiet")
+
+
 def test_predictions_come_in_input_order_and_under_a_name(notebook):
     notebook("run = %lightning_fit Net samples --max_epochs 1 --quiet")
     notebook("%lightning_predict run samples -o preds --data.batch_size 5 --quiet")
