@@ -217,6 +217,14 @@ def _stays(statement: ast.stmt) -> bool:
     return isinstance(statement, _DEFINITIONS) or _asks_ipython(statement)
 
 
+def statements_of(statements: Iterable[ast.stmt]) -> list[ast.stmt]:
+    """Return statements with those of the branches of ``if`` and ``try`` among them."""
+    found: list[ast.stmt] = []
+    for statement in statements:
+        found += statements_of(_block(statement)) if isinstance(statement, ast.If | ast.Try) else [statement]
+    return found
+
+
 def _block(statement: ast.If | ast.Try) -> list[ast.stmt]:
     """Return the statements of all branches."""
     found = [*statement.body, *statement.orelse]

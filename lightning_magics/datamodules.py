@@ -66,6 +66,8 @@ def define_data(
     classes = [found for found, kind in class_kinds(tree, namespace).items() if kind == "data"]
     if classes:
         execute(tree.body, cell, namespace)
+        # Of an if, one branch ran.
+        classes = [found for found in classes if found in namespace]
         chosen = name if name in classes else classes[-1]
         return _as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text)
     parts = split(tree)

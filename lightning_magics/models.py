@@ -22,6 +22,7 @@ from .cells import (
     parse,
     rename_rebound,
     split,
+    statements_of,
     use_attributes,
 )
 from .constructor import complete, constructor
@@ -70,10 +71,12 @@ def define_model(
     complete_classes = [found for found, kind in kinds.items() if kind == "lightning"]
     if complete_classes:
         execute(tree.body, cell, namespace)
+        # Of an if, one branch ran.
+        complete_classes = [found for found in complete_classes if found in namespace]
         chosen = name if name in complete_classes else complete_classes[-1]
         definition = _as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text)
-        (written,) = [item for item in tree.body if isinstance(item, ast.ClassDef) and item.name == chosen][-1:]
-        return dataclasses.replace(definition, owned=_needed(written, tree.body, namespace), notebook=namespace)
+        written = [item for item in statements_of(tree.body) if isinstance(item, ast.ClassDef) and item.name == chosen]
+        return dataclasses.replace(definition, owned=_needed(written[-1], tree.body, namespace), notebook=namespace)
     parts = split(tree)
     if parts.expression is None and not parts.hooks:
         classes = [found for found, kind in kinds.items() if kind == "module"]

@@ -6,6 +6,7 @@ The class around it is left to `models`.
 from __future__ import annotations
 
 import ast
+import builtins
 import dataclasses
 import inspect
 from collections.abc import Callable, Iterable
@@ -85,6 +86,8 @@ def _found(value: Any, whole: bool, cell: Cell, source: Source | None, notebook:
     code = cell.expression
     assert code is not None
     if value is UNKNOWN:
+        if cell.hooks and _calls_builtin(code, notebook):
+            return None
         return _described(code, called_class(code, cell, notebook.namespace))
     if is_module(value):
         raise InputError(
@@ -100,6 +103,12 @@ def _found(value: Any, whole: bool, cell: Cell, source: Source | None, notebook:
     if cell.hooks:
         return None
     raise InputError(f"the last expression is of type {type(value).__name__}, which is no network. {FORMS}")
+
+
+def _calls_builtin(code: ast.expr, notebook: Notebook) -> bool:
+    """Whether an expression calls a function of Python itself, such as print, which makes no network."""
+    called = code.func if isinstance(code, ast.Call) else None
+    return isinstance(called, ast.Name) and called.id not in notebook.namespace and hasattr(builtins, called.id)
 
 
 def _networks_read(code: Iterable[ast.AST], cell: Cell, notebook: Notebook) -> set[str]:

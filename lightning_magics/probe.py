@@ -15,7 +15,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from .cells import Cell, Source
+from .cells import Cell, Source, statements_of
 from .definition import is_datamodule, is_module
 from .generated import cell_text, placed, remember, snippet
 from .scopes import names_read
@@ -107,12 +107,17 @@ def class_kinds(tree: ast.Module, namespace: dict[str, Any]) -> dict[str, Kind]:
     """
     scope = {**namespace, **_imported(tree)}
     kinds: dict[str, Kind] = {}
-    for node in tree.body:
-        if isinstance(node, ast.ClassDef):
+    for node in statements_of(tree.body):
+        named = [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]
+        if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Attribute):
+            kind = _kind(node.value, kinds, scope)
+            kinds |= {name: kind for name in named if kind is not None}
+        elif isinstance(node, ast.ClassDef):
             found = [kind for base in node.bases if (kind := _kind(base, kinds, scope)) is not None]
             if found:
                 kinds[node.name] = next((kind for kind in found if kind != "module"), "module")
-    return kinds
+    classes = {node.name for node in statements_of(tree.body) if isinstance(node, ast.ClassDef)}
+    return {name: kind for name, kind in kinds.items() if name in classes}
 
 
 def _imported(tree: ast.Module) -> dict[str, Any]:
@@ -127,7 +132,7 @@ def _imported(tree: ast.Module) -> dict[str, Any]:
 
 
 def _kind(base: ast.expr, kinds: dict[str, Kind], scope: dict[str, Any]) -> Kind | None:
-    text = ast.unparse(base)
+    text = ast.unparse(base.value if isinstance(base, ast.Subscript) else base)  # Base[int]
     if text in kinds:
         return kinds[text]
     first, *rest = text.split(".")

@@ -693,3 +693,22 @@ def test_a_default_that_fails_shows_its_line():
         model("hidden: int = 3\nrate: float = 1 / 0\nnn.Linear(4, hidden)", loss="mse_loss")
     last = traceback.extract_tb(caught.value.__traceback__)[-1]
     assert (last.filename, last.lineno) == (CELL, 3)
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        "Base = LP.LightningModule\nclass M(Base):\n    pass",
+        "if True:\n    class M(LP.LightningModule):\n        x = 1\nelse:\n    class N(LP.LightningModule): x = 1",
+        "class G(LP.LightningModule, typing.Generic[T]):\n    pass\nclass M(G[int]):\n    pass",
+    ],
+)
+def test_a_class_is_found_by_another_name_of_its_base_and_in_a_branch(cell):
+    cell = f"import typing, lightning.pytorch as LP\nT = typing.TypeVar('T')\n{cell}"
+    definition = model(cell, name=None)
+    assert (definition.name, definition.form) == ("M", "class")
+
+
+def test_a_last_line_that_prints_is_no_network():
+    cell = "hidden: int\ndef training_step(self, batch, batch_idx):\n    return hidden\nprint(hidden)"
+    assert "self.net" not in model(cell).source
