@@ -290,6 +290,13 @@ def make(verb: Verb, values: Mapping[str, Any]) -> Any:
     return DECLARED[verb](**found)
 
 
+def _names(value: Any) -> list[Any]:
+    """The names in ``accuracy,f1`` or ``accuracy f1``; what has brackets or quotes is one expression."""
+    if not isinstance(value, str) or any(sign in value for sign in "([{'\""):
+        return [value]
+    return value.replace(",", " ").split()
+
+
 def collect(option: Option, values: Sequence[Any]) -> tuple[Any, ...] | None:
     """Return the values of an option that takes several, each converted.
 
@@ -298,6 +305,8 @@ def collect(option: Option, values: Sequence[Any]) -> tuple[Any, ...] | None:
     """
     if option.name == "logger":
         return _loggers(values)
+    if option.name == "metrics":
+        values = [name for value in values for name in _names(value)]
     found = tuple(option.convert(value) for value in values)
     if option.name == "early_stop":
         for value in found:

@@ -253,3 +253,14 @@ def test_full_help_has_every_option_and_argument():
     assert "  --max_epochs  int | None = None\n      Stop training once" in text
     assert text.count("--logger") == 1, "the magic's own option stands for the Trainer's"
     assert full_help("source") == "%lightning_source NAME"
+
+
+@pytest.mark.parametrize("typed", ["accuracy f1", "accuracy,f1", "'accuracy f1'", "'accuracy, f1'"])
+def test_several_metrics_can_be_typed_with_spaces_or_commas(typed):
+    given = parse("model", f"Net --metrics {typed}").options
+    assert make("model", given).metrics == ("accuracy", "f1")
+
+
+def test_a_metric_with_arguments_is_one_expression():
+    given = parse("model", "Net --metrics Accuracy(num_classes=3,top_k=2)").options
+    assert make("model", given).metrics == ("Accuracy(num_classes=3,top_k=2)",)
