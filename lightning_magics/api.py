@@ -6,21 +6,14 @@ A magic parses its line and calls one of these. Everything that can be checked i
 from __future__ import annotations
 
 import contextlib
-import copy
-import dataclasses
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterator
 from typing import Any
 
-from . import events, options, provenance, runs
-from .definition import Definition, check_hyperparameters, is_datamodule, is_module, package_of
+from . import options
+from .calls import Call
 from .errors import InputError, short_traceback
-from .job import Job
-from .launch import Run, run_in_kernel
-from .session import Session, current
-from .views import open_view
+from .launch import Run
+from .session import current
 
 
 def fit(net: Any, /, *datas: Any, **asked: Any) -> Run:
@@ -40,7 +33,7 @@ def fit(net: Any, /, *datas: Any, **asked: Any) -> Run:
         InputError: something given cannot be used; nothing was started.
         KeyboardInterrupt: interrupted twice; the first interrupt returns the run with its weights.
     """
-    return _Call.of("fit", asked).start(net, datas)
+    return Call.of("fit", asked).start(net, datas)
 
 
 def validate(net: Any, /, *datas: Any, **asked: Any) -> Run:
@@ -58,12 +51,12 @@ def validate(net: Any, /, *datas: Any, **asked: Any) -> Run:
     Raises:
         InputError: something given cannot be used; nothing was started.
     """
-    return _Call.of("validate", asked).start(net, datas)
+    return Call.of("validate", asked).start(net, datas)
 
 
 def test(net: Any, /, *datas: Any, **asked: Any) -> Run:
     """Test a trained model; ``%lightning_test`` from Python. Arguments, value and errors as of `validate`."""
-    return _Call.of("test", asked).start(net, datas)
+    return Call.of("test", asked).start(net, datas)
 
 
 def predict(net: Any, /, *datas: Any, **asked: Any) -> Run:
@@ -73,7 +66,7 @@ def predict(net: Any, /, *datas: Any, **asked: Any) -> Run:
         The run; its `predictions` are in input order: the batches' outputs joined, a list of these for several
         dataloaders.
     """
-    return _Call.of("predict", asked).start(net, datas)
+    return Call.of("predict", asked).start(net, datas)
 
 
 def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
@@ -118,324 +111,3 @@ def _syntax_in_a_line() -> Iterator[None]:
     except SyntaxError as error:
         text = (error.text or "").strip()
         raise InputError(f"the cell cannot be read: {error.msg}, in line {error.lineno}: {text}") from error
-
-
-@dataclass(frozen=True)
-class _Subject:
-    """What the model argument came to."""
-
-    name: str
-    package: str
-    make: Callable[[], Any]
-    source: str = ""
-    run: Run | None = None  # whose model is evaluated
-    notices: tuple[str, ...] = ()
-
-
-@dataclass(frozen=True)
-class _Data:
-    """What the data arguments came to."""
-
-    name: str = ""
-    source: str = ""
-    make: Callable[[], tuple[Any, tuple[Any, ...]]] = lambda: (None, ())  # datamodule, loaders
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call of fit, validate, test or predict."""
-
-    verb: events.Verb
-    session: Session
-    options: Any
-    trainer: Mapping[str, Any]
-    model: Mapping[str, Any] = field(default_factory=dict)
-    data: Mapping[str, Any] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, verb: events.Verb, asked: Mapping[str, Any]) -> _Call:
-        """Sort keyword arguments into the verb's own options, the Trainer's, and hyperparameters."""
-        asked = dict(asked)
-        model, data = asked.pop("model", None) or {}, asked.pop("data", None) or {}
-        for name, value in {"model": model, "data": data}.items():
-            if not isinstance(value, Mapping):
-                raise InputError(f"{name}= takes a dict of hyperparameters; found a {type(value).__name__}")
-        options.check_names(verb, asked)
-        own = {name: value for name, value in asked.items() if name in options.own_options(verb)}
-        trainer = {name: value for name, value in asked.items() if name not in own}
-        return cls(verb, current(), options.make(verb, own), trainer, model, data)
-
-    def start(self, net: Any, datas: Sequence[Any]) -> Run:
-        """Check everything, make the instances and the folder, and run.
-
-        Seeded, in the order of a script: the model, then the data, then the Trainer.
-        """
-        from .train import seeded
-        from .trainer import trainer_class
-
-        with short_traceback(), self.alone(), seeded(self.session.package(), self.options.seed):
-            subject = self.subject(net)
-            trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.namespace)
-            model = subject.make()
-            data = self.datas(datas, subject)
-            datamodule, loaders = data.make()
-            job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
-            job = dataclasses.replace(job, notices=subject.notices)
-            if self.verb == "fit":
-                job = self.fit_job(job, subject.name)
-            elif self.options.ckpt_path is not None:
-                job = self.at_checkpoint(job, subject)
-            return self.run(job, subject, data)
-
-    @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
-        """One run at a time, but for those that it starts itself; no further fit in a cell that was interrupted.
-
-        Raises:
-            InputError: another thread runs one.
-            KeyboardInterrupt: a fit of this cell was interrupted: a loop of fits ends with it.
-        """
-        session = self.session
-        if not session.busy.acquire(blocking=False):
-            name = session.last.name if session.last else "another one"
-            raise InputError(f"{name} runs in this kernel, in another thread. Wait for it, or stop it: run.stop()")
-        try:
-            if self.verb == "fit" and session.interrupted:
-                raise KeyboardInterrupt
-            yield
-        finally:
-            session.busy.release()
-
-    def run(self, job: Job, subject: _Subject, data: _Data) -> Run:
-        """Make the run folder and run the job in it."""
-        settings = self.session.settings
-        record = self.record(job, subject, data)
-        root = Path(job.trainer.get("default_root_dir") or "") / Path(settings.run_dir).expanduser()
-        folder = runs.create(root, subject.name, self.verb)
-        job = dataclasses.replace(job, folder=folder.path)
-        record = dataclasses.replace(record, run=folder.name)
-        sources = {folder.model_source_path: subject.source, folder.data_source_path: data.source}
-        view = open_view(quiet=self.options.quiet, refresh_s=settings.refresh_s, log_dir=runs.shown(folder.path))
-        run = Run(job, record, view.state)
-        try:
-            run_in_kernel(job, run, view, sources, self.session.started)
-        finally:
-            self.session.ended(run)
-        return run
-
-    def subject(self, net: Any) -> _Subject:
-        """Find the model that is meant.
-
-        Raises:
-            InputError: it is none.
-        """
-        if self.verb != "fit":
-            return self.trained(net)
-        found = self.session.find_model(net)
-        if isinstance(found, Run):
-            found = found.model
-        return self.described(found, net)
-
-    def described(self, found: Any, asked: Any) -> _Subject:
-        """Describe a definition, a LightningModule class or an instance."""
-        overrides = {name: self.resolved("model", name, value) for name, value in self.model.items()}
-        if isinstance(found, Definition):
-            return _Subject(found.name, found.package, lambda: found.new(**overrides), found.source)
-        package = package_of(found)
-        cls = found if isinstance(found, type) else type(found)
-        if package is None or not is_module(found):
-            raise InputError(_not_a_model(found, asked))
-        if isinstance(found, type):
-            check_hyperparameters(found, overrides)
-            return _Subject(cls.__name__, package, lambda: found(**overrides), provenance.class_source(cls))
-        if overrides:
-            raise InputError(
-                f"--model.{next(iter(overrides))} is given to a constructor, and {cls.__name__} here is an instance "
-                f"already. Give the class: %lightning_fit {cls.__name__} --model.{next(iter(overrides))} …"
-            )
-        definition = next((item for item in self.session.models.values() if item.cls is cls), None)
-        name, source = (
-            (definition.name, definition.source) if definition else (cls.__name__, provenance.class_source(cls))
-        )
-        return _Subject(name, package, lambda: found, source)
-
-    def trained(self, net: Any) -> _Subject:
-        """Find a model that has weights worth evaluating.
-
-        Raises:
-            InputError: there is none.
-        """
-        run = self.session.find_run(net)
-        found = run or self.session.find_model(net)
-        if isinstance(found, Run):
-            run = found
-        if run is None and not isinstance(found, type) and is_module(found):
-            return self.described(found, net)
-        if run is None:
-            name = str(getattr(found, "name", None) or getattr(found, "__name__", net))
-            run = self.session.fits.get(name)
-            if run is None:
-                raise InputError(
-                    f"{name} was not trained in this session, so there are no weights to {self.verb} with. "
-                    f"Train it first: %lightning_fit {name} DATA, or give a Run or an instance."
-                )
-        subject = self.described(run.model, net)
-        notice = f"weights of {run.name}"
-        if isinstance(found, Definition) and found.cls is not type(run.model):
-            notice += f", from before {found.name} was defined again"
-        return _Subject(run.record.model, subject.package, subject.make, subject.source, run, (notice,))
-
-    def datas(self, typed: Sequence[Any], subject: _Subject) -> _Data:
-        """Find the data that is meant.
-
-        Raises:
-            InputError: it is none, or too many.
-        """
-        from .samples import to_dataloaders
-
-        found = [self.session.find_data(item) for item in typed]
-        if not found and self.data:
-            raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
-        if not found and subject.run is not None:
-            return self.data_of(subject.run)
-        if not found:
-            return _Data()
-        overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
-        first = found[0]
-        name = ", ".join(item if isinstance(item, str) else type(item).__name__ for item in typed)
-        if isinstance(first, Definition) or is_datamodule(first):
-            if len(found) > 1:
-                raise InputError(f"data {name}: {typed[0]!r} brings all its splits; it goes with no other data")
-            return _datamodule(first, name, overrides, subject.package)
-        if self.verb == "fit" and len(found) > 2:
-            raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
-        training = [self.verb == "fit" and place == 0 for place in range(len(found))]
-        loaders = tuple(to_dataloaders(found, training, overrides))
-        return _Data(name, make=lambda: (None, loaders))
-
-    def data_of(self, run: Run) -> _Data:
-        """The data of an earlier run; of a fit on loaders, validation alone is what its data says.
-
-        Raises:
-            InputError: it had none for this.
-        """
-        datamodule, loaders = run.data
-        if run.verb == "fit" and datamodule is None:
-            loaders = loaders[1:] if self.verb == "validate" else ()
-            if not loaders and not hasattr(run.model, f"{self.verb}_dataloader"):
-                raise InputError(
-                    f"run {run.name} has no data to {self.verb} with: %lightning_{self.verb} {run.record.model} DATA"
-                )
-        return _Data(run.record.data, make=lambda: (datamodule, loaders))
-
-    def resolved(self, prefix: str, name: str, value: Any) -> Any:
-        """A hyperparameter's value: an expression of the notebook is evaluated."""
-        return options.resolve(value, self.session.namespace, f"--{prefix}.{name}")
-
-    def fit_job(self, job: Job, name: str) -> Job:
-        """Complete a fit's job: what it continues, its loggers, its callbacks by option."""
-        asked, settings = self.options, self.session.settings
-        loggers = settings.logger if asked.logger is None else asked.logger
-        job = dataclasses.replace(
-            job,
-            early_stop=asked.early_stop,
-            monitor=asked.monitor,
-            loggers=tuple(options.resolve_loggers(tuple(loggers), self.session.namespace)),
-            weights_only=asked.weights_only,
-        )
-        if asked.resume is None:
-            return dataclasses.replace(job, continues=True)
-        if str(asked.resume).lower() in ("none", "false"):
-            return job
-        return dataclasses.replace(job, checkpoint=self.checkpoint(asked.resume, name))
-
-    def at_checkpoint(self, job: Job, subject: _Subject) -> Job:
-        """Let an evaluation take its weights from a checkpoint; the model that was given keeps its own.
-
-        Raises:
-            InputError: there is no such checkpoint.
-        """
-        asked = self.options.ckpt_path
-        path = Path(subject.run.best_model_path) if asked == "best" and subject.run is not None else Path(asked)
-        if not path.is_file():
-            raise InputError(
-                f"--ckpt_path {asked}: there is no checkpoint {runs.shown(path)}. "
-                f"Type --ckpt_path PATH, or best after a fit with --monitor METRIC"
-            )
-        notices = (f"weights of {runs.shown(path)}",)
-        return dataclasses.replace(
-            job,
-            model=copy.deepcopy(job.model),
-            checkpoint=path,
-            weights_only=self.options.weights_only,
-            notices=notices,
-        )
-
-    def checkpoint(self, asked: Any, model: str) -> Path:
-        """Find the checkpoint to resume from.
-
-        Raises:
-            InputError: there is none.
-            RunError: no such run.
-        """
-        root = self.session.settings.run_dir
-        named = self.session.namespace.get(str(asked))
-        run = asked if isinstance(asked, Run) else self.session.find_run(asked)
-        if asked == "last":
-            run = self.session.fits.get(model)
-        elif run is None and isinstance(named, Run):
-            run = named
-        if run is None and Path(str(asked)).is_file():
-            return Path(str(asked))
-        if run is not None:
-            folder = run.folder
-        else:
-            folder = runs.latest(root, model) if asked == "last" else runs.find(root, str(asked))
-        found = folder.newest_checkpoint()
-        if found is None:
-            raise InputError(f"--resume {asked}: the run {folder.name} kept no checkpoint in {folder.checkpoints_path}")
-        return found
-
-    def record(self, job: Job, subject: _Subject, data: _Data) -> runs.RunRecord:
-        """The run's record, as far as it is known before the start."""
-        from .trainer import arguments_of
-
-        trainer = {**arguments_of(job.package), **job.trainer}
-        own = {name: value for name, value in vars(self.options).items() if value not in (None, (), False)}
-        return runs.RunRecord(
-            run="",
-            verb=self.verb,
-            model=subject.name,
-            data=data.name,
-            status="running",
-            started=time.time(),
-            options=provenance.plain({**own, **self.trainer, "model": dict(self.model), "data": dict(self.data)}),
-            trainer=provenance.plain(trainer),
-            hyperparameters=provenance.plain(dict(getattr(job.model, "hparams", {}))),
-            seed=self.options.seed,
-            versions=provenance.versions(job.package),
-            git=provenance.git(),
-        )
-
-
-def _datamodule(found: Any, name: str, overrides: Mapping[str, Any], package: str) -> _Data:
-    """Describe a data definition, a DataModule class or an instance."""
-    if isinstance(found, Definition):
-        return _Data(found.name, found.source, lambda: (found.new(**overrides), ()))
-    cls = found if isinstance(found, type) else type(found)
-    if isinstance(found, type):
-        return _Data(name, provenance.class_source(cls), lambda: (found(**overrides), ()))
-    if overrides:
-        first = next(iter(overrides))
-        raise InputError(f"--data.{first} is given to a constructor, and {name} is an instance already; give its class")
-    return _Data(name, provenance.class_source(cls), lambda: (found, ()))
-
-
-def _not_a_model(found: Any, asked: Any) -> str:
-    """The message for a model argument that is no LightningModule."""
-    shown = asked if isinstance(asked, str) else type(found).__name__
-    kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
-    return (
-        f"the model {shown!r} is {kind}, not a LightningModule. If it is a torch module, say how it trains first: "
-        f"%lightning_model {shown if str(shown).isidentifier() else 'NAME'} --loss cross_entropy"
-    )
