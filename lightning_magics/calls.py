@@ -194,7 +194,7 @@ class Call:
         Raises:
             InputError: it is none, or too many.
         """
-        from .samples import to_dataloaders
+        from .samples import features, form_of, to_dataloaders
 
         found = [self.session.find_data(item) for item in typed]
         if not found and self.data:
@@ -212,6 +212,8 @@ class Call:
             return _datamodule(first, name, overrides, subject.package)
         if self.verb == "fit" and len(found) > 2:
             raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
+        if self.verb == "predict":  # what is predicted has no labels to name
+            found = [features(item) if form_of(item) == "table" else item for item in found]
         training = [self.verb == "fit" and place == 0 for place in range(len(found))]
         loaders = tuple(to_dataloaders(found, training, overrides))
         return Data(name, make=lambda: (None, loaders))

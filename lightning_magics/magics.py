@@ -176,7 +176,7 @@ class LightningMagics(Magics):
             return name, self._source(cell, f"<lightning_{verb} {next(self._numbers)}>")
         if name is None:
             raise InputError(f"%lightning_{verb} takes the name of something that a cell defined; found none")
-        return name, self.session.evaluate(name, verb, self.session.namespace)
+        return name, self.session.evaluate(name, verb, ())
 
     def _source(self, cell: str, otherwise: str) -> cells.Source:
         """A cell's body and its place; `otherwise` names the file where no cell can be told."""

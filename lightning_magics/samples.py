@@ -256,6 +256,19 @@ def as_dataset(value: Any, form: Form) -> Any:
     return value
 
 
+def features(frame: Any) -> torch.Tensor:
+    """Return the columns of a DataFrame as features to predict for, (rows, columns) float32.
+
+    Raises:
+        InputError: a column holds no numbers.
+    """
+    kinds = dict(zip(map(str, frame.columns), frame.dtypes, strict=True))
+    text = [name for name, kind in kinds.items() if getattr(kind, "kind", "O") not in "biuf"]
+    if text:
+        raise InputError(f"the columns {', '.join(text)} hold no numbers: leave them out, or make numbers of them")
+    return torch.as_tensor(frame.to_numpy(dtype="float32", copy=True))
+
+
 class _Stream(IterableDataset[Any]):
     """An iterable as a dataset; each loading worker takes its share."""
 

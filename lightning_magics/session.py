@@ -150,10 +150,11 @@ class Session:
             inner = error.__traceback__ and error.__traceback__.tb_next and error.__traceback__.tb_next.tb_next
             if inner is not None:  # in a function that the expression calls
                 raise
-            known = list(dict.fromkeys([*known, *self.candidates()]))
+            known = list(dict.fromkeys([*known, *(self.candidates() if what == "model" else ())]))
+            near = did_you_mean(text, [*known, *(name for name in self.namespace if not name.startswith("_"))])
             listed = f" Defined here: {', '.join(known)}." if known else ""
             define = f"Define it with %%lightning_{what} {text}" if text.isidentifier() else str(error)
-            raise InputError(f"no {what} {text!r} was found.{did_you_mean(text, known)}{listed} {define}") from error
+            raise InputError(f"no {what} {text!r} was found.{near}{listed} {define}") from error
 
     def candidates(self) -> list[str]:
         """Names of the notebook's own models, classes and instances."""

@@ -244,6 +244,15 @@ def test_second_thread_is_told_to_wait(notebook):
     assert caught == ["Net/version_0 runs in this kernel, in another thread. Wait for it, or stop it: run.stop()"]
 
 
+def test_predictions_for_a_table_without_labels(notebook):
+    notebook("import pandas\nframe = pandas.DataFrame({'a': [0.5, 1.0], 'b': [2, 3], 'c': ['x', 'y']})")
+    notebook("run = %lightning_fit Net samples --max_epochs 1 --quiet")
+    notebook("%lightning_predict run frame[['a','b']] -o preds --quiet")
+    assert notebook.shell.user_ns["preds"].shape == (2, 1)
+    with pytest.raises(InputError, match="the columns c hold no numbers"):
+        notebook("%lightning_predict run frame")
+
+
 def test_evaluation_can_take_the_best_checkpoint_and_leaves_the_model_as_it_is(notebook):
     notebook(
         "class Worse(Net):\n"
@@ -333,7 +342,8 @@ def test_fit_works_inside_a_function(notebook):
     [
         ("%lightning_fit", "%lightning_fit takes a model; found none"),
         ("%lightning_fit Nett samples", "no model 'Nett' was found. Did you mean 'Net'?"),
-        ("%lightning_fit Net sampels", "no data 'sampels' was found."),
+        ("%lightning_fit Net sampels", "no data 'sampels' was found. Did you mean 'samples'?"),
+        ("%lightning_data sampels", "no data 'sampels' was found. Did you mean 'samples'? Define it with"),
         ("%lightning_fit Net samples --max_epoch 3", "Did you mean '--max_epochs'?"),
         ("%lightning_fit Net samples --max_epochs three", "--max_epochs takes a whole number; found 'three'"),
         ("%lightning_fit Net samples --precision 16-mixd", "Did you mean '16-mixed'?"),
