@@ -28,6 +28,7 @@ _GREY = "#808890"
 _MOST_CHARTS = 6
 _ACROSS = 3
 _MOST_DOTS = 12  # dots show the epochs as long as these can be told apart
+_FEW = 8  # values by step that are not drawn beside those by epoch
 _MOST_POINTS = 160  # of a line: more than this is not seen at the charts' size
 _WIDTH, _HEIGHT = 290, 170  # of a chart, in CSS pixels
 _POINTS = 0.72  # of matplotlib for a CSS pixel, at 100 pixels an inch
@@ -90,6 +91,8 @@ def charts(state: RunState) -> list[Chart]:
         drawn = [
             Drawn(line.stage, line.by_step and line.stage in stages, curve.points(_MOST_POINTS))
             for line, curve in sorted(lines.items(), key=_order)
+            # A few values by step say less than the epochs beside them, and look like a mistake.
+            if not (line.by_step and line.stage in stages and len(curve.points(_MOST_POINTS)) < _FEW)
         ]
         if any(len(line.points) > 1 for line in drawn):
             xs = [x for line in drawn for x, _ in line.points]

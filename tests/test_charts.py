@@ -83,3 +83,8 @@ def test_the_image_is_transparent_twice_as_fine_as_shown_and_drawn_without_pyplo
     assert image.size == (2 * width, 2 * height)
     assert image.convert("RGBA").getpixel((0, 0))[3] == 0
     assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_few_values_by_step_are_left_out_beside_those_by_epoch():
+    loss, _ = charts.charts(fold(*fit(epochs=3, sent=2)))
+    assert [(line.stage, line.faint) for line in loss.lines] == [("train", False), ("val", False)]
