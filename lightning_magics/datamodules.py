@@ -25,13 +25,14 @@ from .cells import (
     use_attributes,
 )
 from .constructor import complete, constructor
-from .definition import Definition, check_name, dashed, given_options, is_datamodule, package_of, source_of
+from .definition import Definition, as_it_is, check_name, dashed, given_options, is_datamodule
 from .errors import InputError, did_you_mean
 from .generated import assemble, expression, method, snippet
 from .imports import bind_imports, notebook_imports
 from .loading import Labels, loaders, setup, splits, stream
 from .names import Notebook
 from .probe import UNKNOWN, class_kinds, evaluate_cell, execute, random_state_kept
+from .provenance import class_source
 from .samples import FORMS, Part, Split, splits_of
 from .scopes import Function, binds, names_read
 
@@ -69,7 +70,7 @@ def define_data(
         # Of an if, one branch ran.
         classes = [found for found in classes if found in namespace]
         chosen = name if name in classes else classes[-1]
-        return _as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text)
+        return as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text, "hooks or data")
     parts = split(tree)
     if parts.expression is None and not parts.hooks:
         raise InputError(f"the cell holds no data: it ends with no expression{last_name(tree)}. {FORMS}")
@@ -78,26 +79,12 @@ def define_data(
     return _Data(name or "data", parts, options, namespace, package, cell).define()
 
 
-def _as_it_is(name: str, cls: type, options: DataOptions, namespace: dict[str, Any], text: str) -> Definition:
-    """Register a LightningDataModule class."""
-    given = given_options(options)
-    if given:
-        raise InputError(
-            f"{dashed(given)} would have no effect: {cls.__name__} is a complete LightningDataModule class. "
-            f"Write it in the class, or give hooks or data alone"
-        )
-    package = package_of(cls)
-    assert package is not None
-    namespace[name] = cls
-    return Definition(name, cls, text, text, "class", package)
-
-
 def _adopt(name: str | None, found: Any, options: DataOptions, namespace: dict[str, Any], package: str) -> Definition:
     """Make a definition of an object."""
     if is_datamodule(found):
         if not isinstance(found, type):
             raise InputError(f"{name or type(found).__name__} is a LightningDataModule instance: give it as it is")
-        return _as_it_is(name or found.__name__, found, options, namespace, source_of(found))
+        return as_it_is(name or found.__name__, found, options, namespace, class_source(found), "hooks or data")
     name = name or "data"
     here = namespace.get(name) is found
     code = ast.Name(name, ast.Load()) if here else Notebook(namespace, {}, name).reference(found, "data")

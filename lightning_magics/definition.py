@@ -117,14 +117,6 @@ def check_name(name: str | None) -> None:
         raise InputError(f"{name!r} cannot name a class. Type a name of letters, digits and underscores")
 
 
-def source_of(cls: type) -> str:
-    """Return a class's text, empty where no file holds it."""
-    try:
-        return inspect.getsource(cls)
-    except (OSError, TypeError):
-        return ""
-
-
 def given_options(options: Any) -> list[str]:
     """Return the names of the options that differ from their defaults."""
     return [item.name for item in dataclasses.fields(options) if getattr(options, item.name) != item.default]
@@ -133,3 +125,30 @@ def given_options(options: Any) -> list[str]:
 def dashed(names: Iterable[str]) -> str:
     """Return options as they are typed."""
     return ", ".join(f"--{name}" for name in names)
+
+
+def as_it_is(name: str, cls: type, options: Any, namespace: dict[str, Any], text: str, otherwise: str) -> Definition:
+    """Register a class that is complete.
+
+    Args:
+        name: to register and bind it under.
+        cls: LightningModule or LightningDataModule class.
+        options: of the magic; none may be given.
+        namespace: the notebook's globals.
+        text: the class's source, or the cell that it stands in.
+        otherwise: what a cell holds that takes options, for the message.
+
+    Raises:
+        InputError: an option is given, which the class would not see.
+    """
+    given = given_options(options)
+    if given:
+        kind = "LightningDataModule" if is_datamodule(cls) else "LightningModule"
+        raise InputError(
+            f"{dashed(given)} would have no effect: {cls.__name__} is a complete {kind} class. "
+            f"Write it in the class, or give {otherwise} alone"
+        )
+    package = package_of(cls)
+    assert package is not None
+    namespace[name] = cls
+    return Definition(name, cls, text, text, "class", package)

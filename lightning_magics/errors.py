@@ -14,10 +14,11 @@ import contextlib
 import difflib
 import os
 import re
-import sys
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
+
+from .shell import running_shell
 
 
 class LightningMagicsError(Exception):
@@ -72,8 +73,7 @@ def short_traceback() -> Iterator[None]:
         raise
     except (Exception, KeyboardInterrupt) as raised:
         error = raised  # outlives the except block
-        ipython = sys.modules.get("IPython")
-        shell = ipython.get_ipython() if ipython is not None else None
+        shell = running_shell()
         if shell is not None:
             with contextlib.suppress(AttributeError):  # an exception class with __slots__ is shown whole
                 error._render_traceback_ = lambda: _rendered(shell, error)  # type: ignore[union-attr]

@@ -11,7 +11,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -22,6 +21,7 @@ from .errors import RunError
 from .job import Abort, Job, Stop
 from .progress import RunState
 from .runs import EventWriter, RunFolder, RunRecord, write_text
+from .shell import cell_number, running_kernel
 
 if TYPE_CHECKING:
     from .views import View
@@ -122,19 +122,8 @@ class Run:
 
         if self._shown_in is None or self._shown_in != cell_number():
             display(report.mimebundle(self._state), raw=True)  # type: ignore[no-untyped-call]
-        elif not hasattr(_shell(), "kernel"):
+        elif running_kernel() is None:
             raise NotImplementedError  # a terminal shows Out[N] and waits for something: the one line of repr
-
-
-def _shell() -> Any:
-    ipython = sys.modules.get("IPython")
-    return ipython.get_ipython() if ipython is not None else None
-
-
-def cell_number() -> int | None:
-    """Number of the cell that runs now, or None outside IPython."""
-    shell = _shell()
-    return None if shell is None else int(shell.execution_count)
 
 
 def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], started: Callable[[Run], None]) -> None:

@@ -10,7 +10,6 @@ from types import FrameType
 from typing import Any
 
 import traitlets
-from IPython.core.getipython import get_ipython
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
 from . import api, cells, options, report
@@ -18,6 +17,7 @@ from .definition import Definition
 from .errors import InputError, did_you_mean
 from .launch import Run
 from .session import Session
+from .shell import running_kernel
 
 
 @magics_class
@@ -226,7 +226,7 @@ class Listing(str):
         from pygments.formatters import TerminalFormatter
         from pygments.lexers import PythonLexer
 
-        in_terminal = not hasattr(get_ipython(), "kernel") and sys.stdout.isatty()
+        in_terminal = running_kernel() is None and sys.stdout.isatty()
         printer.text(highlight(self, PythonLexer(), TerminalFormatter()) if in_terminal else str(self))
 
 

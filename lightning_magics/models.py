@@ -26,7 +26,7 @@ from .cells import (
     use_attributes,
 )
 from .constructor import complete, constructor
-from .definition import Definition, check_name, dashed, given_options, is_module, package_of, source_of
+from .definition import Definition, as_it_is, check_name, dashed, given_options, is_module
 from .errors import InputError
 from .generated import assemble, expression, snippet
 from .imports import bind_imports, notebook_imports
@@ -36,6 +36,7 @@ from .names import Notebook
 from .networks import FORMS, Network, find_network
 from .optimizers import Optimizing, configure
 from .probe import class_kinds, default_values, execute, random_state_kept
+from .provenance import class_source
 from .scopes import Function, binds, names_read, parameters
 from .steps import HELPERS, Steps
 
@@ -74,7 +75,7 @@ def define_model(
         # Of an if, one branch ran.
         complete_classes = [found for found in complete_classes if found in namespace]
         chosen = name if name in complete_classes else complete_classes[-1]
-        definition = _as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text)
+        definition = as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text, "a network or hooks")
         written = [item for item in statements_of(tree.body) if isinstance(item, ast.ClassDef) and item.name == chosen]
         return dataclasses.replace(definition, owned=_needed(written[-1], tree.body, namespace), notebook=namespace)
     parts = split(tree)
@@ -91,20 +92,6 @@ def define_model(
     return _Model(name, parts, options, Notebook(namespace, {}, name), package, cell).define()
 
 
-def _as_it_is(name: str, cls: type, options: ModelOptions, namespace: dict[str, Any], text: str) -> Definition:
-    """Register a LightningModule class."""
-    given = given_options(options)
-    if given:
-        raise InputError(
-            f"{dashed(given)} would have no effect: {cls.__name__} is a complete LightningModule class. "
-            f"Write it in the class, or give a network or hooks alone"
-        )
-    package = package_of(cls)
-    assert package is not None
-    namespace[name] = cls
-    return Definition(name, cls, text, text, "class", package)
-
-
 def _adopt(name: str | None, found: Any, options: ModelOptions, namespace: dict[str, Any], package: str) -> Definition:
     """Make a definition of an object."""
     own_name = getattr(found, "__name__", None) or type(found).__name__
@@ -112,7 +99,7 @@ def _adopt(name: str | None, found: Any, options: ModelOptions, namespace: dict[
     if is_module(found):
         if not isinstance(found, type):
             raise InputError(f"{name} is a LightningModule instance already: give it to %lightning_fit as it is")
-        return _as_it_is(name, found, options, namespace, source_of(found))
+        return as_it_is(name, found, options, namespace, class_source(found), "a network or hooks")
     here = namespace.get(name) is found
     notebook = Notebook(namespace, {}, name)
     code = ast.Name(name, ast.Load()) if here else notebook.reference(found, "network")

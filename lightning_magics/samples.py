@@ -310,13 +310,6 @@ def to_dataloaders(values: Sequence[Any], training: Sequence[bool], options: Map
     ]
 
 
-def to_dataloader(value: Any, batch_size: int = 32, shuffle: bool = False) -> Any:
-    """Return a DataLoader for data that has none; see `to_dataloaders`."""
-    if _one_form(value) == "loaders":
-        return value
-    return to_dataloaders([value], [shuffle], {"batch_size": batch_size})[0]
-
-
 def _one_form(value: Any) -> Form:
     form = _form_of_split(value)
     if form is None:

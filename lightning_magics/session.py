@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from .errors import InputError, did_you_mean
+from .shell import running_shell
 
 if TYPE_CHECKING:
     from .definition import Definition
@@ -163,16 +164,11 @@ class Session:
 
 def current() -> Session:
     """The session of the shell that runs this; a fresh one where the extension is not loaded."""
-    shell = _shell()
+    shell = running_shell()
     if shell is None:
         return Session(vars(sys.modules["__main__"]))
     magics = shell.magics_manager.registry.get("LightningMagics")
     return magics.session if magics is not None else Session(shell.user_ns)
-
-
-def _shell() -> Any:
-    ipython = sys.modules.get("IPython")
-    return ipython.get_ipython() if ipython is not None else None
 
 
 def _origin(value: Any) -> str:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from lightning_magics import report
 from lightning_magics.events import Event, Started
 from lightning_magics.progress import RunState
+from lightning_magics.shell import running_kernel
 from lightning_magics.terminal import TextView
 
 _SHARE = 0.01  # most of the run's time that drawing may take
@@ -46,7 +47,7 @@ def open_view(quiet: bool = False, refresh_s: float = 0.25, log_dir: str = "") -
         log_dir: folder of the run, shown in the result.
     """
     state = RunState(log_dir)
-    kernel = _kernel()
+    kernel = running_kernel()
     if quiet:
         return LineView(state)
     if kernel is None:
@@ -66,12 +67,6 @@ def _in_terminal() -> bool:
         return sys.stdout.isatty()
     except (AttributeError, ValueError):  # a process without one has None there, a daemon a closed one
         return False
-
-
-def _kernel() -> Any:
-    """The kernel that this code runs in, or None in a terminal or a script."""
-    ipython = sys.modules.get("IPython")
-    return getattr(ipython.get_ipython(), "kernel", None) if ipython else None
 
 
 def _interactive(kernel: Any) -> bool:
@@ -201,7 +196,7 @@ class QuietView:
         self._show()
 
     def _show(self) -> None:
-        if _kernel() is None:
+        if running_kernel() is None:
             print(report.text(self.state))  # noqa: T201 -- the user's terminal, pipe or log
         else:
             _display(report.mimebundle(self.state))

@@ -336,13 +336,13 @@ def test_raw_data_gets_a_loader(value):
     samplers = [type(loader.sampler).__name__ for loader in (first, second)]
     assert samplers == ["RandomSampler", "SequentialSampler"]
     assert len(first) == len(second) == 3
-    assert len(samples.to_dataloader(value, batch_size=5)) == 1
+    assert len(samples.to_dataloaders([value], [False], {"batch_size": 5})[0]) == 1
 
 
 def test_loaders_pass_and_streams_are_loaded():
     loader = DataLoader(torch.ones(3, 1))
     assert samples.to_dataloaders([loader], [True], {}) == [loader]
-    assert len(list(samples.to_dataloader(range(5), batch_size=2))) == 3
+    assert len(list(samples.to_dataloaders([range(5)], [False], {"batch_size": 2})[0])) == 3
 
 
 @pytest.mark.parametrize(
@@ -432,7 +432,7 @@ def test_arrays_of_text_are_named_where_data_is_defined(cell):
     with pytest.raises(InputError, match=r"array of <U1 holds no numbers.*np.unique"):
         data(cell, names=namespace(np=np))
     with pytest.raises(InputError, match="holds no numbers"):
-        samples.to_dataloader((np.ones((2, 4)), np.array(["a", "b"])))
+        samples.to_dataloaders([(np.ones((2, 4)), np.array(["a", "b"]))], [False], {})
 
 
 @pytest.mark.parametrize(

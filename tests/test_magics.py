@@ -105,6 +105,11 @@ def test_source_of_a_class_in_an_ordinary_cell_is_kept(notebook):
     assert source.endswith("return torch.optim.Adam(self.parameters(), 0.01)\n")
 
 
+def test_source_of_an_adopted_class_is_shown(notebook):
+    notebook("%lightning_model Net")
+    assert notebook.shell.run_line_magic("lightning_source", "Net").startswith("class Net(pl.LightningModule):")
+
+
 def test_the_same_seed_gives_the_same_numbers(notebook):
     for name in ("one", "two"):
         notebook(f"{name} = %lightning_fit Net samples samples --max_epochs 2 --seed 5 --quiet")
