@@ -1,13 +1,15 @@
 """What a training process tells whoever watches: frozen dataclasses, one JSON line each.
 
-The events of a run, in order: `Started`, then `Step`, `Metrics`, `Results` and `Notice` as they happen,
-then exactly one `Ended`. A reader ignores keys and events that it does not know, so that an older notebook
+The events of a run, in order: `Launched` where processes of its own run it, `Started`, then `Step`, `Metrics`,
+`Results` and `Notice` as they happen, then exactly one `Ended`. What ranks print stays in their logs; `Printed` hands
+it to views alone. A reader ignores keys and events that it does not know, so that an older notebook
 can watch a newer run.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import types
 import typing
@@ -17,6 +19,23 @@ from typing import Any, Literal
 Verb = Literal["fit", "validate", "test", "predict"]
 Stage = Literal["sanity", "train", "validate", "test", "predict"]
 Status = Literal["running", "completed", "interrupted", "failed"]
+
+
+@dataclass(frozen=True)
+class Launched:
+    """Processes of its own were started for a run; `Started` follows once they are ready, unless they fail first.
+
+    Attributes:
+        run: name of the run, ``Digits/version_3``.
+        verb: what runs.
+        time: Unix time of the launch, in seconds.
+        processes: number of ranks.
+    """
+
+    run: str
+    verb: Verb
+    time: float
+    processes: int
 
 
 @dataclass(frozen=True)
@@ -112,6 +131,19 @@ class Notice:
 
 
 @dataclass(frozen=True)
+class Printed:
+    """Complete lines that a rank printed; read from its log, never part of the recorded events.
+
+    Attributes:
+        rank: global rank of the process.
+        text: one line or several, without the last newline.
+    """
+
+    rank: int
+    text: str
+
+
+@dataclass(frozen=True)
 class Ended:
     """The run is over.
 
@@ -138,7 +170,7 @@ class Ended:
     monitor: str | None = None
 
 
-Event = Started | Step | Metrics | Results | Notice | Ended
+Event = Launched | Started | Step | Metrics | Results | Notice | Printed | Ended
 _TYPES: dict[str, type] = {cls.__name__: cls for cls in typing.get_args(Event)}
 
 
@@ -169,7 +201,7 @@ def read(cls: type[Any], found: dict[str, Any]) -> Any:
     Raises:
         ValueError: a required field is missing, or one has the wrong type.
     """
-    hints = typing.get_type_hints(cls)
+    hints = _hints(cls)  # type: ignore[arg-type]  # mypy does not know that classes are hashable
     values = {}
     for item in dataclasses.fields(cls):
         if item.name in found:
@@ -179,6 +211,12 @@ def read(cls: type[Any], found: dict[str, Any]) -> Any:
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise ValueError(f"{cls.__name__} lacks {item.name!r}")
     return cls(**values)
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    """The types of a dataclass's fields: resolving them takes longer than reading a record."""
+    return typing.get_type_hints(cls)
 
 
 def _fits(value: Any, hint: Any) -> bool:

@@ -1,9 +1,10 @@
-"""Numbers, durations and sizes as the user reads them, in the live view, the report and the terminal alike."""
+"""Numbers, times and sizes as the user reads them, in the live view, the report and the terminal alike."""
 
 from __future__ import annotations
 
 import itertools
 import math
+import time
 from collections.abc import Sequence
 
 _WHOLE = 1e7  # whole numbers up to here are written in full
@@ -77,6 +78,11 @@ def remaining(seconds: float) -> str:
     return f"{whole} s" if whole < 60 else duration(whole)
 
 
+def moment(time_s: float) -> str:
+    """Return a Unix time in the local zone, as ``2026-11-23 14:32``: true in a notebook that is read next year too."""
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(time_s))
+
+
 def size(size_bytes: float) -> str:
     """Return a size in bytes as ``980 MB`` or ``1.1 GB`` (powers of 1000)."""
     for unit, factor in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
@@ -95,8 +101,8 @@ def count(value: int) -> str:
 
 
 def plural(value: int, noun: str) -> str:
-    """Return ``1 epoch``, ``3,300 steps`` or ``2 batches``."""
-    ending = "" if value == 1 else "es" if noun == "batch" else "s"
+    """Return ``1 epoch``, ``3,300 steps``, ``2 batches`` or ``2 processes``."""
+    ending = "" if value == 1 else "es" if noun in ("batch", "process") else "s"
     return f"{value:,} {noun}{ending}"
 
 

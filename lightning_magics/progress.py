@@ -10,7 +10,8 @@ from dataclasses import dataclass, field
 
 from lightning_magics import scores
 from lightning_magics.curves import Curve
-from lightning_magics.events import Ended, Event, Metrics, Notice, Results, Started, Step
+from lightning_magics.events import Ended, Event, Launched, Metrics, Notice, Printed, Results, Started, Step, Verb
+from lightning_magics.prints import Prints
 
 _MOST_CURVES = 100  # a model that logs more than this is not read as curves
 _MOST_NOTICES = 20
@@ -57,6 +58,7 @@ class RunState:
     """The fold of a run's events: `apply` each one, in order, then read.
 
     Attributes:
+        launched: that processes of its own were started, None for a run of the kernel.
         started: the header's facts, None before the run began.
         step: the latest `Step`, None before the first.
         train: the latest `Step` of training.
@@ -67,12 +69,14 @@ class RunState:
         results: rows of validate and test.
         notices: each text once.
         notices_left_out: number of notices beyond the most that are kept.
-        points: counts what can change the table and the curves, for whoever draws them.
+        prints: what ranks printed.
+        points: counts what can change the table, the curves and the prints, for whoever draws them.
         log_dir: folder of the run, empty if unknown.
     """
 
     def __init__(self, log_dir: str = "") -> None:
         self.log_dir = log_dir
+        self.launched: Launched | None = None
         self.started: Started | None = None
         self.step: Step | None = None
         self.train: Step | None = None
@@ -83,6 +87,7 @@ class RunState:
         self.results: list[dict[str, float]] = []
         self.notices: list[Notice] = []
         self.notices_left_out = 0
+        self.prints = Prints()
         self.points = 0
         self._texts: set[str] = set()
         self._names: dict[str, None] = {}
@@ -98,6 +103,11 @@ class RunState:
             self._apply_step(event)
         elif isinstance(event, Metrics):
             self._apply_metrics(event)
+        elif isinstance(event, Printed):
+            self.prints.add(event.rank, event.text)
+            self.points += 1
+        elif isinstance(event, Launched):
+            self.launched = event
         elif isinstance(event, Started):
             self.started = event
         elif isinstance(event, Results):
@@ -112,7 +122,8 @@ class RunState:
     def end(self) -> None:
         """Note that nobody told the end of the run: it was killed, or the code around it raised."""
         if self.ended is None:
-            self.apply(Ended("failed", self.elapsed_s, error="stopped before its end"))
+            error = "stopped before its end" if self.started else "stopped before it began"
+            self.apply(Ended("failed", self.elapsed_s, error=error))
 
     def _apply_step(self, event: Step) -> None:
         before, self.step = self.step, event
@@ -183,6 +194,28 @@ class RunState:
         return self.charts.setdefault(base, {}).setdefault(Line(stage, by_step), Curve())
 
     @property
+    def run(self) -> str:
+        """Name of the run, ``Digits/version_3``; empty while nothing has been told of it."""
+        begun = self.started or self.launched
+        return begun.run if begun else ""
+
+    @property
+    def verb(self) -> Verb:
+        """What runs."""
+        begun = self.started or self.launched
+        return begun.verb if begun else "fit"
+
+    @property
+    def starting(self) -> bool:
+        """Whether processes were started and have not begun to run yet."""
+        return self.launched is not None and self.started is None and self.ended is None
+
+    @property
+    def tagged(self) -> bool:
+        """Whether what is printed is told apart by rank: there are several."""
+        return self.launched is not None and self.launched.processes > 1
+
+    @property
     def metrics(self) -> list[str]:
         """Names of the table's metrics: of training, of validation, then the rest, each in the order they came."""
         rank = {"train": 0, "val": 1, "": 2, "test": 3}
@@ -238,7 +271,7 @@ class RunState:
     @property
     def _position(self) -> Step | None:
         """What tells how far the run is: training's step in a fit, else the latest one."""
-        return self.train if self.started is None or self.started.verb == "fit" else self.step
+        return self.train if self.verb == "fit" else self.step
 
     @property
     def _max_steps(self) -> int | None:
@@ -249,7 +282,7 @@ class RunState:
         if step is None or self.started is None:
             return None
         part, parts = _part(step), []
-        if self.started.verb != "fit":
+        if self.verb != "fit":
             return part
         if self.started.max_epochs:
             parts.append((step.epoch + (part or 0.0)) / self.started.max_epochs)

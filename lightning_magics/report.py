@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import base64
 import os
+from collections.abc import Collection
 from html import escape
 
 from lightning_magics import charts, formats, runs, scores
+from lightning_magics.events import Status
 from lightning_magics.progress import RunState
 
 _MOST_ROWS = 20
@@ -21,16 +23,17 @@ _MOST_TEXT = 400  # characters of a notice or a path
 _MOST_ERROR = 600
 
 _MUTED = "opacity:.65"
-_SIGNS = {
+SIGNS = {
     "completed": ("✓", "#2da44e"),
     "interrupted": ("■", "#bf8700"),
     "failed": ("✗", "#d9534f"),
-    "running": ("", ""),
+    "running": ("●", "#3b8ee0"),
 }
 _FILL = "var(--jp-brand-color1,var(--vscode-progressBar-background,#2196f3))"
 _INK = "color:var(--vscode-editor-foreground,var(--jp-ui-font-color1,inherit))"
 _SIDE_BY_SIDE = "display:flex;flex-wrap:wrap;gap:8px 28px"
 _TRACK = "rgba(128,128,128,.22)"
+_CODE_FONT = "font-family:var(--jp-code-font-family,var(--vscode-editor-font-family,monospace))"
 _STAGES = {"sanity": "sanity check", "train": "step", "validate": "validation", "test": "test", "predict": "prediction"}
 
 # Kinds of Pygments' tokens; JupyterLab's themes name the colours, the others read on light and dark.
@@ -64,13 +67,18 @@ def mimebundle(state: RunState) -> dict[str, str]:
 
 
 def header(state: RunState) -> tuple[str, str]:
-    """Return the run's model and the facts beside it: version, devices, precision, parameters."""
-    started = state.started
-    if started is None:
-        return "", ""
-    model, _, version = started.run.partition("/")
-    facts = [version, started.devices, started.precision]
-    if started.parameters is not None:
+    """Return the run's model and the facts beside it: version, devices, precision, parameters.
+
+    Before it began the facts are how many processes start.
+    """
+    model, _, version = state.run.partition("/")
+    started, facts = state.started, [version]
+    if started:
+        facts += [started.devices, started.precision]
+    elif state.launched:
+        processes = formats.plural(state.launched.processes, "process")
+        facts.append(f"starting {processes} …" if state.starting else processes)
+    if started and started.parameters is not None:
         frozen = started.trainable_parameters is not None and started.trainable_parameters != started.parameters
         trainable = f" ({formats.count(started.trainable_parameters or 0)} trainable)" if frozen else ""
         facts.append(f"{formats.count(started.parameters)} parameters{trainable}")
@@ -79,14 +87,16 @@ def header(state: RunState) -> tuple[str, str]:
 
 def summary(state: RunState) -> str:
     """Return in one line how the run ended: ``completed: 5 epochs, 3,300 steps in 4.1 s``."""
-    ended, fit = state.ended, state.started is None or state.started.verb == "fit"
-    verb = "" if fit or state.started is None else f"{state.started.verb} "
+    ended, fit = state.ended, state.verb == "fit"
+    verb = "" if fit else f"{state.verb} "
     if ended is None:
-        return f"{verb}running"
+        return f"{verb}starting" if state.starting else f"{verb}running"
     if ended.status == "failed":
         where = f" in epoch {state.train.epoch + 1}" if fit and state.train else ""
         error = one_line(ended.error or ended.reason or "no error is recorded")
         return f"{verb}failed{where}: {formats.clip(error, _MOST_ERROR)}"
+    if ended.status == "interrupted" and state.launched and not state.started:
+        return f"{verb}interrupted before it began{_because(ended.reason)}"
     if ended.status == "interrupted" and fit:
         where = f" in epoch {state.train.epoch + 1}" if state.train else ""
         how = one_line(ended.error) or "weights kept"
@@ -183,6 +193,25 @@ def _left_out(state: RunState) -> list[str]:
     return found
 
 
+def tag(state: RunState, rank: int) -> str:
+    """Return what stands before a line that a rank printed: ``rank 1 │ ``, or nothing where there is one rank."""
+    if not state.tagged or state.launched is None:
+        return ""
+    return f"rank {rank:>{len(str(state.launched.processes - 1))}} │ "
+
+
+def whole_log(ranks: Collection[int]) -> str:
+    """Return the call that gives all that these ranks printed."""
+    return f"run.logs({next(iter(ranks))})" if len(ranks) == 1 else "run.logs(rank)"
+
+
+def _prints(state: RunState) -> tuple[str, list[str]]:
+    """How many printed lines are not kept, if any, and the last ones by rank."""
+    before = state.prints.left_out()
+    note = f"… {formats.plural(sum(before.values()), 'line')} before: {whole_log(before)}" if before else ""
+    return note, [f"{tag(state, rank)}{line}".rstrip() for rank, line in state.prints.last()]
+
+
 def footer(state: RunState) -> list[str]:
     """Return where the run is, and its best checkpoint, or the last where no metric chooses."""
     found = [formats.clip(runs.shown(state.log_dir), _MOST_TEXT)] if state.log_dir else []
@@ -210,13 +239,12 @@ def best(state: RunState) -> str:
 
 def line(state: RunState) -> str:
     """Return the run in one line."""
-    name = state.started.run if state.started else ""
-    return " · ".join(filter(None, [name, summary(state), best(state)]))
+    return " · ".join(filter(None, [state.run, summary(state), best(state)]))
 
 
 def position(state: RunState) -> str:
     """Return where the run is, as ``epoch 3/5, step 412/660``."""
-    fit = state.started is not None and state.started.verb == "fit"
+    fit = state.started is not None and state.verb == "fit"
     return f"{epoch_label(state)}, {step_label(state)}" if fit else step_label(state)
 
 
@@ -257,18 +285,31 @@ def ending(state: RunState) -> list[str]:
 def text(state: RunState, width: int | None = None) -> str:
     """Return the report as plain text; a table wider than `width` characters is set in several."""
     model, facts = header(state)
-    lines = [f"{model} · {facts}" if facts else model, summary(state)]
+    lines = [f"{model} · {facts}" if facts else model]
+    if not state.starting:  # the header says so
+        lines.append(summary(state))
     if found := table(state):
         lines += ["", text_table(found, width), ""]
-    lines += [*remarks(state), *filter(None, [best(state)]), *footer(state)]
+    lines += remarks(state)
+    note, printed = _prints(state)
+    if printed:
+        lines += ["", *filter(None, [note]), *printed, ""]
+    lines += [*filter(None, [best(state)]), *footer(state)]
     return "\n".join(lines).strip()
 
 
-def text_table(found: Table, width: int | None = None) -> str:
-    """Return a table whose columns are aligned to the right, in as many parts as the width asks for."""
+def text_table(found: Table, width: int | None = None, left: Collection[str] = ()) -> str:
+    """Return a table as text, in as many parts as the width asks for.
+
+    Columns are aligned to the right, those whose labels are in `left` to the left.
+    """
     labels, rows = found
     columns = [[label, *(row[place] for row in rows)] for place, label in enumerate(labels)]
     widths = [max(map(len, column)) for column in columns]
+    padded = [
+        [cell.ljust(wide) if label in left else cell.rjust(wide) for cell in column]
+        for label, column, wide in zip(labels, columns, widths, strict=True)
+    ]
     parts, part = [], [0]
     for place in range(1, len(columns)):
         if width and len(part) > 1 and sum(widths[i] + 2 for i in [*part, place]) - 2 > width:
@@ -277,8 +318,7 @@ def text_table(found: Table, width: int | None = None) -> str:
         part.append(place)
     parts.append(part)
     return "\n\n".join(
-        "\n".join("  ".join(columns[i][line].rjust(widths[i]) for i in part).rstrip() for line in range(len(rows) + 1))
-        for part in parts
+        "\n".join("  ".join(padded[i][line] for i in part).rstrip() for line in range(len(rows) + 1)) for part in parts
     )
 
 
@@ -289,7 +329,7 @@ def html(state: RunState) -> str:
     """Return the report as html, at most about 100 kB."""
     parts = [html_header(state), _html_summary(state)]
     parts.append(f'<div style="{_SIDE_BY_SIDE}">{html_table(state)}{_html_image(state)}</div>')
-    parts.append(html_remarks(state))
+    parts += [html_remarks(state), _html_prints(state)]
     if found := [*filter(None, [best(state)]), *footer(state)]:
         parts.append(f'<div style="{_MUTED};font-size:.9em">{" · ".join(map(escape, found))}</div>')
     return f'<div style="margin:2px 0 6px">{"".join(parts)}</div>'
@@ -304,11 +344,14 @@ def html_header(state: RunState) -> str:
 
 
 def _html_summary(state: RunState) -> str:
-    sign, colour = _SIGNS[state.ended.status if state.ended else "running"]
-    return (
-        f'<div style="margin-bottom:6px;overflow-wrap:anywhere"><span style="color:{colour}">{sign}</span> '
-        f"{escape(summary(state))}</div>"
-    )
+    sign = html_sign(state.ended.status if state.ended else "running")
+    return f'<div style="margin-bottom:6px;overflow-wrap:anywhere">{sign} {escape(summary(state))}</div>'
+
+
+def html_sign(status: Status) -> str:
+    """Return the coloured sign of a status."""
+    sign, colour = SIGNS[status]
+    return f'<span style="color:{colour}">{sign}</span>'
 
 
 def html_table(state: RunState) -> str:
@@ -349,7 +392,7 @@ def _html_image(state: RunState) -> str:
     data, width, height = found
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     return (
-        f'<img alt="curves of {escape(state.started.run if state.started else "the run")}" width="{width}" '
+        f'<img alt="curves of {escape(state.run or "the run")}" width="{width}" '
         f'height="{height}" style="max-width:100%;height:auto" src="{source}">'
     )
 
@@ -364,21 +407,41 @@ def html_remarks(state: RunState) -> str:
     return f'<div style="margin:6px 0;font-size:.92em;opacity:.85">{lines}</div>' if lines else ""
 
 
+def _html_prints(state: RunState) -> str:
+    """What ranks printed, as a calm block, or nothing."""
+    note, printed = _prints(state)
+    if not printed:
+        return ""
+    above = f'<div style="{_MUTED};font-size:.9em">{escape(note)}</div>' if note else ""
+    look = f"margin:0;padding:0;background:none;color:inherit;opacity:.85;{_CODE_FONT};font-size:.85em;line-height:1.45"
+    text = "\n".join(printed)
+    below = f'<pre style="{look};white-space:pre-wrap;overflow-wrap:anywhere">{escape(text)}</pre>'
+    return f'<div style="margin:6px 0;padding-left:10px;border-left:2px solid {_TRACK}">{above}{below}</div>'
+
+
 def html_status(state: RunState, hint: str = "") -> str:
-    """Return the live header: what runs, a bar for the epochs, one for the steps, speed, time left and memory."""
+    """Return the live header: what runs, a bar for the epochs, one for the steps, speed, time left and memory.
+
+    While processes start there are no bars yet, and room for them.
+    """
+    room = f'<div style="height:{3 if state.verb == "fit" else 1.5}em"></div>'
+    note = f'<div style="{_MUTED};font-size:.85em;margin-top:3px">{escape(hint)}</div>' if hint else ""
+    return (
+        f'<div style="line-height:1.5;font-variant-numeric:tabular-nums;{_INK}">{html_header(state)}'
+        f"{room if state.starting else _html_bars(state)}{note}</div>"
+    )
+
+
+def _html_bars(state: RunState) -> str:
     speed, left, memory = step_facts(state)
     step, rows = state.step, []
-    if state.started and state.started.verb == "fit":
+    if state.started and state.verb == "fit":
         rows.append(_html_bar(epoch_label(state), state.fraction, left))
         left = ""
     part = step.batch / step.batches if step and step.batches else None
     rows.append(_html_bar(step_label(state), part, " · ".join(filter(None, [speed, left, memory]))))
-    note = f'<div style="{_MUTED};font-size:.85em;margin-top:3px">{escape(hint)}</div>' if hint else ""
     grid = "display:grid;grid-template-columns:minmax(11em,max-content) minmax(6em,30em) minmax(13em,1fr);gap:1px 12px"
-    return (
-        f'<div style="line-height:1.5;font-variant-numeric:tabular-nums;{_INK}">{html_header(state)}'
-        f'<div style="{grid};align-items:center">{"".join(rows)}</div>{note}</div>'
-    )
+    return f'<div style="{grid};align-items:center">{"".join(rows)}</div>'
 
 
 def _html_bar(label: str, part: float | None, facts: str) -> str:
@@ -393,10 +456,10 @@ def _html_bar(label: str, part: float | None, facts: str) -> str:
 
 
 def html_body(state: RunState) -> str:
-    """Return what is below the live header: table, curves and notices."""
+    """Return what is below the live header: table, curves, notices and what was printed."""
     return (
         f'<div style="{_INK};line-height:1.5"><div class="jp-RenderedHTMLCommon" style="{_SIDE_BY_SIDE};padding:0">'
-        f"{html_table(state)}{charts.svg(state)}</div>{html_remarks(state)}</div>"
+        f"{html_table(state)}{charts.svg(state)}</div>{html_remarks(state)}{_html_prints(state)}</div>"
     )
 
 
@@ -408,4 +471,4 @@ def html_code(source: str) -> str:
     for token, text in PythonLexer().get_tokens(source):
         colour = next((value for kind, value in _CODE_COLOURS.items() if str(token).startswith(f"Token.{kind}")), "")
         parts.append(f'<span style="color:{colour}">{escape(text)}</span>' if colour else escape(text))
-    return f'<pre style="font-family:var(--jp-code-font-family,monospace);line-height:1.35">{"".join(parts)}</pre>'
+    return f'<pre style="{_CODE_FONT};line-height:1.35">{"".join(parts)}</pre>'

@@ -11,11 +11,12 @@ import textwrap
 import time
 from typing import Any, TextIO
 
-from lightning_magics import formats, report
-from lightning_magics.events import Event, Metrics, Notice, Started, Step
+from lightning_magics import formats, prints, report
+from lightning_magics.events import Event, Launched, Metrics, Notice, Printed, Started, Step
 from lightning_magics.progress import Row, RunState
 
 _NARROWEST = 8  # of a column of numbers
+_MOST_PRINTED = 1000  # characters of a line that a rank printed
 
 
 class Terminal:
@@ -67,6 +68,7 @@ class TextView:
         self._due = 0.0
         self._names: list[str] = []
         self._told = 0
+        self._allowance = prints.Allowance()
         self._closed = False
 
     def handle(self, event: Event) -> None:
@@ -77,6 +79,11 @@ class TextView:
             if self._bar is not None and now >= self._due:
                 self._due = now + self._refresh_s
                 self._draw(event)
+        elif isinstance(event, Printed):
+            self._print_lines(event)
+        elif isinstance(event, Launched):
+            self._allowance = prints.Allowance(event.processes)
+            self._say_header()
         elif isinstance(event, Started):
             self._open()
         elif isinstance(event, Metrics) and event.epoch_done:
@@ -84,9 +91,11 @@ class TextView:
         elif isinstance(event, Notice):
             self._print_notices()
 
+    def _say_header(self) -> None:
+        _say(" · ".join(filter(None, report.header(self.state))))
+
     def _open(self) -> None:
-        model, facts = report.header(self.state)
-        _say(f"{model} · {facts}")
+        self._say_header()
         if not self._with_bar:
             return
         from tqdm import tqdm
@@ -136,15 +145,26 @@ class TextView:
             _say(textwrap.fill(remark, _width(), subsequent_indent="  "))
         self._told = len(self.state.notices)
 
+    def _print_lines(self, event: Printed) -> None:
+        """Print what a rank printed, as far as that does not flood the terminal."""
+        now_s = time.perf_counter()
+        shown = [line for line in prints.lines(event.text) if self._allowance.take(event.rank, now_s)]
+        if shown:
+            tag = report.tag(self.state, event.rank)
+            _say("\n".join(tag + formats.clip(line, _MOST_PRINTED) for line in shown))
+
     def close(self) -> None:
         """Take the bar away, give the streams back, and print how the run ended."""
-        if self._closed or self.state.started is None:
+        if self._closed or not self.state.run:
             return
         self._closed = True
         self._give_back()
         self.state.end()
         if self.state.results and (found := report.table(self.state)):
             _say(report.text_table(found, _width()))
+        if left_out := self._allowance.left_out:
+            lines = formats.plural(sum(left_out.values()), "printed line")
+            _say(f"… {lines} not shown here: {report.whole_log(left_out)}")
         for line in report.ending(self.state):
             _say(line)
 

@@ -7,20 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from lightning_magics import report
-from lightning_magics.events import Event, Started
+from lightning_magics.events import Event, Launched, Started
 from lightning_magics.progress import RunState
-from lightning_magics.shell import running_kernel
+from lightning_magics.shell import running_kernel, running_shell
 from lightning_magics.terminal import TextView
 
 _SHARE = 0.01  # most of the run's time that drawing may take
 _FASTEST_S = 0.15  # a front end is not sent more, whatever is asked for: at most 10 messages a second in all
 _BODY_S = 1.0
 HINT = "interrupt the kernel (■) to stop after the current batch"
+STOPPING = "stopping after this batch …"
 
 
 class View(Protocol):
@@ -38,16 +40,28 @@ class View(Protocol):
         """
 
 
-def open_view(quiet: bool = False, refresh_s: float = 0.25, log_dir: str = "") -> View:
+def open_view(
+    quiet: bool = False,
+    refresh_s: float = 0.25,
+    log_dir: str = "",
+    on_stop: Callable[[], None] | None = None,
+    background: bool = False,
+) -> View:
     """Return the view that fits where this code runs.
 
     Args:
         quiet: show nothing but one line at the end.
         refresh_s: seconds from one drawing to the next, at least.
         log_dir: folder of the run, shown in the result.
+        on_stop: asks the run to stop; called when the user presses Stop, perhaps in another thread, so that it should
+            do no more than set a flag. None where the kernel is not free to hear a button.
+        background: whether the user goes on to other things while the run does: what cannot be shown in a place of
+            its own is not shown then.
     """
     state = RunState(log_dir)
     kernel = running_kernel()
+    if background and (quiet or kernel is None or not _interactive(kernel)):
+        return BackgroundView(state)
     if quiet:
         return LineView(state)
     if kernel is None:
@@ -58,8 +72,8 @@ def open_view(quiet: bool = False, refresh_s: float = 0.25, log_dir: str = "") -
         import ipywidgets  # noqa: F401 -- whether it can be imported at all
     except Exception as error:  # a broken installation fails in its own ways; training goes on without it
         print(f"No live view: ipywidgets cannot be imported ({error}). Type: %pip install ipywidgets")  # noqa: T201
-        return TextView(state, refresh_s, bar=False)
-    return LiveView(state, refresh_s)
+        return BackgroundView(state) if background else TextView(state, refresh_s, bar=False)
+    return LiveView(state, refresh_s, on_stop)
 
 
 def _in_terminal() -> bool:
@@ -109,26 +123,35 @@ class LiveView:
     """The live view of a notebook, of core ipywidgets; at the end static html takes its place.
 
     Widgets are two, status and body, so that what changes often is small. Both are plain html: nothing needs a script
-    of its own, which VS Code, Colab and JupyterHub would have to fetch.
+    of its own, which VS Code, Colab and JupyterHub would have to fetch. A run that can be stopped has a button too.
+
+    One thread at a time drives it, not always the same; the button's handler may come in between from another.
     """
 
-    def __init__(self, state: RunState, refresh_s: float) -> None:
+    def __init__(self, state: RunState, refresh_s: float, on_stop: Callable[[], None] | None = None) -> None:
         self.state = state
         self._refresh_s = max(refresh_s, _FASTEST_S)
+        self._on_stop = on_stop
+        self._hint = "" if on_stop else HINT
         self._pace = Pace(self._refresh_s)
         self._body_due = 0.0
         self._drawn = 0
         self._box: Any = None
+        self._status: Any = None
+        self._body: Any = None
+        self._widgets: list[Any] = []
         self._handle: Any = None
         self._closed = False
+        self._drawing = threading.Lock()  # between the run's thread and the button's
 
     def handle(self, event: Event) -> None:
         """Take in an event, and draw if it is time to."""
         self.state.apply(event)
-        if type(event) is Started:
+        first = type(event) is Launched or type(event) is Started
+        if first and self._box is None:
             self._open()
-        elif time.perf_counter() >= self._pace.due and self._box is not None:
-            with self._pace.drawing():
+        elif self._box is not None and (first or time.perf_counter() >= self._pace.due):
+            with self._drawing, self._pace.drawing():
                 self._draw()
 
     def _open(self) -> None:
@@ -136,44 +159,85 @@ class LiveView:
         import ipywidgets
         from IPython.display import display
 
-        first = report.html_status(self.state, HINT)
+        first = report.html_status(self.state, self._hint)
         layout = ipywidgets.Layout(width="100%")
-        status = ipywidgets.HTML(first, layout=layout)
-        body = ipywidgets.HTML("", layout=layout, style=status.style)
-        self._box = ipywidgets.VBox([status, body], layout=layout)
+        self._status = ipywidgets.HTML(first, layout=layout)
+        self._body = ipywidgets.HTML("", layout=layout, style=self._status.style)
+        self._widgets = [self._status, self._body, layout, self._status.style]
+        top = self._status if self._on_stop is None else self._with_button(ipywidgets, layout)
+        self._box = ipywidgets.VBox([top, self._body], layout=layout)
+        self._widgets.insert(0, self._box)
         bundle = dict(self._box._repr_mimebundle_())
         bundle["text/plain"] = report.text(self.state)  # what a front end without widgets shows
         self._handle = display(bundle, raw=True, display_id=True)  # type: ignore[no-untyped-call]
         self._pace = Pace(self._refresh_s)  # opening is once; only what is drawn again and again is counted
 
+    def _with_button(self, ipywidgets: Any, layout: Any) -> Any:
+        """The status with Stop at its right."""
+        button = ipywidgets.Button(description="Stop", tooltip="stop after the current batch")
+        button.layout = ipywidgets.Layout(width="auto", flex="0 0 auto")
+        button.on_click(self._stop_asked)
+        row = ipywidgets.HBox([self._status, button], layout=layout)
+        self._widgets = [row, button, *self._widgets, button.layout, button.style]
+        return row
+
+    def _stop_asked(self, button: Any) -> None:
+        """Hand on that Stop was pressed, and show it."""
+        with self._drawing:
+            if self._closed or self._on_stop is None:
+                return
+            self._on_stop()
+            button.disabled = True
+            self._hint = STOPPING
+            self._status.value = report.html_status(self.state, self._hint)
+
     def _draw(self) -> None:
-        status, body = self._box.children
-        status.value = report.html_status(self.state, HINT)
+        self._status.value = report.html_status(self.state, self._hint)
         now = time.perf_counter()
         if now >= self._body_due and self.state.points != self._drawn:
             self._drawn = self.state.points
             self._body_due = now + _BODY_S
-            body.value = report.html_body(self.state)
+            self._body.value = report.html_body(self.state)
 
     def close(self) -> None:
         """Put the static result in the widgets' place, so that the saved notebook reads without a kernel.
 
         The widgets are closed whatever fails before.
         """
-        if self._closed or self.state.started is None:
+        if self._closed or not self.state.run:
             return
-        self._closed = True
-        with contextlib.ExitStack() as closing:
-            if self._box is not None:
-                status, body = self._box.children
-                for widget in (status.style, self._box.layout, self._box, body, status):
-                    closing.callback(widget.close)
+        with self._drawing, contextlib.ExitStack() as closing:
+            self._closed = True
+            for widget in reversed(self._widgets):
+                closing.callback(widget.close)
             self.state.end()
             bundle = report.mimebundle(self.state)
             if self._handle is None:  # displaying the widgets failed
                 _display(bundle)
             else:
                 self._handle.update(bundle, raw=True)
+
+
+class BackgroundView:
+    """One line when a run has been launched, and nothing after it: the prompt, or the cell, is the user's again."""
+
+    def __init__(self, state: RunState) -> None:
+        self.state = state
+
+    def handle(self, event: Event) -> None:
+        """Take in an event; say once how to come back to the run."""
+        self.state.apply(event)
+        if type(event) is not Launched:
+            return
+        run = event.run
+        how = f"%lightning_attach {run} shows it, %lightning_stop {run} ends it"
+        if running_shell() is None:
+            how = "run.wait() waits for its end, run.stop() ends it"
+        print(f"{run} runs in the background. {how}.", flush=True)  # noqa: T201 -- the user's terminal or cell
+
+    def close(self) -> None:
+        """Note the end; nothing is shown."""
+        self.state.end()
 
 
 class QuietView:
@@ -189,7 +253,7 @@ class QuietView:
 
     def close(self) -> None:
         """Show the result."""
-        if self._closed or self.state.started is None:
+        if self._closed or not self.state.run:
             return
         self._closed = True
         self.state.end()

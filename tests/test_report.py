@@ -148,7 +148,7 @@ def test_where_matplotlib_is_broken_the_table_stays_and_says_so(monkeypatch):
 
 
 def test_where_html_cannot_be_made_the_text_says_how_the_run_ended(monkeypatch):
-    monkeypatch.setitem(report._SIGNS, "completed", None)
+    monkeypatch.setitem(report.SIGNS, "completed", None)
     bundle = report.mimebundle(fold(*fit(epochs=3)))
     assert set(bundle) == {"text/plain"}
     assert "completed: 3 epochs" in bundle["text/plain"]
