@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from lightning_magics.events import Ended, Event, Metrics, Started, Step
+from lightning_magics.events import Ended, Event, Launched, Metrics, Printed, Started, Step
 
 
 def fit(epochs: int = 5, batches: int = 660, sent: int = 10, **ended: Any) -> Iterator[Event]:
@@ -26,3 +26,13 @@ def fit(epochs: int = 5, batches: int = 660, sent: int = 10, **ended: Any) -> It
         values["val_accuracy"] = 0.9 if epoch == epochs - 1 else 0.95 - 0.9 * math.exp(-step / 400)
         yield Metrics(epoch, step, step / 1000, values, epoch_done=True)
     yield Ended(**{"status": "completed", "elapsed_s": step / 1000, "epochs": epochs, "steps": step, **ended})
+
+
+def spawned(processes: int = 2, lines: int = 1, **asked: Any) -> Iterator[Event]:
+    """The events of a fit in processes of its own: before each of the fit's, every rank prints some lines."""
+    yield Launched("Digits/version_3", "fit", 0.0, processes)
+    for place, event in enumerate(fit(**asked)):
+        for rank in range(processes):
+            if lines:
+                yield Printed(rank, "\n".join(f"{place}.{line} of {rank}" for line in range(lines)))
+        yield event
