@@ -20,8 +20,8 @@ from lightning_magics.runs import RunFolder, RunRecord
 _MOST_ROWS = 50
 _MOST_METRICS = 3
 _MOST_TEXT = 80  # characters of a name, of what it ran on, or of an error
-_LABELS = ["run", "status", "started", "took", "epochs", "ran on", "metrics"]
-_LEFT = ("run", "status", "started", "ran on", "metrics")  # the others are numbers
+_LABELS = ["run", "status", "started", "took", "epochs", "metrics", "ran on"]
+_LEFT = ("run", "status", "started", "metrics", "ran on")  # the others are numbers
 
 
 @dataclass(frozen=True)
@@ -136,15 +136,15 @@ def _cells(row: Row) -> list[str]:
     name, record = formats.clip(row.run, _MOST_TEXT), row.record
     started = formats.moment(row.started) if row.started else ""
     if record is None:
-        return [name, "broken", started, "", "", "", formats.clip(row.problem, _MOST_TEXT)]
+        return [name, "broken", started, "", "", formats.clip(row.problem, _MOST_TEXT), ""]
     return [
         name,
         row.status or "",
         started,
         _took(row, record),
         str(record.epochs) if record.epochs else "",
-        formats.clip(" · ".join(filter(None, [record.devices, record.precision])), _MOST_TEXT),
         _outcome(row, record),
+        formats.clip(" · ".join(filter(None, [record.devices, record.precision])), _MOST_TEXT),
     ]
 
 
@@ -184,5 +184,5 @@ def _html_row(row: Row) -> str:
 
 def _html_cell(kind: str, label: str, content: str) -> str:
     side = "left" if label in _LEFT else "right"
-    wrap = "normal;min-width:18em;overflow-wrap:anywhere" if label == "metrics" else "nowrap"
-    return f'<{kind} style="text-align:{side};padding:2px 10px;white-space:{wrap}">{content}</{kind}>'
+    width = {"metrics": ";min-width:14em", "ran on": ""}.get(label, ";white-space:nowrap")
+    return f'<{kind} style="text-align:{side};padding:2px 10px{width}">{content}</{kind}>'

@@ -19,7 +19,8 @@ _MOST_ROWS = 20
 _FIRST_ROWS = 3
 _MOST_COLUMNS = 16
 _MOST_NAME = 32
-_MOST_TEXT = 400  # characters of a notice or a path
+_MOST_TEXT = 300  # characters of a notice or a path
+_MOST_PRINTED = 5000  # bytes of html that all printed lines take
 _MOST_ERROR = 600
 
 _MUTED = "opacity:.65"
@@ -206,10 +207,14 @@ def whole_log(ranks: Collection[int]) -> str:
 
 
 def _prints(state: RunState) -> tuple[str, list[str]]:
-    """How many printed lines are not kept, if any, and the last ones by rank."""
+    """How many printed lines are not kept, if any, and the last ones by rank, cut off where they are too long."""
     before = state.prints.left_out()
     note = f"… {formats.plural(sum(before.values()), 'line')} before: {whole_log(before)}" if before else ""
-    return note, [f"{tag(state, rank)}{line}".rstrip() for rank, line in state.prints.last()]
+    lines = [f"{tag(state, rank)}{line}".rstrip() for rank, line in state.prints.last()]
+    for limit in (100, 50, 25):
+        if len(escape("".join(lines), quote=False).encode()) > _MOST_PRINTED:
+            lines = [formats.clip(line, limit) for line in lines]
+    return note, lines
 
 
 def footer(state: RunState) -> list[str]:
@@ -415,7 +420,7 @@ def _html_prints(state: RunState) -> str:
     above = f'<div style="{_MUTED};font-size:.9em">{escape(note)}</div>' if note else ""
     look = f"margin:0;padding:0;background:none;color:inherit;opacity:.85;{_CODE_FONT};font-size:.85em;line-height:1.45"
     text = "\n".join(printed)
-    below = f'<pre style="{look};white-space:pre-wrap;overflow-wrap:anywhere">{escape(text)}</pre>'
+    below = f'<pre style="{look};white-space:pre-wrap;overflow-wrap:anywhere">{escape(text, quote=False)}</pre>'
     return f'<div style="margin:6px 0;padding-left:10px;border-left:2px solid {_TRACK}">{above}{below}</div>'
 
 

@@ -8,6 +8,8 @@ import pytest
 from lightning_magics import events
 
 EVERY_KIND = [
+    events.Launched("Digits/version_3", "fit", 1.5, processes=2),
+    events.Printed(1, "a\nb"),
     events.Started(run="Digits/version_3", verb="fit", time=1.5, max_epochs=5),
     events.Step("train", 1, 20, None, 40, 0.5, 10_000, {"train_loss": 0.25}),
     events.Metrics(1, 40, 0.7, {"val_loss": 0.5}, epoch_done=True),

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+import time
 
 import pytest
 
@@ -111,3 +112,21 @@ def test_plurals_and_clipped_texts():
     ]
     assert formats.clip("abcdef", 4) == "abc…"
     assert formats.clip("abcd", 4) == "abcd"
+
+
+def test_a_moment_is_told_in_the_local_zone(monkeypatch):
+    monkeypatch.setenv("TZ", "UTC")
+    time.tzset()
+    try:
+        assert formats.moment(1_790_000_000) == "2026-09-21 14:13"
+    finally:
+        monkeypatch.undo()
+        time.tzset()
+
+
+def test_some_plurals_take_es():
+    assert [formats.plural(2, noun) for noun in ("epoch", "batch", "process")] == [
+        "2 epochs",
+        "2 batches",
+        "2 processes",
+    ]

@@ -3,9 +3,9 @@ from __future__ import annotations
 import math
 
 import pytest
-from simulated import fit
+from simulated import fit, spawned
 
-from lightning_magics.events import Ended, Metrics, Notice, Results, Started, Step
+from lightning_magics.events import Ended, Launched, Metrics, Notice, Results, Started, Step
 from lightning_magics.progress import Line, RunState
 
 
@@ -145,3 +145,34 @@ def test_many_metrics_and_steps_keep_a_bounded_number_of_points():
 def test_metric_without_a_stage_that_comes_by_step_is_of_training_by_epoch_too():
     state = fold(started(), step(0, 1, 0.1, generator_loss=1.0), Metrics(0, 1, 0.2, {"generator_loss": 0.5}))
     assert {line.stage for line in state.charts["generator_loss"]} == {"train"}
+
+
+LAUNCHED = Launched("Net/version_0", "test", 0.0, 2)
+
+
+def test_a_launched_run_is_starting_until_it_has_started_or_ended():
+    state = fold(LAUNCHED)
+    assert (state.run, state.verb, state.starting, state.tagged) == ("Net/version_0", "test", True, True)
+    assert not fold(LAUNCHED, started(verb="test")).starting
+    assert not fold(LAUNCHED, Ended("failed", 0.1)).starting
+    assert (RunState().run, RunState().starting) == ("", False)
+
+
+def test_ranks_are_told_apart_where_there_are_several():
+    assert not fold(Launched("Net/version_0", "fit", 0.0, 1)).tagged
+    assert not fold(started()).tagged
+
+
+def test_a_launched_run_whose_end_was_not_told_never_began():
+    state = fold(LAUNCHED)
+    state.end()
+    assert state.ended == Ended("failed", 0.0, error="stopped before it began")
+
+
+def test_what_is_printed_is_kept_and_is_something_new_to_draw():
+    events = list(spawned(processes=2, epochs=1, lines=2))
+    state = fold(*events[:2])
+    points = state.points
+    state.apply(events[2])
+    assert state.points > points
+    assert state.prints.last() == [(0, "0.0 of 0"), (0, "0.1 of 0"), (1, "0.0 of 1"), (1, "0.1 of 1")]

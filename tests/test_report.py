@@ -4,10 +4,10 @@ import re
 import sys
 
 import pytest
-from simulated import fit
+from simulated import fit, spawned
 
 from lightning_magics import report
-from lightning_magics.events import Ended, Metrics, Notice, Results, Started, Step
+from lightning_magics.events import Ended, Launched, Metrics, Notice, Printed, Results, Started, Step
 from lightning_magics.progress import RunState
 
 
@@ -164,6 +164,7 @@ def test_everything_from_the_run_is_escaped():
         Ended("failed", 1.0, error=bad, best_model_path=bad, monitor=bad, best_model_score=1.0),
         log_dir=bad,
     )
+    state.apply(Printed(0, bad))
     for html in (report.html(state), report.html_status(state, bad), report.html_body(state)):
         assert "<img src=x" not in html
         assert "&lt;img src=x" in html
@@ -182,6 +183,7 @@ def test_the_report_stays_small_whatever_the_length(epochs, sent, more):
     events = list(fit(epochs, batches=100_000, sent=sent))
     wide = [Metrics(e, e, 1.0, {f"val_{'x' * 200}_{i}": e * i % 7 for i in range(more)}) for e in range(epochs)]
     noise = [Notice(f"{i} " + "long " * 1000) for i in range(100)]
+    noise += [Printed(rank, text * 100_000) for rank, text in enumerate("&x🚀" * 7)]
     bundle = report.mimebundle(fold(*events[:-1], *wide, *noise, Ended("failed", 1.0, error="x" * 100_000)))
     assert sum(len(part.encode()) for part in bundle.values()) <= 100_000
 
@@ -230,3 +232,71 @@ def test_evaluation_of_a_model_that_logs_nothing_has_no_table():
 def test_fit_that_was_ended_at_once_does_not_say_that_weights_were_kept():
     state = fold(*fit(epochs=1, status="interrupted", error="ended at once by a second interrupt"))
     assert report.summary(state) == "interrupted in epoch 1, after 660 steps; ended at once by a second interrupt"
+
+
+LAUNCHED = Launched("Digits/version_3", "fit", 0.0, 2)
+
+
+def test_while_processes_start_the_header_says_so_and_there_are_no_bars():
+    state = fold(LAUNCHED)
+    assert report.text(state) == "Digits · version_3 · starting 2 processes …"
+    assert report.line(state) == "Digits/version_3 · starting"
+    status = report.html_status(state, "a hint")
+    assert "version_3 · starting 2 processes …" in status
+    assert "a hint" in status
+    assert "progressbar" not in status
+    assert "starting" not in report.html_status(fold(LAUNCHED, next(fit())))
+
+
+@pytest.mark.parametrize(
+    ("verb", "ended", "expected"),
+    [
+        ("fit", Ended("failed", 0.1, error="E: no port"), "failed: E: no port"),
+        ("test", Ended("failed", 0.1, error="E: no port"), "test failed: E: no port"),
+        ("fit", Ended("interrupted", 0.1), "interrupted before it began"),
+        ("predict", Ended("interrupted", 0.1, reason="stopped"), "predict interrupted before it began · stopped"),
+    ],
+)
+def test_a_run_that_ended_before_it_began(verb, ended, expected):
+    state = fold(Launched("Digits/version_3", verb, 0.0, 2), ended, log_dir="logs/Digits/version_3")
+    assert report.text(state) == f"Digits · version_3 · 2 processes\n{expected}\nlogs/Digits/version_3"
+    assert expected in report.html(state)
+
+
+def test_a_run_that_died_before_it_began_says_so():
+    state = fold(LAUNCHED)
+    state.end()
+    assert report.summary(state) == "failed: stopped before it began"
+
+
+def test_what_ranks_printed_is_in_the_text_under_what_was_left_out():
+    many = Printed(1, "\n".join(map(str, range(2000))))
+    state = fold(LAUNCHED, many, Printed(0, "\x1b[31mhello"), Ended("completed", 1.0))
+    lines = report.text(state).splitlines()
+    assert lines[2:6] == ["", "… 1,981 lines before: run.logs(1)", "rank 0 │ hello", "rank 1 │ 1981"]
+    assert lines[-1] == "rank 1 │ 1999"
+    state.apply(Printed(0, "\n" * 30))
+    assert "… 2,012 lines before: run.logs(rank)" in report.text(state)
+
+
+def test_tags_of_many_ranks_line_up_and_a_single_rank_has_none():
+    assert report.tag(fold(Launched("Net/version_0", "fit", 0.0, 16)), 3) == "rank  3 │ "
+    assert report.tag(fold(Launched("Net/version_0", "fit", 0.0, 1)), 0) == ""
+
+
+def test_what_ranks_printed_is_shown_live_and_stays():
+    state = fold(*spawned(epochs=1, lines=1))
+    for html in (report.html_body(state), report.html(state)):
+        (block,) = re.findall("<pre.*?>(.*?)</pre>", html, re.S)
+        assert block.splitlines()[0] == "rank 0 │ 4.0 of 0"
+        assert block.splitlines()[-1] == "rank 1 │ 13.0 of 1"
+        assert "… 8 lines before: run.logs(rank)" in html
+    assert "<pre" not in report.html(fold(*spawned(epochs=1, lines=0)))
+
+
+def test_a_run_that_was_read_from_its_files_looks_as_it_did_live():
+    events = list(spawned(epochs=1))
+    prints = [event for event in events if isinstance(event, Printed)]
+    others = [event for event in events if not isinstance(event, Printed)]
+    afterwards = fold(*others, *sorted(prints, key=lambda event: -event.rank))
+    assert report.mimebundle(afterwards) == report.mimebundle(fold(*events))

@@ -7,8 +7,9 @@ import sys
 
 import pexpect
 import pytest
-from simulated import fit
+from simulated import fit, spawned
 
+from lightning_magics.events import Ended, Launched, Printed
 from lightning_magics.progress import RunState
 from lightning_magics.terminal import TextView
 
@@ -107,3 +108,30 @@ def test_a_narrow_terminal_is_not_overrun(request):
     assert "  val_accuracy 0.9000  0.7 s" in lines
     assert "⚠ There is no validation data for some" in lines
     assert max(len(part) for part in re.split(r"[\r\n]+", raw) if "█" in part) <= 44
+
+
+def test_what_ranks_print_is_printed_with_their_rank(capsys):
+    view = TextView(RunState(), 0.0, bar=False)
+    for event in list(spawned(processes=2, epochs=1))[:4]:
+        view.handle(event)
+    assert capsys.readouterr().out.splitlines() == [
+        "Digits · version_3 · starting 2 processes …",
+        "rank 0 │ 0.0 of 0",
+        "rank 1 │ 0.0 of 1",
+        "Digits · version_3 · 2 × cpu · bf16-mixed · 1.24 M parameters",
+    ]
+
+
+def test_prints_do_not_flood_a_terminal_and_the_end_says_where_they_are(monkeypatch, capsys):
+    monkeypatch.setattr("time.perf_counter", lambda: 5.0)
+    view = TextView(RunState(), 0.0, bar=False)
+    view.handle(Launched("Digits/version_3", "fit", 0.0, 1))
+    for place in range(1000):
+        view.handle(Printed(0, f"\x1b[31m{place}"))
+    view.handle(Ended("failed", 1.0, error="E: x"))
+    view.close()
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        *map(str, range(50)),
+        "… 950 printed lines not shown here: run.logs(0)",
+        "failed: E: x",
+    ]
