@@ -12,7 +12,7 @@ import nbclient
 import nbformat
 import pytest
 from jupyter_client.manager import start_new_kernel
-from simulated import fit
+from simulated import fit, spawned
 
 from lightning_magics import report
 from lightning_magics.progress import RunState
@@ -50,7 +50,7 @@ def kernel(request: pytest.FixtureRequest) -> Iterator[Any]:
     try:
         setup = f"import sys; sys.path.insert(0, {str(request.path.parent)!r})\n"
         client.execute_interactive(
-            setup + "from simulated import fit; from lightning_magics import views", allow_stdin=False
+            setup + "from simulated import fit, spawned; from lightning_magics import views", allow_stdin=False
         )
         yield client
     finally:
@@ -245,3 +245,109 @@ def test_what_shows_a_run_needs_neither_torch_nor_widgets_to_be_imported():
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+BACKGROUND = """
+import threading
+asked = []
+view = views.open_view(log_dir="logs/Digits/version_3", background=True, on_stop=lambda: asked.append(1), refresh_s=0)
+events = list(spawned(epochs=1))
+view.handle(events[0])
+def follow():
+    for event in events[1:]:
+        view.handle(event)
+    view.close()
+"""
+FOLLOWED = BACKGROUND + "thread = threading.Thread(target=follow); thread.start(); thread.join()"
+
+
+def widgets(found: list[tuple[str, dict[str, Any]]]) -> dict[str, dict[str, Any]]:
+    """The widgets that were opened, by their comm, with the state that they ended with."""
+    states: dict[str, dict[str, Any]] = {}
+    for kind, content in found:
+        if kind == "comm_open":
+            states[content["comm_id"]] = dict(content["data"]["state"])
+        elif kind == "comm_msg" and content["data"].get("method") == "update":
+            states[content["comm_id"]].update(content["data"]["state"])
+    return states
+
+
+def test_a_background_run_opens_at_its_launch_and_ends_from_another_thread(kernel):
+    found = messages(kernel, FOLLOWED)
+    shown = next(content for kind, content in found if kind == "display_data")
+    update = next(content for kind, content in found if kind == "update_display_data")
+    assert shown["data"]["text/plain"] == "Digits · version_3 · starting 2 processes …\nlogs/Digits/version_3"
+    assert "rank 1 │ 13.0 of 1" in update["data"]["text/plain"]
+    assert "rank 1 │ 13.0 of 1" in update["data"]["text/html"]
+    opened = {content["comm_id"] for kind, content in found if kind == "comm_open"}
+    assert opened == {content["comm_id"] for kind, content in found if kind == "comm_close"}
+    models = [state["_model_name"] for state in widgets(found).values()]
+    assert models.count("ButtonModel") == models.count("ButtonStyleModel") == 1
+    assert not any(kind == "stream" for kind, _ in found)
+
+
+def test_stop_hands_on_the_wish_once_and_says_so(kernel):
+    press = "button = next(w for w in view._widgets if hasattr(w, 'click'))\n"
+    while_running = "for event in events[1:4]: view.handle(event)\nbutton.click()\nview.handle(events[5])\n"
+    found = messages(
+        kernel, BACKGROUND + press + while_running + "print(asked)\nview.close()\nbutton.click()\nprint(asked)"
+    )
+    assert "".join(content["text"] for kind, content in found if kind == "stream") == "[1]\n[1]\n"
+    states = widgets(found).values()
+    (button,) = [state for state in states if state["_model_name"] == "ButtonModel"]
+    assert (button["description"], button["disabled"]) == ("Stop", True)
+    assert any("stopping after this batch …" in state.get("value", "") for state in states)
+    assert not any("interrupt the kernel" in str(content) for _, content in found)
+
+
+def test_without_a_button_the_hint_stays_and_the_start_is_drawn_at_once(kernel):
+    code = "view = views.open_view(refresh_s=99)\nfor event in list(spawned(lines=0))[:2]: view.handle(event)"
+    found = messages(kernel, code)
+    states = widgets(found).values()
+    assert not any(state["_model_name"] == "ButtonModel" for state in states)
+    (status,) = [state["value"] for state in states if "Digits" in state.get("value", "")]
+    assert "preparing …" in status
+    assert "interrupt the kernel (■) to stop after the current batch" in status
+    messages(kernel, "view.close()")
+
+
+IN_BACKGROUND = (
+    "Digits/version_3 runs in the background. "
+    "%lightning_attach Digits/version_3 shows it, %lightning_stop Digits/version_3 ends it.\n"
+)
+
+
+@pytest.mark.parametrize(("changed", "interactive"), [("", False), ("quiet=True, ", True)])
+def test_in_the_background_without_a_live_view_there_is_one_line_at_the_launch(kernel, changed, interactive):
+    code = FOLLOWED.replace("open_view(", f"open_view({changed}")
+    ((kind, content),) = messages(kernel, code, interactive=interactive)
+    assert (kind, content["text"]) == ("stream", IN_BACKGROUND)
+
+
+def test_a_script_in_the_background_says_what_to_call(capsys):
+    view = open_view(background=True)
+    for event in spawned(epochs=1):
+        view.handle(event)
+    view.close()
+    assert capsys.readouterr().out == (
+        "Digits/version_3 runs in the background. run.wait() waits for its end, run.stop() ends it.\n"
+    )
+    assert view.state.ended.status == "completed"
+
+
+@pytest.mark.parametrize(("quiet", "shown"), [(False, True), (True, False)])
+def test_what_ranks_printed_is_in_the_result_but_not_in_a_single_line(capsys, quiet, shown):
+    view = open_view(quiet=quiet)
+    for event in spawned(epochs=1):
+        view.handle(event)
+    view.close()
+    assert ("rank 1 │ 13.0 of 1" in capsys.readouterr().out) is shown
+
+
+def test_a_run_that_failed_before_it_began_is_shown_as_failed(kernel):
+    (_, _), (_, update) = [
+        item
+        for item in messages(kernel, "view = views.open_view()\nview.handle(next(spawned()))\nview.close()")
+        if item[0] in ("display_data", "update_display_data")
+    ]
+    assert update["data"]["text/plain"] == "Digits · version_3 · 2 processes\nfailed: stopped before it began"
