@@ -1,0 +1,61 @@
+"""What a rank's DataLoader workers are sent and send back: objects of the notebook among it.
+
+How a rank itself is given its job is `payload`'s.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+from collections import ChainMap
+from multiprocessing import reduction
+from multiprocessing.process import BaseProcess
+from typing import Any, ClassVar
+
+import cloudpickle
+
+
+def notebook_objects_travel() -> None:
+    """Let the workers of this process' DataLoaders take and return what a notebook defined, whatever starts them.
+
+    A Dataset class, a collate function or a batch's class of the notebook is in a rank by value alone: nothing of it
+    can be imported, which is what multiprocessing's pickles rely on, in the queues of forked workers too.
+    """
+    reduction.dump = _dump
+    reduction.ForkingPickler.dumps = _dumps  # type: ignore[method-assign]
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns of each fork otherwise
+
+
+class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    """Multiprocessing's pickles, with classes and functions by value where they cannot be imported."""
+
+    # The first is what types register as they are imported: tensors, which travel through shared memory, among them.
+    dispatch_table: ClassVar[Any] = ChainMap(
+        reduction.ForkingPickler._extra_reducers,  # type: ignore[attr-defined]
+        cloudpickle.Pickler.dispatch_table,
+    )
+
+
+class _Arriving:
+    """A process on its way to the interpreter that runs it, which is to send objects of the notebook back."""
+
+    def __init__(self, process: BaseProcess) -> None:
+        self._process = process
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _arrived, (self._process,)
+
+
+def _arrived(process: BaseProcess) -> BaseProcess:
+    notebook_objects_travel()
+    return process
+
+
+def _dump(obj: Any, file: Any, protocol: int | None = None) -> None:
+    _Pickler(file, protocol).dump(_Arriving(obj) if isinstance(obj, BaseProcess) else obj)
+
+
+def _dumps(obj: Any, protocol: int | None = None) -> memoryview:
+    buffer = io.BytesIO()
+    _dump(obj, buffer, protocol)
+    return buffer.getbuffer()
