@@ -6,14 +6,16 @@ A magic parses its line and calls one of these. Everything that can be checked i
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
-from . import options
+from . import options, processes, runs, spawned
 from .calls import Call
-from .errors import InputError, short_traceback
+from .definition import Definition, is_module
+from .errors import InputError, RunError, short_traceback
 from .launch import Run
-from .session import current
+from .session import Session, current
 
 
 def fit(net: Any, /, *datas: Any, **asked: Any) -> Run:
@@ -26,8 +28,9 @@ def fit(net: Any, /, *datas: Any, **asked: Any) -> Run:
     Args:
         net: name of a model, LightningModule class or instance.
         datas: name of data, DataModule, or training and validation data: DataLoaders, Datasets, tensors.
-        asked: any option of ``%lightning_fit`` (`amp`, `early_stop`, `monitor`, `seed`, `resume`, `logger`, `quiet`,
-            `weights_only`), any argument of Trainer, and the dicts `model` and `data` for hyperparameters.
+        asked: any option of ``%lightning_fit`` (`ddp`, `background`, `amp`, `early_stop`, `monitor`, `seed`, `resume`,
+            `logger`, `quiet`, `weights_only`), any argument of Trainer, and the dicts `model` and `data` for
+            hyperparameters.
 
     Raises:
         InputError: something given cannot be used; nothing was started.
@@ -69,6 +72,67 @@ def predict(net: Any, /, *datas: Any, **asked: Any) -> Run:
     return Call.of("predict", asked).start(net, datas)
 
 
+def attach(asked: Any) -> Run:
+    """Show a run that goes on elsewhere, or has ended, and return it; ``%lightning_attach`` from Python.
+
+    Args:
+        asked: name of a run (``Digits/version_3``), its folder, ``last``, or a `Run`.
+
+    Returns:
+        The run. Its `model` is made with the definition of that name in this notebook, and takes the run's weights.
+
+    Raises:
+        RunError: there is no such run.
+    """
+    from .views import open_view
+
+    session = current()
+    folder = session.folder(asked)
+    view = open_view(
+        refresh_s=session.settings.refresh_s,
+        log_dir=runs.shown(folder.path),
+        on_stop=functools.partial(spawned.ask_to_stop, folder),
+        background=True,
+    )
+    run = spawned.attach(folder, view, functools.partial(_built, session))
+    session.started(run)
+    return run
+
+
+def stop(asked: Any, now: bool = False) -> None:
+    """Ask a running run to stop after its batch; ``%lightning_stop`` from Python.
+
+    Args:
+        asked: as of `attach`.
+        now: end its processes at once; nothing more is saved.
+
+    Raises:
+        RunError: there is no such run, or it cannot be stopped from here.
+    """
+    folder = current().folder(asked)
+    if now:
+        spawned.kill(folder)
+    else:
+        spawned.ask_to_stop(folder)
+
+
+def _built(session: Session, record: runs.RunRecord) -> Any:
+    """An instance of the model of a run that another kernel started.
+
+    Raises:
+        RunError: this notebook has no model of that name.
+    """
+    found = session.models.get(record.model) or session.namespace.get(record.model)
+    if isinstance(found, Definition):
+        return found.new(**record.hyperparameters)
+    if isinstance(found, type) and is_module(found):
+        return found(**record.hyperparameters)
+    raise RunError(
+        f"the model of {record.run} is not defined in this notebook. Run the cell that defines {record.model}, then "
+        "ask again; its weights are kept with the run"
+    )
+
+
 def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
     """Register a model under a name; ``%lightning_model`` from Python.
 
@@ -89,6 +153,8 @@ def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
     with short_traceback(), _syntax_in_a_line():
         made = define(name, definition, options.make("model", asked), session.namespace, session.package())
     session.models[made.name] = made
+    if session.settings.prewarm and session.settings.start_method == "forkserver":
+        processes.prewarm(made.package)
     return made
 
 

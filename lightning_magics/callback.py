@@ -45,10 +45,11 @@ class StopFlag(Protocol):
 class _Reporter:
     """The hooks, without the base class: each of the two Lightning packages has a Callback of its own."""
 
-    def __init__(self, emit: Callable[[Event], None], stop: StopFlag, save_to: Path) -> None:
+    def __init__(self, emit: Callable[[Event], None], stop: StopFlag, save_to: Path, save_end: bool) -> None:
         self._emit = emit
         self._stop = stop
         self._save_to = save_to
+        self._save_end = save_end
         self._began = time.monotonic()
         self._next_step = 0.0
         self._batch = 0
@@ -83,6 +84,10 @@ class _Reporter:
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.tell_epoch(trainer)
+
+    def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._save_end:
+            trainer.save_checkpoint(self._save_to)
 
     def tell_epoch(self, trainer: Any) -> None:
         """Tell the epoch that has ended, if there is one that was not told."""
@@ -176,7 +181,7 @@ class _Reporter:
         )
 
 
-def reporter(package: str, emit: Callable[[Event], None], stop: StopFlag, save_to: Path) -> Any:
+def reporter(package: str, emit: Callable[[Event], None], stop: StopFlag, save_to: Path, save_end: bool = False) -> Any:
     """Return the callback for one of the two Lightning packages.
 
     Args:
@@ -184,11 +189,12 @@ def reporter(package: str, emit: Callable[[Event], None], stop: StopFlag, save_t
         emit: takes each event.
         stop: looked at before each batch; once set, the state is saved and `StopRequested` ends the loop.
         save_to: checkpoint to write then.
+        save_end: whether it is written also when a fit ends by itself.
     """
     import importlib
 
     base = importlib.import_module(f"{package}.callbacks").Callback
-    return type("Reporter", (_Reporter, base), {})(emit, stop, save_to)
+    return type("Reporter", (_Reporter, base), {})(emit, stop, save_to, save_end)
 
 
 def memory_bytes(device: torch.device) -> int | None:

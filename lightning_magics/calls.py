@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from .errors import InputError, short_traceback
 from .job import Job
 from .launch import Run, run_in_kernel
 from .session import Session, current
+from .spawned import How, SpawnedRun, ask_to_stop, run_in_processes
 from .views import open_view
 
 
@@ -79,6 +81,7 @@ class Call:
         with short_traceback(), self.alone(), seeded(self.session.package(), self.options.seed):
             subject = self.subject(net)
             trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.namespace)
+            trainer, how = self.how(trainer, subject.package)
             model = subject.make()
             data = self.datas(datas, subject)
             datamodule, loaders = data.make()
@@ -88,7 +91,26 @@ class Call:
                 job = self.fit_job(job, subject.name)
             elif self.options.ckpt_path is not None:
                 job = self.at_checkpoint(job, subject)
-            return self.run(job, subject, data)
+            return self.run(job, subject, data, how)
+
+    def how(self, trainer: dict[str, Any], package: str) -> tuple[dict[str, Any], How | None]:
+        """Trainer's arguments, and how the run's processes are started; None for the kernel itself.
+
+        Raises:
+            InputError: the devices that were asked for are not there.
+        """
+        from . import devices
+
+        asked = self.options
+        if asked.ddp:
+            trainer = devices.with_ddp(trainer, asked.ddp, package)
+        if not asked.background and not devices.needs_processes(trainer, package):
+            return trainer, None
+        ranks = devices.processes(trainer, package)
+        trainer = devices.settled(trainer, package)
+        if ranks == 1:
+            trainer.setdefault("use_distributed_sampler", False)  # the order of the data is then the kernel's
+        return trainer, How(ranks, asked.background, self.session.settings.start_method)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -109,7 +131,7 @@ class Call:
         finally:
             session.busy.release()
 
-    def run(self, job: Job, subject: Subject, data: Data) -> Run:
+    def run(self, job: Job, subject: Subject, data: Data, how: How | None) -> Run:
         """Make the run folder and run the job in it."""
         settings = self.session.settings
         record = self.record(job, subject, data)
@@ -118,12 +140,24 @@ class Call:
         job = dataclasses.replace(job, folder=folder.path)
         record = dataclasses.replace(record, run=folder.name)
         sources = {folder.model_source_path: subject.source, folder.data_source_path: data.source}
-        view = open_view(quiet=self.options.quiet, refresh_s=settings.refresh_s, log_dir=runs.shown(folder.path))
-        run = Run(job, record, view.state)
+        background = how is not None and how.background
+        view = open_view(
+            quiet=self.options.quiet,
+            refresh_s=settings.refresh_s,
+            log_dir=runs.shown(folder.path),
+            on_stop=functools.partial(ask_to_stop, folder) if background else None,
+            background=background,
+        )
+        run = Run(folder, record, view.state, job) if how is None else SpawnedRun(folder, record, view, job)
         try:
-            run_in_kernel(job, run, view, sources, self.session.started)
+            if isinstance(run, SpawnedRun) and how is not None:
+                run_in_processes(run, how, sources, self.session.started, self.session.ended)
+            else:
+                run_in_kernel(job, run, view, sources, self.session.started)
         finally:
-            self.session.ended(run)
+            if not background:
+                self.session.ended(run)
+                self.session.interrupted |= self.verb == "fit" and run.status == "interrupted"
         return run
 
     def subject(self, net: Any) -> Subject:

@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
+from .runs import marked
+
 _TOP_LOGGERS = ("pytorch_lightning", "lightning", "lightning_fabric", "mlflow", "alembic")
 _LOGGERS = (*_TOP_LOGGERS, "lightning.pytorch", "lightning.fabric")
 _SPEAKERS = r"(pytorch_lightning|lightning|lightning_fabric|lightning_utilities|torchmetrics|torch)\b.*"
-
 # Warnings that a user of this package cannot or need not act on: it made the choice that they are about.
 _NOISE = re.compile(
     r"smaller than the logging interval"
@@ -63,7 +64,7 @@ class _Log:
             self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def write(self, text: str) -> None:
-        self._try(lambda file: file.write(text))
+        self._try(lambda file: file.write(marked(text)))
 
     def flush(self) -> None:
         self._try(lambda file: file.flush())

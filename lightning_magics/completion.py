@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .declarations import DECLARED, FALSE, RUNNING, TRUE, Option, Verb, own_options
+from .declarations import DECLARED, RUNNING, Option, Verb, own_options
 from .errors import InputError
 from .options import is_option, known_names
 from .tokens import tokenize
@@ -141,10 +141,8 @@ def _scan(verb: Verb, tokens: list[str]) -> tuple[Option | TrainerOption | None,
 
 def _takes(option: Option | TrainerOption, token: str | None, values: int) -> bool:
     """Whether an option with so many values takes a token; one not yet typed (None) is taken where any may be."""
-    if isinstance(option, TrainerOption):
+    if isinstance(option, TrainerOption) or option.flag:
         return not values and (token is None or not option.flag or option.takes(token))
-    if option.flag:
-        return not values and (token is None or token.lower() in (*TRUE, *FALSE))
     return not values or option.several or (option.repeated and (token is None or token in option.words))
 
 

@@ -19,7 +19,7 @@ from typing import Any, Literal
 from .errors import InputError, did_you_mean
 from .tokens import Expression
 
-Verb = Literal["model", "data", "fit", "validate", "test", "predict", "source"]
+Verb = Literal["model", "data", "fit", "validate", "test", "predict", "source", "runs", "attach", "stop"]
 LOGGERS = ("tensorboard", "csv", "mlflow")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -110,6 +110,8 @@ class RunOptions:
     amp: bool = _option(False, "mixed precision, of the kind that suits the device")
     seed: int | None = _option(None, "seed of every random generator", "N", minimum=0, maximum=2**32 - 1)
     quiet: bool = _option(False, "show nothing while it runs, then the result")
+    ddp: bool | int = _option(False, "run in N processes (DDP); without N, in one for each GPU", "[N]", minimum=1)
+    background: bool = _option(False, "run in processes of its own, and return at once")
 
 
 @dataclass(frozen=True)
@@ -151,6 +153,13 @@ class PredictOptions(EvaluationOptions):
 
 
 @dataclass(frozen=True)
+class StopOptions:
+    """Options of ``%lightning_stop``."""
+
+    now: bool = _option(False, "end its processes at once; nothing more is saved")
+
+
+@dataclass(frozen=True)
 class NoOptions:
     """For a magic that takes names alone."""
 
@@ -163,6 +172,9 @@ DECLARED: dict[str, type] = {
     "test": EvaluationOptions,
     "predict": PredictOptions,
     "source": NoOptions,
+    "runs": NoOptions,
+    "attach": NoOptions,
+    "stop": StopOptions,
 }
 # The verbs that take the Trainer's arguments, and constructor arguments as --model.NAME and --data.NAME.
 RUNNING = ("fit", "validate", "test", "predict")
@@ -190,7 +202,11 @@ class Option:
     @property
     def flag(self) -> bool:
         """Whether the option alone means True."""
-        return self.kinds == (bool,)
+        return bool in self.kinds
+
+    def takes(self, token: str) -> bool:
+        """Whether the word after a flag is its value."""
+        return _from_text(token, self.kinds) is not None
 
     @property
     def many(self) -> bool:
@@ -212,7 +228,7 @@ class Option:
         if self.choices and found not in self.choices:
             near = did_you_mean(str(found), self.choices)
             raise InputError(f"--{self.name} {found!r} is not one of: {', '.join(self.choices)}.{near}")
-        if self.minimum is not None and found < self.minimum:
+        if self.minimum is not None and found is not False and found < self.minimum:
             least = f"{_described(self.kinds)} of at least {self.minimum}"
             raise InputError(f"--{self.name} takes {least}; found {found}.")
         if self.maximum is not None and found > self.maximum:
@@ -225,7 +241,7 @@ class Option:
 
 def _from_text(text: str, kinds: tuple[type, ...]) -> Any:
     """Read text as one of the types, the narrower first; None where it is none of them."""
-    if bool in kinds and text.lower() in (*TRUE, *FALSE):
+    if bool in kinds and text.lower() in (*TRUE, *FALSE) and not (int in kinds and text.isdecimal()):
         return text.lower() in TRUE
     for kind in (int, float):
         if kind in kinds:

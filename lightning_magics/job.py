@@ -31,6 +31,9 @@ class Job:
         continues: whether an instance that was fitted before goes on from there.
         first_epoch: epoch that a continued fit starts with.
         weights_only: load it as tensors alone.
+        leaves_state: whether the fit's whole state is left as its last checkpoint, for the process that waits for it.
+        surroundings: random state and settings of the kernel, for a job that runs in other processes.
+        rank: of the process that runs it, among those that run it together.
         notices: what the user should know from the start.
     """
 
@@ -49,6 +52,9 @@ class Job:
     continues: bool = False
     first_epoch: int = 0
     weights_only: bool = True
+    leaves_state: bool = False
+    surroundings: Any = None
+    rank: int = 0
     notices: tuple[str, ...] = ()
 
 

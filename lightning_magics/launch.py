@@ -1,6 +1,6 @@
-"""Starting, watching and stopping a run, and the `Run` that a user holds.
+"""The `Run` that a user holds, and running a job in the kernel's own process.
 
-Runs happen in the kernel's own process. What is trained is `train`'s, what is shown `views`'.
+What is trained is `train`'s, what is shown `views`'; runs in processes of their own are the part of `spawned`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from . import events, report
 from .errors import RunError
 from .job import Abort, Job, Stop
 from .progress import RunState
-from .runs import EventWriter, RunFolder, RunRecord, write_text
+from .recorder import Recorder
+from .runs import RunFolder, RunRecord, write_text
 from .shell import cell_number, running_kernel
 
 if TYPE_CHECKING:
@@ -31,25 +32,33 @@ class Run:
     """One call of fit, validate, test or predict, and all that came of it.
 
     Attributes:
-        model: the LightningModule instance, with the weights that the run left.
-        trainer: the Trainer.
+        trainer: the Trainer; None where the run had processes of its own.
         record: what ``run.json`` holds.
         folder: the run on disk.
-        predictions: of predict, in input order.
         data: the DataModule, or None, and the DataLoaders that it ran on.
     """
 
-    def __init__(self, job: Job, record: RunRecord, state: RunState) -> None:
-        self.record = dataclasses.replace(record, pid=os.getpid(), host=socket.gethostname())
-        self.folder = RunFolder(job.folder)
-        self.model = job.model
+    def __init__(self, folder: RunFolder, record: RunRecord, state: RunState, job: Job | None) -> None:
+        self.record = record
+        self.folder = folder
         self.trainer: Any = None
-        self.predictions: Any = None
-        self.data: tuple[Any, tuple[Any, ...]] = (job.datamodule, job.loaders)
+        self.data: tuple[Any, tuple[Any, ...]] = (job.datamodule, job.loaders) if job else (None, ())
+        self._model: Any = job.model if job else None
+        self._predictions: Any = None
         self._state = state
         self._shown_in = cell_number()
         self._stop = Stop()
         self._ended = threading.Event()
+
+    @property
+    def model(self) -> Any:
+        """The LightningModule instance, with the weights that the run left."""
+        return self._model
+
+    @property
+    def predictions(self) -> Any:
+        """Of predict, in input order."""
+        return self._predictions
 
     @property
     def name(self) -> str:
@@ -144,87 +153,84 @@ def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], s
     """
     from .train import train
 
-    with interrupts_ask(run._stop):
-        recorder = None
-        try:
-            recorder = _Recorder(run, view, sources, started)
-            outcome = train(job, recorder.emit, run._stop)
-            run.trainer, run.predictions = outcome.trainer, outcome.predictions
-        except OSError as error:
-            if recorder is not None:
-                raise
-            raise RunError(
-                f"the run cannot be recorded in {run.folder.path}: {error.strerror}. "
-                "Make room, or choose another place: %config LightningMagics.run_dir = 'PATH'"
-            ) from error
-        finally:
-            run._stop.end()
-            if recorder is not None:
-                recorder.close()
-            run.folder.continue_checkpoint_path.unlink(missing_ok=True)
-            run._ended.set()
-            if recorder is None or not recorder.started:  # refused: it is as if it had not been asked for
-                _discard(run.folder)
+    screen = Screen(run.folder, view)
+    with contextlib.ExitStack() as ending:
+        ending.enter_context(interrupts_ask(run._stop))
+        ending.callback(run._ended.set)
+        with removed_unless_started(run.folder, lambda: view.state.started is not None):
+            with recording(run.folder):
+                ending.callback(os.close, run.folder.lock())
+                run.record = dataclasses.replace(run.record, pid=os.getpid(), host=socket.gethostname())
+                recorder = Recorder(run.folder, run.record, screen.show)
+                ending.callback(recorder.close)
+                write_sources(sources)
+
+            def emit(event: events.Event) -> None:
+                recorder.emit(event)
+                run.record = recorder.record
+                screen.show(event)
+                if isinstance(event, events.Started):
+                    started(run)
+
+            try:
+                outcome = train(job, emit, run._stop)
+                run.trainer, run._predictions = outcome.trainer, outcome.predictions
+            finally:
+                run._stop.end()
+                screen.close()
+                run.folder.continue_checkpoint_path.unlink(missing_ok=True)
 
 
-def _discard(folder: RunFolder) -> None:
-    """Remove the folder of a run that did not start, and the model's folder if nothing else is in it."""
-    shutil.rmtree(folder.path, ignore_errors=True)
-    with contextlib.suppress(OSError):
-        folder.path.parent.rmdir()
+def write_sources(sources: Mapping[Path, str]) -> None:
+    """Write the files that are not empty."""
+    for path, source in sources.items():
+        if source:
+            write_text(path, source)
 
 
-class _Recorder:
-    """Takes the events of a run to its file, its record and its view."""
+@contextlib.contextmanager
+def recording(folder: RunFolder) -> Iterator[None]:
+    """Say in a line that the folder cannot be written.
 
-    def __init__(self, run: Run, view: View, sources: Mapping[Path, str], started: Callable[[Run], None]) -> None:
-        self._run = run
-        self._tell_started = started
+    Raises:
+        RunError: what is within it raised OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"the run cannot be recorded in {folder.path}: {error.strerror}. "
+            "Make room, or choose another place: %config LightningMagics.run_dir = 'PATH'"
+        ) from error
+
+
+@contextlib.contextmanager
+def removed_unless_started(folder: RunFolder, has_started: Callable[[], bool]) -> Iterator[None]:
+    """Remove the folder of a run that was refused, and the model's folder if nothing else is in it.
+
+    It is then as if the run had not been asked for.
+    """
+    try:
+        yield
+    finally:
+        if not has_started():
+            shutil.rmtree(folder.path, ignore_errors=True)
+            with contextlib.suppress(OSError):
+                folder.path.parent.rmdir()
+
+
+class Screen:
+    """Shows events in a view; a front end that has gone away must not end a training run."""
+
+    def __init__(self, folder: RunFolder, view: View) -> None:
+        self._folder = folder
         self._view = view
         self._broken = False
-        self._writer = EventWriter(run.folder.events_path)
-        self.started = False
-        run.folder.write(run.record)
-        for path, source in sources.items():
-            if source:
-                write_text(path, source)
 
-    def emit(self, event: events.Event) -> None:
-        self._writer.write(event)
-        self._show(event)
-        if isinstance(event, events.Started):
-            self.started = True
-            self._tell_started(self._run)
-            self._update(devices=event.devices, precision=event.precision)
-        elif isinstance(event, events.Results):
-            self._update(results=event.rows)
-        elif isinstance(event, events.Ended):
-            self._end(event)
-        if self._writer.failure:
-            failure, self._writer.failure = self._writer.failure, ""
-            self._show(events.Notice(failure))
-
-    def close(self) -> None:
-        self._writer.close()
-        self._close_view()
-
-    def _end(self, event: events.Ended) -> None:
-        same = ["status", "elapsed_s", "epochs", "steps", "reason", "error", "best_model_path", "best_model_score"]
-        rows = [row.values for row in self._run._state.rows.values()] or self._run.record.results
-        metrics = {name: value for row in rows for name, value in row.items()}  # the last of each
-        self._update(metrics=metrics, **{name: getattr(event, name) for name in same})
-
-    def _update(self, **changes: Any) -> None:
-        self._run.record = dataclasses.replace(self._run.record, **changes)
-        try:
-            self._run.folder.write(self._run.record)
-        except OSError as error:
-            self._show(events.Notice(f"the run's record cannot be written: {error}"))
-
-    def _show(self, event: events.Event) -> None:
-        """Show an event; a front end that has gone away must not end a training run."""
+    def show(self, event: events.Event) -> None:
+        """Show an event; what is known of the run is kept up to date in any case."""
         if self._broken:
-            self._run._state.apply(event)
+            self._view.state.apply(event)
             return
         try:
             self._view.handle(event)
@@ -232,7 +238,8 @@ class _Recorder:
             self._broken = True
             self._lost(error)
 
-    def _close_view(self) -> None:
+    def close(self) -> None:
+        """Show the result."""
         try:
             self._view.close()
         except Exception as error:  # likewise
@@ -240,8 +247,8 @@ class _Recorder:
 
     def _lost(self, error: Exception) -> None:
         """Note in the run's log that nothing is shown any more."""
-        with contextlib.suppress(OSError), self._run.folder.log_path(0).open("a", encoding="utf-8") as log:
-            log.write(f"the view ended: {type(error).__name__}: {error}\n")
+        with contextlib.suppress(OSError), self._folder.log_path(0).open("a", encoding="utf-8") as log:
+            log.write(f"# the view ended: {type(error).__name__}: {error}\n")
 
 
 @contextlib.contextmanager

@@ -12,12 +12,13 @@ from typing import Any
 import traitlets
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
-from . import api, cells, options, report
+from . import api, cells, options, processes, report
 from .definition import Definition
 from .errors import InputError, did_you_mean
 from .launch import Run
+from .listing import Listing
 from .session import Session
-from .shell import running_kernel
+from .shell import running_kernel, someone_waits
 
 
 @magics_class
@@ -34,6 +35,25 @@ class LightningMagics(Magics):
         "",
         help="Lightning package for cells that do not show theirs; empty: the one that the notebook imported.",
     ).tag(config=True)
+
+    prewarm = traitlets.Bool(
+        help="Whether a process stands ready for runs in processes of their own, once a model has been defined. "
+        "By default where a person sits before the notebook. Set to True, it is started now."
+    ).tag(config=True)
+    start_method = traitlets.Enum(
+        processes.METHODS,
+        processes.DEFAULT_METHOD,
+        help="How the processes of a run start: forked from one that stands ready, or each as a new interpreter.",
+    ).tag(config=True)
+
+    @traitlets.default("prewarm")
+    def _prewarm_where_someone_waits(self) -> bool:
+        return someone_waits()
+
+    @traitlets.observe("prewarm")
+    def _prewarm_now(self, change: Any) -> None:
+        if change["new"] and self.start_method == "forkserver":
+            processes.prewarm(self.session.package())
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
@@ -92,7 +112,7 @@ class LightningMagics(Magics):
             print(f"{signature(made)}. Train on it: %lightning_fit MODEL {made.name}")  # noqa: T201 -- likewise
 
     @line_magic
-    def lightning_source(self, line: str) -> Listing | None:
+    def lightning_source(self, line: str) -> Code | None:
         """Show the code of a model or of data: plain Lightning, exactly what runs.
 
         Example:
@@ -106,7 +126,7 @@ class LightningMagics(Magics):
         if name not in known:
             listed = f" Defined: {', '.join(known)}." if known else " Nothing is defined yet: see %%lightning_model?"
             raise InputError(f"%lightning_source takes a name; found {name!r}.{did_you_mean(name, known)}{listed}")
-        return Listing(known[name].source)
+        return Code(known[name].source)
 
     @line_magic
     def lightning_fit(self, line: str) -> Run | None:
@@ -161,6 +181,50 @@ class LightningMagics(Magics):
         """
         return self._run("predict", line)
 
+    @line_magic
+    def lightning_runs(self, line: str) -> Listing | None:
+        """List the runs in the run folder, the newest first, with how they really stand.
+
+        PATTERN is a part of a run's name, or has * in it: Digits/version_1*.
+
+        Example:
+            %lightning_runs Digits
+        """
+        parsed = self._parsed("runs", line)
+        return None if parsed is None else Listing(self.run_dir, " ".join(parsed.positional))
+
+    @line_magic
+    def lightning_attach(self, line: str) -> Run | None:
+        """Show a run live that goes on in the background, whoever started it, and return it.
+
+        RUN is a name as %lightning_runs lists it, a folder, or last.
+
+        Example:
+            run = %lightning_attach Digits/version_3
+        """
+        parsed = self._parsed("attach", line)
+        return None if parsed is None else api.attach(self._one(parsed, "attach"))
+
+    @line_magic
+    def lightning_stop(self, line: str) -> None:
+        """End a run in the background: after its batch, and saved.
+
+        Options of %lightning_stop RUN:
+        {options}
+
+        Example:
+            %lightning_stop Digits/version_3
+        """
+        parsed = self._parsed("stop", line)
+        if parsed is not None:
+            api.stop(self._one(parsed, "stop"), **parsed.options)
+
+    def _one(self, parsed: options.Parsed, verb: str) -> str:
+        """The run that a line names."""
+        if not parsed.positional:
+            raise InputError(f"%lightning_{verb} takes a run; found none. %lightning_runs lists them")
+        return parsed.positional[0]
+
     def _parsed(self, verb: options.Verb, line: str) -> options.Parsed | None:
         """Parse a line; None when it asked for help, which is shown."""
         parsed = options.parse(verb, line.rstrip().removesuffix(";"))  # as after any line that is to show nothing
@@ -189,7 +253,8 @@ class LightningMagics(Magics):
         self.session.interrupted = False
 
     def unload(self) -> None:
-        """Take out what this object put into the shell."""
+        """Take out what this object put into the shell, and end the process that stands ready."""
+        processes.close()
         self._unregister("pre_run_cell", self._remember_cell)
 
     def _run(self, verb: options.Verb, line: str) -> Run | None:
@@ -209,13 +274,13 @@ class LightningMagics(Magics):
         return run
 
 
-for _verb in (*options.RUNNING, "model", "data"):
+for _verb in (*options.RUNNING, "model", "data", "stop"):
     _magic = getattr(LightningMagics, f"lightning_{_verb}")
     _table = options.help_text(_verb).replace("\n", "\n        ")
     _magic.__doc__ = _magic.__doc__.replace("{options}", _table)
 
 
-class Listing(str):
+class Code(str):
     """Python code, shown highlighted: by the front end's own colours in a notebook, in a terminal by Pygments."""
 
     def _repr_html_(self) -> str:

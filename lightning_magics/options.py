@@ -13,10 +13,8 @@ from typing import Any
 
 from .declarations import (
     DECLARED,
-    FALSE,
     LOGGERS,
     RUNNING,
-    TRUE,
     DataOptions,
     FitOptions,
     ModelOptions,
@@ -61,7 +59,13 @@ __all__ = [
     "resolve_loggers",
     "tokenize",
 ]
-_USAGE = {"model": "[NAME]", "data": "[NAME]", "source": "NAME", **dict.fromkeys(RUNNING, "MODEL [DATA …]")}
+_USAGE = {
+    **dict.fromkeys(("model", "data"), "[NAME]"),
+    "source": "NAME",
+    **dict.fromkeys(RUNNING, "MODEL [DATA …]"),
+    "runs": "[PATTERN]",
+    **dict.fromkeys(("attach", "stop"), "RUN"),
+}
 
 
 @dataclass(frozen=True)
@@ -138,7 +142,7 @@ class _Parser:
 
     def _own(self, option: Option, given: str | None) -> None:
         if option.flag and given is None:
-            reads = bool(self.tokens) and self.tokens[0].lower() in (*TRUE, *FALSE)
+            reads = bool(self.tokens) and option.takes(self.tokens[0])
             given = self.tokens.pop(0) if reads else "true"
         values = [self._value(option.name, given, option.metavar)]
         if option.several:

@@ -18,8 +18,14 @@ from typing import IO, Any, cast
 from . import events
 from .errors import RunError
 
+try:
+    import fcntl
+except ImportError:  # Windows: the record is believed
+    fcntl = None  # type: ignore[assignment]
+
 FORMAT = 1
 FLUSH_INTERVAL_S = 0.1
+MARK = "# "  # begins the lines of a log that the user's code did not print
 
 
 @dataclass(frozen=True)
@@ -90,6 +96,9 @@ class RunFolder:
         self.checkpoints_path = self.path / "checkpoints"
         self.last_checkpoint_path = self.checkpoints_path / "last.ckpt"
         self.continue_checkpoint_path = self.checkpoints_path / "continue.ckpt"
+        self.job_path = self.path / "job.pt"
+        self.control_path = self.path / "control"
+        self.predictions_path = self.path / "predictions.pt"
 
     @property
     def name(self) -> str:
@@ -99,6 +108,42 @@ class RunFolder:
     def log_path(self, rank: int) -> Path:
         """Log of one process, named by its global rank."""
         return self.path / f"rank_{rank}.log"
+
+    def error_path(self, rank: int) -> Path:
+        """What a rank raised, for the kernel that waits for it."""
+        return self.path / f"error_{rank}.pkl"
+
+    def lock(self) -> int:
+        """Return a file descriptor that marks the run as alive until its last copy is closed, at the latest by death.
+
+        Raises:
+            OSError: the folder cannot be written.
+        """
+        held = os.open(self.events_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        if fcntl is not None:
+            fcntl.flock(held, fcntl.LOCK_EX)
+        return held
+
+    def is_alive(self) -> bool:
+        """Whether a process still works on the run."""
+        try:
+            file = os.open(self.events_path, os.O_RDONLY)
+        except OSError:
+            return False
+        try:
+            if fcntl is None:
+                return self.read().status == "running"
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        else:
+            return False
+        finally:
+            os.close(file)
+
+    def status(self, record: RunRecord) -> events.Status:
+        """How a run stands: one that is recorded as running and that nothing works on has failed."""
+        return "failed" if record.status == "running" and not self.is_alive() else record.status
 
     def write(self, record: RunRecord) -> None:
         """Write the record so that a reader sees either the old one or the new one, complete."""
@@ -225,6 +270,23 @@ def latest(root: str | Path, model: str) -> RunFolder:
     if not found:
         raise RunError(f"no run of {model} was found in {root}")
     return RunFolder(found[-1].parent)
+
+
+def newest(root: str | Path) -> RunFolder:
+    """Find the run that was started last, of any model.
+
+    Raises:
+        RunError: there is none.
+    """
+    found = sorted(_absolute(root).glob("*/*/run.json"), key=lambda path: path.parent.stat().st_ctime_ns)
+    if not found:
+        raise RunError(f"no run was found in {root}")
+    return RunFolder(found[-1].parent)
+
+
+def marked(text: str) -> str:
+    """Return a text for a log, as what the user's code did not print."""
+    return "".join(f"{MARK}{line}" for line in text.splitlines(keepends=True))
 
 
 def shown(path: str | Path) -> str:

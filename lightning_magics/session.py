@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
+from . import processes, runs
 from .errors import InputError, did_you_mean
 from .shell import running_shell
 
@@ -28,6 +29,8 @@ class Settings(Protocol):
     refresh_s: float
     logger: list[str]
     package: str
+    prewarm: bool
+    start_method: str
 
 
 @dataclass
@@ -38,6 +41,8 @@ class DefaultSettings:
     refresh_s: float = 0.25
     logger: list[str] = field(default_factory=lambda: ["tensorboard"])
     package: str = ""
+    prewarm: bool = False
+    start_method: str = processes.DEFAULT_METHOD
 
 
 @dataclass
@@ -85,8 +90,6 @@ class Session:
         """Take note of a run that is over."""
         if run.verb == "fit" and run.record.steps:
             self.fits[run.record.model] = run
-        if run.verb == "fit" and run.status == "interrupted":
-            self.interrupted = True
 
     def find_model(self, typed: Any) -> Any:
         """Return what a model argument stands for: a Definition, or any object.
@@ -129,6 +132,20 @@ class Session:
         if not isinstance(typed, str):
             return None
         return self.last if typed == "last" else self._named.get(typed)
+
+    def folder(self, typed: Any) -> runs.RunFolder:
+        """Return the folder of the run that is meant: a `Run`, a variable that holds one, ``last``, a name or a path.
+
+        Raises:
+            RunError: there is no such run.
+        """
+        found = self.find_run(typed) or (self.namespace.get(typed) if isinstance(typed, str) else typed)
+        folder = getattr(found, "folder", None)
+        if isinstance(folder, runs.RunFolder):
+            return folder
+        if typed == "last":
+            return runs.newest(self.settings.run_dir)
+        return runs.find(self.settings.run_dir, str(typed))
 
     def evaluate(self, text: str, what: str, known: Iterable[str]) -> Any:
         """Evaluate an expression of the notebook.

@@ -17,6 +17,23 @@ def running_kernel() -> Any:
     return getattr(running_shell(), "kernel", None)
 
 
+def someone_waits() -> bool:
+    """Whether a person sits before the notebook or terminal; nbclient, papermill and scripts have none."""
+    kernel = running_kernel()
+    if kernel is not None:
+        return takes_input(kernel)
+    return running_shell() is not None and sys.stdin is not None and sys.stdin.isatty()
+
+
+def takes_input(kernel: Any) -> bool:
+    """Whether the front end of a kernel lets code ask for input: nbclient, papermill and jupyter execute do not.
+
+    ipykernel keeps this part of the request that it executes under a private name. Its public `get_parent` fails in
+    threads of ipykernel 7.0.
+    """
+    return bool(getattr(kernel, "_allow_stdin", True))
+
+
 def cell_number() -> int | None:
     """Number of the cell that runs now, or None outside IPython."""
     shell = running_shell()

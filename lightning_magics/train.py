@@ -12,6 +12,7 @@ import os
 import pickle
 import signal
 import time
+import weakref
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -21,13 +22,14 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
+from . import payload
 from .batches import describe, joined
 from .callback import StopFlag, StopRequested, reporter
 from .chatter import chatter
-from .errors import InputError
+from .errors import InputError, RunError
 from .events import Ended, Event, Notice, Results, Started, Status
 from .job import Abort, Job
-from .runs import RunFolder
+from .runs import RunFolder, shown
 from .trainer import bridged, make_trainer
 
 
@@ -45,8 +47,16 @@ class Outcome:
     predictions: Any = None
 
 
-def train(job: Job, emit: Callable[[Event], None], stop: StopFlag) -> Outcome:
+def train(
+    job: Job, emit: Callable[[Event], None], stop: StopFlag, gather: Callable[[Any, Any], Any] | None = None
+) -> Outcome:
     """Run a job to its end, telling it by events: `Started` first, exactly one `Ended` last.
+
+    Args:
+        job: what to run.
+        emit: takes each event.
+        stop: looked at before each batch.
+        gather: one of several ranks predicts: makes all ranks' batch outputs of this one's and the Trainer.
 
     Raises:
         InputError: the job cannot start: Trainer's arguments, data or checkpoint; then no event was sent.
@@ -55,9 +65,9 @@ def train(job: Job, emit: Callable[[Event], None], stop: StopFlag) -> Outcome:
     """
     began = time.monotonic()
     folder = RunFolder(job.folder)
-    watcher = reporter(job.package, emit, stop, folder.last_checkpoint_path)
-    with chatter(folder.log_path(0), lambda text: emit(Notice(text))), _workers_ignore_interrupts():
-        job = _continued(job)
+    watcher = reporter(job.package, emit, stop, folder.last_checkpoint_path, job.leaves_state)
+    with chatter(folder.log_path(job.rank), lambda text: emit(Notice(text))), _workers_ignore_interrupts():
+        job = continued(job)
         trainer = make_trainer(job, watcher)
         _check_before_start(job, trainer)
         emit(_started(job, trainer))
@@ -67,7 +77,7 @@ def train(job: Job, emit: Callable[[Event], None], stop: StopFlag) -> Outcome:
         status: Status = "failed"
         error, predictions = "", None
         try:
-            predictions = _run(job, trainer, emit)
+            predictions = _run(job, trainer, emit, gather)
             status = "interrupted" if watcher.cut_short else "completed"
         except StopRequested:
             status = "interrupted"
@@ -89,7 +99,7 @@ def train(job: Job, emit: Callable[[Event], None], stop: StopFlag) -> Outcome:
             watcher.tell_epoch(trainer)
             watcher.batch = None
             trainer.callbacks = [item for item in trainer.callbacks if item is not watcher]  # it may run again
-            if job.verb != "fit" and before is not None:
+            if job.verb != "fit":
                 job.model.trainer = before  # the fit that the next one continues
             emit(_ended(trainer, status, time.monotonic() - began, error))
     return Outcome(trainer, predictions)
@@ -189,29 +199,106 @@ def seeded(package: str, seed: int | None) -> Iterator[None]:
         raise raised
 
 
-def _continued(job: Job) -> Job:
+_left: weakref.WeakKeyDictionary[Any, Path] = weakref.WeakKeyDictionary()  # instance → state of its last fit
+
+
+def leave(model: Any, checkpoint: Path) -> None:
+    """Note that an instance was fitted by other processes, and where its state is."""
+    model.trainer = None
+    _left[model] = checkpoint
+
+
+def load(path: Path, trusted: bool) -> Any:
+    """Read what a run saved; its tensors stay on disk until they are used.
+
+    Args:
+        path: of the file.
+        trusted: whether it may hold other objects than tensors, which loading creates.
+
+    Raises:
+        InputError: it holds other objects, and is not trusted.
+    """
+    try:
+        if trusted and not zipfile.is_zipfile(path):
+            return payload.load(path)
+        return torch.load(path, map_location="cpu", weights_only=not trusted, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{shown(path)} holds Python objects besides tensors, and loading those runs code. If you trust it: "
+            f"torch.load({str(path)!r}, weights_only=False)"
+        ) from error
+
+
+def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool) -> None:
+    """Put the state that other processes left into live objects; the rest of it stays on disk for the next fit.
+
+    Args:
+        model: LightningModule instance.
+        callbacks: of the Trainer, one or several, or None.
+        checkpoint: what the run saved last.
+        trusted: whether it may hold other objects than tensors, which loading creates.
+
+    Raises:
+        RunError: it holds weights that the model has no place for, or lacks some that it has.
+    """
+    state = load(checkpoint, trusted)
+    weights = state["state_dict"]
+    if weights.keys() - model.state_dict().keys():
+        model.configure_model()  # layers that are made where the model trains
+    differing = sorted(weights.keys() ^ model.state_dict().keys())
+    if differing and model.strict_loading:
+        raise RunError(
+            f"the weights cannot be taken into this {type(model).__name__}, for it has other layers than the run's: "
+            f"{', '.join(differing[:4])}. They are in {shown(checkpoint)}. Layers that setup() makes belong in "
+            "configure_model() or __init__()"
+        )
+    model.on_load_checkpoint(state)
+    model.load_state_dict(weights, strict=model.strict_loading)
+    for callback in callbacks if isinstance(callbacks, list | tuple) else [callbacks]:
+        if callback is not None and callback.state_key in state["callbacks"]:
+            callback.load_state_dict(state["callbacks"][callback.state_key])
+    leave(model, checkpoint)
+
+
+def continued(job: Job) -> Job:
     """Let a job go on from the fit that its instance has behind it, if there is one.
 
     Epochs and steps are then counted from there, so that ``max_epochs=3`` trains three more.
     """
-    behind = getattr(job.model, "_trainer", None)
-    if not job.continues or behind is None or behind.global_step == 0 or behind.state.fn != "fit":
+    if not job.continues or job.trainer.get("fast_dev_run"):
         return job
-    if job.trainer.get("fast_dev_run"):
+    state = _state_behind(job.model)
+    if state is None:
         return job
     path = RunFolder(job.folder).continue_checkpoint_path
-    state = behind._checkpoint_connector.dump_checkpoint(weights_only=False)  # save_checkpoint keeps all of it, and
     state["callbacks"].pop("Timer", None)  # each fit has its own --max_time
     torch.save(state, path)
     trainer = dict(job.trainer)
-    done = {"epochs": behind.current_epoch, "steps": behind.global_step}
+    done = {"epochs": state["epoch"], "steps": state["global_step"]}
     for name in ("max_epochs", "min_epochs", "max_steps", "min_steps"):
         if trainer.get(name) not in (None, -1):
             trainer[name] += done[name[4:]]
-    return dataclasses.replace(job, trainer=trainer, checkpoint=path, first_epoch=done["epochs"], weights_only=False)
+    return dataclasses.replace(
+        job, trainer=trainer, checkpoint=path, first_epoch=done["epochs"], weights_only=False, continues=False
+    )
 
 
-def _run(job: Job, trainer: Any, emit: Callable[[Event], None]) -> Any:
+def _state_behind(model: Any) -> dict[str, Any] | None:
+    """The state of the fit that an instance has behind it, None if there is none."""
+    behind = getattr(model, "_trainer", None)
+    if behind is not None:
+        if behind.global_step == 0 or behind.state.fn != "fit":
+            return None
+        found: dict[str, Any] = behind._checkpoint_connector.dump_checkpoint(weights_only=False)  # as save_checkpoint
+        return found
+    path = _left.get(model)
+    if path is None or not path.exists():
+        return None
+    found = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+    return found | {"state_dict": model.state_dict()}  # the instance's weights may have been changed since
+
+
+def _run(job: Job, trainer: Any, emit: Callable[[Event], None], gather: Callable[[Any, Any], Any] | None) -> Any:
     """Call the Trainer's method; returns predictions, None for the other verbs."""
     if job.verb == "fit":
         _fit(job, trainer)
@@ -224,6 +311,8 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None]) -> Any:
     if job.verb == "predict":
         found = trainer.predict(job.model, **data)
         several = len(trainer.num_predict_batches) > 1
+        if gather is not None:
+            found = gather(found, trainer)
         predictions = [joined(batches) for batches in found] if several else joined(found)
         emit(Notice(f"predictions: {describe(predictions)}", level="info"))
         return predictions

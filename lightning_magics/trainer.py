@@ -47,7 +47,7 @@ def make_trainer(job: Job, watcher: Any) -> Any:
     """
     package = importlib.import_module(job.package)
     arguments = {**job.trainer}
-    _one_device(arguments)
+    arguments.setdefault("devices", 1)  # on a machine of several GPUs, "auto" would take them all
     if job.amp:
         if arguments.get("precision") is not None:
             raise InputError(f"--amp chooses the precision; --precision {arguments['precision']} does too: give one")
@@ -65,25 +65,6 @@ def make_trainer(job: Job, watcher: Any) -> Any:
         return package.Trainer(**arguments)
     except (TypeError, ValueError, package.utilities.exceptions.MisconfigurationException) as error:
         raise InputError(f"the Trainer refuses its arguments: {' '.join(str(error).split())}") from error
-
-
-def _one_device(arguments: dict[str, Any]) -> None:
-    """Hold an in-kernel job to one device; on a machine of several GPUs, "auto" would take them all."""
-    devices = arguments.setdefault("devices", 1)
-    text = str(devices).strip()
-    many = (
-        len(devices) > 1
-        if isinstance(devices, list)
-        else ("," in text.strip(",") or (text.isdecimal() and int(text) > 1))
-    )
-    if many or arguments.get("num_nodes", 1) > 1:
-        asked = f"--devices {devices}" if many else f"--num_nodes {arguments['num_nodes']}"
-        raise InputError(f"{asked} needs several processes; a fit trains in the kernel, on one device: --devices 1")
-    if text in ("auto", "-1"):
-        arguments["devices"] = 1
-    strategy = arguments.get("strategy", "auto")
-    if isinstance(strategy, str) and strategy != "auto":
-        raise InputError(f"--strategy {strategy} needs processes of its own; a fit trains in the kernel: leave it out")
 
 
 def amp_precision(accelerator: str) -> str:
@@ -116,7 +97,7 @@ def _callbacks(job: Job, package: Any, arguments: dict[str, Any]) -> list[Any]:
         mode = better(job.monitor) if job.monitor else "min"
         folder = RunFolder(job.folder).checkpoints_path
         callbacks.append(checkpoint_class(dirpath=folder, monitor=job.monitor, mode=mode))
-    if arguments.get("enable_model_summary"):
+    if arguments.get("enable_model_summary") and job.rank == 0:
         print(package.utilities.model_summary.summarize(job.model))  # noqa: T201 -- asked for: shown in the cell
     if arguments.setdefault("enable_model_summary", True):
         callbacks.append(package.callbacks.ModelSummary())  # not Rich's, which prints; this one goes to the log

@@ -1,0 +1,86 @@
+"""Reading what the processes of a run write while they do: events, and the lines that the user's code prints."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+
+from . import events
+from .runs import MARK, RunFolder
+
+_MOST_BYTES = 1 << 16  # of a log, read at once: what lies before was too much to be read by a person
+
+# What libraries write below Python, where no logger and no warning filter is asked.
+_NOISE = re.compile(r"\[Gloo\]|(\[rank\d+\]:)?\[[WI]\d{4} |NCCL version")
+
+
+class Follower:
+    """Reads what a run has written since it was last asked.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._events = _Lines(folder.events_path)
+        self._logs: dict[int, _Lines] = {}
+
+    def read(self) -> list[events.Event]:
+        """Return the new events, and what was printed."""
+        found: list[events.Event] = []
+        for line in self._events.read():
+            with contextlib.suppress(ValueError):  # written by a version that is not like this one
+                event = events.from_json(line)
+                if event is not None:
+                    found.append(event)
+        ending = [event for event in found if isinstance(event, events.Ended)]  # said after what was printed
+        return [*(event for event in found if event not in ending), *self._printed(), *ending]
+
+    def _printed(self) -> list[events.Printed]:
+        found = []
+        for rank in self._ranks():
+            log = self._logs.setdefault(rank, _Lines(self._folder.log_path(rank), _MOST_BYTES))
+            lines = [line for line in log.read() if not line.startswith(MARK) and not _NOISE.match(line)]
+            if lines:
+                found.append(events.Printed(rank, "\n".join(lines)))
+        return found
+
+    def _ranks(self) -> list[int]:
+        """Ranks that have a log: they come one after the other."""
+        while self._folder.log_path(len(self._logs)).exists():
+            rank = len(self._logs)
+            self._logs[rank] = _Lines(self._folder.log_path(rank), _MOST_BYTES)
+        return list(self._logs)
+
+
+class _Lines:
+    """New complete lines of a file that grows.
+
+    Args:
+        path: of the file, which may not exist yet.
+        most: bytes to read at once; what lies before is skipped. None for all.
+    """
+
+    def __init__(self, path: Path, most: int | None = None) -> None:
+        self._path = path
+        self._most = most
+        self._place = 0
+
+    def read(self) -> list[str]:
+        try:
+            size = self._path.stat().st_size
+            if size <= self._place:
+                return []
+            with self._path.open("rb") as file:
+                if self._most is not None and size - self._place > self._most:
+                    file.seek(size - self._most)
+                    self._place = file.tell() + len(file.readline())
+                file.seek(self._place)
+                data = file.read()
+        except OSError:
+            return []
+        end = data.rfind(b"\n") + 1
+        self._place += end
+        return data[:end].decode("utf-8", errors="replace").splitlines()

@@ -1,0 +1,205 @@
+"""Starting the supervisor of a run: from a template that stands ready, or as an interpreter of its own.
+
+What a supervisor does is in `supervisor`, what the template does in `template`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import select
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .supervisor import Request
+
+METHODS = ("forkserver", "spawn")
+DEFAULT_METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # what macOS' own libraries do not survive: fork
+
+# Imported by the template: what every run needs, and what many models do, if the kernel has it too.
+_NEEDED = ("lightning_magics.worker", "torch.utils.tensorboard", "torchmetrics")
+_COMMON = ("torchvision", "torchaudio", "transformers", "datasets", "pandas", "sklearn", "scipy")
+_ONE_THREAD = {
+    **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",  # of pyarrow, which pandas imports
+}
+
+
+class Lifeline:
+    """The kernel's end of the pipe to a supervisor; closed, a run in the foreground ends at once."""
+
+    def __init__(self, file: int) -> None:
+        self._file = file
+        _held.add(file)
+
+    def close(self) -> None:
+        """Let go of the supervisor."""
+        if self._file in _held:
+            _held.discard(self._file)
+            os.close(self._file)
+
+
+_held: set[int] = set()  # must not live on in a child that the kernel forks: nobody would see the kernel die
+
+
+def _let_go() -> None:
+    for file in _held:
+        with contextlib.suppress(OSError):
+            os.close(file)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_let_go)
+
+
+class Template:
+    """The template of this kernel.
+
+    Args:
+        modules: names to import.
+    """
+
+    def __init__(self, modules: list[str]) -> None:
+        self._socket, theirs = socket.socketpair()
+        _held.add(self._socket.fileno())
+        self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- as long as the process
+        code = f"from lightning_magics.template import main; main({theirs.fileno()}, {modules!r})"
+        self._process = _python(code, (theirs.fileno(),), self._said, {**os.environ, **_ONE_THREAD})
+        theirs.close()
+        self._answer = b""
+        self.error: str | None = None
+
+    def is_alive(self) -> bool:
+        """Whether the process stands ready, or imports, or has said that it is of no use."""
+        return self._process.poll() is None or (bool(self.error) and self._process.returncode >= 0)
+
+    def ready(self, timeout_s: float | None) -> bool:
+        """Wait until it is ready, or can be told not to become so; returns whether that is known.
+
+        Attribute `error` then says why it is of no use, empty if it is.
+        """
+        while self.error is None:
+            if not select.select([self._socket], [], [], timeout_s)[0]:
+                return False
+            part = self._socket.recv(4096)
+            self._answer += part
+            if not part:
+                self.error = f"it ended: {self._last_words()}"
+            elif self._answer.endswith(b"\n"):
+                self.error = json.loads(self._answer)["error"]
+        return True
+
+    def fork(self, lifeline: int, lock: int) -> None:
+        """Fork a supervisor.
+
+        Raises:
+            OSError: the template is gone.
+        """
+        socket.send_fds(self._socket, [b"1"], [lifeline, lock])
+
+    def _last_words(self) -> str:
+        self._said.seek(0)
+        lines = self._said.read().decode(errors="replace").split("\n")
+        return next((line for line in reversed(lines) if line.strip()), "without a word")
+
+    def close(self) -> None:
+        """End it; the supervisors that it forked go on."""
+        _held.discard(self._socket.fileno())
+        self._socket.close()
+        self._said.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(5)
+
+
+_template: Template | None = None
+_lock = threading.Lock()
+
+
+def prewarm(package: str) -> Template:
+    """Return this kernel's template; starts it where there is none that lives."""
+    global _template
+    with _lock:
+        if _template is not None and not _template.is_alive():
+            _template.close()
+            _template = None
+        if _template is None:
+            _template = Template([package, *_NEEDED, *(name for name in _COMMON if name in sys.modules)])
+        return _template
+
+
+def close() -> None:
+    """End the template."""
+    global _template
+    with _lock:
+        if _template is not None:
+            _template.close()
+        _template = None
+
+
+def start(request: Request, lock: int, package: str, method: str, notice: Callable[[str], None]) -> Lifeline:
+    """Start the supervisor of a run.
+
+    Args:
+        request: what it is to do.
+        lock: file descriptor that marks the run as alive; closed here.
+        package: Lightning package for the template to import.
+        method: ``forkserver``, from the template, or ``spawn``, a new interpreter for each process.
+        notice: told when the template is of no use, and processes are spawned instead.
+    """
+    theirs, ours = os.pipe()
+    lifeline = Lifeline(ours)
+    try:
+        if method != "forkserver" or not _fork(theirs, lock, package, notice):
+            code = f"from lightning_magics.supervisor import main; main({theirs}, {lock}, 'spawn')"
+            process = _python(code, (theirs, lock), subprocess.DEVNULL, dict(os.environ))
+            threading.Thread(target=process.wait, daemon=True).start()  # no zombie
+    except BaseException:
+        lifeline.close()
+        raise
+    finally:
+        os.close(theirs)
+        os.close(lock)
+    line = memoryview(request.line())
+    while line:
+        line = line[os.write(ours, line) :]
+    return lifeline
+
+
+def _fork(lifeline: int, lock: int, package: str, notice: Callable[[str], None]) -> bool:
+    """Fork a supervisor from the template; returns whether that was possible."""
+    for _ in range(2):  # a template that was killed is replaced once
+        template = prewarm(package)
+        while not template.ready(0.1):
+            pass  # in pieces, so that an interrupt is heard
+        if template.error:
+            break
+        try:
+            template.fork(lifeline, lock)
+        except OSError:
+            continue
+        return True
+    notice(f"The template process cannot be forked ({template.error or 'it ends'}): processes are spawned, slowly.")
+    return False
+
+
+def _python(code: str, fds: tuple[int, ...], output: Any, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Exec an interpreter in a session of its own, with this process's ``sys.path``."""
+    path = [item for item in sys.path if item] + [str(Path(__file__).parent.parent)]
+    whole = f"import sys; sys.path[:] = {path!r}; {code}"
+    return subprocess.Popen(
+        [sys.executable, "-c", whole],
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=environment,
+        pass_fds=fds,
+        start_new_session=True,
+    )

@@ -1,0 +1,375 @@
+"""Runs in processes of their own: starting them, watching them from this kernel or another, and what comes back.
+
+The run's folder is all that the two sides share. The processes are started by `processes`, watched over by
+`supervisor`; what they run is `worker`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import signal
+import socket
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from . import events, processes, raised
+from .control import Control
+from .errors import InputError, LightningMagicsError, RunError
+from .follow import Follower
+from .job import Abort, Job, Stop
+from .launch import Run, Screen, interrupts_ask, recording, removed_unless_started, write_sources
+from .runs import EventWriter, RunFolder, RunRecord
+from .supervisor import Request
+
+if TYPE_CHECKING:
+    from .views import View
+
+_WATCH_S = 0.05
+_KILL_S = 5.0
+
+
+@dataclass(frozen=True)
+class How:
+    """How a job's processes are started.
+
+    Attributes:
+        ranks: number of them.
+        background: whether the call returns at once, and the run outlives the kernel.
+        method: ``forkserver`` or ``spawn``.
+    """
+
+    ranks: int
+    background: bool
+    method: str
+
+
+class _RemoteStop(Stop):
+    """The wish to stop, told to the processes of the run."""
+
+    def __init__(self, control: Control) -> None:
+        super().__init__()
+        self._control = control
+
+    def ask(self) -> None:
+        """Ask to stop."""
+        super().ask()
+        self._control.ask()
+
+
+class SpawnedRun(Run):
+    """A run in processes of its own.
+
+    Args:
+        folder: of the run.
+        record: what is known of it.
+        view: shows it.
+        job: what it runs; None for a run of another kernel.
+        build: makes an instance of its model, for a run of another kernel.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        record: RunRecord,
+        view: View,
+        job: Job | None = None,
+        build: Callable[[RunRecord], Any] | None = None,
+    ) -> None:
+        super().__init__(folder, record, view.state, job)
+        self._job = job
+        self._build = build
+        self._screen = Screen(folder, view)
+        self._follower = Follower(folder)
+        self._error: BaseException | None = None
+        self._settled = False  # whether what the run left is in the live objects
+
+    @property
+    def status(self) -> events.Status:
+        """How it stands: running, completed, interrupted or failed."""
+        return "running" if not self._ended.is_set() else self.record.status
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Last value of every metric."""
+        if self._ended.is_set():
+            return self.record.metrics
+        return {name: value for row in list(self._state.rows.values()) for name, value in row.values.items()}
+
+    @property
+    def model(self) -> Any:
+        """The LightningModule instance; asking for it takes the weights that the run left into it.
+
+        Raises:
+            RunError: the run goes on, or its model is unknown here.
+        """
+        self._settle()
+        return self._model
+
+    @property
+    def predictions(self) -> Any:
+        """Of predict, in input order.
+
+        Raises:
+            RunError: the run goes on.
+        """
+        self._settle()
+        if self._predictions is None and self.folder.predictions_path.exists():
+            from .train import load
+
+            self._predictions = load(self.folder.predictions_path, trusted=self._job is not None)
+        return self._predictions
+
+    def wait(self) -> Run:
+        """Wait until the run has ended, take what it left into the live model, and return the run.
+
+        Raises:
+            Exception: what the run failed with.
+        """
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        if self._job is not None:
+            self._settle()
+        return self
+
+    def stop(self, now: bool = False) -> None:
+        """Ask a running run to stop after its batch; one that has ended stays as it is.
+
+        Args:
+            now: end its processes at once; nothing more is saved.
+        """
+        if now:
+            kill(self.folder)
+        else:
+            ask_to_stop(self.folder)
+
+    def watch(self) -> None:
+        """Show what happens until the run is over, and take note of its end."""
+        try:
+            self.follow()
+        finally:
+            self.finish()
+
+    def follow(self) -> None:
+        """Show what happens until no process works on the run."""
+        alive = True
+        while alive:
+            alive = self.folder.is_alive()  # asked before reading: nothing is written after the end
+            self.catch_up()
+            if alive:
+                time.sleep(_WATCH_S)
+
+    def catch_up(self) -> None:
+        """Show what has happened since the last time."""
+        for event in self._follower.read():
+            self._screen.show(event)
+            if isinstance(event, events.Started | events.Ended):
+                with contextlib.suppress(LightningMagicsError):
+                    self.record = self.folder.read()
+            if isinstance(event, events.Ended):
+                self._stop.end()
+
+    def finish(self, error: str = "its processes were killed") -> None:
+        """Take note of the end, and record it if nobody else was left to.
+
+        Args:
+            error: why it ended then.
+        """
+        with contextlib.suppress(LightningMagicsError):
+            self.record = self.folder.read()
+        if self.record.status == "running" and not self.folder.is_alive():
+            ended = events.Ended("failed", self._state.elapsed_s, error=error)
+            self.record = dataclasses.replace(self.record, status=ended.status, error=ended.error)
+            with contextlib.suppress(OSError):
+                writer = EventWriter(self.folder.events_path)
+                writer.write(ended)
+                writer.close()
+                self.folder.write(self.record)
+            self._screen.show(ended)
+        if self.record.status == "failed":
+            self._error = self._raised()
+        self._screen.close()
+        self._ended.set()
+
+    def _raised(self) -> BaseException:
+        """What a run failed with: of a run of this kernel the exception itself."""
+        paths = sorted(self.folder.path.glob("error_*.pkl"))
+        found = raised.earliest(paths) if self._job is not None else None
+        if found is None:
+            return RunError(f"{self.name} failed: {self.record.error}. Its log: run.logs()")
+        for path in paths:
+            path.unlink(missing_ok=True)
+        error = raised.rebuilt(found)
+        if not isinstance(error, LightningMagicsError) and len(list(self.folder.path.glob("rank_*.log"))) > 1:
+            error.add_note(f"Raised in rank {found.rank}; its log: run.logs({found.rank})")
+        return error
+
+    def _settle(self) -> None:
+        """Take what the run left into the live model, once.
+
+        Raises:
+            RunError: the run goes on, or its model is unknown here.
+        """
+        if not self._ended.is_set():
+            raise RunError(f"{self.name} is still running. Wait for it with run.wait(), or end it with run.stop()")
+        if self._settled:
+            return
+        if self._model is None and self._build is not None:
+            self._model = self._build(self.record)
+        if self.verb == "fit" and self.folder.last_checkpoint_path.exists() and self.record.status != "failed":
+            from .train import take
+
+            callbacks = self._job.trainer.get("callbacks") if self._job is not None else None
+            take(self._model, callbacks, self.folder.last_checkpoint_path, trusted=self._job is not None)
+            if self._job is not None and self._job.trainer.get("enable_checkpointing") is False:  # needed to continue
+                weakref.finalize(self._model, self.folder.last_checkpoint_path.unlink, missing_ok=True)
+        self._settled = True
+
+
+def run_in_processes(
+    run: SpawnedRun, how: How, sources: Mapping[Path, str], started: Callable[[Run], None], ended: Callable[[Run], None]
+) -> None:
+    """Run a job in processes of its own: to its end, or in the background.
+
+    Args:
+        run: with a job, in a folder that is new and empty; takes what comes of it.
+        how: number of processes, and how they start.
+        sources: files of the folder to write first; empty ones are left out.
+        started: called with the run once it goes on.
+        ended: called with a run in the background once it is over.
+
+    Raises:
+        KeyboardInterrupt: interrupted twice.
+        InputError: the job cannot start or cannot be sent; the folder is gone again.
+        RunError: the folder cannot be written, or a process died.
+        Exception: what the user's code raised; the run is recorded as failed.
+    """
+    prepared = False
+    with removed_unless_started(run.folder, lambda: prepared):
+        begin = _prepare(run, how, sources)
+        prepared = True
+    run.catch_up()
+    started(run)
+    if how.background:
+        threading.Thread(target=_in_background, args=(run, begin, ended), name=run.name, daemon=True).start()
+        return
+    try:
+        with interrupts_ask(run._stop):
+            _in_foreground(run, begin)
+        run.wait()
+    except InputError:
+        if run._state.started is None:  # refused: it is as if it had not been asked for
+            with removed_unless_started(run.folder, lambda: False):
+                pass
+        raise
+
+
+def _in_foreground(run: SpawnedRun, begin: Callable[[], processes.Lifeline]) -> None:
+    """Run to the end; with the kernel, the processes end too."""
+    with contextlib.ExitStack() as ending:
+        ending.callback(run.finish)
+        try:
+            ending.enter_context(contextlib.closing(begin()))
+            run.follow()
+        except Abort:
+            kill(run.folder)
+            run.follow()
+            raise
+
+
+def _in_background(run: SpawnedRun, begin: Callable[[], processes.Lifeline], ended: Callable[[Run], None]) -> None:
+    try:
+        with contextlib.closing(begin()):
+            run.follow()
+    except Exception as error:  # nobody else would say it
+        run.finish(f"the processes cannot be started: {error}")
+    else:
+        run.finish()
+    ended(run)
+
+
+def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable[[], processes.Lifeline]:
+    """Write everything that the processes need; returns what starts them."""
+    from . import payload
+    from .surroundings import Surroundings
+    from .train import continued
+
+    job, folder = run._job, run.folder
+    assert job is not None
+    with recording(folder):
+        lock = folder.lock()
+        try:
+            folder.write(run.record)
+            write_sources(sources)
+            writer = EventWriter(folder.events_path)
+            writer.write(events.Launched(run.name, run.verb, time.time(), how.ranks))
+            writer.close()
+            surroundings = Surroundings.taken(run.record.seed)
+            job = dataclasses.replace(continued(job), leaves_state=True, surroundings=surroundings)
+            payload.save(job, folder.job_path)
+            run._stop = _RemoteStop(Control(folder.control_path, how.ranks))
+        except BaseException:
+            os.close(lock)
+            raise
+    request = Request.of(folder.path, how.ranks, how.background)
+
+    def notice(text: str) -> None:
+        run._screen.show(events.Notice(text))
+
+    return functools.partial(processes.start, request, lock, job.package, how.method, notice)
+
+
+def ask_to_stop(folder: RunFolder) -> None:
+    """Ask the processes of a run to stop after their batch; a run that has ended stays as it is.
+
+    Raises:
+        RunError: it trains in a kernel, which alone can stop it.
+    """
+    if not folder.is_alive():
+        return
+    try:
+        Control(folder.control_path).ask()
+    except FileNotFoundError as error:
+        raise RunError(f"{folder.name} runs in the kernel of its notebook: interrupt that one (■)") from error
+
+
+def kill(folder: RunFolder) -> None:
+    """End the processes of a run at once, and wait until they are gone.
+
+    Raises:
+        RunError: it runs on another machine, or in a kernel.
+    """
+    until = time.monotonic() + _KILL_S
+    while folder.is_alive() and time.monotonic() < until:
+        record = folder.read()
+        if record.pid and record.host != socket.gethostname():
+            raise RunError(f"{folder.name} runs on {record.host}: type %lightning_stop {folder.name} --now there")
+        if record.pid and not folder.control_path.exists() and folder.is_alive():
+            raise RunError(f"{folder.name} runs in the kernel of its notebook: interrupt that one (■)")
+        if record.pid:  # 0 until the supervisor has begun
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(record.pid, signal.SIGTERM)
+        time.sleep(_WATCH_S)
+
+
+def attach(folder: RunFolder, view: View, build: Callable[[RunRecord], Any]) -> SpawnedRun:
+    """Return a run that another kernel started, or this one before it was restarted; a running one is shown live.
+
+    Raises:
+        RunError: the folder holds no readable run.
+    """
+    run = SpawnedRun(folder, folder.read(), view, build=build)
+    if folder.is_alive():
+        run.catch_up()
+        threading.Thread(target=run.watch, name=run.name, daemon=True).start()
+    else:
+        run.watch()
+    return run

@@ -1,0 +1,115 @@
+"""A rank: one of the processes that train a job which the kernel has put into the run folder."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_only
+
+from . import payload, raised, shards
+from .control import Alone, Control, Together
+from .events import Event, Notice
+from .recorder import Recorder
+from .runs import RunFolder, marked
+from .supervisor import write_to
+from .train import train
+from .workers import notebook_objects_travel
+
+
+def main(folder: RunFolder, rank: int, ranks: int) -> None:
+    """Run the folder's job as one of its ranks.
+
+    Args:
+        folder: of the run, with the job in it.
+        rank: this one, from 0.
+        ranks: number of them.
+
+    Raises:
+        SystemExit: with 1 where the job failed; what was raised is in the folder.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    write_to(folder.log_path(rank))
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+    rank_zero_only.rank = rank  # type: ignore[attr-defined]  # set for good when Lightning was imported, which the template did
+    notebook_objects_travel()
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        _run(folder, rank, ranks)
+    except BaseException as error:
+        raised.save(error, folder.error_path(rank), rank)
+        sys.stderr.write(marked(raised.text(raised.load(folder.error_path(rank)))))
+        raise SystemExit(1) from None
+
+
+def _run(folder: RunFolder, rank: int, ranks: int) -> None:
+    control = Control(folder.control_path)
+    job = dataclasses.replace(payload.load(folder.job_path), rank=rank)
+    if control.loaded(rank):
+        folder.job_path.unlink(missing_ok=True)  # it stays mapped
+    job.surroundings.apply(ranks)
+    job.model.cpu()  # where its weights have arrived; it may think that it is on the kernel's GPU
+    recorder = Recorder(folder, folder.read(), _say) if rank == 0 else None
+    stop: Together | Alone = Together(control, rank)
+    gather = None
+    if job.verb == "predict" and ranks > 1:
+        stop = Alone(control)
+        job = shards.of_rank(job, rank, ranks)
+        gather = functools.partial(_gathered, folder, control, rank)
+    outcome = train(job, recorder.emit if recorder else _nothing, stop, gather)
+    if recorder is not None:
+        if outcome.predictions is not None:
+            _keep(outcome.predictions, folder.predictions_path)
+        recorder.close()
+
+
+def _gathered(folder: RunFolder, control: Control, rank: int, found: Any, trainer: Any) -> Any:
+    """All ranks' predictions in rank 0, in input order; in the others their own."""
+    path = folder.path / f"predictions_{rank}.pt"
+    if rank:
+        payload.save(found, path, "the predictions")
+    trainer.strategy.barrier()
+    if rank:
+        return found
+    paths = [folder.path / f"predictions_{item}.pt" for item in range(1, control.ranks)]
+    parts = [found, *map(payload.load, paths)]
+    for path in paths:
+        path.unlink()
+    several = len(trainer.num_predict_batches) > 1
+    if control.asked():
+        parts = shards.without_gaps(parts, several=several)
+    return shards.merged(parts, several=several)
+
+
+def _keep(predictions: Any, path: Path) -> None:
+    """Save predictions: in torch's own format, which reads without running code, unless they hold other objects."""
+    try:
+        torch.save(predictions, path)
+    except Exception:  # standard pickle knows nothing of the notebook's classes
+        payload.save(predictions, path, "the predictions")
+
+
+def _nothing(event: Event) -> None:
+    """Rank 0 alone tells what happens."""
+
+
+def _say(notice: Notice) -> None:
+    sys.stderr.write(marked(f"{notice.text}\n"))
+
+
+def _end_with_parent() -> None:
+    """End this process, and all that it started, when the supervisor is gone."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os.killpg(os.getpgid(0), signal.SIGKILL)
