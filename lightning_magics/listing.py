@@ -184,5 +184,5 @@ def _html_row(row: Row) -> str:
 
 def _html_cell(kind: str, label: str, content: str) -> str:
     side = "left" if label in _LEFT else "right"
-    width = {"metrics": ";min-width:14em", "ran on": ""}.get(label, ";white-space:nowrap")
-    return f'<{kind} style="text-align:{side};padding:2px 10px{width}">{content}</{kind}>'
+    width = "min-width:14em" if label == "metrics" else "white-space:nowrap"
+    return f'<{kind} style="text-align:{side};padding:2px 8px;{width}">{content}</{kind}>'

@@ -174,8 +174,8 @@ class LiveView:
 
     def _with_button(self, ipywidgets: Any, layout: Any) -> Any:
         """The status with Stop at its right."""
-        button = ipywidgets.Button(description="Stop", tooltip="stop after the current batch")
-        button.layout = ipywidgets.Layout(width="auto", flex="0 0 auto")
+        own = ipywidgets.Layout(width="auto", flex="0 0 auto")
+        button = ipywidgets.Button(description="Stop", tooltip="stop after the current batch", layout=own)
         button.on_click(self._stop_asked)
         row = ipywidgets.HBox([self._status, button], layout=layout)
         self._widgets = [row, button, *self._widgets, button.layout, button.style]
