@@ -27,6 +27,10 @@ _NOISE = re.compile(
 )
 _REWORDED = [
     (
+        re.compile(r"^Using `DistributedSampler` with the dataloaders"),
+        "The processes share the data evenly, so that a few samples may count twice. For exact figures: --devices 1.",
+    ),
+    (
         re.compile(r"does not have many workers"),
         "Data is loaded in the training process (num_workers=0). If loading is slow, type --data.num_workers 2.",
     ),

@@ -71,12 +71,13 @@ def sharded(loaders: Any, rank: int, world: int, limit: float | None = None) -> 
     return combined if is_combined else combined.iterables
 
 
-def merged(parts: Sequence[Any], *, several: bool) -> Any:
+def merged(parts: Sequence[Any], *, several: bool, cut_short: bool = False) -> Any:
     """Return what one device's ``Trainer.predict`` would have returned.
 
     Args:
         parts: what each rank's returned, by rank.
         several: whether there are several dataloaders, that is, a list of batch outputs for each.
+        cut_short: whether ranks were stopped, each where it was: batches after the first gap are left out.
 
     Raises:
         InputError: the ranks did not read the same data.
@@ -84,13 +85,16 @@ def merged(parts: Sequence[Any], *, several: bool) -> Any:
     if all(part is None for part in parts):
         return None
     if not several:
-        return _interleaved([part or [] for part in parts])
+        return _interleaved([part or [] for part in parts], cut_short)
     count = max(len(part or []) for part in parts)
-    return [_interleaved([part[place] if part else [] for part in parts]) for place in range(count)]
+    return [_interleaved([part[place] if part else [] for part in parts], cut_short) for place in range(count)]
 
 
-def _interleaved(parts: list[list[Any]]) -> list[Any]:
+def _interleaved(parts: list[list[Any]], cut_short: bool) -> list[Any]:
     total, world = sum(map(len, parts)), len(parts)
+    if cut_short:
+        total = min(len(part) * world + rank for rank, part in enumerate(parts))
+        parts = [part[: len(range(rank, total, world))] for rank, part in enumerate(parts)]
     if any(len(part) != len(range(rank, total, world)) for rank, part in enumerate(parts)):
         found = ", ".join(str(len(part)) for part in parts)
         raise InputError(

@@ -86,9 +86,7 @@ def _gathered(folder: RunFolder, control: Control, rank: int, found: Any, traine
     for path in paths:
         path.unlink()
     several = len(trainer.num_predict_batches) > 1
-    if control.asked():
-        parts = shards.without_gaps(parts, several=several)
-    return shards.merged(parts, several=several)
+    return shards.merged(parts, several=several, cut_short=control.asked())
 
 
 def _keep(predictions: Any, path: Path) -> None:

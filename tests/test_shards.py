@@ -426,3 +426,9 @@ def test_a_part_of_the_batches_is_not_taken_twice():
         found = of_rank(Job(**{**vars(job), "trainer": asked}), 1, 2)
         assert found.trainer.get("limit_predict_batches") == left
         assert job.trainer == {}
+
+
+def test_what_was_stopped_is_put_in_order_up_to_the_first_gap() -> None:
+    assert shards.merged([["a", "c", "e"], ["b"]], several=False, cut_short=True) == ["a", "b", "c"]
+    assert shards.merged([["a"], ["b", "d", "f"]], several=False, cut_short=True) == ["a", "b"]
+    assert shards.merged([None, ["b"]], several=False, cut_short=True) == []
