@@ -429,6 +429,6 @@ def test_a_part_of_the_batches_is_not_taken_twice():
 
 
 def test_what_was_stopped_is_put_in_order_up_to_the_first_gap() -> None:
-    assert shards.merged([["a", "c", "e"], ["b"]], several=False, cut_short=True) == ["a", "b", "c"]
-    assert shards.merged([["a"], ["b", "d", "f"]], several=False, cut_short=True) == ["a", "b"]
-    assert shards.merged([None, ["b"]], several=False, cut_short=True) == []
+    assert merged([["a", "c", "e"], ["b"]], several=False, cut_short=True) == ["a", "b", "c"]
+    assert merged([["a"], ["b", "d", "f"]], several=False, cut_short=True) == ["a", "b"]
+    assert merged([None, ["b"]], several=False, cut_short=True) == []
