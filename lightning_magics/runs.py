@@ -109,6 +109,15 @@ class RunFolder:
         """Log of one process, named by its global rank."""
         return self.path / f"rank_{rank}.log"
 
+    def take_output(self, rank: int) -> None:
+        """Let what this process prints go to the log of a rank, and let it read nothing."""
+        log = os.open(self.log_path(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        nothing = os.open(os.devnull, os.O_RDONLY)
+        for number, target in ((0, nothing), (1, log), (2, log)):
+            os.dup2(target, number)
+        os.close(log)
+        os.close(nothing)
+
     def error_path(self, rank: int) -> Path:
         """What a rank raised, for the kernel that waits for it."""
         return self.path / f"error_{rank}.pkl"

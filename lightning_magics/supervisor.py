@@ -90,22 +90,12 @@ def _surround(request: Request) -> None:
     sys.path[:] = request.path
     with contextlib.suppress(OSError):  # the folder was removed; the kernel lives on without it too
         os.chdir(request.cwd)
-    write_to(RunFolder(request.folder).log_path(0))
+    RunFolder(request.folder).take_output(0)
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     os.environ["MASTER_PORT"] = str(_free_port())
     os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(request.ranks)
     if request.ranks > 1 and os.path.exists("/sys/class/net/lo"):
         os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name that does not resolve is no obstacle then
-
-
-def write_to(log: Path) -> None:
-    """Let this process write to a log, and read nothing."""
-    file = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    for number, target in ((0, nothing), (1, file), (2, file)):
-        os.dup2(target, number)
-    os.close(file)
-    os.close(nothing)
 
 
 def _free_port() -> int:

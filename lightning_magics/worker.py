@@ -20,7 +20,6 @@ from .control import Alone, Control, Together
 from .events import Event, Notice
 from .recorder import Recorder
 from .runs import RunFolder, marked
-from .supervisor import write_to
 from .train import train
 from .workers import notebook_objects_travel
 
@@ -37,7 +36,7 @@ def main(folder: RunFolder, rank: int, ranks: int) -> None:
         SystemExit: with 1 where the job failed; what was raised is in the folder.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    write_to(folder.log_path(rank))
+    folder.take_output(rank)
     for stream in (sys.stdout, sys.stderr):
         stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
     os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
