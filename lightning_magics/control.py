@@ -11,8 +11,9 @@ import time
 from pathlib import Path
 
 _ASKED = 0  # places in the shared memory, each an int64; then the places of each rank
-_STARTED, _WAITING, _LOADED = 0, 1, 2  # last batch that it began; batch that it waits before; has its payload
-_EACH = 3
+_STARTED, _WAITING = 0, 1  # last batch that it began; batch that it waits before
+_LOADED, _DONE = 2, 3  # has its payload; has nothing more to do
+_EACH = 4
 _EVER = 2**62
 _POLL_S = 0.001
 _PATIENCE_S = 10.0
@@ -31,7 +32,7 @@ class Control:
         file = os.open(path, flags, 0o600)
         try:
             if ranks is not None:
-                os.truncate(file, 8 * (1 + _EACH * ranks))
+                os.write(file, bytes(8 * (1 + _EACH * ranks)))  # truncate: a full disk would be a SIGBUS later
             self._numbers = memoryview(mmap.mmap(file, 0)).cast("q")
         finally:
             os.close(file)
@@ -49,6 +50,14 @@ class Control:
         """Note that a rank has its payload; returns whether all have."""
         self._numbers[self._place(rank, _LOADED)] = 1
         return all(self._numbers[self._place(item, _LOADED)] for item in range(self.ranks))
+
+    def done(self, rank: int) -> None:
+        """Note that a rank has done its work."""
+        self._numbers[self._place(rank, _DONE)] = 1
+
+    def is_done(self, rank: int) -> bool:
+        """Whether a rank has done its work: one that has ended otherwise has failed, whatever its exit code."""
+        return bool(self._numbers[self._place(rank, _DONE)])
 
     def start(self, rank: int, batch: int) -> None:
         """Note that a rank begins a batch."""

@@ -36,17 +36,27 @@ class Lifeline:
     """The kernel's end of the pipe to a supervisor; closed, a run in the foreground ends at once."""
 
     def __init__(self, file: int) -> None:
-        self._file = file
-        _held.add(file)
+        self._file = hold(file)
 
     def close(self) -> None:
         """Let go of the supervisor."""
-        if self._file in _held:
-            _held.discard(self._file)
-            os.close(self._file)
+        release(self._file)
 
 
-_held: set[int] = set()  # must not live on in a child that the kernel forks: nobody would see the kernel die
+_held: set[int] = set()
+
+
+def hold(file: int) -> int:
+    """Keep a file descriptor from the children that this process forks: there, nobody would see the kernel die."""
+    _held.add(file)
+    return file
+
+
+def release(file: int) -> None:
+    """Close a file descriptor that is held; a second call does nothing."""
+    if file in _held:
+        _held.discard(file)
+        os.close(file)
 
 
 def _let_go() -> None:
@@ -69,7 +79,8 @@ class Template:
 
     def __init__(self, modules: list[str]) -> None:
         self._socket, theirs = socket.socketpair()
-        _held.add(self._socket.fileno())
+        hold(self._socket.fileno())
+        self._listening = threading.Lock()  # several runs may start at once
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- as long as the process
         code = f"from lightning_magics.template import main; main({theirs.fileno()}, {modules!r})"
         self._process = _python(code, (theirs.fileno(),), self._said, {**os.environ, **_ONE_THREAD})
@@ -86,15 +97,20 @@ class Template:
 
         Attribute `error` then says why it is of no use, empty if it is.
         """
-        while self.error is None:
-            if not select.select([self._socket], [], [], timeout_s)[0]:
-                return False
-            part = self._socket.recv(4096)
-            self._answer += part
-            if not part:
-                self.error = f"it ended: {self._last_words()}"
-            elif self._answer.endswith(b"\n"):
-                self.error = json.loads(self._answer)["error"]
+        with self._listening:
+            while self.error is None:
+                if not select.select([self._socket], [], [], timeout_s)[0]:
+                    return False
+                part = b""
+                with contextlib.suppress(ConnectionError):
+                    part = self._socket.recv(4096)
+                self._answer += part
+                if not part:
+                    with contextlib.suppress(subprocess.TimeoutExpired):
+                        self._process.wait(1)  # its end of the socket closes before its exit code is there
+                    self.error = f"it ended: {self._last_words()}"
+                elif self._answer.endswith(b"\n"):
+                    self.error = json.loads(self._answer)["error"]
         return True
 
     def fork(self, lifeline: int, lock: int) -> None:
@@ -112,8 +128,7 @@ class Template:
 
     def close(self) -> None:
         """End it; the supervisors that it forked go on."""
-        _held.discard(self._socket.fileno())
-        self._socket.close()
+        release(self._socket.detach())
         self._said.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
@@ -144,42 +159,54 @@ def close() -> None:
         _template = None
 
 
-def start(request: Request, lock: int, package: str, method: str, notice: Callable[[str], None]) -> Lifeline:
+def start(
+    request: Request,
+    lock: int,
+    package: str,
+    method: str,
+    notice: Callable[[str], None],
+    waiting: Callable[[], None],
+) -> Lifeline:
     """Start the supervisor of a run.
 
     Args:
         request: what it is to do.
-        lock: file descriptor that marks the run as alive; closed here.
+        lock: file descriptor that marks the run as alive, held; closed here.
         package: Lightning package for the template to import.
         method: ``forkserver``, from the template, or ``spawn``, a new interpreter for each process.
         notice: told when the template is of no use, and processes are spawned instead.
+        waiting: called again and again while the template imports; what it raises ends the waiting.
     """
     theirs, ours = os.pipe()
     lifeline = Lifeline(ours)
     try:
-        if method != "forkserver" or not _fork(theirs, lock, package, notice):
+        line = memoryview(request.line())
+        if method != "forkserver" or not _fork(theirs, lock, package, notice, waiting):
             code = f"from lightning_magics.supervisor import main; main({theirs}, {lock}, 'spawn')"
             process = _python(code, (theirs, lock), subprocess.DEVNULL, dict(os.environ))
             threading.Thread(target=process.wait, daemon=True).start()  # no zombie
+        os.close(theirs)
+        theirs = -1  # so that a write fails, rather than waits, when the supervisor is gone
+        with contextlib.suppress(BrokenPipeError):  # then nothing is alive, which whoever follows the run sees
+            while line:
+                line = line[os.write(ours, line) :]
     except BaseException:
         lifeline.close()
         raise
     finally:
-        os.close(theirs)
-        os.close(lock)
-    line = memoryview(request.line())
-    while line:
-        line = line[os.write(ours, line) :]
+        if theirs >= 0:
+            os.close(theirs)
+        release(lock)
     return lifeline
 
 
-def _fork(lifeline: int, lock: int, package: str, notice: Callable[[str], None]) -> bool:
+def _fork(lifeline: int, lock: int, package: str, notice: Callable[[str], None], waiting: Callable[[], None]) -> bool:
     """Fork a supervisor from the template; returns whether that was possible."""
     for _ in range(2):  # a template that was killed is replaced once
         template = prewarm(package)
         while not template.ready(0.1):
-            pass  # in pieces, so that an interrupt is heard
-        if template.error:
+            waiting()
+        if template.error and template.is_alive():
             break
         try:
             template.fork(lifeline, lock)

@@ -27,7 +27,7 @@ from .follow import Follower
 from .job import Abort, Job, Stop
 from .launch import Run, Screen, interrupts_ask, recording, removed_unless_started, write_sources
 from .runs import EventWriter, RunFolder, RunRecord
-from .supervisor import Request
+from .supervisor import ENDED_AT_ONCE, Request, clear
 
 if TYPE_CHECKING:
     from .views import View
@@ -52,16 +52,32 @@ class How:
 
 
 class _RemoteStop(Stop):
-    """The wish to stop, told to the processes of the run."""
+    """The wish to stop, told to the processes of the run.
 
-    def __init__(self, control: Control) -> None:
+    Args:
+        control: shared with them.
+        abort: set when they are to end now; whoever follows the run sees to it.
+    """
+
+    def __init__(self, control: Control, abort: threading.Event) -> None:
         super().__init__()
         self._control = control
+        self._abort = abort
+        self._late = False  # whether an interrupt came when the run was ending by itself
 
     def ask(self) -> None:
         """Ask to stop."""
         super().ask()
         self._control.ask()
+
+    def interrupt(self) -> None:
+        """Ask once more: the second time, and the second time after the end has begun, the processes end now."""
+        if self._ending and not self._late:
+            self._late = True
+        elif self._ending or self.is_set():
+            self._abort.set()
+        else:
+            self.ask()
 
 
 class SpawnedRun(Run):
@@ -89,6 +105,7 @@ class SpawnedRun(Run):
         self._screen = Screen(folder, view)
         self._follower = Follower(folder)
         self._error: BaseException | None = None
+        self._abort = threading.Event()
         self._settled = False  # whether what the run left is in the live objects
 
     @property
@@ -164,8 +181,12 @@ class SpawnedRun(Run):
         while alive:
             alive = self.folder.is_alive()  # asked before reading: nothing is written after the end
             self.catch_up()
-            if alive:
+            if alive and self._abort.is_set():
+                kill(self.folder)
+                alive = False  # also where it could not even begin: with the lifeline, that ends
+            elif alive:
                 time.sleep(_WATCH_S)
+        self.catch_up()
 
     def catch_up(self) -> None:
         """Show what has happened since the last time."""
@@ -183,21 +204,34 @@ class SpawnedRun(Run):
         Args:
             error: why it ended then.
         """
-        with contextlib.suppress(LightningMagicsError):
-            self.record = self.folder.read()
-        if self.record.status == "running" and not self.folder.is_alive():
-            ended = events.Ended("failed", self._state.elapsed_s, error=error)
-            self.record = dataclasses.replace(self.record, status=ended.status, error=ended.error)
-            with contextlib.suppress(OSError):
-                writer = EventWriter(self.folder.events_path)
-                writer.write(ended)
-                writer.close()
-                self.folder.write(self.record)
-            self._screen.show(ended)
-        if self.record.status == "failed":
-            self._error = self._raised()
-        self._screen.close()
-        self._ended.set()
+        with contextlib.ExitStack() as ending:
+            ending.callback(self._ended.set)
+            ending.callback(self._screen.close)
+            with contextlib.suppress(LightningMagicsError):
+                self.record = self.folder.read()
+            if self.record.status == "running" and not self.folder.is_alive():
+                self._tell_end(error)
+            if self.record.status == "failed":
+                self._error = self._raised()
+            self._stop = Stop()  # the other one holds a file open
+            self._stop.end()
+
+    def _tell_end(self, error: str) -> None:
+        """Record the end of a run that says it goes on."""
+        status: events.Status = "failed"
+        if self._abort.is_set():
+            status, error = "interrupted", ENDED_AT_ONCE
+        elif not self.folder.path.exists():
+            error = f"its folder {self.folder.path} was removed"
+        ended = events.Ended(status, self._state.elapsed_s, error=error)
+        self.record = dataclasses.replace(self.record, status=ended.status, error=ended.error)
+        with contextlib.suppress(OSError):
+            writer = EventWriter(self.folder.events_path)
+            writer.write(ended)
+            writer.close()
+            self.folder.write(self.record)
+        clear(self.folder)
+        self._screen.show(ended)
 
     def _raised(self) -> BaseException:
         """What a run failed with: of a run of this kernel the exception itself."""
@@ -224,7 +258,7 @@ class SpawnedRun(Run):
             return
         if self._model is None and self._build is not None:
             self._model = self._build(self.record)
-        if self.verb == "fit" and self.folder.last_checkpoint_path.exists() and self.record.status != "failed":
+        if self.verb == "fit" and self.folder.last_checkpoint_path.exists() and not self.record.error:
             from .train import take
 
             callbacks = self._job.trainer.get("callbacks") if self._job is not None else None
@@ -273,16 +307,17 @@ def run_in_processes(
 
 
 def _in_foreground(run: SpawnedRun, begin: Callable[[], processes.Lifeline]) -> None:
-    """Run to the end; with the kernel, the processes end too."""
+    """Run to the end; with the kernel, the processes end too.
+
+    Raises:
+        Abort: interrupted twice.
+    """
     with contextlib.ExitStack() as ending:
         ending.callback(run.finish)
-        try:
-            ending.enter_context(contextlib.closing(begin()))
-            run.follow()
-        except Abort:
-            kill(run.folder)
-            run.follow()
-            raise
+        ending.enter_context(contextlib.closing(begin()))
+        run.follow()
+    if run.record.error == ENDED_AT_ONCE:
+        raise Abort
 
 
 def _in_background(run: SpawnedRun, begin: Callable[[], processes.Lifeline], ended: Callable[[Run], None]) -> None:
@@ -305,7 +340,7 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
     job, folder = run._job, run.folder
     assert job is not None
     with recording(folder):
-        lock = folder.lock()
+        lock = processes.hold(folder.lock())
         try:
             folder.write(run.record)
             write_sources(sources)
@@ -315,16 +350,20 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
             surroundings = Surroundings.taken(run.record.seed)
             job = dataclasses.replace(continued(job), leaves_state=True, surroundings=surroundings)
             payload.save(job, folder.job_path)
-            run._stop = _RemoteStop(Control(folder.control_path, how.ranks))
+            run._stop = _RemoteStop(Control(folder.control_path, how.ranks), run._abort)
         except BaseException:
-            os.close(lock)
+            processes.release(lock)
             raise
     request = Request.of(folder.path, how.ranks, how.background)
 
     def notice(text: str) -> None:
         run._screen.show(events.Notice(text))
 
-    return functools.partial(processes.start, request, lock, job.package, how.method, notice)
+    def waiting() -> None:
+        if run._abort.is_set():
+            raise Abort
+
+    return functools.partial(processes.start, request, lock, job.package, how.method, notice, waiting)
 
 
 def ask_to_stop(folder: RunFolder) -> None:
@@ -344,19 +383,24 @@ def ask_to_stop(folder: RunFolder) -> None:
 def kill(folder: RunFolder) -> None:
     """End the processes of a run at once, and wait until they are gone.
 
+    Only its supervisor is sent a signal, and only while the run's lock, which the supervisor holds, says that it lives.
+
     Raises:
         RunError: it runs on another machine, or in a kernel.
     """
     until = time.monotonic() + _KILL_S
-    while folder.is_alive() and time.monotonic() < until:
+    while folder.is_alive():
         record = folder.read()
         if record.pid and record.host != socket.gethostname():
             raise RunError(f"{folder.name} runs on {record.host}: type %lightning_stop {folder.name} --now there")
         if record.pid and not folder.control_path.exists() and folder.is_alive():
             raise RunError(f"{folder.name} runs in the kernel of its notebook: interrupt that one (■)")
-        if record.pid:  # 0 until the supervisor has begun
+        late = time.monotonic() > until
+        if record.pid:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(record.pid, signal.SIGTERM)
+                os.kill(record.pid, signal.SIGKILL if late else signal.SIGTERM)
+        elif late:
+            return  # its supervisor has not begun
         time.sleep(_WATCH_S)
 
 

@@ -16,7 +16,6 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
@@ -24,10 +23,14 @@ from pathlib import Path
 from typing import Any, cast
 
 from . import events, raised
+from .control import Control
 from .errors import LightningMagicsError, RunError
 from .runs import EventWriter, RunFolder
 
 _TAIL_LINES = 15
+ENDED_AT_ONCE = "ended at once"
+_KERNEL_ENDED = "the kernel ended"
+_LOOK_S = 1.0
 _TO_SAY_WHY_S = 0.5  # for the other ranks, to say what they raised: the first to end may not be the first to fail
 
 
@@ -104,10 +107,6 @@ def _free_port() -> int:
         return int(found.getsockname()[1])
 
 
-class _Terminated(BaseException):
-    """SIGTERM: the run is to end now."""
-
-
 class _Supervisor:
     """One run's ranks.
 
@@ -121,66 +120,75 @@ class _Supervisor:
         self._request = request
         self._folder = RunFolder(request.folder)
         self._lifeline = lifeline
-        self._inherited = (lifeline, lock) if method == "fork" else ()
+        self._terminated, wakeup = os.pipe()
+        os.set_blocking(wakeup, False)
+        signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+        signal.signal(signal.SIGTERM, lambda number, frame: None)  # seen where ranks are waited for, nowhere else
+        self._inherited = (lifeline, lock, self._terminated, wakeup) if method == "fork" else ()
         self._context: Any = multiprocessing.get_context(method)
         self._ranks: list[BaseProcess] = []
+        self._codes: dict[int, int] = {}  # rank to exit code
         self._kills = oom_kills()
 
     def run(self) -> None:
         """Start the ranks and stay until all are gone and the run's end is recorded."""
-        signal.signal(signal.SIGTERM, _terminate)
-        error = ""
         try:
             record = dataclasses.replace(self._folder.read(), pid=os.getpid(), host=socket.gethostname())
             self._folder.write(record)
+            control = Control(self._folder.control_path)
             for rank in range(self._request.ranks):
                 process = self._context.Process(target=_rank, args=(self._request, rank, self._inherited))
                 process.start()
                 self._ranks.append(process)
-            error = self._watch()
-        except _Terminated:
-            error = "ended at once"
+            error = self._watch(control)
         except Exception as failure:  # the last who can tell
-            error = f"the processes cannot be started: {type(failure).__name__}: {failure}"
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        self._kill()
+            error = f"its processes cannot be run: {type(failure).__name__}: {failure}"
+        for rank in range(len(self._ranks)):
+            self._end(rank)
         self._tell_end(error)
-        for path in (self._folder.job_path, self._folder.control_path, self._folder.continue_checkpoint_path):
-            path.unlink(missing_ok=True)
+        clear(self._folder)
 
-    def _watch(self) -> str:
+    def _watch(self, control: Control) -> str:
         """Wait for the ranks; returns what was wrong with the one that failed, empty if all ended well."""
         left = {_sentinel(process): rank for rank, process in enumerate(self._ranks)}
-        listen = [self._lifeline] if not self._request.background else []
+        listen = [self._terminated] if self._request.background else [self._terminated, self._lifeline]
         while left:
-            for ready in wait([*left, *listen]):
-                if ready == self._lifeline:
-                    return "the kernel ended"
-                rank = left.pop(cast(int, ready))
-                self._ranks[rank].join()
-                if self._ranks[rank].exitcode:
-                    return self._why(rank, left)
+            ready = wait([*left, *listen], timeout=_LOOK_S)
+            if self._terminated in ready:
+                return ENDED_AT_ONCE
+            if self._lifeline in ready:
+                return _KERNEL_ENDED
+            for sentinel in ready:
+                rank = left.pop(cast(int, sentinel))
+                self._end(rank)
+                if self._codes[rank] or not control.is_done(rank):
+                    return self._why(rank, left, control)
+            if not self._folder.events_path.exists():
+                return "its folder was removed"
         return ""
 
-    def _why(self, rank: int, left: Mapping[int, int]) -> str:
+    def _why(self, rank: int, left: dict[int, int], control: Control) -> str:
         """What ended a rank: what was raised, of all ranks the first, else signal or exit code and its last words.
 
         Where one dies, the others raise that their peer is gone: that is not the cause.
         """
-        if left:
-            wait(list(left), timeout=_TO_SAY_WHY_S)
-        folder, ranks = self._folder, range(self._request.ranks)
-        found = raised.earliest([folder.error_path(item) for item in ranks])
-        silent = [item for item in ranks if self._ranks[item].exitcode and not folder.error_path(item).exists()]
+        until = time.monotonic() + _TO_SAY_WHY_S
+        while left and (rest_s := until - time.monotonic()) > 0:
+            for sentinel in wait(list(left), timeout=rest_s):
+                self._end(left.pop(cast(int, sentinel)))
+        paths = {item: self._folder.error_path(item) for item in range(self._request.ranks)}
+        found = raised.earliest(paths.values())
+        failed = [item for item, code in self._codes.items() if code or not control.is_done(item)]
+        silent = [item for item in failed if not paths[item].exists()]
         if found is not None and not (silent and found.secondary):
             return f"{found.type_name.rpartition('.')[2]}: {found.message}"
         rank = silent[0] if silent else rank
-        for item in ranks:
-            folder.error_path(item).unlink(missing_ok=True)
-        error = died(rank, len(ranks), self._ranks[rank].exitcode or 0, oom_kills() > self._kills)
+        for path in paths.values():
+            path.unlink(missing_ok=True)
+        error = died(rank, len(paths), self._codes[rank], oom_kills() > self._kills)
         words = self._last_words(rank)
         more = f". The end of its log:\n{words}" if words else "; its log is empty"
-        raised.save(RunError(f"{self._folder.name} failed: {error}{more}"), folder.error_path(rank), rank)
+        raised.save(RunError(f"{self._folder.name} failed: {error}{more}"), paths[rank], rank)
         return error
 
     def _last_words(self, rank: int) -> str:
@@ -190,13 +198,19 @@ class _Supervisor:
             return ""
         return "\n".join(lines[-_TAIL_LINES:])
 
-    def _kill(self) -> None:
-        """End the ranks and whatever they started: each leads a process group."""
-        for process in self._ranks:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(process.pid or 0, signal.SIGKILL)
-            process.kill()
-            process.join()
+    def _end(self, rank: int) -> None:
+        """End a rank and whatever it started: it leads a process group. A second call does nothing.
+
+        No signal can reach a stranger: what has ended keeps its process id until it is joined.
+        """
+        if rank in self._codes:
+            return
+        process = self._ranks[rank]
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(process.pid or 0, signal.SIGKILL)
+        process.kill()
+        process.join()
+        self._codes[rank] = process.exitcode or 0
 
     def _tell_end(self, error: str) -> None:
         """Record the end, unless rank 0 did and nothing else went wrong."""
@@ -204,11 +218,12 @@ class _Supervisor:
             record = self._folder.read()
         except LightningMagicsError:
             return  # the run's folder was removed meanwhile
-        if record.status != "running" and (not error or record.status == "interrupted" or record.error == error):
+        told = record.status != "running"
+        if told and (error in ("", ENDED_AT_ONCE, _KERNEL_ENDED, record.error) or record.status == "interrupted"):
             return
-        error = error or "its process ended without saying how"
-        status: events.Status = "interrupted" if error == "ended at once" else "failed"
+        status: events.Status = "interrupted" if error == ENDED_AT_ONCE else "failed"
         elapsed_s = time.time() - record.started
+        error = error or "its process ended without saying how"
         ended = events.Ended(status, elapsed_s, record.epochs, record.steps, error=error)
         writer = EventWriter(self._folder.events_path)
         writer.write(ended)
@@ -217,12 +232,18 @@ class _Supervisor:
             self._folder.write(dataclasses.replace(record, status=status, elapsed_s=elapsed_s, error=error))
 
 
-def _terminate(number: int, frame: Any) -> None:
-    raise _Terminated
+def clear(folder: RunFolder) -> None:
+    """Remove what only the processes of a run needed, and what one that was killed had half written."""
+    passed = ("predictions_*.pt", f".{folder.record_path.name}.*", ".error_*")
+    found = [path for pattern in passed for path in folder.path.glob(pattern)]
+    for path in (folder.job_path, folder.control_path, folder.continue_checkpoint_path, *found):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def _rank(request: Request, rank: int, inherited: tuple[int, ...]) -> None:
     """What a rank does first, in its own process."""
+    signal.set_wakeup_fd(-1)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setpgid(0, 0)
     for fd in inherited:
@@ -250,6 +271,8 @@ def died(rank: int, ranks: int, code: int, out_of_memory: bool) -> str:
             how += ", by the system: the machine ran out of memory" if out_of_memory else _MAYBE_MEMORY
     else:
         how = f"ended with exit code {code}"
+        if code == 0:
+            how += " before its work was done"
     return f"{who} {how}"
 
 

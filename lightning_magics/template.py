@@ -31,7 +31,6 @@ def main(kernel_fd: int, modules: list[str]) -> None:
         modules: names to import; those that cannot be are left out.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the supervisors
     with socket.socket(fileno=kernel_fd) as kernel:
         for name in modules:
             try:
@@ -42,6 +41,7 @@ def main(kernel_fd: int, modules: list[str]) -> None:
         kernel.sendall(json.dumps({"error": error}).encode() + b"\n")
         if error:
             return
+        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the supervisors
         gc.collect()
         gc.freeze()  # what is imported is for ever: a collection in a child must not copy its pages
         while True:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import io
 import multiprocessing
 import os
 import signal
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,8 @@ from .recorder import Recorder
 from .runs import RunFolder, marked
 from .train import train
 from .workers import notebook_objects_travel
+
+_TO_END_S = 1.0
 
 
 def main(folder: RunFolder, rank: int, ranks: int) -> None:
@@ -37,8 +41,7 @@ def main(folder: RunFolder, rank: int, ranks: int) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     folder.take_output(rank)
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True)  # type: ignore[union-attr]
+    sys.stdout, sys.stderr = _written_to(1), _written_to(2)
     os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # set for good when Lightning was imported, which the template did
     notebook_objects_travel()
@@ -47,6 +50,7 @@ def main(folder: RunFolder, rank: int, ranks: int) -> None:
         _run(folder, rank, ranks)
     except BaseException as error:
         raised.save(error, folder.error_path(rank), rank)
+        threading.Thread(target=_end_soon, daemon=True).start()
         sys.stderr.write(marked(raised.text(raised.load(folder.error_path(rank)))))
         raise SystemExit(1) from None
 
@@ -70,6 +74,7 @@ def _run(folder: RunFolder, rank: int, ranks: int) -> None:
         if outcome.predictions is not None:
             _keep(outcome.predictions, folder.predictions_path)
         recorder.close()
+    control.done(rank)
 
 
 def _gathered(folder: RunFolder, control: Control, rank: int, found: Any, trainer: Any) -> Any:
@@ -102,6 +107,28 @@ def _nothing(event: Event) -> None:
 
 def _say(notice: Notice) -> None:
     sys.stderr.write(marked(f"{notice.text}\n"))
+
+
+class _Log(io.FileIO):
+    """An open file that gives up quietly: a full disk must not end a training run."""
+
+    def write(self, data: Any) -> int:
+        """Write what there is room for."""
+        try:
+            return super().write(data)
+        except OSError:
+            return len(data)
+
+
+def _written_to(file: int) -> io.TextIOWrapper:
+    log = io.BufferedWriter(_Log(file, "w", closefd=False))
+    return io.TextIOWrapper(log, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+
+
+def _end_soon() -> None:
+    """End this process, whatever threads of the user's keep it from ending: the other ranks wait for it."""
+    time.sleep(_TO_END_S)
+    os._exit(1)
 
 
 def _end_with_parent() -> None:
