@@ -32,6 +32,9 @@ _ONE_THREAD = {
 }
 
 
+_PIECE_S = 0.1  # of waiting, so that an interrupt is heard
+
+
 class Lifeline:
     """The kernel's end of the pipe to a supervisor; closed, a run in the foreground ends at once."""
 
@@ -113,13 +116,22 @@ class Template:
                     self.error = json.loads(self._answer)["error"]
         return True
 
-    def fork(self, lifeline: int, lock: int) -> None:
-        """Fork a supervisor.
+    def fork(self, lifeline: int, lock: int, waiting: Callable[[], None]) -> None:
+        """Fork a supervisor, and wait for the answer: what is sent to a process that is just dying is lost.
 
         Raises:
             OSError: the template is gone.
         """
-        socket.send_fds(self._socket, [b"1"], [lifeline, lock])
+        with self._listening:
+            socket.send_fds(self._socket, [b"1"], [lifeline, lock])
+            try:
+                while not select.select([self._socket], [], [], _PIECE_S)[0]:
+                    waiting()
+            except BaseException:
+                self._process.kill()  # its answer would be taken for that to the next one
+                raise
+            if not self._socket.recv(1):
+                raise ConnectionResetError
 
     def _last_words(self) -> str:
         self._said.seek(0)
@@ -204,12 +216,12 @@ def _fork(lifeline: int, lock: int, package: str, notice: Callable[[str], None],
     """Fork a supervisor from the template; returns whether that was possible."""
     for _ in range(2):  # a template that was killed is replaced once
         template = prewarm(package)
-        while not template.ready(0.1):
+        while not template.ready(_PIECE_S):
             waiting()
         if template.error and template.is_alive():
             break
         try:
-            template.fork(lifeline, lock)
+            template.fork(lifeline, lock, waiting)
         except OSError:
             continue
         return True

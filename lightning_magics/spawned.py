@@ -376,8 +376,8 @@ def ask_to_stop(folder: RunFolder) -> None:
         return
     try:
         Control(folder.control_path).ask()
-    except FileNotFoundError as error:
-        raise RunError(f"{folder.name} runs in the kernel of its notebook: interrupt that one (■)") from error
+    except FileNotFoundError:
+        _refuse_in_kernel(folder)
 
 
 def kill(folder: RunFolder) -> None:
@@ -393,8 +393,8 @@ def kill(folder: RunFolder) -> None:
         record = folder.read()
         if record.pid and record.host != socket.gethostname():
             raise RunError(f"{folder.name} runs on {record.host}: type %lightning_stop {folder.name} --now there")
-        if record.pid and not folder.control_path.exists() and folder.is_alive():
-            raise RunError(f"{folder.name} runs in the kernel of its notebook: interrupt that one (■)")
+        if record.pid and not folder.control_path.exists():
+            _refuse_in_kernel(folder)
         late = time.monotonic() > until
         if record.pid:
             with contextlib.suppress(ProcessLookupError):
@@ -402,6 +402,16 @@ def kill(folder: RunFolder) -> None:
         elif late:
             return  # its supervisor has not begun
         time.sleep(_WATCH_S)
+
+
+def _refuse_in_kernel(folder: RunFolder) -> None:
+    """Refuse to end a run that has no control: unless it is just ending, which its record tells first.
+
+    Raises:
+        RunError: it trains in a kernel.
+    """
+    if folder.read().status == "running" and folder.is_alive():
+        raise RunError(f"{folder.name} runs in the kernel of its notebook: interrupt that one (■)")
 
 
 def attach(folder: RunFolder, view: View, build: Callable[[RunRecord], Any]) -> SpawnedRun:

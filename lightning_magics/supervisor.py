@@ -57,11 +57,20 @@ class Request:
     @classmethod
     def of(cls, folder: Path, ranks: int, background: bool) -> Request:
         """Describe a run that is to start in surroundings like this process's."""
-        return cls(str(folder.absolute()), ranks, background, os.getcwd(), list(sys.path), dict(os.environ))
+        return cls(
+            str(folder.absolute()), ranks, background, _cwd(), [str(item) for item in sys.path], dict(os.environ)
+        )
 
     def line(self) -> bytes:
         """The request as it is sent."""
         return json.dumps(dataclasses.asdict(self)).encode() + b"\n"
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return os.path.sep
 
 
 def main(lifeline: int, lock: int, method: str) -> None:
@@ -265,8 +274,10 @@ def died(rank: int, ranks: int, code: int, out_of_memory: bool) -> str:
     """The message for a process that ended without raising."""
     who = f"rank {rank} of {ranks}" if ranks > 1 else "the process of the run"
     if code < 0:
-        name = signal.Signals(-code).name
-        how = f"was killed by {name}"
+        try:
+            how = f"was killed by {signal.Signals(-code).name}"
+        except ValueError:  # a real-time signal
+            how = f"was killed by signal {-code}"
         if -code == signal.SIGKILL:
             how += ", by the system: the machine ran out of memory" if out_of_memory else _MAYBE_MEMORY
     else:

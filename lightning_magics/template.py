@@ -23,8 +23,8 @@ from . import supervisor
 def main(kernel_fd: int, modules: list[str]) -> None:
     """Import modules, say so, then fork a supervisor for each message, until the kernel is gone.
 
-    A message is one byte with two file descriptors, the supervisor's lifeline and the run's lock; the answer to the
-    imports is one JSON line: ``{"error": ""}``, or why this process cannot be forked.
+    A message is one byte with two file descriptors, the supervisor's lifeline and the run's lock; its answer is
+    one byte. The answer to the imports is one JSON line: ``{"error": ""}``, or why this process cannot be forked.
 
     Args:
         kernel_fd: a socket to the kernel.
@@ -53,6 +53,7 @@ def main(kernel_fd: int, modules: list[str]) -> None:
                 _supervise(*fds)
             for fd in fds:
                 os.close(fd)
+            kernel.sendall(b"1")
 
 
 def _supervise(lifeline: int, lock: int) -> None:
