@@ -45,6 +45,7 @@ def complete(
     *,
     model_params: Sequence[str] = (),
     data_params: Sequence[str] = (),
+    runs: Callable[[], Sequence[str]] = list,
 ) -> list[str]:
     """Return what the word at the cursor may become, the likeliest first.
 
@@ -57,6 +58,7 @@ def complete(
         names: the notebook's other variables.
         model_params: constructor arguments of the model on the line.
         data_params: constructor arguments of the data on the line.
+        runs: tells the names of the runs.
     """
     try:
         tokens = tokenize(line_before_cursor[: len(line_before_cursor) - len(word)])
@@ -70,11 +72,16 @@ def complete(
         return _options(verb, tokens, word, {"model": model_params, "data": data_params})
     pending, positional, count = _scan(verb, tokens)
     offered = _values(pending, names) if pending is not None else []
-    if positional:
+    if (positional and not count and verb in _OF_RUNS) or (pending is not None and pending.name == "resume"):
+        offered += runs()
+    elif positional:
         offered += _positional(verb, count, models, data, names)
     if not offered and not word and pending is None:
         return _options(verb, tokens, word, {})
     return _starting(word, offered)
+
+
+_OF_RUNS = ("runs", "attach", "stop")
 
 
 def _starting(word: str, offered: Iterable[str]) -> list[str]:
@@ -181,6 +188,9 @@ class HasDefinitions(Protocol):
     def datas(self) -> Mapping[str, Any]:
         """Data by name."""
 
+    def run_names(self) -> list[str]:
+        """Names of the runs."""
+
 
 def install(shell: InteractiveShell, session: HasDefinitions) -> None:
     """Complete the lines of these magics in a shell, from what its session has defined."""
@@ -216,10 +226,11 @@ def _matched(context: CompletionContext, shell: InteractiveShell, session: HasDe
         return {"completions": []}
     verb: Any = line["verb"]
     word = re.search(r"\S*$", line["rest"])[0]  # type: ignore[index]  # matches everywhere
-    params = {}
+    params: dict[str, Any] = {}
     if word.startswith(("--model.", "--data.")):
         params = _parameters(line["rest"][: -len(word)], shell.user_ns, session)
-    found = complete(verb, line["rest"], word, list(session.models), list(session.datas), _variables(shell), **params)
+    models, datas = list(session.models), list(session.datas)
+    found = complete(verb, line["rest"], word, models, datas, _variables(shell), **params, runs=session.run_names)
     return {
         "completions": [SimpleCompletion(text=item, type=_kind(item)) for item in found],
         "matched_fragment": word,

@@ -1,9 +1,9 @@
 """What a training process tells whoever watches: frozen dataclasses, one JSON line each.
 
 The events of a run, in order: `Launched` where processes of its own run it, `Started`, then `Step`, `Metrics`,
-`Results` and `Notice` as they happen, then exactly one `Ended`. What ranks print stays in their logs; `Printed` hands
-it to views alone. A reader ignores keys and events that it does not know, so that an older notebook
-can watch a newer run.
+`Results` and `Notice` as they happen, then exactly one `Ended`. `Printed` and `Watched` are made by who follows a run,
+for its view alone. A reader ignores keys and events that it does not know, so that an older notebook can watch a
+newer run.
 """
 
 from __future__ import annotations
@@ -144,6 +144,19 @@ class Printed:
 
 
 @dataclass(frozen=True)
+class Watched:
+    """That a run goes on, about once a second while it is followed; never part of the recorded events.
+
+    Attributes:
+        time: Unix time, in seconds.
+        stopping: whether the run has been asked to stop, from wherever.
+    """
+
+    time: float
+    stopping: bool
+
+
+@dataclass(frozen=True)
 class Ended:
     """The run is over.
 
@@ -170,7 +183,7 @@ class Ended:
     monitor: str | None = None
 
 
-Event = Launched | Started | Step | Metrics | Results | Notice | Printed | Ended
+Event = Launched | Started | Step | Metrics | Results | Notice | Printed | Watched | Ended
 _TYPES: dict[str, type] = {cls.__name__: cls for cls in typing.get_args(Event)}
 
 

@@ -1,15 +1,19 @@
-"""Reading what the processes of a run write while they do: events, and the lines that the user's code prints."""
+"""Reading what the processes of a run write while they do: events, the lines that the user's code prints, Stop."""
 
 from __future__ import annotations
 
 import contextlib
 import re
+import time
 from pathlib import Path
 
 from . import events
+from .control import Control
 from .runs import MARK, RunFolder
 
 _MOST_BYTES = 1 << 16  # of a log, read at once: what lies before was too much to be read by a person
+
+_WATCH_S = 1.0
 
 # What libraries write below Python, where no logger and no warning filter is asked.
 _NOISE = re.compile(r"\[Gloo\]|(\[rank\d+\]:)?\[[WI]\d{4} |NCCL version")
@@ -26,9 +30,11 @@ class Follower:
         self._folder = folder
         self._events = _Lines(folder.events_path)
         self._logs: dict[int, _Lines] = {}
+        self._control: Control | None = None
+        self._watched = events.Watched(0.0, stopping=False)
 
     def read(self) -> list[events.Event]:
-        """Return the new events, and what was printed."""
+        """Return the new events, what was printed, and now and then that the run goes on."""
         found: list[events.Event] = []
         for line in self._events.read():
             with contextlib.suppress(ValueError):  # written by a version that is not like this one
@@ -36,7 +42,19 @@ class Follower:
                 if event is not None:
                     found.append(event)
         ending = [event for event in found if isinstance(event, events.Ended)]  # said after what was printed
-        return [*(event for event in found if event not in ending), *self._printed(), *ending]
+        watched = [] if ending else self._seen()
+        return [*(event for event in found if event not in ending), *self._printed(), *watched, *ending]
+
+    def _seen(self) -> list[events.Watched]:
+        """The present state of what no event tells, when it has changed or a second has passed."""
+        if self._control is None:
+            with contextlib.suppress(OSError, ValueError):  # the run trains in a kernel, has not begun or is over
+                self._control = Control(self._folder.control_path)
+        now = events.Watched(time.time(), stopping=self._control is not None and self._control.asked())
+        if now.stopping == self._watched.stopping and now.time < self._watched.time + _WATCH_S:
+            return []
+        self._watched = now
+        return [now]
 
     def _printed(self) -> list[events.Printed]:
         found = []

@@ -72,6 +72,12 @@ def duration(seconds: float) -> str:
     return f"{minutes // 60}:{minutes % 60:02}:{rest:02} h"
 
 
+def clock(seconds: float) -> str:
+    """Return a time that goes on, in whole seconds: ``0 s``, ``42 s`` or as `duration`."""
+    whole = math.floor(seconds)
+    return f"{whole} s" if whole < 60 else duration(whole)
+
+
 def remaining(seconds: float) -> str:
     """Return a time left, in whole seconds and at least one: finer would only flicker."""
     whole = max(1, math.ceil(seconds))

@@ -10,7 +10,19 @@ from dataclasses import dataclass, field
 
 from lightning_magics import scores
 from lightning_magics.curves import Curve
-from lightning_magics.events import Ended, Event, Launched, Metrics, Notice, Printed, Results, Started, Step, Verb
+from lightning_magics.events import (
+    Ended,
+    Event,
+    Launched,
+    Metrics,
+    Notice,
+    Printed,
+    Results,
+    Started,
+    Step,
+    Verb,
+    Watched,
+)
 from lightning_magics.prints import Prints
 
 _MOST_CURVES = 100  # a model that logs more than this is not read as curves
@@ -64,6 +76,7 @@ class RunState:
         train: the latest `Step` of training.
         ended: how it ended, None while it runs.
         elapsed_s: seconds since the start, by the latest event that tells it.
+        watched: when it was last seen to go on, and whether it is about to stop; None for a run of the kernel.
         rows: epoch to its row, in order.
         charts: metric, without its stage, to the lines drawn together: ``train_loss`` and ``val_loss`` are "loss".
         results: rows of validate and test.
@@ -82,6 +95,7 @@ class RunState:
         self.train: Step | None = None
         self.ended: Ended | None = None
         self.elapsed_s = 0.0
+        self.watched: Watched | None = None
         self.rows: dict[int, Row] = {}
         self.charts: dict[str, dict[Line, Curve]] = {}
         self.results: list[dict[str, float]] = []
@@ -106,6 +120,8 @@ class RunState:
         elif isinstance(event, Printed):
             self.prints.add(event.rank, event.text)
             self.points += 1
+        elif isinstance(event, Watched):
+            self.watched = event
         elif isinstance(event, Launched):
             self.launched = event
         elif isinstance(event, Started):
@@ -209,6 +225,20 @@ class RunState:
     def starting(self) -> bool:
         """Whether processes were started and have not begun to run yet."""
         return self.launched is not None and self.started is None and self.ended is None
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the run has been asked to stop, as far as whoever follows it knows."""
+        return self.watched is not None and self.watched.stopping
+
+    @property
+    def running_s(self) -> float | None:
+        """Seconds since the start, or since the launch while it is starting, by the clock; None if nobody looks at it.
+
+        Unlike `elapsed_s` it goes on through a long batch.
+        """
+        begun = self.started or self.launched
+        return max(0.0, self.watched.time - begun.time) if self.watched and begun else None
 
     @property
     def tagged(self) -> bool:

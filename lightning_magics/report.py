@@ -341,8 +341,10 @@ def html(state: RunState) -> str:
 
 
 def html_header(state: RunState) -> str:
-    """Return the line that names the model and what it runs on."""
+    """Return the line that names the model and what it runs on; while it is watched, for how long."""
     model, facts = header(state)
+    if state.running_s is not None and state.ended is None:
+        facts += f" {formats.clock(state.running_s)}" if state.starting else f" · {formats.clock(state.running_s)}"
     return (
         f'<div style="margin-bottom:2px"><b>{escape(model)}</b> <span style="{_MUTED}">· {escape(facts)}</span></div>'
     )
@@ -430,11 +432,16 @@ def html_status(state: RunState, hint: str = "") -> str:
     While processes start there are no bars yet, and room for them.
     """
     room = f'<div style="height:{3 if state.verb == "fit" else 1.5}em"></div>'
-    note = f'<div style="{_MUTED};font-size:.85em;margin-top:3px">{escape(hint)}</div>' if hint else ""
+    note = html_note(hint) if hint else ""
     return (
         f'<div style="line-height:1.5;font-variant-numeric:tabular-nums;{_INK}">{html_header(state)}'
         f"{room if state.starting else _html_bars(state)}{note}</div>"
     )
+
+
+def html_note(text: str) -> str:
+    """Return a small line."""
+    return f'<div style="{_MUTED};font-size:.85em;margin-top:3px">{escape(text)}</div>'
 
 
 def _html_bars(state: RunState) -> str:

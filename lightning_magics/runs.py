@@ -5,6 +5,7 @@ What happens in a run is told by events (`events`); who trains and who watches i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from . import events
-from .errors import RunError
+from .errors import RunError, did_you_mean
 
 try:
     import fcntl
@@ -262,9 +263,10 @@ def find(root: str | Path, name: str) -> RunFolder:
     for path in (_absolute(name), _absolute(root) / name):
         if (path / "run.json").is_file():
             return RunFolder(path)
-    known = sorted(f"{path.parent.parent.name}/{path.parent.name}" for path in _absolute(root).glob("*/*/run.json"))
-    listed = f"In {root} there are: {', '.join(known[-8:])}." if known else f"There is none in {root} yet."
-    raise RunError(f"no run {name!r} was found. {listed}")
+    known = names(root)
+    near = did_you_mean(name, known)
+    listed = f"The latest in {root}: {', '.join(known[:8])}." if known else f"There is none in {root} yet."
+    raise RunError(f"no run {name!r} was found.{near} {listed}")
 
 
 def latest(root: str | Path, model: str) -> RunFolder:
@@ -287,10 +289,20 @@ def newest(root: str | Path) -> RunFolder:
     Raises:
         RunError: there is none.
     """
-    found = sorted(_absolute(root).glob("*/*/run.json"), key=lambda path: path.parent.stat().st_ctime_ns)
-    if not found:
+    known = names(root)
+    if not known:
         raise RunError(f"no run was found in {root}")
-    return RunFolder(found[-1].parent)
+    return find(root, known[0])
+
+
+def names(root: str | Path) -> list[str]:
+    """Names of all runs, the newest first."""
+    found = []
+    for path in _absolute(root).glob("*/*/run.json"):
+        folder = RunFolder(path.parent)
+        with contextlib.suppress(RunError):  # a broken record
+            found.append((folder.read().started, folder.name))
+    return [name for _, name in sorted(found, reverse=True)]
 
 
 def marked(text: str) -> str:

@@ -133,6 +133,10 @@ class Session:
             return None
         return self.last if typed == "last" else self._named.get(typed)
 
+    def run_names(self) -> list[str]:
+        """Names of the runs on disk, the newest first."""
+        return runs.names(self.settings.run_dir)
+
     def folder(self, typed: Any) -> runs.RunFolder:
         """Return the folder of the run that is meant: a `Run`, a variable that holds one, ``last``, a name or a path.
 

@@ -290,13 +290,13 @@ def run_in_processes(
     with removed_unless_started(run.folder, lambda: prepared):
         begin = _prepare(run, how, sources)
         prepared = True
-    run.catch_up()
-    started(run)
-    if how.background:
-        threading.Thread(target=_in_background, args=(run, begin, ended), name=run.name, daemon=True).start()
-        return
     try:
         with interrupts_ask(run._stop):
+            run.catch_up()
+            started(run)
+            if how.background:
+                threading.Thread(target=_in_background, args=(run, begin, ended), name=run.name, daemon=True).start()
+                return
             _in_foreground(run, begin)
         run.wait()
     except InputError:

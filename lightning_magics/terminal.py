@@ -12,10 +12,11 @@ import time
 from typing import Any, TextIO
 
 from lightning_magics import formats, prints, report
-from lightning_magics.events import Event, Launched, Metrics, Notice, Printed, Started, Step
+from lightning_magics.events import Event, Launched, Metrics, Notice, Printed, Started, Step, Watched
 from lightning_magics.progress import Row, RunState
 
 _NARROWEST = 8  # of a column of numbers
+STOPPING = "stopping after this batch …"
 _MOST_PRINTED = 1000  # characters of a line that a rank printed
 
 
@@ -68,6 +69,7 @@ class TextView:
         self._due = 0.0
         self._names: list[str] = []
         self._told = 0
+        self._stopping = False
         self._allowance = prints.Allowance()
         self._closed = False
 
@@ -90,6 +92,9 @@ class TextView:
             self._print_row(self.state.rows[event.epoch])
         elif isinstance(event, Notice):
             self._print_notices()
+        elif isinstance(event, Watched) and event.stopping and not self._stopping:
+            self._stopping = True
+            _say(STOPPING)
 
     def _say_header(self) -> None:
         _say(" · ".join(filter(None, report.header(self.state))))

@@ -16,13 +16,17 @@ from lightning_magics import report
 from lightning_magics.events import Event, Launched, Started
 from lightning_magics.progress import RunState
 from lightning_magics.shell import running_kernel, running_shell
-from lightning_magics.terminal import TextView
+from lightning_magics.terminal import STOPPING, TextView
 
 _SHARE = 0.01  # most of the run's time that drawing may take
 _FASTEST_S = 0.15  # a front end is not sent more, whatever is asked for: at most 10 messages a second in all
 _BODY_S = 1.0
 HINT = "interrupt the kernel (■) to stop after the current batch"
-STOPPING = "stopping after this batch …"
+AGAIN = "interrupt once more (■) to stop at once"
+RELOADED = (
+    "The page was loaded anew while this ran, so the notebook cannot save it here: %lightning_attach {run} in a cell "
+    "shows it for good."
+)
 
 
 class View(Protocol):
@@ -132,15 +136,17 @@ class LiveView:
         self.state = state
         self._refresh_s = max(refresh_s, _FASTEST_S)
         self._on_stop = on_stop
-        self._hint = "" if on_stop else HINT
+        self._stopping = False
         self._pace = Pace(self._refresh_s)
         self._body_due = 0.0
         self._drawn = 0
         self._box: Any = None
         self._status: Any = None
         self._body: Any = None
+        self._button: Any = None
         self._widgets: list[Any] = []
         self._handle: Any = None
+        self._reloaded = False
         self._closed = False
         self._drawing = threading.Lock()  # between the run's thread and the button's
 
@@ -150,18 +156,29 @@ class LiveView:
         first = type(event) is Launched or type(event) is Started
         if first and self._box is None:
             self._open()
-        elif self._box is not None and (first or time.perf_counter() >= self._pace.due):
-            with self._drawing, self._pace.drawing():
-                self._draw()
+        elif self._box is not None:
+            urgent = first or (self.state.stopping and not self._stopping)
+            if urgent or time.perf_counter() >= self._pace.due:
+                with self._drawing, self._pace.drawing():
+                    self._draw()
 
     def _open(self) -> None:
         """Display the widgets. They share one layout and one style: fewer messages to open and to close."""
         import ipywidgets
         from IPython.display import display
 
-        first = report.html_status(self.state, self._hint)
+        view, opened = self, threading.Event()
+
+        class Status(ipywidgets.HTML):  # type: ignore[misc]  # ipywidgets has no types
+            """Notices that a page asks for what is shown already: it was loaded anew."""
+
+            def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
+                view._reloaded |= key is None and opened.is_set()
+                return super().get_state(key, drop_defaults)
+
+        first = report.html_status(self.state, self._hint())
         layout = ipywidgets.Layout(width="100%")
-        self._status = ipywidgets.HTML(first, layout=layout)
+        self._status = Status(first, layout=layout)
         self._body = ipywidgets.HTML("", layout=layout, style=self._status.style)
         self._widgets = [self._status, self._body, layout, self._status.style]
         top = self._status if self._on_stop is None else self._with_button(ipywidgets, layout)
@@ -170,12 +187,15 @@ class LiveView:
         bundle = dict(self._box._repr_mimebundle_())
         bundle["text/plain"] = report.text(self.state)  # what a front end without widgets shows
         self._handle = display(bundle, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        opened.set()
         self._pace = Pace(self._refresh_s)  # opening is once; only what is drawn again and again is counted
 
     def _with_button(self, ipywidgets: Any, layout: Any) -> Any:
         """The status with Stop at its right."""
         own = ipywidgets.Layout(width="auto", flex="0 0 auto")
-        button = ipywidgets.Button(description="Stop", tooltip="stop after the current batch", layout=own)
+        self._button = button = ipywidgets.Button(
+            description="Stop", tooltip="stop after the current batch", layout=own
+        )
         button.on_click(self._stop_asked)
         row = ipywidgets.HBox([self._status, button], layout=layout)
         self._widgets = [row, button, *self._widgets, button.layout, button.style]
@@ -187,12 +207,24 @@ class LiveView:
             if self._closed or self._on_stop is None:
                 return
             self._on_stop()
-            button.disabled = True
-            self._hint = STOPPING
-            self._status.value = report.html_status(self.state, self._hint)
+            self._show_stopping()
+            self._status.value = report.html_status(self.state, self._hint())
+
+    def _show_stopping(self) -> None:
+        self._stopping = True
+        if self._button is not None:
+            self._button.disabled = True
+
+    def _hint(self) -> str:
+        """What the user can do, or has done."""
+        if self._stopping:
+            return STOPPING if self._on_stop else f"{STOPPING} {AGAIN}"
+        return "" if self._on_stop else HINT
 
     def _draw(self) -> None:
-        self._status.value = report.html_status(self.state, self._hint)
+        if self.state.stopping and not self._stopping:
+            self._show_stopping()
+        self._status.value = report.html_status(self.state, self._hint())
         now = time.perf_counter()
         if now >= self._body_due and self.state.points != self._drawn:
             self._drawn = self.state.points
@@ -202,7 +234,8 @@ class LiveView:
     def close(self) -> None:
         """Put the static result in the widgets' place, so that the saved notebook reads without a kernel.
 
-        The widgets are closed whatever fails before.
+        The widgets are closed whatever fails before. A page that was loaded anew does not hear of the result in their
+        place: there they show it themselves, as long as the kernel lives.
         """
         if self._closed or not self.state.run:
             return
@@ -214,8 +247,14 @@ class LiveView:
             bundle = report.mimebundle(self.state)
             if self._handle is None:  # displaying the widgets failed
                 _display(bundle)
-            else:
-                self._handle.update(bundle, raw=True)
+                return
+            self._handle.update(bundle, raw=True)
+            if self._reloaded and "text/html" in bundle:
+                self._status.value = bundle["text/html"] + report.html_note(RELOADED.format(run=self.state.run))
+                self._body.value = ""
+                if self._button is not None:
+                    self._button.layout.display = "none"
+                closing.pop_all()
 
 
 class BackgroundView:

@@ -83,6 +83,9 @@ class Session:
         self.models = {"Digits": types.SimpleNamespace(cls=Digits)}
         self.datas = {"digits": types.SimpleNamespace(cls=Digits)}
 
+    def run_names(self) -> list[str]:
+        return ["Digits/version_1", "Digits/version_0"]
+
 
 class Digits:
     def __init__(self, hidden=1, dropout=0.1, **more):
@@ -115,6 +118,10 @@ def offered(shell, text):
         ("%%lightning_model Net --lo", ["%%lightning_model Net --loss"]),
         ("\n%%lightning_model Net --lo", ["\n%%lightning_model Net --loss"]),
         ("%lightning_fit mine", ["%lightning_fit mine_of_user"]),
+        ("%lightning_fit Digits --ddp=F", ["%lightning_fit Digits --ddp=False"]),
+        ("%lightning_attach Dig", ["%lightning_attach Digits/version_1", "%lightning_attach Digits/version_0"]),
+        ("%lightning_stop Digits/version_0 --n", ["%lightning_stop Digits/version_0 --now"]),
+        ("%lightning_fit Digits --resume Dig", [f"%lightning_fit Digits --resume Digits/version_{n}" for n in (1, 0)]),
     ],
 )
 def test_a_shell_completes_lines_of_these_magics(completing, text, expected):

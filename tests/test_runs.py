@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import multiprocessing
+import os
 import stat
 import threading
 import time
@@ -90,8 +91,33 @@ def test_run_is_found_by_name_and_by_path(tmp_path):
     folder.write(RECORD)
     assert runs.find(tmp_path, "Net/version_0").path == folder.path
     assert runs.find("elsewhere", str(folder.path)).path == folder.path
-    with pytest.raises(RunError, match=r"no run 'Net/version_9' was found. In .* there are: Net/version_0."):
+    with pytest.raises(
+        RunError, match=r"no run 'Net/version_9' was found. Did you mean 'Net/version_0'\? .* Net/version_0\."
+    ):
         runs.find(tmp_path, "Net/version_9")
+
+
+def test_names_are_in_the_order_of_the_start_the_newest_first(tmp_path):
+    for started, model in ((2.0, "A"), (3.0, "B"), (1.0, "C")):
+        runs.create(tmp_path, model).write(dataclasses.replace(RECORD, started=started))
+    runs.create(tmp_path, "D").record_path.write_text("{")
+    assert runs.names(tmp_path) == ["B/version_0", "A/version_0", "C/version_0"]
+    assert runs.newest(tmp_path).name == "B/version_0"
+    with pytest.raises(RunError, match="no run was found in"):
+        runs.newest(tmp_path / "nowhere")
+
+
+def test_a_run_is_alive_while_a_process_holds_its_lock(tmp_path):
+    folder = runs.create(tmp_path, "Net")
+    running = dataclasses.replace(RECORD, status="running")
+    assert not folder.is_alive()
+    held = folder.lock()
+    assert folder.is_alive()
+    assert folder.status(running) == "running"
+    os.close(held)
+    assert not folder.is_alive()
+    assert folder.status(running) == "failed"
+    assert folder.status(dataclasses.replace(RECORD, status="completed")) == "completed"
 
 
 def test_latest_is_the_highest_number(tmp_path):

@@ -208,10 +208,6 @@ def test_monitor_keeps_the_best_checkpoint(tmp_path):
 @pytest.mark.parametrize(
     ("job", "message"),
     [
-        ({"trainer": {"devices": 2}}, "--devices 2 needs several processes"),
-        ({"trainer": {"devices": "0,1"}}, "--devices 0,1 needs several processes"),
-        ({"trainer": {"num_nodes": 2}}, "--num_nodes 2 needs several processes"),
-        ({"trainer": {"strategy": "ddp"}}, "--strategy ddp needs processes of its own"),
         ({"trainer": {"precision": "64"}, "amp": True}, "--amp chooses the precision; --precision 64 does too"),
         ({"trainer": {"accelerator": "gpu"}}, "the Trainer refuses its arguments: No supported gpu backend found"),
         (
