@@ -1,0 +1,98 @@
+"""The agreement of ranks to stop at the same batch."""
+
+import random
+import stat
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from lightning_magics.control import Alone, Control, Together
+
+
+class Rank(threading.Thread):
+    """A rank of random speed that meets the others in each batch, as an all-reduce does."""
+
+    def __init__(self, path: Path, rank: int, batches: int, meeting: threading.Barrier | None, seed: int) -> None:
+        super().__init__(daemon=True)
+        self.done = 0
+        self._wish = Together(Control(path), rank)
+        self._batches = batches
+        self._meeting = meeting
+        self._random = random.Random(seed + rank)
+
+    def run(self) -> None:
+        for _ in range(self._batches):
+            if self._wish.is_set():
+                break
+            time.sleep(self._random.random() * 0.004)
+            if self._meeting is not None:
+                self._meeting.wait(20)
+            self.done += 1
+        self._wish.end()
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_ranks_of_any_speed_stop_at_the_same_batch(tmp_path: Path, seed: int) -> None:
+    control = Control(tmp_path / "control", 3)
+    meeting = threading.Barrier(3)
+    ranks = [Rank(tmp_path / "control", rank, 10_000, meeting, seed) for rank in range(3)]
+    for rank in ranks:
+        rank.start()
+    time.sleep(random.Random(seed).random() * 0.1)
+    control.ask()
+    for rank in ranks:
+        rank.join(20)
+        assert not rank.is_alive()
+    assert len({rank.done for rank in ranks}) == 1
+    assert ranks[0].done < 10_000
+
+
+def test_a_rank_that_ended_earlier_holds_nobody_up(tmp_path: Path) -> None:
+    control = Control(tmp_path / "control", 2)
+    short = Rank(tmp_path / "control", 0, 3, None, 0)
+    long = Rank(tmp_path / "control", 1, 10_000, None, 0)
+    short.start()
+    short.join(20)
+    control.ask()
+    long.start()
+    long.join(20)
+    assert [short.done, long.done] == [3, 0]
+
+
+def test_ranks_that_were_asked_before_their_first_batch_do_none(tmp_path: Path) -> None:
+    Control(tmp_path / "control", 2).ask()
+    ranks = [Rank(tmp_path / "control", rank, 10, None, 0) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(20)
+    assert [rank.done for rank in ranks] == [0, 0]
+
+
+def test_ranks_without_a_collective_stop_by_themselves(tmp_path: Path) -> None:
+    control = Control(tmp_path / "control", 2)
+    stop = Alone(control)
+    assert not stop.is_set()
+    control.ask()
+    assert stop.is_set()
+
+
+def test_a_rank_has_failed_unless_it_said_that_it_is_done(tmp_path: Path) -> None:
+    control = Control(tmp_path / "control", 2)
+    Control(tmp_path / "control").done(1)
+    assert [control.is_done(rank) for rank in range(2)] == [False, True]
+
+
+def test_all_ranks_have_the_payload_once_the_last_one_says_so(tmp_path: Path) -> None:
+    control = Control(tmp_path / "control", 2)
+    assert not control.loaded(1)
+    assert control.loaded(0)
+
+
+def test_the_shared_memory_is_its_owners_and_takes_its_room_at_once(tmp_path: Path) -> None:
+    Control(tmp_path / "control", 2)
+    found = (tmp_path / "control").stat()
+    assert stat.S_IMODE(found.st_mode) == 0o600
+    assert found.st_blocks > 0
