@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_kernel import DATA, SETUP, Cell, Kernel
+from kernel import DATA, SETUP, Cell, Kernel
 
 from lightning_magics.runs import RunFolder
 
