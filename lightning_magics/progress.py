@@ -241,8 +241,8 @@ class RunState:
         return max(0.0, self.watched.time - begun.time) if self.watched and begun else None
 
     @property
-    def tagged(self) -> bool:
-        """Whether what is printed is told apart by rank: there are several."""
+    def several_ranks(self) -> bool:
+        """Whether several processes run it: what each prints is then tagged with its rank."""
         return self.launched is not None and self.launched.processes > 1
 
     @property

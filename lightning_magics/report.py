@@ -106,7 +106,7 @@ def summary(state: RunState) -> str:
     done = (
         f"{formats.plural(ended.epochs, 'epoch')}, {formats.plural(ended.steps, 'step')}"
         if fit
-        else formats.plural(batches, "batch")
+        else formats.plural(batches, "batch") + (" in rank 0" if state.several_ranks else "")
     )
     how = "interrupted after" if ended.status == "interrupted" else "completed:"
     return f"{verb}{how} {done} in {formats.duration(ended.elapsed_s)}{_because(ended.reason)}"
@@ -196,7 +196,7 @@ def _left_out(state: RunState) -> list[str]:
 
 def tag(state: RunState, rank: int) -> str:
     """Return what stands before a line that a rank printed: ``rank 1 │ ``, or nothing where there is one rank."""
-    if not state.tagged or state.launched is None:
+    if not state.several_ranks or state.launched is None:
         return ""
     return f"rank {rank:>{len(str(state.launched.processes - 1))}} │ "
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import warnings
 from dataclasses import dataclass
@@ -64,6 +65,8 @@ class Surroundings:
         backend.benchmark, backend.deterministic, backend.allow_tf32 = self.cudnn
         if self.seed is not None:
             torch.manual_seed(self.seed)  # of every device
+        if ranks == 1:
+            os.environ.pop("PL_GLOBAL_SEED", None)  # under DDP, Lightning would go back to it once the model is made
         random.setstate(self.random_state)
         np.random.set_state(self.numpy_state)
         torch.set_rng_state(self.torch_state)

@@ -253,11 +253,20 @@ def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool) -> None:
             "configure_model() or __init__()"
         )
     model.on_load_checkpoint(state)
+    _take_type(model, weights)
     model.load_state_dict(weights, strict=model.strict_loading)
     for callback in callbacks if isinstance(callbacks, list | tuple) else [callbacks]:
         if callback is not None and callback.state_key in state["callbacks"]:
             callback.load_state_dict(state["callbacks"][callback.state_key])
     leave(model, checkpoint)
+
+
+def _take_type(model: Any, weights: dict[str, Any]) -> None:
+    """Give a model the weights' type, as training it with ``--precision bf16-true`` or ``64-true`` does."""
+    types = {item.dtype for item in weights.values() if isinstance(item, torch.Tensor) and item.is_floating_point()}
+    own = {item.dtype for item in model.parameters() if item.is_floating_point()}
+    if len(types) == 1 and types != own:
+        model.to(types.pop())
 
 
 def continued(job: Job) -> Job:

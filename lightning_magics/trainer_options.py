@@ -21,7 +21,7 @@ from .errors import MissingPackage
 KNOWN_WORDS = {
     "accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
     "devices": ("auto",),
-    "strategy": ("auto",),  # a fit trains in the kernel: the others need processes of their own
+    "strategy": ("auto", "ddp", "ddp_find_unused_parameters_true", "fsdp", "deepspeed"),
     "profiler": ("simple", "advanced", "pytorch", "xla"),
     "gradient_clip_algorithm": ("norm", "value"),
 }

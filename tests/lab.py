@@ -82,6 +82,19 @@ class Lab:
         """Press ■."""
         self.page.click('[data-command="notebook:interrupt-kernel"]')
 
+    def restart_kernel(self) -> None:
+        """Restart the kernel, and wait until it is ready."""
+        self.page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.session.kernel.restart()")
+        self.wait_idle()
+
+    def edit_cell(self, index: int, source: str) -> None:
+        """Put other code into a cell."""
+        self.page.evaluate(
+            """([index, source]) => window.jupyterapp.shell.currentWidget.content.widgets[index]
+                .model.sharedModel.setSource(source)""",
+            [index, source],
+        )
+
     def wait_idle(self, timeout_s: float = 60) -> None:
         """Wait until no cell waits or runs."""
         self.page.wait_for_function(

@@ -33,6 +33,7 @@ view.close()
 
 
 BARS = ".jp-OutputArea [role=progressbar]"
+STOP = '.jp-OutputArea button:text-is("Stop")'
 CURVE = ".jp-OutputArea svg[aria-label=loss] polyline"
 
 
@@ -163,3 +164,63 @@ def test_the_interrupt_button_ends_a_fit_and_the_next_cell_has_the_run(jupyter):
     jupyter.wait_idle()
     assert re.search(r"interrupted in epoch \d+, after [\d,]+ steps; weights kept", jupyter.outputs())
     assert jupyter.page.locator(BARS).count() == 0
+
+
+def test_stop_ends_a_background_fit_while_other_cells_run(jupyter):
+    fit = "run = %lightning_fit Digits digits --max_epochs 100000 --background"
+    stopped = "run.wait(); 'stopped', run.status, run.record.steps > 0"
+    lab.write_notebook(jupyter.folder / "background.ipynb", *DIGITS, fit, "'free', run.status", stopped)
+    jupyter.open_notebook("background.ipynb")
+    for place in range(5):
+        jupyter.run_cell(place)
+    jupyter.wait_for_text("('free', 'running')", timeout_s=120)
+    jupyter.wait_for_text("steps/s")
+    jupyter.page.click(STOP)
+    jupyter.wait_for_text("weights kept")
+    jupyter.run_cell(5)
+    jupyter.wait_for_text("('stopped', 'interrupted', True)")
+    jupyter.wait_idle()
+    assert jupyter.page.locator(STOP).count() == 0
+    (output,) = [item for item in jupyter.save("background.ipynb").cells[3].outputs if "data" in item]
+    assert set(output.data) == {"text/html", "text/plain"}
+
+
+def test_the_interrupt_button_ends_a_fit_in_two_processes(jupyter):
+    fit = "run = %lightning_fit Digits digits --max_epochs 100000 --ddp 2"
+    status = "'status', run.status, run.record.steps > 0, next(run.model.parameters()).device.type"
+    lab.write_notebook(jupyter.folder / "two.ipynb", *DIGITS, fit, status)
+    jupyter.open_notebook("two.ipynb")
+    jupyter.run_all()
+    jupyter.wait_for_text("steps/s", timeout_s=120)
+    assert "2 × cpu" in jupyter.outputs()
+    jupyter.interrupt()
+    jupyter.wait_for_text("('status', 'interrupted', True, 'cpu')")
+    jupyter.wait_idle()
+    assert re.search(r"interrupted in epoch \d+, after [\d,]+ steps; weights kept", jupyter.outputs())
+
+
+def test_a_background_fit_outlives_the_page_and_the_kernel(jupyter):
+    fit = "run = %lightning_fit Digits digits --max_epochs 100000 --background"
+    attach = "again = %lightning_attach Digits/version_{}"
+    lab.write_notebook(jupyter.folder / "outlives.ipynb", *DIGITS, fit, "'name', run.name", "", "again.wait(); again")
+    jupyter.open_notebook("outlives.ipynb")
+    for place in range(5):
+        jupyter.run_cell(place)
+    jupyter.wait_for_text("('name', 'Digits/version_", timeout_s=120)
+    jupyter.wait_for_text("steps/s")
+    version = re.search(r"\('name', 'Digits/version_(\d+)'\)", jupyter.outputs())[1]
+    jupyter.save("outlives.ipynb")
+
+    jupyter.page.reload(wait_until="domcontentloaded")  # the kernel goes on, and shows the fit in the new page
+    jupyter.wait_for_text("steps/s")
+    assert jupyter.page.locator(STOP).count() == 1
+
+    jupyter.restart_kernel()
+    jupyter.edit_cell(5, attach.format(version))
+    for place in (0, 1, 2, 5):
+        jupyter.run_cell(place)
+    jupyter.page.click(f'.jp-Cell[data-windowed-list-index="5"] {STOP}', timeout=60_000)
+    jupyter.wait_for_text("weights kept")
+    jupyter.run_cell(6)
+    jupyter.wait_idle()
+    assert "Digits/version_" + version in jupyter.outputs() or f"version_{version}" in jupyter.outputs()

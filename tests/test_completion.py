@@ -32,7 +32,7 @@ def candidates(verb, line, **params):
         ("fit", "--precision bf16", ["bf16-true", "bf16-mixed", "bf16"]),
         ("fit", "--precision=bf16-m", ["--precision=bf16-mixed"]),
         ("fit", "--accelerator ", ["auto", "cpu", "gpu", "cuda", "mps", "tpu", "loader"]),
-        ("fit", "--strategy ", ["auto", "loader"]),
+        ("fit", "--strategy d", ["ddp", "ddp_find_unused_parameters_true", "deepspeed"]),
         ("fit", "--benchmark T", ["True"]),
         ("fit", "--benchmark True D", ["Digits", "Deep"]),
         ("fit", "--logger ", ["tensorboard", "csv", "mlflow", "false", "loader"]),

@@ -152,15 +152,15 @@ LAUNCHED = Launched("Net/version_0", "test", 0.0, 2)
 
 def test_a_launched_run_is_starting_until_it_has_started_or_ended():
     state = fold(LAUNCHED)
-    assert (state.run, state.verb, state.starting, state.tagged) == ("Net/version_0", "test", True, True)
+    assert (state.run, state.verb, state.starting, state.several_ranks) == ("Net/version_0", "test", True, True)
     assert not fold(LAUNCHED, started(verb="test")).starting
     assert not fold(LAUNCHED, Ended("failed", 0.1)).starting
     assert (RunState().run, RunState().starting) == ("", False)
 
 
 def test_ranks_are_told_apart_where_there_are_several():
-    assert not fold(Launched("Net/version_0", "fit", 0.0, 1)).tagged
-    assert not fold(started()).tagged
+    assert not fold(Launched("Net/version_0", "fit", 0.0, 1)).several_ranks
+    assert not fold(started()).several_ranks
 
 
 def test_a_launched_run_whose_end_was_not_told_never_began():

@@ -1,0 +1,450 @@
+"""Runs in processes of their own, in real kernels: what travels, what comes back, and that the numbers are the same."""
+
+import json
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kernel import DATA, DIGITS, SETUP, Kernel
+
+NET = """
+import os, random, sys
+import numpy as np
+
+class Net(pl.LightningModule):
+    def __init__(self, width=16):
+        super().__init__()
+        self.save_hyperparameters()
+        self.layers = nn.Sequential(nn.Linear(64, width), nn.Dropout(0.2), nn.Tanh(), nn.Linear(width, 10))
+
+    def forward(self, x):
+        return self.layers(x)
+
+    def training_step(self, batch, batch_idx):
+        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", nn.functional.cross_entropy(self(batch[0]), batch[1]), sync_dist=True)
+
+    test_step = validation_step
+
+    def predict_step(self, batch, batch_idx):
+        return self(batch[0])
+
+    def configure_optimizers(self):
+        optimizer = torch.optim.Adam(self.parameters(), lr=0.01)
+        return [optimizer], [torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5)]
+
+X, y = load_digits(return_X_y=True)
+X, y = torch.tensor(X / 16, dtype=torch.float32), torch.tensor(y)
+even = TensorDataset(X[:640], y[:640])
+
+def weights(model):
+    return torch.cat([item.detach().flatten().double() for item in model.parameters()])
+
+def draws():
+    return [random.getstate()[1][:9], np.random.get_state()[1][:9].tolist(), torch.get_rng_state().tolist()]
+"""
+SHORT = "--max_epochs 2 --limit_train_batches 6 --limit_val_batches 2 --seed 1 --quiet"
+
+
+@pytest.fixture(scope="module")
+def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    """One kernel for the tests of this module: no run may leave anything behind in it."""
+    kernel = Kernel(tmp_path_factory.mktemp("notebook"))
+    try:
+        kernel.run(SETUP, DIGITS, DATA, NET)
+        yield kernel
+    finally:
+        kernel.stop()
+
+
+# Numbers: one process gives those of the kernel to the last bit, several those of one with the same global batch.
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "",
+        "--accumulate_grad_batches 4",
+        "--gradient_clip_val 0.05",
+        "--gradient_clip_val 0.01 --gradient_clip_algorithm value",
+        "--amp",
+        "--precision bf16-true",
+        "--precision 64-true",
+        "--val_check_interval 3 --monitor val_loss",
+        "--data.num_workers 1",
+    ],
+)
+@pytest.mark.parametrize("apart", ["--ddp 1", "--background"])
+def test_one_process_gives_the_numbers_of_the_kernel(notebook: Kernel, more: str, apart: str) -> None:
+    notebook.run(
+        f"here = %lightning_fit Net digits {SHORT} {more}",
+        f"there = %lightning_fit Net digits {SHORT} {more} {apart}\nthere.wait()",
+    )
+    assert notebook.value("[here.status, there.status]") == ["completed", "completed"]
+    assert notebook.value("torch.equal(weights(here.model), weights(there.model))") is True
+    assert notebook.value("here.metrics == there.metrics and here.history == there.history") is True
+    assert notebook.value("here.model.dtype == there.model.dtype") is True
+
+
+def test_two_processes_give_the_numbers_of_one_with_the_same_global_batch(notebook: Kernel) -> None:
+    notebook.run(
+        "class Certain(Net):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.layers[1] = nn.Identity()",
+        "whole, half = DataLoader(even, 640), DataLoader(even, 320)",
+        "one = %lightning_fit Certain whole whole --max_epochs 6 --seed 1 --quiet",
+        "two = %lightning_fit Certain half half --max_epochs 6 --seed 1 --quiet --ddp 2",
+    )  # whole epochs in a step: under DDP Lightning shuffles the training data whatever its loader says
+    assert notebook.value("float((weights(one.model) - weights(two.model)).abs().max())") < 1e-5
+    assert notebook.value("abs(one.metrics['val_loss'] - two.metrics['val_loss'])") < 1e-5
+    assert notebook.value("[one.record.steps, two.record.steps]") == [6, 6]
+
+
+def test_a_seed_gives_the_same_result_each_time_and_draws_nothing_from_the_kernel(notebook: Kernel) -> None:
+    notebook.run("before = draws()")
+    for place in range(2):
+        notebook.run(f"run{place} = %lightning_fit Net digits {SHORT} --ddp 2")
+    assert notebook.value("torch.equal(weights(run0.model), weights(run1.model))") is True
+    assert notebook.value("run0.metrics == run1.metrics") is True
+    assert notebook.value("draws() == before") is True
+
+
+def test_every_precision_ends_as_it_does_in_the_kernel(notebook: Kernel) -> None:
+    for precision in ("16-true", "16-mixed", "32-true", "transformer-engine"):
+        line = f"%lightning_fit Net digits {SHORT} --precision {precision}"
+        here, there = notebook.cell(line), notebook.cell(f"{line} --ddp 1")
+        assert here.status == there.status, (precision, here.error, there.error)
+        assert here.error.splitlines()[-1:] == there.error.splitlines()[-1:]
+
+
+# What comes back
+
+
+def test_a_fit_goes_on_from_the_last_one_wherever_each_of_them_runs(notebook: Kernel) -> None:
+    for name, first, second in (
+        ("kk", "", ""),
+        ("kp", "", "--ddp 1"),
+        ("pk", "--ddp 1", ""),
+        ("pp", "--ddp 1", "--ddp 1"),
+    ):
+        notebook.run(
+            f"torch.manual_seed(3)\n{name} = Net()",
+            f"%lightning_fit {name} digits {SHORT} {first}",
+            f"{name}_run = %lightning_fit {name} digits {SHORT} {second}",
+        )
+    for name in ("kp", "pk", "pp"):
+        assert notebook.value(f"torch.equal(weights({name}), weights(kk))") is True, name
+        assert notebook.value(f"[row['epoch'] for row in {name}_run.history]") == [2, 3]
+        assert notebook.value(f"{name}_run.record.steps") == 24
+
+
+def test_callbacks_and_the_best_checkpoint_come_back(notebook: Kernel) -> None:
+    notebook.run(
+        "class Count(pl.Callback):\n"
+        "    seen = 0\n"
+        "    def on_train_batch_end(self, *a): self.seen += 1\n"
+        "    def state_dict(self): return {'seen': self.seen}\n"
+        "    def load_state_dict(self, state): self.seen = state['seen']",
+        "count = Count()\nnet = Net()",
+        f"run = %lightning_fit net digits {SHORT} --callbacks count --monitor val_loss --ddp 2",
+    )
+    assert notebook.value("count.seen") == 12
+    assert notebook.value("[net is run.model, run.trainer is None]") == [True, True]
+    assert notebook.value("os.path.isfile(run.best_model_path)") is True
+    best = notebook.value("run.record.best_model_score")
+    assert best == pytest.approx(notebook.value("min(row['val_loss'] for row in run.history)"))
+    assert notebook.value("[next(net.parameters()).device.type, net.training]") == ["cpu", True]
+    notebook.run(f"%lightning_fit net digits {SHORT} --callbacks count")
+    assert notebook.value("count.seen") == 24
+
+
+def test_early_stopping_ends_all_ranks(notebook: Kernel) -> None:
+    notebook.run(
+        "stop = pl.callbacks.EarlyStopping('val_loss', stopping_threshold=100.0)",
+        "run = %lightning_fit Net digits --max_epochs 50 --limit_train_batches 3 --callbacks stop --ddp 2 --quiet",
+    )
+    assert notebook.value("[run.status, len(run.history)]") == ["completed", 1]
+
+
+UNUSUAL = """
+class Tied(Net):
+    def __init__(self):
+        super().__init__(64)
+        self.layers[3] = nn.Linear(64, 64)
+        self.layers[3].weight = self.layers[0].weight
+        self.register_buffer("counter", torch.zeros(1), persistent=False)
+
+    def training_step(self, batch, batch_idx):
+        self.counter += 1
+        return super().training_step(batch, batch_idx)
+
+class Normed(Net):
+    def __init__(self):
+        super().__init__()
+        self.layers[0] = nn.utils.parametrizations.weight_norm(self.layers[0])
+
+class Configured(Net):
+    def __init__(self):
+        pl.LightningModule.__init__(self)
+
+    def configure_model(self):
+        if not hasattr(self, "layers"):
+            self.layers = nn.Sequential(nn.Linear(64, 10))
+
+class Lazy(Net):
+    def __init__(self):
+        super().__init__()
+        self.layers = nn.Sequential(nn.LazyLinear(16), nn.Tanh(), nn.LazyLinear(10))
+
+class Manual(Net):
+    def __init__(self):
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch, batch_idx):
+        optimizer = self.optimizers()
+        optimizer.zero_grad()
+        self.manual_backward(super().training_step(batch, batch_idx))
+        optimizer.step()
+"""
+
+
+@pytest.mark.parametrize("model", ["Tied", "Configured", "Manual", "Normed", "Digits"])
+def test_models_of_every_make_come_back_as_the_kernel_would_train_them(notebook: Kernel, model: str) -> None:
+    notebook.run(UNUSUAL)
+    notebook.run(
+        f"here = %lightning_fit {model} digits {SHORT}",
+        f"there = %lightning_fit {model} digits {SHORT} --ddp 1",
+        f"two = %lightning_fit {model} digits {SHORT} --ddp 2",
+    )
+    assert notebook.value("torch.equal(weights(here.model), weights(there.model))") is True
+    assert notebook.value("[two.status, torch.equal(weights(two.model), weights(here.model))]") == ["completed", False]
+    if model == "Tied":
+        assert notebook.value("two.model.layers[3].weight is two.model.layers[0].weight") is True
+
+
+def test_lazy_layers_are_sized_before_ranks_share_them(notebook: Kernel) -> None:
+    notebook.run(UNUSUAL)
+    cell = notebook.cell(f"run = %lightning_fit Lazy digits {SHORT} --ddp 2")
+    if cell.status == "ok":
+        assert notebook.value("[run.model.layers[0].in_features, run.model.layers[2].in_features]") == [64, 16]
+    else:
+        assert "uninitialized" in cell.error.lower() or "lazy" in cell.error.lower()
+
+
+# What travels
+
+HERE = """
+from torch.utils.data import Dataset
+
+SHIFT = 1.0
+half = lambda x: x / 2
+
+def moved(x):
+    return half(x) + SHIFT
+
+class Rows(Dataset):
+    def __len__(self):
+        return len(X)
+
+    def __getitem__(self, place):
+        return moved(X[place]), y[place]
+
+def stacked(samples):
+    return [torch.stack(column) for column in zip(*samples)]
+
+class Step(Net):
+    def training_step(self, batch, batch_idx):
+        return super().training_step((moved(batch[0]), batch[1]), batch_idx)
+"""
+
+
+@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+def test_what_cells_define_reaches_ranks_and_the_workers_of_their_loaders(notebook: Kernel, method: str) -> None:
+    notebook.run(
+        HERE,
+        f"rows = DataLoader(Rows(), 64, num_workers=1, multiprocessing_context={method!r}, collate_fn=stacked)",
+        "run = %lightning_fit Step rows --max_epochs 1 --limit_train_batches 3 --ddp 2 --quiet",
+    )
+    assert notebook.value("[run.status, run.record.steps]") == ["completed", 3]
+
+
+@pytest.mark.parametrize(
+    ("line", "path"),
+    [
+        ("net.file = open('held', 'w')", "file"),
+        ("net.parts = {'lock': __import__('threading').Lock()}", "parts['lock']"),
+        ("net.layers.rows = (row for row in X)", "layers.rows"),
+    ],
+)
+def test_what_cannot_travel_is_named_before_anything_starts(notebook: Kernel, line: str, path: str) -> None:
+    notebook.run(f"class Held(Net): pass\nnet = Held()\n{line}")
+    cell = notebook.cell(f"%lightning_fit net digits {SHORT} --ddp 2")
+    assert cell.status == "error"
+    assert path in cell.error
+    assert len(cell.error.splitlines()) == 1
+    assert not (notebook.folder / "lightning_logs" / "Held").exists()
+
+
+def test_ranks_change_in_number_and_their_variables_stay_theirs(notebook: Kernel) -> None:
+    notebook.run("before = dict(os.environ)")
+    for ranks in (2, 1, 3, 2):
+        notebook.run(f"run = %lightning_fit Net digits {SHORT} --devices {ranks} --strategy ddp")
+        assert notebook.value("len(list(run.folder.path.glob('rank_*.log')))") == ranks
+    assert notebook.value("dict(os.environ) == before") is True
+
+
+@pytest.mark.parametrize("strategy", ["ddp_find_unused_parameters_true", "ddp_find_unused_parameters_false"])
+def test_strategies_by_name(notebook: Kernel, strategy: str) -> None:
+    notebook.run(
+        "class Unused(Net):\n    def __init__(self):\n        super().__init__()\n        self.spare = nn.Linear(3, 3)",
+    )
+    cell = notebook.cell(f"run = %lightning_fit Unused digits {SHORT} --devices 2 --strategy {strategy}")
+    if strategy.endswith("true"):
+        assert cell.status == "ok", cell.error
+    else:
+        assert "parameters that were not used in producing the loss" in cell.error
+
+
+def test_what_a_machine_without_gpus_cannot_do_is_one_clear_error(notebook: Kernel) -> None:
+    cell = notebook.cell(f"%lightning_fit Net digits {SHORT} --devices 2 --strategy fsdp --accelerator cpu")
+    assert "FSDP" in cell.error
+    assert "GPU" in cell.error or "CUDA" in cell.error
+    before = sorted((notebook.folder / "lightning_logs").iterdir())
+    notebook.run(
+        "class Batched(Net):\n    def __init__(self):\n        super().__init__()\n"
+        "        self.layers[1] = nn.BatchNorm1d(16)"
+    )
+    cell = notebook.cell(f"%lightning_fit Batched digits {SHORT} --devices 2 --sync_batchnorm true --accelerator cpu")
+    assert "SyncBatchNorm" in cell.error
+    assert "GPU" in cell.error
+    assert sorted((notebook.folder / "lightning_logs").iterdir()) == before or cell.error
+
+
+def test_a_trainer_that_refuses_leaves_no_folder(notebook: Kernel) -> None:
+    notebook.run("class Refused(Net): pass")
+    for more in ("", "--ddp 2"):
+        cell = notebook.cell(f"run = %lightning_fit Refused digits --limit_train_batches 7.5 {more}")
+        assert "limit_train_batches" in cell.error, more
+        assert not (notebook.folder / "lightning_logs" / "Refused").exists(), more
+
+
+# Evaluation
+
+
+def test_validate_and_test_in_several_processes_give_the_values_of_one(notebook: Kernel) -> None:
+    notebook.run("net = Net()")
+    for verb in ("validate", "test"):
+        notebook.run(
+            f"one = %lightning_{verb} net DataLoader(even,64) --quiet",
+            f"two = %lightning_{verb} net DataLoader(even,64) --ddp 2 --quiet",
+        )
+        assert notebook.value("abs(one.results[0]['val_loss'] - two.results[0]['val_loss'])") < 1e-5
+
+
+@pytest.mark.parametrize("size", [1, 64, 65, 129, 640])
+def test_predictions_are_in_input_order_with_nothing_dropped_or_doubled(notebook: Kernel, size: int) -> None:
+    notebook.run(
+        "net = Net()",
+        f"few = DataLoader(TensorDataset(X[:{size}], y[:{size}]), 16)",
+        "one = %lightning_predict net few --quiet",
+        "two = %lightning_predict net few --ddp 2 --quiet",
+    )
+    assert notebook.value("list(two.predictions.shape)") == [size, 10]
+    assert notebook.value("torch.equal(one.predictions, two.predictions)") is True
+
+
+def test_a_model_that_was_trained_apart_is_evaluated_in_the_kernel(notebook: Kernel) -> None:
+    notebook.run(
+        f"run = %lightning_fit Net digits {SHORT} --monitor val_loss --ddp 2",
+        "found = %lightning_validate Net digits --ckpt_path best --limit_val_batches 2 --quiet",
+        "predicted = %lightning_predict Net DataLoader(TensorDataset(X),64) --quiet",
+    )
+    assert notebook.value("found.status") == "completed"
+    assert notebook.value("len(predicted.predictions)") == 1797
+
+
+# Logs and prints
+
+
+def test_what_ranks_print_appears_in_the_cell_and_in_their_logs(notebook: Kernel) -> None:
+    notebook.run(
+        "class Says(Net):\n    def on_train_start(self):\n        print('hello from', self.global_rank)",
+    )
+    cell = notebook.cell(f"run = %lightning_fit Says digits {SHORT.replace('--quiet', '')} --ddp 2")
+    assert cell.status == "ok", cell.error
+    shown = json.dumps(cell.outputs) + cell.text
+    for rank in range(2):
+        assert f"hello from {rank}" in shown
+        assert f"hello from {rank}" in notebook.value(f"run.logs({rank})")
+        assert f"hello from {1 - rank}" not in notebook.value(f"run.logs({rank})")
+    assert "no log of rank 7" in notebook.cell("run.logs(7)").error
+
+
+# Other kernels
+
+
+def test_the_job_is_its_owners_and_gone_when_all_have_it(notebook: Kernel) -> None:
+    notebook.run(
+        "class Waits(Net):\n    def on_train_start(self):\n        time.sleep(2)",
+        "run = %lightning_fit Waits digits --max_epochs 1 --limit_train_batches 2 --ddp 2 --background",
+    )
+    folder = Path(notebook.value("run.log_dir"))
+    modes = {
+        path.name: stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir() if path.name in ("job.pt", "control")
+    }
+    assert set(modes.values()) <= {0o600}
+    notebook.run("run.wait()")
+    assert not {path.name for path in folder.iterdir()} & {"job.pt", "control", "continue.ckpt"}
+
+
+def test_inside_a_slurm_job_ranks_are_started_here_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text("#!/bin/sh\ntouch srun_was_called\nexit 1\n")
+    srun.chmod(0o755)
+    slurm = {
+        "PATH": f"{srun.parent}{os.pathsep}{os.environ['PATH']}",
+        "SLURM_JOB_ID": "7",
+        "SLURM_JOB_NAME": "notebook",
+        "SLURM_NTASKS": "1",
+        "SLURM_PROCID": "0",
+        "SLURM_LOCALID": "0",
+        "SLURM_NODEID": "0",
+        "SLURM_NODELIST": "localhost",
+        "SLURM_JOB_NODELIST": "localhost",
+    }
+    for name, value in slurm.items():
+        monkeypatch.setenv(name, value)
+    kernel = Kernel(tmp_path)
+    try:
+        kernel.run(SETUP, DATA, NET, "before = dict(os.environ)")
+        for more in ("--ddp 2", "--background", "--devices 2"):
+            kernel.run(f"run = %lightning_fit Net digits {SHORT} {more}\nrun.wait()")
+            assert kernel.value("[run.status, run.record.steps]") == ["completed", 12]
+        assert kernel.value("dict(os.environ) == before") is True
+    finally:
+        kernel.stop()
+    assert not (tmp_path / "srun_was_called").exists()
+
+
+def test_the_other_package_and_processes_that_are_spawned(tmp_path: Path) -> None:
+    kernel = Kernel(tmp_path)
+    try:
+        kernel.run(SETUP.replace("pytorch_lightning as pl", "lightning.pytorch as pl"), DATA, NET)
+        kernel.run(
+            f"forked = %lightning_fit Net digits {SHORT} --ddp 2",
+            "%config LightningMagics.start_method = 'spawn'",
+            f"spawned = %lightning_fit Net digits {SHORT} --ddp 2",
+        )
+        assert kernel.value("'pytorch_lightning' in sys.modules") is False
+        assert kernel.value("torch.equal(weights(forked.model), weights(spawned.model))") is True
+    finally:
+        kernel.stop()
