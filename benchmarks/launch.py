@@ -1,4 +1,4 @@
-"""What runs in processes of their own cost: a real kernel beside torchrun of the same model, on the CPU.
+"""What runs in processes of their own cost: a real kernel beside scripts of the same model, on the CPU.
 
 Times, rates and memory are medians of rounds in which the ways take turns; each line gives its bar. A machine that
 does other things too gives other times: the load is printed.
@@ -87,7 +87,7 @@ SETUP = f"{MODEL}\n%load_ext lightning_magics"
 FIT = "run = %lightning_fit {model} batches --accelerator cpu --ddp 2 --logger false --callbacks {callback}"
 SCRIPT = """
 if __name__ == "__main__":
-    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="ddp", max_epochs=-1, max_steps={steps},
+    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="{strategy}", max_epochs=-1, max_steps={steps},
                          logger=False, enable_progress_bar=False, callbacks=[Clock("clock.json")])
     trainer.fit(Small(), loader(batch_size=32))
 """
@@ -119,11 +119,11 @@ class Kernel:
         reply = self.client.execute_interactive("", user_expressions=asked, output_hook=lambda _: None)
         return json.loads(eval(reply["content"]["user_expressions"]["value"]["data"]["text/plain"]))
 
-    def fit(self, steps: int, model: str = "Small") -> tuple[dict[str, float], float]:
+    def fit(self, steps: int, model: str = "Small", more: str = "") -> tuple[dict[str, float], float]:
         """Fit with two ranks; returns what the clock of rank 0 says, and the time of the cell's start."""
         self.cell("clock = Clock('clock.json')")
         start = time.time()
-        self.cell(f"{FIT.format(model=model, callback='clock')} --max_steps {steps}")
+        self.cell(f"{FIT.format(model=model, callback='clock')} --max_steps {steps} {more}")
         return json.loads((self.folder / "clock.json").read_text()), start
 
     def status(self, name: str) -> int:
@@ -149,9 +149,14 @@ def kernel() -> Iterator[Kernel]:
 
 def torchrun(folder: Path, steps: int) -> tuple[dict[str, float], float]:
     """Fit under torchrun, as `Kernel.fit`."""
-    (folder / "script.py").write_text(MODEL + SCRIPT.format(steps=steps))
+    return script(folder, steps, "ddp", "-m", "torch.distributed.run", "--nproc_per_node", "2")
+
+
+def script(folder: Path, steps: int, strategy: str, *launcher: str) -> tuple[dict[str, float], float]:
+    """Fit in a script, as `Kernel.fit`."""
+    (folder / "script.py").write_text(MODEL + SCRIPT.format(steps=steps, strategy=strategy))
     start = time.time()
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "script.py"]
+    command = [sys.executable, *launcher, "script.py"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, env=environment())
     return json.loads((folder / "clock.json").read_text()), start
 
@@ -162,27 +167,30 @@ def show(name: str, values: list[float], unit: str, bar: float | None = None, *,
     held = bar is None or (found >= bar if least else found <= bar)
     asked = "" if bar is None else f"{'≥' if least else '≤'} {bar:g} {unit}"
     rounds = ", ".join(f"{value:.3g}" for value in values)
-    print(f"{name:46}{found:9.3f} {unit:14}{asked:18}{'' if held else 'MISSED':8}rounds: {rounds}", flush=True)
+    print(f"{name:68}{found:9.3f} {unit:14}{asked:18}{'' if held else 'MISSED':8}rounds: {rounds}", flush=True)
 
 
 def launch(rounds: int) -> None:
-    warm, cold, script = [], [], []
+    found: dict[str, list[float]] = {"warm": [], "processes spawned": [], "torchrun": [], "ddp_spawn in a script": []}
 
-    def first_step(fitted: tuple[dict[str, float], float]) -> float:
-        return fitted[0]["first"] - fitted[1]
+    def first_step(name: str, fitted: tuple[dict[str, float], float]) -> None:
+        found[name].append(fitted[0]["first"] - fitted[1])
 
     with kernel() as ours:
         ours.fit(5)
         for _ in range(rounds):
-            warm.append(first_step(ours.fit(5)))
-            script.append(first_step(torchrun(ours.folder, 5)))
+            first_step("warm", ours.fit(5))
+            first_step("torchrun", torchrun(ours.folder, 5))
+            first_step("ddp_spawn in a script", script(ours.folder, 5, "ddp_spawn"))
             ours.cell("%config LightningMagics.start_method = 'spawn'")
-            cold.append(first_step(ours.fit(5)))
+            first_step("processes spawned", ours.fit(5))
             ours.cell("%config LightningMagics.start_method = 'forkserver'")
-    show("launch: cell start to first step, warm", warm, "s", 0.5)
-    show("launch: the same, processes spawned", cold, "s")
-    show("launch: torchrun to first step", script, "s")
-    show("launch: torchrun / warm", [b / a for a, b in zip(warm, script, strict=True)], "×", 15, least=True)
+        in_a_row = [clock["first"] - start for clock, start in (ours.fit(5) for _ in range(10))]
+    for name, values in found.items():
+        show(f"launch: to first step, {name}", values, "s", 0.5 if name == "warm" else None)
+    show("launch: warm, ten in a row", in_a_row, "s", 0.5)
+    ratios = [theirs / ours for ours, theirs in zip(found["warm"], found["torchrun"], strict=True)]
+    show("launch: torchrun / warm", ratios, "×", 15, least=True)
 
 
 def speed(rounds: int, steps: int = 2000) -> None:
@@ -204,35 +212,41 @@ def speed(rounds: int, steps: int = 2000) -> None:
 
 
 def weights(rounds: int) -> None:
-    found: dict[str, list[tuple[float, float]]] = {"SGD": [], "Adam": []}
+    ways = {
+        "SGD": ("SGD", "--enable_checkpointing false"),
+        "SGD, and a checkpoint of Lightning's": ("SGD", ""),
+        "Adam, three times the size": ("Adam", "--enable_checkpointing false"),
+    }
+    found: dict[str, list[tuple[float, float]]] = {name: [] for name in ways}
     for _ in range(rounds):
-        for optimizer, rows in found.items():
+        for name, (optimizer, more) in ways.items():
             with kernel() as ours:
                 ours.fit(5)
                 base = ours.status("VmRSS")
                 ours.cell(f"big = Big('{optimizer}'); batches = loader(2, 2500, batch_size=1)")
                 size = 4 * ours.value("sum(item.numel() for item in big.parameters())")
                 Path(f"/proc/{ours.pid}/clear_refs").write_text("5")  # VmHWM begins anew
-                clock, _ = ours.fit(1, "big")
-                rows.append((time.time() - clock["last"], (ours.status("VmHWM") - base) / size))
-    for optimizer, rows in found.items():
+                clock, _ = ours.fit(1, "big", more)
+                found[name].append((time.time() - clock["last"], (ours.status("VmHWM") - base) / size))
+    for name, rows in found.items():
         seconds, copies = (list(column) for column in zip(*rows, strict=True))
-        show(f"weights: last step to live object, {optimizer}", seconds, "s", 3)
-        show(f"weights: peak of the kernel, {optimizer}", copies, "× the model", 2)
+        show(f"weights: back after the last step, {name}", seconds, "s", 3 if name == "SGD" else None)
+        show("weights: peak of the kernel", copies, "× the model", 2.05)
 
 
 def memory(rounds: int) -> None:
-    total, ranks = [], []
+    found = []
     for _ in range(rounds):
-        small, large = held_pss(8), held_pss(1024)
-        total.append((sum(large) - sum(small)) / GIB)
-        ranks.append((large[1] - small[1]) / GIB)
-    show("memory: kernel, template, supervisor, ranks", total, "× the data", 1.3)
-    show("memory: supervisor and ranks alone", ranks, "× the data", 1.3)
+        small, large = held(8), held(1024)
+        found.append([(after - before) / GIB for before, after in zip(small, large, strict=True)])
+    ranks, kernel_too, not_of_a_file = (list(column) for column in zip(*found, strict=True))
+    show("memory: supervisor and two ranks", ranks, "× the data", 1.3)
+    show("memory: the kernel too, which made the data", kernel_too, "× the data")
+    show("memory: of it not the file's, so not evictable", not_of_a_file, "× the data", 1.3)
 
 
-def held_pss(rows: int) -> tuple[int, int]:
-    """PSS in bytes of kernel and template, and of supervisor and ranks, once both ranks have read all MiB rows."""
+def held(rows: int) -> tuple[int, int, int]:
+    """What is held once both ranks have read all MiB rows, in bytes: by supervisor and ranks, by all, not of a file."""
     with kernel() as ours:
         ours.fit(5)
         ours.cell(f"batches = loader({rows}, {1 << 18}, batch_size=4)")
@@ -242,11 +256,18 @@ def held_pss(rows: int) -> tuple[int, int]:
             time.sleep(0.1)
         top = psutil.Process(ours.pid)
         templates = top.children()
-        below = [item for template in templates for item in template.children(recursive=True)]
-        found = tuple(sum(item.memory_full_info().pss for item in some) for some in ([top, *templates], below))
+        above = [pss(item.pid) for item in [top, *templates]]
+        below = [pss(item.pid) for template in templates for item in template.children(recursive=True)]
         (ours.folder / "go").touch()
         ours.cell("assert run.status == 'completed'")
-    return found
+    ranks = sum(item["Pss"] for item in below)
+    return ranks, ranks + sum(item["Pss"] for item in above), sum(item["Pss_Anon"] for item in above + below)
+
+
+def pss(pid: int) -> dict[str, int]:
+    """Proportional set size of a process and its parts, in bytes."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    return {name: int(value.split()[0]) * 1024 for name, value in (line.split(":") for line in lines)}
 
 
 def watch(rounds: int, seconds: float = 20) -> None:

@@ -41,6 +41,12 @@ class Lifeline:
     def __init__(self, file: int) -> None:
         self._file = hold(file)
 
+    def wait(self, timeout_s: float) -> None:
+        """Wait until the supervisor has ended, or for some time."""
+        ended = select.poll()
+        ended.register(self._file, 0)  # its end alone
+        ended.poll(timeout_s * 1000)
+
     def close(self) -> None:
         """Let go of the supervisor."""
         release(self._file)

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from .views import View
 
 _WATCH_S = 0.05
+_CALM_S = 0.2  # between two looks at a run that is under way: each takes the processor from a rank
 _KILL_S = 5.0
 
 
@@ -171,12 +172,16 @@ class SpawnedRun(Run):
     def watch(self) -> None:
         """Show what happens until the run is over, and take note of its end."""
         try:
-            self.follow()
+            self.follow(time.sleep)
         finally:
             self.finish()
 
-    def follow(self) -> None:
-        """Show what happens until no process works on the run."""
+    def follow(self, wait: Callable[[float], None]) -> None:
+        """Show what happens until no process works on the run.
+
+        Args:
+            wait: for some seconds, or until the run has ended.
+        """
         alive = True
         while alive:
             alive = self.folder.is_alive()  # asked before reading: nothing is written after the end
@@ -185,7 +190,7 @@ class SpawnedRun(Run):
                 kill(self.folder)
                 alive = False  # also where it could not even begin: with the lifeline, that ends
             elif alive:
-                time.sleep(_WATCH_S)
+                wait(_CALM_S if self._state.started else _WATCH_S)
         self.catch_up()
 
     def catch_up(self) -> None:
@@ -314,16 +319,15 @@ def _in_foreground(run: SpawnedRun, begin: Callable[[], processes.Lifeline]) -> 
     """
     with contextlib.ExitStack() as ending:
         ending.callback(run.finish)
-        ending.enter_context(contextlib.closing(begin()))
-        run.follow()
+        run.follow(ending.enter_context(contextlib.closing(begin())).wait)
     if run.record.error == ENDED_AT_ONCE:
         raise Abort
 
 
 def _in_background(run: SpawnedRun, begin: Callable[[], processes.Lifeline], ended: Callable[[Run], None]) -> None:
     try:
-        with contextlib.closing(begin()):
-            run.follow()
+        with contextlib.closing(begin()) as lifeline:
+            run.follow(lifeline.wait)
     except Exception as error:  # nobody else would say it
         run.finish(f"the processes cannot be started: {error}")
     else:

@@ -243,7 +243,7 @@ class _Supervisor:
 
 def clear(folder: RunFolder) -> None:
     """Remove what only the processes of a run needed, and what one that was killed had half written."""
-    passed = ("predictions_*.pt", f".{folder.record_path.name}.*", ".error_*")
+    passed = ("predictions_*.pt", f".{folder.record_path.name}.*", ".error_*", ".*.ckpt.*", "checkpoints/.*.ckpt.*")
     found = [path for pattern in passed for path in folder.path.glob(pattern)]
     for path in (folder.job_path, folder.control_path, folder.continue_checkpoint_path, *found):
         with contextlib.suppress(OSError):

@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader
 
-from . import payload
+from . import checkpoints, payload
 from .batches import describe, joined
 from .callback import StopFlag, StopRequested, reporter
 from .chatter import chatter
@@ -281,7 +281,7 @@ def continued(job: Job) -> Job:
         return job
     path = RunFolder(job.folder).continue_checkpoint_path
     state["callbacks"].pop("Timer", None)  # each fit has its own --max_time
-    torch.save(state, path)
+    checkpoints.save(state, path)
     trainer = dict(job.trainer)
     done = {"epochs": state["epoch"], "steps": state["global_step"]}
     for name in ("max_epochs", "min_epochs", "max_steps", "min_steps"):

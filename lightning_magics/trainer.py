@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from .checkpoints import straight_io
 from .errors import InputError, MissingPackage
 from .job import Job
 from .options import metric_and_patience
@@ -60,7 +61,7 @@ def make_trainer(job: Job, watcher: Any) -> Any:
     elif not arguments.get("barebones"):
         arguments.setdefault("logger", False)
     arguments["callbacks"] = [*_callbacks(job, package, arguments), watcher]
-    arguments["plugins"] = _plugins(package, arguments.get("plugins"))
+    arguments["plugins"] = _plugins(package, arguments.get("plugins"), arguments.get("strategy", "auto"))
     try:
         return package.Trainer(**arguments)
     except (TypeError, ValueError, package.utilities.exceptions.MisconfigurationException) as error:
@@ -109,13 +110,20 @@ def _early_stopping(package: Any, asked: str) -> Any:
     return package.callbacks.EarlyStopping(metric, patience=3 if patience is None else patience, mode=better(metric))
 
 
-def _plugins(package: Any, given: Any) -> list[Any]:
-    """Name the cluster environment: in a notebook that runs inside a Slurm job, Lightning would guess one."""
+def _plugins(package: Any, given: Any, strategy: Any) -> list[Any]:
+    """Name the cluster environment: in a notebook that runs inside a Slurm job, Lightning would guess one.
+
+    And write checkpoints straight, where neither the user nor the strategy has a way of their own.
+    """
     plugins = list(given) if isinstance(given, list | tuple) else [given] if given else []
     fabric = "lightning_fabric" if package.__name__ == "pytorch_lightning" else "lightning.fabric"
     environments = importlib.import_module(f"{fabric}.plugins.environments")
     if not any(isinstance(plugin, environments.ClusterEnvironment) for plugin in plugins):
         plugins.append(environments.LightningEnvironment())
+    checkpoint_io = importlib.import_module(f"{fabric}.plugins").CheckpointIO
+    plain = isinstance(strategy, str) and (strategy == "auto" or strategy.startswith("ddp"))
+    if plain and not any(isinstance(plugin, checkpoint_io) for plugin in plugins):
+        plugins.append(straight_io(package.__name__))
     return plugins
 
 

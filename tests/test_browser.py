@@ -12,6 +12,9 @@ import lab
 import nbformat
 import pytest
 
+from lightning_magics.runs import RunFolder
+from lightning_magics.spawned import kill
+
 pytestmark = pytest.mark.skipif(lab.CHROMIUM is None, reason="needs the browser Chromium")
 
 # The fit goes on until the test has seen enough, and then to its end.
@@ -40,8 +43,11 @@ CURVE = ".jp-OutputArea svg[aria-label=loss] polyline"
 @pytest.fixture(scope="module")
 def jupyter(tmp_path_factory: pytest.TempPathFactory) -> Iterator[lab.Lab]:
     """JupyterLab over an empty folder."""
-    with lab.lab(tmp_path_factory.mktemp("lab") / "notebooks") as jupyter:
+    folder = tmp_path_factory.mktemp("lab") / "notebooks"
+    with lab.lab(folder) as jupyter:
         yield jupyter
+    for record in folder.glob("lightning_logs/*/*/run.json"):  # a run in the background outlives all that
+        kill(RunFolder(record.parent))
 
 
 @dataclass(frozen=True)

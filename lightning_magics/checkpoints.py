@@ -1,0 +1,46 @@
+"""Writing checkpoints straight to their files; Lightning builds each of them in memory first."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+def straight_io(package: str) -> Any:
+    """Make the CheckpointIO for a Trainer of a package: Lightning's own, but for how a local file is written.
+
+    The file is the same, and is there whole or not at all.
+    """
+    fabric = "lightning_fabric" if package == "pytorch_lightning" else "lightning.fabric"
+    base = importlib.import_module(f"{fabric}.plugins.io").TorchCheckpointIO
+
+    def save_checkpoint(self: Any, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if "://" in str(path) or storage_options is not None:
+            base.save_checkpoint(self, checkpoint, path, storage_options)
+        else:
+            save(checkpoint, Path(path))
+
+    return type("StraightCheckpointIO", (base,), {"save_checkpoint": save_checkpoint})()
+
+
+def save(checkpoint: dict[str, Any], path: Path) -> None:
+    """Save to a file.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    passing = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        with passing.open("wb") as file:
+            torch.save(checkpoint, file)
+        passing.replace(path)
+    except BaseException as error:
+        passing.unlink(missing_ok=True)
+        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
+            raise error.__context__ from None  # what torch's writer met, and covers
+        raise
