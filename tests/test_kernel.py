@@ -228,3 +228,21 @@ def test_code_of_a_cell_stands_in_the_lines_of_that_cell(kernel: Kernel) -> None
     failed = kernel.cell("%lightning_fit Placed (torch.rand(8, 2), torch.rand(8, 1)) --max_epochs 1")
     assert re.search(r"Cell In\[\d+\], line 8, in ", failed.error)
     assert '----> 8     raise RuntimeError("seen on line 8")' in failed.error
+
+
+def test_a_terminal_trains_in_two_processes_and_in_the_background(terminal: pexpect.spawn) -> None:
+    cells = [*SETUP.strip().splitlines(), DATA, SLOW]
+    for number, cell in enumerate(cells, start=2):
+        enter(terminal, cell)
+        terminal.expect_exact(f"In [{number}]: ")
+    number = len(cells) + 1
+    for cell, text in (
+        ("run = %lightning_fit Slow digits --max_steps 6 --ddp 2", "completed: 1 epoch, 6 steps"),
+        ("run = %lightning_fit Slow digits --max_epochs 100 --background", "runs in the background"),
+        ("print('it', 'is', run.status)", "it is running"),
+        ("again = %lightning_attach Slow/version_1", f"In [{number + 4}]: "),
+        ("%lightning_stop Slow/version_1", f"In [{number + 5}]: "),
+        ("print('then', run.wait().status)", "then interrupted"),
+    ):
+        enter(terminal, cell)
+        terminal.expect_exact(text)
