@@ -129,15 +129,16 @@ class Template:
             OSError: the template is gone.
         """
         with self._listening:
-            socket.send_fds(self._socket, [b"1"], [lifeline, lock])
             try:
+                socket.send_fds(self._socket, [b"1"], [lifeline, lock])
                 while not select.select([self._socket], [], [], _PIECE_S)[0]:
                     waiting()
+                if not self._socket.recv(1):
+                    raise ConnectionResetError
             except BaseException:
                 self._process.kill()  # its answer would be taken for that to the next one
+                self._process.wait()  # a dying one closes its socket before its exit code is there
                 raise
-            if not self._socket.recv(1):
-                raise ConnectionResetError
 
     def _last_words(self) -> str:
         self._said.seek(0)

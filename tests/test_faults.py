@@ -95,8 +95,8 @@ class Notebook(Kernel):
     def record(self) -> dict[str, Any]:
         """Of the run that was started last."""
         paths = self.folder.glob("lightning_logs/*/*/run.json")
-        newest = max(paths, key=lambda path: path.parent.stat().st_ctime_ns)
-        return dict(json.loads(newest.read_text()), folder=newest.parent)
+        records = [dict(json.loads(path.read_text()), folder=path.parent) for path in paths]
+        return max(records, key=lambda record: record["started"])
 
 
 def pids() -> list[int]:
