@@ -133,12 +133,17 @@ class Template:
                 socket.send_fds(self._socket, [b"1"], [lifeline, lock])
                 while not select.select([self._socket], [], [], _PIECE_S)[0]:
                     waiting()
-                if not self._socket.recv(1):
-                    raise ConnectionResetError
+                answer = self._socket.recv(1)
             except BaseException:
-                self._process.kill()  # its answer would be taken for that to the next one
-                self._process.wait()  # a dying one closes its socket before its exit code is there
+                self._kill()  # its answer would be taken for that to the next one
                 raise
+            if not answer:
+                self._kill()  # it closes its socket before its exit code is there
+                raise ConnectionResetError
+
+    def _kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
 
     def _last_words(self) -> str:
         self._said.seek(0)
