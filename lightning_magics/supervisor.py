@@ -12,6 +12,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import socket
 import sys
@@ -19,6 +20,7 @@ import time
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any, cast
 
@@ -141,10 +143,12 @@ class _Supervisor:
 
     def run(self) -> None:
         """Start the ranks and stay until all are gone and the run's end is recorded."""
+        sockets = ""
         try:
             record = dataclasses.replace(self._folder.read(), pid=os.getpid(), host=socket.gethostname())
             self._folder.write(record)
             control = Control(self._folder.control_path)
+            sockets = get_temp_dir()  # where ranks and their DataLoader workers have theirs: killed, they leave them
             for rank in range(self._request.ranks):
                 process = self._context.Process(target=_rank, args=(self._request, rank, self._inherited))
                 process.start()
@@ -154,6 +158,7 @@ class _Supervisor:
             error = f"its processes cannot be run: {type(failure).__name__}: {failure}"
         for rank in range(len(self._ranks)):
             self._end(rank)
+        shutil.rmtree(sockets, ignore_errors=True)
         self._tell_end(error)
         clear(self._folder)
 

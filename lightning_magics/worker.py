@@ -7,10 +7,12 @@ import functools
 import io
 import multiprocessing
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
+from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
 
@@ -136,4 +138,5 @@ def _end_with_parent() -> None:
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
+        shutil.rmtree(get_temp_dir(), ignore_errors=True)  # the supervisor would have
         os.killpg(os.getpgid(0), signal.SIGKILL)

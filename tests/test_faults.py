@@ -65,6 +65,7 @@ class Notebook(Kernel):
         super().__init__(folder)
         self.run(SETUP, DATA, NET)
         self.pid = self.value("os.getpid()")
+        self.run(f"os.environ['TMPDIR'] = {str(folder)!r}")
 
     @property
     def template(self) -> int:
@@ -142,11 +143,12 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
 
 @pytest.fixture(autouse=True)
 def _nothing_left(notebook: Notebook) -> Iterator[None]:
-    """After each test no process of a run is left, and nothing in shared memory."""
+    """After each test no process of a run is left, nothing in shared memory, and no socket of multiprocessing's."""
     before = set(os.listdir("/dev/shm"))
     yield
     notebook.wait_for_none()
     until(lambda: not [name for name in set(os.listdir("/dev/shm")) - before if name.startswith(("torch_", "sem."))])
+    until(lambda: not list(notebook.folder.glob("pymp-*")))
 
 
 def works(notebook: Notebook) -> None:
