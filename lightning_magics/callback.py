@@ -35,8 +35,8 @@ class StopRequested(BaseException):
 class StopFlag(Protocol):
     """What says that the user wants the run to stop; `job.Stop` is one."""
 
-    def is_set(self) -> bool:
-        """Whether to stop."""
+    def is_set(self, trained: int = 0) -> bool:
+        """Whether to stop before this batch; `trained` have begun in training, with this one if it is such."""
 
     def end(self) -> None:
         """Take note that the run is ending."""
@@ -52,6 +52,7 @@ class _Reporter:
         self._save_end = save_end
         self._began = time.monotonic()
         self._next_step = 0.0
+        self._trained = 0
         self._batch = 0
         self.batch: Any = None  # the one at work, to name it in an error
         self._epoch: int | None = None  # an epoch that has ended and is not told yet
@@ -66,7 +67,8 @@ class _Reporter:
         self.tell_epoch(trainer)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-        if self._stop.is_set():
+        self._trained += 1
+        if self._stop.is_set(self._trained):
             self._stop.end()
             trainer.save_checkpoint(self._save_to)
             raise StopRequested
@@ -113,7 +115,7 @@ class _Reporter:
     ) -> None:
         # Not before the first batch of the last dataloader: metrics that are monitored must exist.
         loaders = getattr(trainer, _EVALUATIONS[trainer.state.stage.value][1])
-        if self._stop.is_set() and batch_idx and dataloader_idx == len(loaders) - 1:
+        if self._stop.is_set(self._trained) and batch_idx and dataloader_idx == len(loaders) - 1:
             self._cut_short(trainer)
         self.batch = batch
 

@@ -5,16 +5,24 @@ All ranks must stop at the same batch: one that ended earlier would leave the ot
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _ASKED = 0  # places in the shared memory, each an int64; then the places of each rank
 _STARTED, _WAITING = 0, 1  # last batch that it began; batch that it waits before
 _LOADED, _DONE = 2, 3  # has its payload; has nothing more to do
 _EACH = 4
 _EVER = 2**62
+_BETWEEN = 2**24  # more than the batches of a validation between two of training
 _POLL_S = 0.001
 _PATIENCE_S = 10.0
 
@@ -36,6 +44,7 @@ class Control:
             self._numbers = memoryview(mmap.mmap(file, 0)).cast("q")
         finally:
             os.close(file)
+        self._path = path
         self.ranks = (len(self._numbers) - 1) // _EACH
 
     def ask(self) -> None:
@@ -67,22 +76,42 @@ class Control:
         """Note that a rank begins no more batches; the others do not wait for it."""
         self._numbers[self._place(rank, _WAITING)] = _EVER
 
-    def agree(self, rank: int, batch: int) -> bool:
-        """Wait before a batch until it is clear whether all ranks stop here; returns whether they do.
+    def agree(self, rank: int, batch: int, patience_s: float) -> bool | None:
+        """Wait before a batch until it is clear whether all ranks stop here.
 
         A rank that waits holds no other up: those behind it have yet to come to batches that it has already done. If
         another one has begun this batch, it must be done here too, and the next one is where all stop.
+
+        Returns:
+            True if they stop, False if another one has begun the batch, None if the wait was too long: where loops
+            are of unequal length, or data is late, they meet at a later batch.
         """
-        self._numbers[self._place(rank, _WAITING)] = batch
-        others = [item for item in range(self.ranks) if item != rank]
-        until = time.monotonic() + _PATIENCE_S
-        while not all(self._numbers[self._place(item, _WAITING)] >= batch for item in others):
-            begun = any(self._numbers[self._place(item, _STARTED)] >= batch for item in others)
-            if begun or time.monotonic() > until:  # a loop of unequal length: they meet at a later batch
-                self.start(rank, batch)
-                return False
+        until = time.monotonic() + patience_s
+        with self._deciding():
+            self._numbers[self._place(rank, _WAITING)] = batch
+        while True:
+            with self._deciding():
+                others = [item for item in range(self.ranks) if item != rank and not self._has_ended(item)]
+                begun = any(self._numbers[self._place(item, _STARTED)] >= batch for item in others)
+                if not begun and all(self._numbers[self._place(item, _WAITING)] >= batch for item in others):
+                    return True
+                if begun or time.monotonic() > until:
+                    self.start(rank, batch)
+                    return False if begun else None
             time.sleep(_POLL_S)
-        return True
+
+    def _has_ended(self, rank: int) -> bool:
+        return self._numbers[self._place(rank, _WAITING)] == _EVER
+
+    @contextlib.contextmanager
+    def _deciding(self) -> Iterator[None]:
+        """Within it no other rank decides: else one could give up its wait just as another takes it for an answer."""
+        if fcntl is None:
+            yield
+            return
+        with self._path.open("rb") as file:  # closed, it is free
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
 
     @staticmethod
     def _place(rank: int, what: int) -> int:
@@ -92,23 +121,34 @@ class Control:
 class Together:
     """The wish to stop as one rank sees it: `is_set` is asked once before each batch, in every rank alike.
 
+    Batches are numbered by those of training, so that ranks whose validation is of unequal length meet again.
+
     Args:
         control: shared by the ranks.
         rank: this one.
+        patience_s: how long to wait for the others before a batch, at first.
     """
 
-    def __init__(self, control: Control, rank: int) -> None:
+    def __init__(self, control: Control, rank: int, patience_s: float = _PATIENCE_S) -> None:
         self._control = control
         self._rank = rank
         self._batch = 0
         self._stopped = False
+        self._patience_s = patience_s
 
-    def is_set(self) -> bool:
-        """Whether all ranks stop before this batch."""
+    def is_set(self, trained: int = 0) -> bool:
+        """Whether all ranks stop before this batch.
+
+        Args:
+            trained: batches of training that have begun, with this one if it is of training.
+        """
         if not self._stopped:
-            self._batch += 1
+            self._batch = max(self._batch + 1, trained * _BETWEEN)
             if self._control.asked():
-                self._stopped = self._control.agree(self._rank, self._batch)
+                agreed = self._control.agree(self._rank, self._batch, self._patience_s)
+                self._stopped = bool(agreed)
+                if agreed is None:
+                    self._patience_s *= 2  # one whose data is always late would never be met
             else:
                 self._control.start(self._rank, self._batch)
         return self._stopped
@@ -124,7 +164,7 @@ class Alone:
     def __init__(self, control: Control) -> None:
         self._control = control
 
-    def is_set(self) -> bool:
+    def is_set(self, trained: int = 0) -> bool:
         """Whether to stop before this batch."""
         return self._control.asked()
 

@@ -68,8 +68,8 @@ class Stop:
         self._asked = threading.Event()
         self._ending = False
 
-    def is_set(self) -> bool:
-        """Whether to stop between two batches."""
+    def is_set(self, trained: int = 0) -> bool:
+        """Whether to stop between two batches, however many of training have begun."""
         return self._asked.is_set()
 
     def ask(self) -> None:

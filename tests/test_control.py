@@ -79,6 +79,61 @@ def test_ranks_without_a_collective_stop_by_themselves(tmp_path: Path) -> None:
     assert stop.is_set()
 
 
+def _stop_of_two(folder: Path, waits: list[tuple[float, ...]], patience_s: float) -> list[int]:
+    """Ask two ranks to stop, each of which loads its batches so slowly; returns how many they did."""
+    control = Control(folder / "control", 2)
+    control.ask()
+    meeting = threading.Barrier(2)
+    done = [0, 0]
+
+    def run(rank: int) -> None:
+        wish = Together(Control(folder / "control"), rank, patience_s)
+        for trained in range(1, 20):
+            time.sleep(waits[rank][min(trained - 1, len(waits[rank]) - 1)])
+            if wish.is_set(trained):
+                return
+            meeting.wait(20)
+            done[rank] = trained
+
+    ranks = [threading.Thread(target=run, args=(rank,), daemon=True) for rank in range(2)]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(20)
+        assert not rank.is_alive()
+    return done
+
+
+@pytest.mark.parametrize("patience_s", [0.02, 0.1])
+def test_a_rank_whose_data_is_late_is_met_at_a_later_batch(tmp_path: Path, patience_s: float) -> None:
+    done = _stop_of_two(tmp_path, [(0.0,), (0.15,)], patience_s)
+    assert done[0] == done[1]
+    assert 1 <= done[0] <= 5
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_patience_that_ends_as_the_other_arrives_parts_nobody(tmp_path: Path, seed: int) -> None:
+    late_s = 0.02 + random.Random(seed).uniform(-0.003, 0.003)
+    done = _stop_of_two(tmp_path, [(0.0,), (late_s, 0.0)], 0.02)
+    assert done[0] == done[1] <= 1
+
+
+def test_ranks_meet_again_after_a_validation_of_unequal_length(tmp_path: Path) -> None:
+    control = Control(tmp_path / "control", 2)
+    wishes = [Together(Control(tmp_path / "control"), rank, 0.05) for rank in range(2)]
+    for rank, batches in enumerate([3, 5]):
+        assert not wishes[rank].is_set(1)
+        assert not any(wishes[rank].is_set(1) for _ in range(batches))
+    control.ask()
+    found: list[bool] = []
+    ranks = [threading.Thread(target=lambda wish=wish: found.append(wish.is_set(2)), daemon=True) for wish in wishes]
+    for rank in ranks:
+        rank.start()
+    for rank in ranks:
+        rank.join(20)
+    assert found == [True, True]
+
+
 def test_a_rank_has_failed_unless_it_said_that_it_is_done(tmp_path: Path) -> None:
     control = Control(tmp_path / "control", 2)
     Control(tmp_path / "control").done(1)
