@@ -16,8 +16,8 @@ import torch
 from .errors import InputError, did_you_mean
 from .events import Event, Metrics, Notice, Stage, Step
 
-STEP_INTERVAL_S = 0.2  # five a second are enough to look alive, and a long run's file stays small
-
+_STEP_INTERVAL_S = 0.2  # five a second are enough to look alive
+_MOST_INTERVAL_S = 1.0  # of a run that goes on for long: its file stays small
 
 # Lightning's running stage: ours, and the Trainer's property that counts its batches by dataloader.
 _EVALUATIONS: dict[str, tuple[Stage, str]] = {
@@ -76,9 +76,7 @@ class _Reporter:
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batch = None
-        now = time.monotonic()
-        if now >= self._next_step:
-            self._next_step = now + STEP_INTERVAL_S
+        if self._step_is_due():
             self._step(trainer, "train", batch_idx + 1, trainer.num_training_batches, _step_values(trainer, outputs))
 
     def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
@@ -134,9 +132,7 @@ class _Reporter:
     ) -> None:
         self.batch = None
         self._batch += 1
-        now = time.monotonic()
-        if now >= self._next_step:
-            self._next_step = now + STEP_INTERVAL_S
+        if self._step_is_due():
             self._evaluated(trainer)
 
     on_test_batch_end = on_predict_batch_end = on_validation_batch_end
@@ -152,6 +148,14 @@ class _Reporter:
     def _evaluated(self, trainer: Any) -> None:
         stage, batches = _EVALUATIONS[trainer.state.stage.value]
         self._step(trainer, stage, self._batch, sum(getattr(trainer, batches)), {})
+
+    def _step_is_due(self) -> bool:
+        """Whether to tell where the run is: the longer it goes on, the less often."""
+        now = time.monotonic()
+        if now < self._next_step:
+            return False
+        self._next_step = now + min(max(_STEP_INTERVAL_S, (now - self._began) / 1000), _MOST_INTERVAL_S)
+        return True
 
     def _step(self, trainer: Any, stage: Stage, batch: int, batches: int | float, values: dict[str, float]) -> None:
         self._emit(

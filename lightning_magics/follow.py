@@ -13,7 +13,7 @@ from .runs import MARK, RunFolder
 
 _MOST_BYTES = 1 << 16  # of a log, read at once: what lies before was too much to be read by a person
 
-_WATCH_S = 1.0
+_TELL_S = 1.0
 
 # What libraries write below Python, where no logger and no warning filter is asked.
 _NOISE = re.compile(r"\[Gloo\]|(\[rank\d+\]:)?\[[WI]\d{4} |NCCL version")
@@ -33,8 +33,12 @@ class Follower:
         self._control: Control | None = None
         self._watched = events.Watched(0.0, stopping=False)
 
-    def read(self) -> list[events.Event]:
-        """Return the new events, what was printed, and now and then that the run goes on."""
+    def read(self, last: bool = False) -> list[events.Event]:
+        """Return the new events, what was printed, and now and then that the run goes on.
+
+        Args:
+            last: whether nothing is written any more; a line may then be without its end.
+        """
         found: list[events.Event] = []
         for line in self._events.read():
             with contextlib.suppress(ValueError):  # written by a version that is not like this one
@@ -43,7 +47,11 @@ class Follower:
                     found.append(event)
         ending = [event for event in found if isinstance(event, events.Ended)]  # said after what was printed
         watched = [] if ending else self._seen()
-        return [*(event for event in found if event not in ending), *self._printed(), *watched, *ending]
+        return [*(event for event in found if event not in ending), *self._printed(last), *watched, *ending]
+
+    def close(self) -> None:
+        """Let go of the memory that is shared with the run."""
+        self._control = None
 
     def _seen(self) -> list[events.Watched]:
         """The present state of what no event tells, when it has changed or a second has passed."""
@@ -51,26 +59,20 @@ class Follower:
             with contextlib.suppress(OSError, ValueError):  # the run trains in a kernel, has not begun or is over
                 self._control = Control(self._folder.control_path)
         now = events.Watched(time.time(), stopping=self._control is not None and self._control.asked())
-        if now.stopping == self._watched.stopping and now.time < self._watched.time + _WATCH_S:
+        if now.stopping == self._watched.stopping and now.time < self._watched.time + _TELL_S:
             return []
         self._watched = now
         return [now]
 
-    def _printed(self) -> list[events.Printed]:
+    def _printed(self, last: bool) -> list[events.Printed]:
+        while self._folder.log_path(rank := len(self._logs)).exists():  # they come one after the other
+            self._logs[rank] = _Lines(self._folder.log_path(rank), _MOST_BYTES)
         found = []
-        for rank in self._ranks():
-            log = self._logs.setdefault(rank, _Lines(self._folder.log_path(rank), _MOST_BYTES))
-            lines = [line for line in log.read() if not line.startswith(MARK) and not _NOISE.match(line)]
+        for rank, log in self._logs.items():
+            lines = [line for line in log.read(last) if not line.startswith(MARK) and not _NOISE.match(line)]
             if lines:
                 found.append(events.Printed(rank, "\n".join(lines)))
         return found
-
-    def _ranks(self) -> list[int]:
-        """Ranks that have a log: they come one after the other."""
-        while self._folder.log_path(len(self._logs)).exists():
-            rank = len(self._logs)
-            self._logs[rank] = _Lines(self._folder.log_path(rank), _MOST_BYTES)
-        return list(self._logs)
 
 
 class _Lines:
@@ -86,7 +88,7 @@ class _Lines:
         self._most = most
         self._place = 0
 
-    def read(self) -> list[str]:
+    def read(self, last: bool = False) -> list[str]:
         try:
             size = self._path.stat().st_size
             if size <= self._place:
@@ -99,6 +101,6 @@ class _Lines:
                 data = file.read()
         except OSError:
             return []
-        end = data.rfind(b"\n") + 1
+        end = len(data) if last and data else data.rfind(b"\n") + 1
         self._place += end
-        return data[:end].decode("utf-8", errors="replace").splitlines()
+        return data[:end].decode("utf-8", errors="replace").removesuffix("\n").split("\n") if end else []

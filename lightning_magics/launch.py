@@ -21,7 +21,7 @@ from .errors import RunError
 from .job import Abort, Job, Stop
 from .progress import RunState
 from .recorder import Recorder
-from .runs import RunFolder, RunRecord, write_text
+from .runs import RunFolder, RunRecord, marked, write_text
 from .shell import cell_number, running_kernel
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ class Run:
     @property
     def history(self) -> list[dict[str, float]]:
         """A row for each epoch: ``epoch`` (from 0), ``step``, and the metrics by name."""
-        return [{"epoch": row.epoch, "step": row.step, **row.values} for row in self._state.rows.values()]
+        return [{"epoch": row.epoch, "step": row.step, **row.values} for row in list(self._state.rows.values())]
 
     @property
     def results(self) -> list[dict[str, float]]:
@@ -248,7 +248,7 @@ class Screen:
     def _lost(self, error: Exception) -> None:
         """Note in the run's log that nothing is shown any more."""
         with contextlib.suppress(OSError), self._folder.log_path(0).open("a", encoding="utf-8") as log:
-            log.write(f"# the view ended: {type(error).__name__}: {error}\n")
+            log.write(marked(f"the view ended: {type(error).__name__}: {error}\n"))
 
 
 @contextlib.contextmanager

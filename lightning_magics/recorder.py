@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import time
 from collections.abc import Callable
 from typing import Any
 
 from . import events
 from .runs import EventWriter, RunFolder, RunRecord
 
+_TIMES_AS_LONG = 100  # as it takes to write the record: for so long the next metrics do not, so it costs a hundredth
 _OF_THE_END = ("status", "elapsed_s", "epochs", "steps", "reason", "error", "best_model_path", "best_model_score")
 
 
@@ -25,7 +27,8 @@ class Recorder:
         self.record = record
         self._folder = folder
         self._tell = tell
-        self._metrics: dict[str, float] = {}
+        self._next_write = 0.0
+        self._behind = False  # whether the file lacks metrics that the record has
         self._writer = EventWriter(folder.events_path)
         folder.write(record)
 
@@ -35,12 +38,16 @@ class Recorder:
         if isinstance(event, events.Started):
             self._update(devices=event.devices, precision=event.precision)
         elif isinstance(event, events.Metrics):
-            self._metrics.update(event.values)
+            self._note(event)
         elif isinstance(event, events.Results):
-            self._metrics.update({name: value for row in event.rows for name, value in row.items()})
-            self._update(results=event.rows)
+            found = {name: value for row in event.rows for name, value in row.items()}
+            self._update(results=event.rows, metrics={**self.record.metrics, **found})
         elif isinstance(event, events.Ended):
-            self._update(metrics=self._metrics, **{name: getattr(event, name) for name in _OF_THE_END})
+            self._update(**{name: getattr(event, name) for name in _OF_THE_END})
+        began = time.monotonic()
+        if self._behind and began >= self._next_write:
+            self._update()
+            self._next_write = began + _TIMES_AS_LONG * (time.monotonic() - began)
         if self._writer.failure:
             failure, self._writer.failure = self._writer.failure, ""
             self._tell(events.Notice(failure))
@@ -49,8 +56,16 @@ class Recorder:
         """Close the file of events."""
         self._writer.close()
 
+    def _note(self, event: events.Metrics) -> None:
+        """Keep what is known so far, for the case that nothing comes after it."""
+        epochs = max(self.record.epochs, event.epoch + event.epoch_done)
+        metrics = {**self.record.metrics, **event.values}
+        self.record = dataclasses.replace(self.record, metrics=metrics, epochs=epochs, steps=event.step)
+        self._behind = True
+
     def _update(self, **changes: Any) -> None:
         self.record = dataclasses.replace(self.record, **changes)
+        self._behind = False
         try:
             self._folder.write(self.record)
         except OSError as error:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import multiprocessing
 import os
@@ -207,3 +208,33 @@ def test_events_that_can_never_be_written_say_why(tmp_path):
     assert "progress is no longer recorded on disk: [Errno 2]" in writer.failure
     writer.write(events.Notice("a"))
     writer.close()
+
+
+def test_a_run_is_alive_when_it_cannot_be_told(tmp_path, monkeypatch):
+    folder = runs.create(tmp_path, "Net")
+    held = folder.lock()
+
+    def refused(*arguments: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "open", refused)
+        assert folder.is_alive()
+    os.close(held)
+    assert not folder.is_alive()
+    assert not runs.RunFolder(folder.events_path / "below a file").is_alive()
+
+
+def test_an_event_can_be_read_at_once_and_after_half_a_line(tmp_path):
+    path = tmp_path / "events.jsonl"
+    path.write_text('{"event": "Step", "sta')
+    writer, told = runs.EventWriter(path), events.Notice("a")
+    writer.write(told)
+    assert events.from_json(path.read_text().splitlines()[1]) == told
+    writer.write(told)
+    assert len(path.read_text().splitlines()) == 3
+    writer.close()
+    writer = runs.EventWriter(path)
+    writer.write(told)
+    writer.close()
+    assert len(path.read_text().splitlines()) == 4

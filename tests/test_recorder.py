@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import dataclasses
+
+from lightning_magics import events, runs
+from lightning_magics.recorder import Recorder
+
+RECORD = runs.RunRecord(run="Net/version_0", verb="fit", model="Net", status="running", started=1.0)
+
+
+def test_a_run_that_is_killed_keeps_its_metrics(tmp_path):
+    folder = runs.create(tmp_path, "Net")
+    recorder = Recorder(folder, RECORD, print)
+    recorder.emit(events.Metrics(3, 40, 1.0, {"train_loss": 0.5, "val_loss": 0.4}, epoch_done=True))
+    found = folder.read()
+    assert (found.status, found.epochs, found.steps) == ("running", 4, 40)
+    assert found.metrics == {"train_loss": 0.5, "val_loss": 0.4}
+    recorder.close()
+
+
+def test_many_epochs_write_few_records_and_the_last_holds_all(tmp_path, monkeypatch):
+    folder = runs.create(tmp_path, "Net")
+    recorder = Recorder(folder, RECORD, print)
+    written = []
+    monkeypatch.setattr(runs.RunFolder, "write", lambda self, record: written.append(record))
+    for epoch in range(100):
+        recorder.emit(events.Metrics(epoch, epoch, 1.0, {"val_loss": 1.0 / (1 + epoch)}, epoch_done=True))
+    assert 1 <= len(written) < 100
+    recorder.emit(events.Ended("completed", 1.0, epochs=100, steps=100))
+    recorder.close()
+    assert written[-1] == dataclasses.replace(
+        RECORD, status="completed", elapsed_s=1.0, epochs=100, steps=100, metrics={"val_loss": 0.01}
+    )
+
+
+def test_the_result_of_a_test_is_among_the_metrics(tmp_path):
+    folder = runs.create(tmp_path, "Net", "test")
+    recorder = Recorder(folder, dataclasses.replace(RECORD, verb="test"), print)
+    recorder.emit(events.Results([{"test_loss": 0.5}, {"test_acc": 0.9}]))
+    recorder.emit(events.Ended("completed", 1.0))
+    recorder.close()
+    assert folder.read().metrics == {"test_loss": 0.5, "test_acc": 0.9}
