@@ -84,6 +84,10 @@ class Template:
 
     Args:
         modules: names to import.
+
+    Attributes:
+        error: why it is of no use, empty if it is of use; None as long as that is not known.
+        culprit: the module whose import made it so, empty if that is none alone.
     """
 
     def __init__(self, modules: list[str]) -> None:
@@ -96,19 +100,17 @@ class Template:
         theirs.close()
         self._answer = b""
         self.error: str | None = None
+        self.culprit = ""
 
     def is_alive(self) -> bool:
         """Whether the process stands ready, or imports, or has said that it is of no use."""
         return self._process.poll() is None or (bool(self.error) and self._process.returncode >= 0)
 
     def ready(self, timeout_s: float | None) -> bool:
-        """Wait until it is ready, or can be told not to become so; returns whether that is known.
-
-        Attribute `error` then says why it is of no use, empty if it is.
-        """
+        """Wait until it is ready, or can be told not to become so; returns whether that is known."""
         with self._listening:
             while self.error is None:
-                if not select.select([self._socket], [], [], timeout_s)[0]:
+                if not _readable(self._socket, timeout_s):
                     return False
                 part = b""
                 with contextlib.suppress(ConnectionError):
@@ -118,9 +120,15 @@ class Template:
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         self._process.wait(1)  # its end of the socket closes before its exit code is there
                     self.error = f"it ended: {self._last_words()}"
-                elif self._answer.endswith(b"\n"):
-                    self.error = json.loads(self._answer)["error"]
+                    self.culprit = self._told().get("imports", "")
+                elif "error" in (told := self._told()):
+                    self.error, self.culprit = told["error"], told.get("culprit", "")
         return True
+
+    def _told(self) -> dict[str, str]:
+        """The last whole line that it has sent."""
+        lines = self._answer.split(b"\n")[:-1]
+        return dict(json.loads(lines[-1])) if lines else {}
 
     def fork(self, lifeline: int, lock: int, waiting: Callable[[], None]) -> None:
         """Fork a supervisor, and wait for the answer: what is sent to a process that is just dying is lost.
@@ -131,7 +139,7 @@ class Template:
         with self._listening:
             try:
                 socket.send_fds(self._socket, [b"1"], [lifeline, lock])
-                while not select.select([self._socket], [], [], _PIECE_S)[0]:
+                while not _readable(self._socket, _PIECE_S):
                     waiting()
                 answer = self._socket.recv(1)
             except BaseException:
@@ -158,19 +166,31 @@ class Template:
             self._process.wait(5)
 
 
+def _readable(file: socket.socket, timeout_s: float | None) -> bool:
+    """Wait until there is something to read, or its end; `select.select` knows no descriptor above 1,023."""
+    waited = select.poll()
+    waited.register(file, select.POLLIN)
+    return bool(waited.poll(None if timeout_s is None else timeout_s * 1000))
+
+
 _template: Template | None = None
+_spoilers: set[str] = set()  # of `_COMMON`, what a template does not survive or cannot be forked with
 _lock = threading.Lock()
 
 
 def prewarm(package: str) -> Template:
-    """Return this kernel's template; starts it where there is none that lives."""
+    """Return this kernel's template; starts it where there is none that lives, without what spoiled the last one."""
     global _template
     with _lock:
         if _template is not None and not _template.is_alive():
+            _template.ready(1)  # it may have said what it died of
+        if _template is not None and (not _template.is_alive() or _template.culprit in _COMMON):
+            _spoilers.add(_template.culprit)
             _template.close()
             _template = None
         if _template is None:
-            _template = Template([package, *_NEEDED, *(name for name in _COMMON if name in sys.modules)])
+            common = [name for name in _COMMON if name in sys.modules and name not in _spoilers]
+            _template = Template([package, *_NEEDED, *common])
         return _template
 
 
@@ -226,18 +246,21 @@ def start(
 
 def _fork(lifeline: int, lock: int, package: str, notice: Callable[[str], None], waiting: Callable[[], None]) -> bool:
     """Fork a supervisor from the template; returns whether that was possible."""
-    for _ in range(2):  # a template that was killed is replaced once
+    for _ in range(3):  # one that was killed is replaced, and one that an import made useless
         template = prewarm(package)
         while not template.ready(_PIECE_S):
             waiting()
-        if template.error and template.is_alive():
-            break
+        if template.error:
+            if template.is_alive() and template.culprit not in _COMMON:
+                break
+            continue
         try:
             template.fork(lifeline, lock, waiting)
         except OSError:
             continue
         return True
-    notice(f"The template process cannot be forked ({template.error or 'it ends'}): processes are spawned, slowly.")
+    by = f", {template.culprit}" if template.culprit else ""
+    notice(f"The template process cannot be forked ({template.error or 'it ends'}{by}): processes are spawned, slowly.")
     return False
 
 

@@ -24,7 +24,8 @@ def main(kernel_fd: int, modules: list[str]) -> None:
     """Import modules, say so, then fork a supervisor for each message, until the kernel is gone.
 
     A message is one byte with two file descriptors, the supervisor's lifeline and the run's lock; its answer is
-    one byte. The answer to the imports is one JSON line: ``{"error": ""}``, or why this process cannot be forked.
+    one byte. The imports are told in JSON lines, ``{"imports": "torch"}`` before each, and at last ``{"error": ""}``,
+    or why this process cannot be forked and, as ``culprit``, the module that made it so.
 
     Args:
         kernel_fd: a socket to the kernel.
@@ -32,15 +33,19 @@ def main(kernel_fd: int, modules: list[str]) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     with socket.socket(fileno=kernel_fd) as kernel:
+        culprit = ""
         for name in modules:
+            _tell(kernel, imports=name)
             try:
                 importlib.import_module(name)
             except Exception:  # a package that is broken here is so in the rank that needs it
                 traceback.print_exc()
+            culprit = culprit or (name if _unfit() else "")
         error = _unfit()
-        kernel.sendall(json.dumps({"error": error}).encode() + b"\n")
         if error:
+            _tell(kernel, error=error, culprit=culprit)
             return
+        _tell(kernel, error="")
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the supervisors
         gc.collect()
         gc.freeze()  # what is imported is for ever: a collection in a child must not copy its pages
@@ -54,6 +59,10 @@ def main(kernel_fd: int, modules: list[str]) -> None:
             for fd in fds:
                 os.close(fd)
             kernel.sendall(b"1")
+
+
+def _tell(kernel: socket.socket, **words: str) -> None:
+    kernel.sendall(json.dumps(words).encode() + b"\n")
 
 
 def _supervise(lifeline: int, lock: int) -> None:
@@ -75,8 +84,8 @@ def _unfit() -> str:
     except OSError:  # not Linux
         threads = threading.active_count()
     if threads > 1:
-        return f"its imports started {threads - 1} more thread(s)"
+        return f"an import started {threads - 1} more thread(s)"
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        return "its imports initialized CUDA"
+        return "an import initialized CUDA"
     return ""
