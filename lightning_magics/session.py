@@ -87,7 +87,11 @@ class Session:
         self.last = self._named[run.name] = run
 
     def ended(self, run: Run) -> None:
-        """Take note of a run that is over."""
+        """Take note of a run that is over; one that was refused has no folder any more, and is forgotten."""
+        if not run.folder.path.exists():
+            self._named.pop(run.name, None)
+            if self.last is run:
+                self.last = next(reversed(list(self._named.values())), None)
         if run.verb == "fit" and run.record.steps:
             self.fits[run.record.model] = run
 

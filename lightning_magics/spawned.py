@@ -164,10 +164,13 @@ class SpawnedRun(Run):
         Args:
             now: end its processes at once; nothing more is saved.
         """
-        if now:
-            kill(self.folder)
-        else:
+        if not now:
             ask_to_stop(self.folder)
+        elif self._job is not None and not self._ended.is_set():
+            self._abort.set()  # heard also where no process has begun
+            self._ended.wait()
+        else:
+            kill(self.folder)
 
     def watch(self) -> None:
         """Show what happens until the run is over, and take note of its end."""
@@ -187,15 +190,16 @@ class SpawnedRun(Run):
             alive = self.folder.is_alive()  # asked before reading: nothing is written after the end
             self.catch_up()
             if alive and self._abort.is_set():
-                kill(self.folder)
-                alive = False  # also where it could not even begin: with the lifeline, that ends
+                with contextlib.suppress(RunError):  # it has not even begun: with the lifeline, it ends
+                    kill(self.folder)
+                alive = False
             elif alive:
                 wait(_CALM_S if self._state.started else _WATCH_S)
-        self.catch_up()
+        self.catch_up(last=True)
 
-    def catch_up(self) -> None:
-        """Show what has happened since the last time."""
-        for event in self._follower.read():
+    def catch_up(self, last: bool = False) -> None:
+        """Show what has happened since the last time; `last` says that nothing more will."""
+        for event in self._follower.read(last):
             self._screen.show(event)
             if isinstance(event, events.Started | events.Ended):
                 with contextlib.suppress(LightningMagicsError):
@@ -203,11 +207,11 @@ class SpawnedRun(Run):
             if isinstance(event, events.Ended):
                 self._stop.end()
 
-    def finish(self, error: str = "its processes were killed") -> None:
+    def finish(self, error: str = "") -> None:
         """Take note of the end, and record it if nobody else was left to.
 
         Args:
-            error: why it ended then.
+            error: why it ended then, if that is known.
         """
         with contextlib.ExitStack() as ending:
             ending.callback(self._ended.set)
@@ -220,6 +224,7 @@ class SpawnedRun(Run):
                 self._error = self._raised()
             self._stop = Stop()  # the other one holds a file open
             self._stop.end()
+            self._follower.close()
 
     def _tell_end(self, error: str) -> None:
         """Record the end of a run that says it goes on."""
@@ -228,8 +233,11 @@ class SpawnedRun(Run):
             status, error = "interrupted", ENDED_AT_ONCE
         elif not self.folder.path.exists():
             error = f"its folder {self.folder.path} was removed"
-        ended = events.Ended(status, self._state.elapsed_s, error=error)
-        self.record = dataclasses.replace(self.record, status=ended.status, error=ended.error)
+        elif not error:
+            error = "its processes were killed" if self.record.pid else "its processes ended before they had begun"
+        elapsed_s = self._state.elapsed_s
+        ended = events.Ended(status, elapsed_s, self.record.epochs, self.record.steps, error=error)
+        self.record = dataclasses.replace(self.record, status=status, elapsed_s=elapsed_s, error=error)
         with contextlib.suppress(OSError):
             writer = EventWriter(self.folder.events_path)
             writer.write(ended)
@@ -328,6 +336,8 @@ def _in_background(run: SpawnedRun, begin: Callable[[], processes.Lifeline], end
     try:
         with contextlib.closing(begin()) as lifeline:
             run.follow(lifeline.wait)
+    except Abort:  # before a process had begun
+        run.finish()
     except Exception as error:  # nobody else would say it
         run.finish(f"the processes cannot be started: {error}")
     else:
@@ -374,8 +384,9 @@ def ask_to_stop(folder: RunFolder) -> None:
     """Ask the processes of a run to stop after their batch; a run that has ended stays as it is.
 
     Raises:
-        RunError: it trains in a kernel, which alone can stop it.
+        RunError: it trains in a kernel, which alone can stop it, or on another machine.
     """
+    _refuse_elsewhere(folder, "")
     if not folder.is_alive():
         return
     try:
@@ -390,13 +401,12 @@ def kill(folder: RunFolder) -> None:
     Only its supervisor is sent a signal, and only while the run's lock, which the supervisor holds, says that it lives.
 
     Raises:
-        RunError: it runs on another machine, or in a kernel.
+        RunError: it runs on another machine, or in a kernel, or its processes have yet to begin.
     """
+    _refuse_elsewhere(folder, " --now")
     until = time.monotonic() + _KILL_S
     while folder.is_alive():
         record = folder.read()
-        if record.pid and record.host != socket.gethostname():
-            raise RunError(f"{folder.name} runs on {record.host}: type %lightning_stop {folder.name} --now there")
         if record.pid and not folder.control_path.exists():
             _refuse_in_kernel(folder)
         late = time.monotonic() > until
@@ -404,8 +414,19 @@ def kill(folder: RunFolder) -> None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(record.pid, signal.SIGKILL if late else signal.SIGTERM)
         elif late:
-            return  # its supervisor has not begun
+            raise RunError(f"the processes of {folder.name} have not begun yet: try again in some seconds")
         time.sleep(_WATCH_S)
+
+
+def _refuse_elsewhere(folder: RunFolder, more: str) -> None:
+    """Refuse to end a run of another machine, which may not even be seen from here.
+
+    Raises:
+        RunError: it is one.
+    """
+    record = folder.read()
+    if record.status == "running" and record.pid and record.host != socket.gethostname():
+        raise RunError(f"{folder.name} runs on {record.host}: type %lightning_stop {folder.name}{more} there")
 
 
 def _refuse_in_kernel(folder: RunFolder) -> None:

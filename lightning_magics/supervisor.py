@@ -156,8 +156,7 @@ class _Supervisor:
             error = self._watch(control)
         except Exception as failure:  # the last who can tell
             error = f"its processes cannot be run: {type(failure).__name__}: {failure}"
-        for rank in range(len(self._ranks)):
-            self._end(rank)
+        self._end(*range(len(self._ranks)))
         shutil.rmtree(sockets, ignore_errors=True)
         self._tell_end(error)
         clear(self._folder)
@@ -190,9 +189,10 @@ class _Supervisor:
         while left and (rest_s := until - time.monotonic()) > 0:
             for sentinel in wait(list(left), timeout=rest_s):
                 self._end(left.pop(cast(int, sentinel)))
+        failed = [item for item, code in self._codes.items() if code or not control.is_done(item)]
+        self._end(*left.values())  # before what was raised is read: that imports whatever the user's classes need
         paths = {item: self._folder.error_path(item) for item in range(self._request.ranks)}
         found = raised.earliest(paths.values())
-        failed = [item for item, code in self._codes.items() if code or not control.is_done(item)]
         silent = [item for item in failed if not paths[item].exists()]
         if found is not None and not (silent and found.secondary):
             return f"{found.type_name.rpartition('.')[2]}: {found.message}"
@@ -212,19 +212,20 @@ class _Supervisor:
             return ""
         return "\n".join(lines[-_TAIL_LINES:])
 
-    def _end(self, rank: int) -> None:
-        """End a rank and whatever it started: it leads a process group. A second call does nothing.
+    def _end(self, *ranks: int) -> None:
+        """End ranks and whatever they started: each leads a process group. A second call does nothing.
 
-        No signal can reach a stranger: what has ended keeps its process id until it is joined.
+        No signal can reach a stranger: what has ended keeps its process id until it is joined, here or a moment ago,
+        when the next rank was started.
         """
-        if rank in self._codes:
-            return
-        process = self._ranks[rank]
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            os.killpg(process.pid or 0, signal.SIGKILL)
-        process.kill()
-        process.join()
-        self._codes[rank] = process.exitcode or 0
+        left = {rank: self._ranks[rank] for rank in ranks if rank not in self._codes}
+        for process in left.values():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid or 0, signal.SIGKILL)
+            process.kill()
+        for rank, process in left.items():
+            process.join()
+            self._codes[rank] = process.exitcode or 0
 
     def _tell_end(self, error: str) -> None:
         """Record the end, unless rank 0 did and nothing else went wrong."""

@@ -27,7 +27,8 @@ from .runs import RunFolder, marked
 from .train import train
 from .workers import notebook_objects_travel
 
-_TO_END_S = 1.0
+_TO_END_S = 1.0  # once it has failed: the other ranks wait for it
+_TO_FINISH_S = 5.0  # once it is done, for threads of the user's that have work left
 
 
 def main(folder: RunFolder, rank: int, ranks: int) -> None:
@@ -52,9 +53,10 @@ def main(folder: RunFolder, rank: int, ranks: int) -> None:
         _run(folder, rank, ranks)
     except BaseException as error:
         raised.save(error, folder.error_path(rank), rank)
-        threading.Thread(target=_end_soon, daemon=True).start()
+        _end_soon(_TO_END_S, 1)
         sys.stderr.write(marked(raised.text(raised.load(folder.error_path(rank)))))
         raise SystemExit(1) from None
+    _end_soon(_TO_FINISH_S, 0)
 
 
 def _run(folder: RunFolder, rank: int, ranks: int) -> None:
@@ -127,10 +129,20 @@ def _written_to(file: int) -> io.TextIOWrapper:
     return io.TextIOWrapper(log, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
-def _end_soon() -> None:
-    """End this process, whatever threads of the user's keep it from ending: the other ranks wait for it."""
-    time.sleep(_TO_END_S)
-    os._exit(1)
+def _end_soon(seconds: float, code: int) -> None:
+    """End this process after some time, whatever threads or children of the user's keep it from ending by itself."""
+
+    def end() -> None:
+        time.sleep(seconds)
+        others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+        names = [thread.name for thread in others if not thread.daemon]
+        if names:
+            sys.stderr.write(marked(f"ended, though still at work: {', '.join(names)}\n"))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+
+    threading.Thread(target=end, daemon=True).start()
 
 
 def _end_with_parent() -> None:

@@ -511,3 +511,65 @@ def test_a_kernel_that_is_killed_takes_its_foreground_run_along_and_no_other(
     finally:
         after.stop()
     until(lambda: not [pid for pid in pids() if linked(f"/proc/{pid}/cwd") == str(tmp_path)])
+
+
+def test_a_background_run_can_be_ended_before_its_processes_have_begun(notebook: Notebook) -> None:
+    works(notebook)
+    os.kill(notebook.template, signal.SIGKILL)  # the next one imports for seconds
+    notebook.run(notebook.faulty("None", "--background"), "run.stop(now=True)")
+    assert "KeyboardInterrupt" not in notebook.cell("run.wait()").error
+    assert notebook.value("[run.status, run.record.error]") == ["interrupted", "ended at once"]
+    works(notebook)
+
+
+def test_a_thread_of_the_users_holds_no_run_up(notebook: Notebook) -> None:
+    cell = notebook.fit("threading.Thread(target=time.sleep, args=(1000,), name='sleeper').start()")
+    assert cell.status == "ok", cell.error
+    assert notebook.value("run.status") == "completed"
+    assert "ended, though still at work: sleeper" in notebook.cell("print(run.logs(1))").text
+
+
+def test_what_a_rank_raised_is_read_after_the_others_have_ended(notebook: Notebook) -> None:
+    (notebook.folder / "heavy.py").write_text(
+        "import time, multiprocessing as m\n"
+        "if m.current_process().name == 'MainProcess': time.sleep(8)  # a package that is slow to import\n"
+        "class Heavy(Exception): pass\n"
+    )
+    notebook.run("def heavy():\n    import heavy\n    raise heavy.Heavy('of a package')")
+    sent = notebook.send(notebook.faulty(f"heavy() if rank == 1 else {HANG}"))
+    until(lambda: notebook.processes() and notebook.record()["status"] == "running" and printed(notebook))
+    until(lambda: len(notebook.processes()) == 1, 5)  # the supervisor, which is importing
+    assert "Heavy: of a package" in notebook.finish(sent).error
+
+
+def test_a_run_that_is_killed_keeps_the_metrics_that_it_had(notebook: Notebook) -> None:
+    fit = notebook.faulty("time.sleep([0, 0.5, 1000][self.current_epoch])").replace("--max_epochs 1", "--max_epochs 3")
+    sent, found = processes_of(notebook, fit)
+    until(lambda: notebook.record()["epochs"] == 1)
+    os.kill(found["rank 1"], signal.SIGKILL)
+    assert "was killed by SIGKILL" in notebook.finish(sent).error
+    record = notebook.record()
+    assert record["epochs"] == 1
+    assert record["steps"] >= 6
+    assert record["metrics"]["val_loss"] > 0
+
+
+@pytest.mark.parametrize(
+    "spoils", ["import threading; threading.Thread(target=sleep, daemon=True).start()", "os.abort()"]
+)
+def test_a_package_that_spoils_the_template_is_left_out(tmp_path: Path, spoils: str) -> None:
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "datasets.py").write_text(
+        "import os, sys, time\nsleep = lambda: time.sleep(1000)\n"
+        f"if 'lightning_magics.template' in sys.modules: {spoils}\n"
+    )
+    other = Notebook(tmp_path)
+    try:
+        other.run(f"sys.path.append({str(tmp_path / 'site')!r})\nimport datasets")
+        for _ in range(2):
+            cell = other.fit()
+            assert cell.status == "ok", cell.error
+            assert "spawned" not in json.dumps(cell.outputs)
+        assert other.value("list(sys.modules['lightning_magics.processes']._spoilers)") == ["datasets"]
+    finally:
+        other.stop()
