@@ -9,17 +9,18 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import events, options, provenance, runs
+from . import events, formats, options, provenance, runs
 from .definition import Definition, check_hyperparameters, is_datamodule, is_module, package_of
 from .errors import InputError, short_traceback
 from .job import Job
-from .launch import Run, run_in_kernel
+from .launch import Run, recording, run_in_kernel
 from .session import Session, current
 from .spawned import How, SpawnedRun, ask_to_stop, run_in_processes
 from .views import open_view
@@ -32,6 +33,7 @@ class Subject:
     name: str
     package: str
     make: Callable[[], Any]
+    made: Any = None  # the instance, where there is one already
     source: str = ""
     run: Run | None = None  # whose model is evaluated
     notices: tuple[str, ...] = ()
@@ -44,6 +46,7 @@ class Data:
     name: str = ""
     source: str = ""
     make: Callable[[], tuple[Any, tuple[Any, ...]]] = lambda: (None, ())  # datamodule, loaders
+    read: Callable[[Any], Any] | None = None  # makes answers of predictions
 
 
 @dataclass(frozen=True)
@@ -75,6 +78,7 @@ class Call:
 
         Seeded, in the order of a script: the model, then the data, then the Trainer.
         """
+        from . import matching, pretrained
         from .train import seeded
         from .trainer import trainer_class
 
@@ -82,11 +86,13 @@ class Call:
             subject = self.subject(net)
             trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.namespace)
             trainer, how = self.how(trainer, subject.package)
-            model = subject.make()
+            with pretrained.calm():
+                model = subject.make()
             data = self.datas(datas, subject)
             datamodule, loaders = data.make()
+            notices = (*subject.notices, *matching.check(model, datamodule, subject.name, data.name))
             job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
-            job = dataclasses.replace(job, notices=subject.notices)
+            job = dataclasses.replace(job, notices=notices)
             if self.verb == "fit":
                 job = self.fit_job(job, subject.name)
             elif self.options.ckpt_path is not None:
@@ -149,6 +155,9 @@ class Call:
             background=background,
         )
         run = Run(folder, record, view.state, job) if how is None else SpawnedRun(folder, record, view, job)
+        run._reading = data.read
+        if self.verb == "fit":
+            _keep_tokenizer(folder, job.datamodule)
         try:
             if isinstance(run, SpawnedRun) and how is not None:
                 run_in_processes(run, how, sources, self.session.started, self.session.ended)
@@ -177,14 +186,14 @@ class Call:
         """Describe a definition, a LightningModule class or an instance."""
         overrides = {name: self.resolved("model", name, value) for name, value in self.model.items()}
         if isinstance(found, Definition):
-            return Subject(found.name, found.package, lambda: found.new(**overrides), found.source)
+            return Subject(found.name, found.package, lambda: found.new(**overrides), source=found.source)
         package = package_of(found)
         cls = found if isinstance(found, type) else type(found)
         if package is None or not is_module(found):
             raise InputError(_not_a_model(found, asked))
         if isinstance(found, type):
             check_hyperparameters(found, overrides)
-            return Subject(cls.__name__, package, lambda: found(**overrides), provenance.class_source(cls))
+            return Subject(cls.__name__, package, lambda: found(**overrides), source=provenance.class_source(cls))
         if overrides:
             raise InputError(
                 f"--model.{next(iter(overrides))} is given to a constructor, and {cls.__name__} here is an instance "
@@ -194,7 +203,7 @@ class Call:
         name, source = (
             (definition.name, definition.source) if definition else (cls.__name__, provenance.class_source(cls))
         )
-        return Subject(name, package, lambda: found, source)
+        return Subject(name, package, lambda: found, found, source)
 
     def trained(self, net: Any) -> Subject:
         """Find a model that has weights worth evaluating.
@@ -220,7 +229,7 @@ class Call:
         notice = f"weights of {run.name}"
         if isinstance(found, Definition) and found.cls is not type(run.model):
             notice += f", from before {found.name} was defined again"
-        return Subject(run.record.model, subject.package, subject.make, subject.source, run, (notice,))
+        return dataclasses.replace(subject, name=run.record.model, run=run, notices=(notice,))
 
     def datas(self, typed: Sequence[Any], subject: Subject) -> Data:
         """Find the data that is meant.
@@ -230,6 +239,10 @@ class Call:
         """
         from .samples import features, form_of, to_dataloaders
 
+        if self.verb == "predict" and typed:
+            texts = self.session.texts(typed)
+            if texts is not None:
+                return self.texts(texts, subject)
         found = [self.session.find_data(item) for item in typed]
         if not found and self.data:
             raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
@@ -251,6 +264,30 @@ class Call:
         training = [self.verb == "fit" and place == 0 for place in range(len(found))]
         loaders = tuple(to_dataloaders(found, training, overrides))
         return Data(name, make=lambda: (None, loaders))
+
+    def texts(self, texts: list[str], subject: Subject) -> Data:
+        """Texts to predict for, encoded as those that the model was trained on.
+
+        Raises:
+            InputError: it was trained on other data.
+        """
+        from . import matching
+        from .answers import answers
+
+        fits = [run for run in self.session.fits.values() if run._model is subject.made]
+        run = subject.run or next(iter(fits), None)
+        owner: Any = run.data[0] if run is not None else None
+        if owner is None and run is not None and run.record.data in self.session.datas:
+            owner = self.session.datas[run.record.data].new()
+        if not matching.is_of_texts(owner):
+            raise InputError(
+                f"{texts[0]!r} is no data, and {subject.name} was not trained on texts in this session, so that a text "
+                f"means nothing to it. Give data, or a model that was: %lightning_data NAME FILE --text COLUMN …"
+            )
+        matching.prepare(owner)
+        name = formats.plural(len(texts), "text")
+        read = functools.partial(answers, texts, owner.classes)
+        return Data(name, make=lambda: (None, (owner.texts_dataloader(texts),)), read=read)
 
     def data_of(self, run: Run) -> Data:
         """The data of an earlier run; of a fit on loaders, validation alone is what its data says.
@@ -355,6 +392,17 @@ class Call:
             versions=provenance.versions(job.package),
             git=provenance.git(),
         )
+
+
+def _keep_tokenizer(folder: runs.RunFolder, datamodule: Any) -> None:
+    """Keep with a run how texts become the model's input, and what its outputs are called."""
+    from . import matching
+
+    if matching.is_of_texts(datamodule):
+        tokenizer, classes, _ = datamodule.data
+        with recording(folder):
+            tokenizer.save_pretrained(folder.tokenizer_path)
+            runs.write_text(folder.classes_path, json.dumps(classes) + "\n")
 
 
 def _datamodule(found: Any, name: str, overrides: Mapping[str, Any], package: str) -> Data:

@@ -219,7 +219,7 @@ def png(state: RunState) -> tuple[bytes, int, int] | None:
         for shape in shapes(chart):
             _draw(figure, shape, column * _WIDTH, row * _HEIGHT, (width, height))
     canvas.draw()  # type: ignore[no-untyped-call]
-    return _compressed(canvas), width, height
+    return compressed(canvas), width, height
 
 
 def _draw(figure: Figure, shape: Stroke | Label, left: int, top: int, size: tuple[int, int]) -> None:
@@ -247,8 +247,8 @@ def _draw(figure: Figure, shape: Stroke | Label, left: int, top: int, size: tupl
     figure.add_artist(line)
 
 
-def _compressed(canvas: FigureCanvasAgg) -> bytes:
-    """The drawn figure as PNG with a palette, which is a third of the size."""
+def compressed(canvas: FigureCanvasAgg) -> bytes:
+    """Return a drawn figure as PNG with a palette, which is a third of the size."""
     from PIL import Image
 
     pixels = canvas.buffer_rgba()  # type: ignore[no-untyped-call]

@@ -6,12 +6,14 @@ What data is, and the methods for it, are left to `samples` and `loading`.
 from __future__ import annotations
 
 import ast
+import dataclasses
 import importlib
 import re
 import typing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from . import text, texts
 from .cells import (
     Cell,
     Hyperparameter,
@@ -30,7 +32,7 @@ from .errors import InputError, did_you_mean
 from .generated import assemble, expression, method, snippet
 from .imports import bind_imports, notebook_imports
 from .loading import Labels, loaders, setup, splits, stream
-from .names import Notebook
+from .names import Notebook, literal
 from .probe import UNKNOWN, class_kinds, evaluate_cell, execute, random_state_kept
 from .provenance import class_source
 from .samples import FORMS, Part, Split, splits_of
@@ -39,7 +41,8 @@ from .scopes import Function, binds, names_read
 if TYPE_CHECKING:
     from .options import DataOptions
 
-_OPTIONS = ("batch_size", "val_split", "test_split", "num_workers", "shuffle", "split_seed")
+_OF_TEXTS = ("tokenizer", "vocab_size", "max_length")
+_OPTIONS = (*_OF_TEXTS, "batch_size", "val_split", "test_split", "num_workers", "shuffle", "split_seed")
 _ANNOTATIONS = {"batch_size": "int", "num_workers": "int", "shuffle": "bool", "split_seed": "int"}
 
 
@@ -50,7 +53,7 @@ def define_data(
 
     Args:
         name: to register under; None for the class's own, or ``data``.
-        cell: the cell, or an object: LightningDataModule class, or data that `samples` knows.
+        cell: the cell, or an object: LightningDataModule class, or data that `samples` or `texts` knows.
         options: how the data is split and loaded.
         namespace: the notebook's globals.
         package: Lightning package to build on.
@@ -87,7 +90,10 @@ def _adopt(name: str | None, found: Any, options: DataOptions, namespace: dict[s
         return as_it_is(name or found.__name__, found, options, namespace, class_source(found), "hooks or data")
     name = name or "data"
     here = namespace.get(name) is found
-    code = ast.Name(name, ast.Load()) if here else Notebook(namespace, {}, name).reference(found, "data")
+    code: ast.expr | None = ast.Name(name, ast.Load()) if here else None
+    if code is None and texts.are_paths(found):
+        code = literal(found)
+    code = code or Notebook(namespace, {}, name).reference(found, "data")
     if hasattr(found, "__next__"):
         raise InputError(
             f"{name} is a {type(found).__name__}, which can be read only once. "
@@ -109,6 +115,7 @@ class _Data:
     parts: dict[Split, Part] = field(default_factory=dict)
     value: Any = None
     labels: Labels = "classes"
+    text: text.Text | None = None
 
     @random_state_kept()
     def define(self) -> Definition:
@@ -124,8 +131,14 @@ class _Data:
         # What hooks read of the cell is made where it loads: every instance then loads for itself.
         loaded = None if form == "stream" or kept else self.value
         cls, source = self.compiled(self.methods(hooks, carved, kept))
-        text = self.source.text if self.source else ""
-        return Definition(self.name, cls, source, text, form, self.package, loaded, own)
+        cell = self.source.text if self.source else ""
+        if self.text is None:
+            return Definition(self.name, cls, source, cell, form, self.package, loaded, own)
+        encoded = texts.prepared(cls, self.text, self.check_sizes)
+        told, own = texts.summary(encoded), own | texts.ENCODING
+        return Definition(
+            self.name, cls, source, cell, form, self.package, None if kept else encoded, own, summary=told
+        )
 
     def find_data(self) -> None:
         """Load the data once, with the default hyperparameters, and see what it is."""
@@ -139,6 +152,14 @@ class _Data:
             raise InputError("the last expression is a LightningDataModule itself: give it to %lightning_fit as it is")
         if value is None and self.cell.hooks:
             return  # a call for its effect, such as print
+        if texts.is_asked(self.options):
+            self.find_texts(value)
+            return
+        if texts.are_paths(value):
+            raise InputError(
+                f"files are read as texts, which takes --text COLUMN --label COLUMN and --tokenizer NAME; "
+                f"found {value!r}. Read other data in the cell, such as by pandas.read_csv"
+            )
         self.value, self.parts = value, splits_of(value)
         forms = {part.form for part in self.parts.values()}
         if "table" in forms:
@@ -147,6 +168,14 @@ class _Data:
             raise InputError(
                 f"--label would have no effect: it names a column of a DataFrame; found {type(value).__name__}"
             )
+
+    def find_texts(self, value: Any) -> None:
+        """See what texts are in."""
+        notebook = Notebook(self.namespace, {}, self.name)
+        self.options = dataclasses.replace(self.options, tokenizer=texts.named(self.options.tokenizer, notebook))
+        found = texts.find(value, self.options, notebook)
+        self.value, self.parts = value, {split: Part("texts", key) for split, key in found.keys.items()}
+        self.text = found
 
     def check_table(self, table: Any) -> None:
         """Check that a table has its label and nothing but numbers beside it.
@@ -188,23 +217,33 @@ class _Data:
         for name, size in asked.items():
             if name in self.parts:
                 raise InputError(f"--{name}_split {size} would have no effect: the data brings its {name} split")
-            if train is None or train.length is None:
+            if self.text is None and (train is None or train.length is None):
                 what = "no training data" if train is None else {"loaders": "a DataLoader"}.get(train.form, "a stream")
                 raise InputError(
                     f"--{name}_split {size} cannot be taken: the data is {what}. Give the splits in a dict"
                 )
-            if not (0 < size < 1 if isinstance(size, float) else 0 < size < train.length):
+        if train is not None and train.length is not None:
+            self.check_sizes(train.length)
+        return list(asked)
+
+    def check_sizes(self, length: int) -> None:
+        """Check the splits to take from so many samples.
+
+        Raises:
+            InputError: they leave one empty.
+        """
+        sizes = {"val": self.options.val_split, "test": self.options.test_split}
+        asked = {name: size for name, size in sizes.items() if size is not None}
+        for name, size in asked.items():
+            if not (0 < size < 1 if isinstance(size, float) else 0 < size < length):
                 raise InputError(
                     f"--{name}_split {size} is neither a fraction between 0 and 1 nor fewer than "
-                    f"the {train.length} samples. Type such as --{name}_split 0.2"
+                    f"the {length} samples. Type such as --{name}_split 0.2"
                 )
-        assert train is not None
-        assert train.length is not None
-        counts = [round(size * train.length) if isinstance(size, float) else size for size in asked.values()]
-        if min(counts) < 1 or sum(counts) >= train.length:
+        counts = [round(size * length) if isinstance(size, float) else size for size in asked.values()]
+        if asked and (min(counts) < 1 or sum(counts) >= length):
             typed = " ".join(f"--{name}_split {size}" for name, size in asked.items())
-            raise InputError(f"{typed}: {train.length} samples leave an empty split. Type such as --val_split 0.2")
-        return list(asked)
+            raise InputError(f"{typed}: {length} samples leave an empty split. Type such as --val_split 0.2")
 
     def add_options(self, hooks: dict[str, Function], carved: list[str]) -> None:
         """Add the options that matter as hyperparameters.
@@ -213,7 +252,8 @@ class _Data:
             InputError: an option was given that would have no effect.
         """
         useful = self.useful(hooks, carved)
-        given = [name for name in given_options(self.options) if name != "label"]
+        used = {"label"} if self.text is None else {"label", *texts.OPTIONS}
+        given = [name for name in given_options(self.options) if name not in used]
         useless = [name for name in given if name not in useful]
         if useless:
             known = f"It takes {dashed(sorted(useful))}" if useful else "Set it in the cell"
@@ -241,6 +281,9 @@ class _Data:
             return set()
         found = {"batch_size", "num_workers", *(f"{name}_split" for name in carved)}
         found |= {"split_seed"} if carved else set()
+        if self.text is not None:
+            built, own = self.text.vocabulary is not None, self.text.tokenizer is not None
+            found |= {"max_length"} | ({"vocab_size"} if built else set() if own else {"tokenizer"})
         train = self.parts.get("train")
         return found | ({"shuffle"} if train is not None and train.has_order else set())
 
@@ -256,7 +299,8 @@ class _Data:
             if "setup" in hooks:
                 _set_up_before(hooks["setup"], made)
             made = [method_ for method_ in made if method_.name not in hooks]
-            body = snippet("self.data = None\nself.splits = {}" if self.splits_apart else "self.data = None")
+            splits = self.splits_apart and self.text is None
+            body = snippet("self.data = None\nself.splits = {}" if splits else "self.data = None")
         elif cell.inner:
             body = [*cell.inner, *_kept(kept)]
         hyperparameters = cell.hyperparameters
@@ -289,6 +333,9 @@ class _Data:
                 body += snippet("VALUE = self.hparams.NAME".replace("NAME", name).replace("VALUE", name))
         body += [*cell.inner, *_kept(kept), ast.Return(cell.expression)]
         load = method('def load(self):\n    """Return the data of the cell."""\n    BODY', BODY=body)
+        if self.text is not None:
+            self.text = dataclasses.replace(self.text, carved=tuple(typing.cast("list[Split]", carved)))
+            return [load, *self.text.methods(self.stem)]
         names = set(self.parts) | set(carved)
         single = set(self.parts) == {"train"} and self.parts["train"].has_order
         names |= {"predict"} if single else set()
@@ -305,6 +352,11 @@ class _Data:
         return next(iter(free), f"Lit{camel}DataModule")
 
     @property
+    def stem(self) -> str:
+        """What the classes of texts are named after."""
+        return self.class_name.removesuffix("Data")
+
+    @property
     def stream_name(self) -> str:
         return f"{self.class_name}Stream"
 
@@ -314,6 +366,7 @@ class _Data:
         cls = ast.ClassDef(self.class_name, [expression("pl.LightningDataModule")], [], [docstring, *methods], [])
         streams = any(part.form == "stream" for part in self.parts.values())
         classes = [stream(self.stream_name), cls] if streams else [cls]
+        classes = [*text.classes(self.stem), cls] if self.text is not None else classes
         imports = bind_imports(classes, self.package, self.namespace)
         imports += notebook_imports(imports, [*self.cell.in_text, *classes], self.namespace)
         generated = assemble([*imports, *self.cell.in_text], classes, self.class_name, self.source)

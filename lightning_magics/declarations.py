@@ -80,14 +80,37 @@ class ModelOptions:
     weight_decay: float | None = _option(None, "weight decay of the optimizer", "NUMBER")
     scheduler: Any = _option(
         None,
-        "a name of torch.optim.lr_scheduler, or any callable",
+        "a name of torch.optim.lr_scheduler, linear_warmup and the like of transformers, or any callable",
         "NAME",
-        words=("CosineAnnealingLR", "OneCycleLR", "ReduceLROnPlateau", "StepLR", "ExponentialLR", "LinearLR"),
+        words=(
+            "linear_warmup",
+            "cosine_warmup",
+            "CosineAnnealingLR",
+            "OneCycleLR",
+            "ReduceLROnPlateau",
+            "StepLR",
+            "ExponentialLR",
+            "LinearLR",
+        ),
     )
     task: str | None = _option(
         None, "kind of classification, where it is not clear", choices=("binary", "multiclass", "multilabel")
     )
     num_classes: int | None = _option(None, "number of classes, where it is not clear", "N", minimum=1)
+    warmup: float | None = _option(None, "part of all steps in which a *_warmup scheduler raises the rate", "PART")
+    freeze: tuple[str, ...] = _option(
+        (), "parts of the model that do not train: bert.embeddings, encoder.layer.[0-3]", "PATTERN", several=True
+    )
+    unfreeze_every: int | None = _option(
+        None, "epochs after which one more layer of --freeze trains, the last first", "N", minimum=1
+    )
+    class_weights: tuple[Any, ...] = _option(
+        (),
+        "weights of the classes in the loss; balanced: by how rare each is",
+        "NUMBER",
+        several=True,
+        words=("balanced",),
+    )
 
 
 @dataclass(frozen=True)
@@ -100,6 +123,20 @@ class DataOptions:
     num_workers: int = _option(0, "processes that load data", "N", minimum=0)
     shuffle: bool = _option(True, "whether the training data is shuffled every epoch")
     label: str | None = _option(None, "column that holds the labels", "COLUMN")
+    text: str | None = _option(None, "column that holds texts", "COLUMN")
+    tokenizer: Any = _option(None, "of texts: a name of the Hugging Face hub, a folder, or an object", "NAME")
+    vocab_size: int | None = _option(
+        None, "build a vocabulary of N tokens from the training texts, in place of --tokenizer", "N", minimum=10
+    )
+    vocabulary: str | None = _option(None, "kind of the one that is built", choices=("wordpiece", "bpe"))
+    max_length: int = _option(512, "tokens to cut a text at", "N", minimum=3)
+    clean: tuple[Any, ...] = _option(
+        (),
+        "steps of cleaning texts, in order; also functions of the notebook",
+        "STEP",
+        several=True,
+        words=("html", "unicode", "lower", "whitespace"),
+    )
     split_seed: int = _option(0, "seed of the splits", "N", minimum=0)
 
 

@@ -34,6 +34,7 @@ class Definition:
         reloads_for: hyperparameters that loading depends on.
         owned: functions, classes and objects that the cell put into the notebook and that the class needs, by name.
         notebook: the notebook's globals.
+        summary: what the data holds, in a line; empty where that is not told.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Definition:
     reloads_for: frozenset[str] = frozenset()
     owned: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     notebook: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    summary: str = ""
 
     def new(self, **hyperparameters: Any) -> Any:
         """Make an instance.

@@ -1,9 +1,9 @@
 """What a training process tells whoever watches: frozen dataclasses, one JSON line each.
 
 The events of a run, in order: `Launched` where processes of its own run it, `Started`, then `Step`, `Metrics`,
-`Results` and `Notice` as they happen, then exactly one `Ended`. `Printed` and `Watched` are made by who follows a run,
-for its view alone. A reader ignores keys and events that it does not know, so that an older notebook can watch a
-newer run.
+`Results`, `Judged` and `Notice` as they happen, then exactly one `Ended`. `Printed` and `Watched` are made by who
+follows a run, for its view alone. A reader ignores keys and events that it does not know, so that an older notebook can
+watch a newer run.
 """
 
 from __future__ import annotations
@@ -123,6 +123,27 @@ class Results:
 
 
 @dataclass(frozen=True)
+class Judged:
+    """What a test of a classifier found, class by class.
+
+    Attributes:
+        classes: their names.
+        actual: number of samples that are of each class.
+        predicted: number that it was predicted for.
+        correct: number that are of it and that it was predicted for.
+        matrix: how often a class (row) was predicted as another (column); empty where there are many classes.
+        mistakes: the most confident first: ``actual``, ``predicted``, ``probability`` of that, and ``text`` if any.
+    """
+
+    classes: list[str]
+    actual: list[int]
+    predicted: list[int]
+    correct: list[int]
+    matrix: list[list[int]]
+    mistakes: list[dict[str, Any]]
+
+
+@dataclass(frozen=True)
 class Notice:
     """A message for the user; each text is sent once in a run."""
 
@@ -183,7 +204,7 @@ class Ended:
     monitor: str | None = None
 
 
-Event = Launched | Started | Step | Metrics | Results | Notice | Printed | Watched | Ended
+Event = Launched | Started | Step | Metrics | Results | Judged | Notice | Printed | Watched | Ended
 _TYPES: dict[str, type] = {cls.__name__: cls for cls in typing.get_args(Event)}
 
 

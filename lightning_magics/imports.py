@@ -18,11 +18,21 @@ _IMPORTS = {
     "numpy": "import numpy",
     "islice": "from itertools import islice",
     "deepcopy": "from copy import deepcopy",
+    "fnmatchcase": "from fnmatch import fnmatchcase",
+    "Path": "from pathlib import Path",
     "Mapping": "from collections.abc import Mapping",
+    **{
+        name: f"import {name}"
+        for name in ("csv", "html", "json", "os", "re", "tokenizers", "transformers", "unicodedata")
+    },
+    "parquet": "from pyarrow import parquet",
 }
 
 # Names of Python that a notebook may use for something else.
-_BUILTINS = ("float", "isinstance", "len", "list", "str", "tuple", "type")
+_BUILTINS = (
+    *("bool", "dict", "enumerate", "float", "int", "isinstance", "iter", "len", "list", "map", "max", "min"),
+    *("range", "round", "set", "sorted", "str", "sum", "tuple", "type", "zip"),
+)
 
 
 def bind_imports(classes: Sequence[ast.ClassDef], package: str, namespace: dict[str, Any]) -> list[ast.stmt]:
@@ -39,7 +49,7 @@ def bind_imports(classes: Sequence[ast.ClassDef], package: str, namespace: dict[
         assert isinstance(statement, ast.Import | ast.ImportFrom)
         found: dict[str, Any] = {}
         exec(known[name], found)
-        if namespace.setdefault(name, found[name]) is not found[name]:
+        if not _same(namespace.setdefault(name, found[name]), found[name]):
             alias = f"_{name}"
             namespace[alias] = found[name]
             statement.names[0].asname = alias
@@ -48,6 +58,12 @@ def bind_imports(classes: Sequence[ast.ClassDef], package: str, namespace: dict[
                     node.id = alias
         statements.append(unplaced(statement))
     return statements
+
+
+def _same(value: Any, other: Any) -> bool:
+    """Whether two values are one; a module may have put another object in its own place since it was imported."""
+    modules = isinstance(value, types.ModuleType) and isinstance(other, types.ModuleType)
+    return value is other or (modules and value.__name__ == other.__name__)
 
 
 def _generated_names(classes: Iterable[ast.ClassDef]) -> list[ast.Name]:

@@ -45,6 +45,7 @@ class Run:
         self.data: tuple[Any, tuple[Any, ...]] = (job.datamodule, job.loaders) if job else (None, ())
         self._model: Any = job.model if job else None
         self._predictions: Any = None
+        self._reading: Callable[[Any], Any] | None = None
         self._state = state
         self._shown_in = cell_number()
         self._stop = Stop()
@@ -57,8 +58,17 @@ class Run:
 
     @property
     def predictions(self) -> Any:
-        """Of predict, in input order."""
-        return self._predictions
+        """Of predict, in input order; of texts a list with a dict for each: label and probabilities by name."""
+        return self._read(self._predictions)
+
+    def _read(self, predictions: Any) -> Any:
+        """What predictions say, for what was asked."""
+        return predictions if self._reading is None or predictions is None else self._reading(predictions)
+
+    @property
+    def judged(self) -> events.Judged | None:
+        """Of a test of a classifier: what it found, class by class."""
+        return self._state.judged
 
     @property
     def name(self) -> str:

@@ -11,8 +11,10 @@ from typing import Any
 
 import traitlets
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
+from IPython.display import display
 
 from . import api, cells, options, processes, report
+from .answers import Answers
 from .definition import Definition
 from .errors import InputError, did_you_mean
 from .launch import Run
@@ -93,7 +95,8 @@ class LightningMagics(Magics):
 
         The cell holds a LightningDataModule class; or bare hooks, functions whose first parameter is self; or
         ends in an expression: a Dataset, a tuple of training, validation and test sets, a dict of splits,
-        DataLoaders, tensors or a DataFrame.
+        DataLoaders, tensors or a DataFrame. Texts are in files, frames or lists, and need --tokenizer or
+        --vocab_size: %lightning_data films train.tsv dev.tsv --text sentence --label label --tokenizer NAME
 
         Options of %%lightning_data [NAME]:
         {options}
@@ -109,7 +112,8 @@ class LightningMagics(Magics):
         if parsed is not None:
             name, definition = self._defined("data", parsed, cell)
             made = api.define_data(name, definition, **parsed.options)
-            print(f"{signature(made)}. Train on it: %lightning_fit MODEL {made.name}")  # noqa: T201 -- likewise
+            told = f"\n{made.summary}" if made.summary else ""
+            print(f"{signature(made)}. Train on it: %lightning_fit MODEL {made.name}{told}")  # noqa: T201 -- likewise
 
     @line_magic
     def lightning_source(self, line: str) -> Code | None:
@@ -173,13 +177,19 @@ class LightningMagics(Magics):
     def lightning_predict(self, line: str) -> Run | None:
         """Predict with a trained model, in input order; the run's predictions, or the variable of -o, hold them.
 
+        A model that was trained on texts takes sentences too, and says label and probabilities of each:
+        %lightning_predict Sentiment "a warm and moving film"
+
         Options of %lightning_predict MODEL|RUN [DATA ...], beside the arguments of Trainer:
         {options}
 
         Example:
             %lightning_predict Digits digits -o preds
         """
-        return self._run("predict", line)
+        run = self._run("predict", line)
+        if run is not None and run.status == "completed" and isinstance(run.predictions, Answers):
+            display(run.predictions)  # type: ignore[no-untyped-call]
+        return run
 
     @line_magic
     def lightning_runs(self, line: str) -> Listing | None:
@@ -237,9 +247,14 @@ class LightningMagics(Magics):
         """Name and definition of a cell, or of the object that a line names."""
         name = parsed.positional[0] if parsed.positional else None
         if cell is not None:
+            if parsed.positional[1:]:
+                raise InputError(f"%%lightning_{verb} takes one name; found {' '.join(parsed.positional)!r}")
             return name, self._source(cell, f"<lightning_{verb} {next(self._numbers)}>")
         if name is None:
             raise InputError(f"%lightning_{verb} takes the name of something that a cell defined; found none")
+        files = [self.session.path_or_value(item, verb) for item in parsed.positional[1:]]
+        if files:
+            return name, files[0] if len(files) == 1 else tuple(files)
         return name, self.session.evaluate(name, verb, ())
 
     def _source(self, cell: str, otherwise: str) -> cells.Source:

@@ -9,13 +9,14 @@ import ast
 import dataclasses
 import importlib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .cells import (
     Cell,
     Hyperparameter,
     Source,
+    calls,
     hparams_read,
     last_name,
     lightning_package,
@@ -34,7 +35,10 @@ from .losses import find_loss
 from .metrics import MetricOptions, find_metrics
 from .names import Notebook
 from .networks import FORMS, Network, find_network
+from .optimizers import HELPERS as OF_OPTIMIZERS
 from .optimizers import Optimizing, configure
+from .pretrained import HELPERS as OF_FINE_TUNING
+from .pretrained import FineTuning, calm, check_names, is_loaded
 from .probe import class_kinds, default_values, execute, random_state_kept
 from .provenance import class_source
 from .scopes import Function, binds, names_read, parameters
@@ -44,6 +48,7 @@ if TYPE_CHECKING:
     from .options import ModelOptions
 
 _STEPS = ("training_step", "validation_step", "test_step")
+_JUDGING = ("metrics", "task", "num_classes", "class_weights")
 
 
 def define_model(
@@ -68,6 +73,7 @@ def define_model(
     importlib.import_module(package)
     if tree is None:
         return _adopt(name, cell, options, namespace, package)
+    check_names(tree, namespace)
     kinds = class_kinds(tree, namespace)
     complete_classes = [found for found, kind in kinds.items() if kind == "lightning"]
     if complete_classes:
@@ -117,17 +123,22 @@ class _Model:
     package: str
     source: Source | None
     network: Network | None = None
+    tuning: FineTuning = field(default_factory=FineTuning)
 
     @random_state_kept()
     def define(self) -> Definition:
         """Generate the class, bind it in the notebook, and describe it."""
         cell = self.cell
         if cell.expression is not None:
-            self.network = find_network(cell, self.source, self.notebook)
+            with calm(report=True):
+                self.network = find_network(cell, self.source, self.notebook)
         defaults = default_values(cell, self.source, self.notebook.namespace)
         own = frozenset(binds(cell.inner))
         notebook = dataclasses.replace(self.notebook, hyperparameters=defaults, instance_names=own)
         hooks = {hook.name: hook for hook in cell.hooks}
+        self.tuning = FineTuning.of(self.options, hooks)
+        if self.tuning.weights is not None:
+            self.options = dataclasses.replace(self.options, loss="cross_entropy")
         wanted = self.wanted(hooks)
         steps = self.steps(notebook, hooks, wanted)
         optimizing = self.optimizing(notebook, hooks)
@@ -147,7 +158,7 @@ class _Model:
         """
         options = self.options
         missing = [name for name in _STEPS if name not in hooks]
-        objective = [name for name in given_options(options) if name in ("loss", "metrics", "task", "num_classes")]
+        objective = [name for name in given_options(options) if name in ("loss", *_JUDGING)]
         has_forward = self.network is not None or "forward" in hooks
         if not missing and objective:
             raise InputError(f"{dashed(objective)} would have no effect: the cell has all steps. Leave it out")
@@ -177,7 +188,7 @@ class _Model:
                 "--loss cannot be used on a causal language model: its logits are for the next token. "
                 "Leave it out for the model's own loss, or write training_step in the cell"
             )
-        loss = find_loss(options.loss, notebook) if options.loss is not None else None
+        loss = self.tuning.loss or (find_loss(options.loss, notebook) if options.loss is not None else None)
         if options.task in ("binary", "multilabel") and loss is not None and loss.task == "multiclass":
             raise InputError(
                 f"--task {options.task} does not fit --loss {loss.text}, which is for one of several classes. "
@@ -208,10 +219,10 @@ class _Model:
             InputError: an option would have no effect.
         """
         if "configure_optimizers" not in hooks:
-            if self.is_transformers:
-                return configure(self.options, notebook, "AdamW", 5e-5)
-            return configure(self.options, notebook, "Adam", None)
-        useless = [name for name in given_options(self.options) if name in ("optimizer", "scheduler")]
+            if self.is_transformers or is_loaded(hooks.values()):
+                return configure(self.options, notebook, "AdamW", 5e-5, grouped=True)
+            return configure(self.options, notebook, "Adam", None, self.network is not None and self.network.encodes)
+        useless = [name for name in given_options(self.options) if name in ("optimizer", "scheduler", "warmup")]
         rates = [name for name in ("lr", "weight_decay") if getattr(self.options, name) is not None]
         read = names_read(*hooks.values()) | hparams_read(hooks.values())
         useless += [name for name in rates if name not in read and name not in self.cell.hyperparameters]
@@ -227,6 +238,7 @@ class _Model:
         """
         known = self.cell.hyperparameters
         found = dict(optimizing.hyperparameters) if optimizing is not None else {}
+        found |= self.tuning.hyperparameters
         for name in ("lr", "weight_decay"):
             value = getattr(self.options, name)
             if value is not None and name not in found:
@@ -240,7 +252,7 @@ class _Model:
         for name, item in found.items():
             if name not in known:
                 known[name] = item
-            elif getattr(self.options, name) is not None:
+            elif getattr(self.options, name) not in (None, ()):
                 known[name] = dataclasses.replace(known[name], default=item.default)
 
     def methods(
@@ -254,7 +266,7 @@ class _Model:
         changed = [name for name, item in cell.hyperparameters.items() if _is_changed(item, cell)]
         body = snippet("\n".join(f"{name} = deepcopy({name})" for name in changed)) + cell.inner
         body += snippet("\n".join(f"self.{name} = {local}" for name, local in kept.items()))
-        body += steps.start()
+        body += [*steps.start(), *self.tuning.start()]
         if self.network is not None:
             body += snippet("self.net = NET", NET=self.network.code)
             # from_pretrained leaves a model in evaluation mode, and Lightning does not change that.
@@ -262,12 +274,16 @@ class _Model:
         hyperparameters = cell.hyperparameters
         made = steps.methods(wanted)
         if optimizing is not None:
-            made.append(optimizing.method)
+            made += [optimizing.method, *optimizing.helpers]
         attributes = {name: f"self.hparams.{name}" for name in hyperparameters}
         attributes |= {name: f"self.{name}" for name in kept}
         for function in others:
             use_attributes(function, attributes)
         init = constructor(hyperparameters, body) if own is None else complete(own, hyperparameters, body)
+        if own is not None and is_loaded([own]) and not calls(own.body, "eval"):
+            init.body += snippet("self.train()")  # from_pretrained leaves a model in evaluation mode, see above
+        init.body += self.tuning.end()
+        made += self.tuning.methods()
         made.sort(key=lambda item: item.name.startswith("_"))
         _rename_helpers(made, set(hooks))
         return [init, *others, *made]
@@ -353,7 +369,7 @@ def _is_changed(item: Hyperparameter, cell: Cell) -> bool:
 
 def _rename_helpers(made: list[ast.FunctionDef], taken: set[str]) -> None:
     """Give the methods that steps call other names where the user has methods of those names."""
-    renamed = {name: f"{name}_of_options" for name in HELPERS if name in taken}
+    renamed = {name: f"{name}_of_options" for name in (*HELPERS, *OF_OPTIMIZERS, *OF_FINE_TUNING) if name in taken}
     for function in made:
         function.name = renamed.get(function.name, function.name)
         for node in ast.walk(function):

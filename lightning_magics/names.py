@@ -9,6 +9,7 @@ import ast
 import functools
 import inspect
 import itertools
+import sys
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
@@ -152,6 +153,9 @@ class Notebook:
         for home, module in _HOMES.items():
             if name and getattr(module, name, None) is value:
                 return parse_expression(role, f"{home}.{name}", "")
+        of_transformers = name and getattr(value, "__module__", "").startswith("transformers.")
+        if of_transformers and getattr(sys.modules["transformers"], name, None) is value:
+            return parse_expression(role, f"transformers.{name}", "")
         for known, found in self.namespace.items():
             if found is value and not known.startswith("_"):
                 return ast.Name(known, ast.Load())

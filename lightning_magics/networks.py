@@ -41,6 +41,7 @@ class Network:
         is_transformers: whether it is a transformers model, which has a loss of its own.
         is_causal: whether its logits are compared with the labels that follow.
         evaluates: whether a trainable part of it starts in evaluation mode.
+        encodes: whether a part of it is a transformers model.
         task: what a transformers model's own loss is for, where its configuration says so.
         inputs: number of inputs that `forward` cannot do without.
         copies: networks of the notebook that hooks read too: by name, what the instance's copy is called.
@@ -50,6 +51,7 @@ class Network:
     is_transformers: bool = False
     is_causal: bool = False
     evaluates: bool = False
+    encodes: bool = False
     task: Task | None = None
     inputs: int = 1
     copies: dict[str, str] = field(default_factory=dict)
@@ -186,9 +188,12 @@ def _described(code: ast.expr, cls: type | None, value: torch.nn.Module | None =
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     inputs = sum(item.default is item.empty and item.kind in positional for item in items)
     task = _task(getattr(value, "config", None)) if is_transformers else None
-    parts = value.modules() if value is not None else []
+    parts = list(value.modules()) if value is not None else []
+    encodes = is_transformers or any(
+        base.__name__ == "PreTrainedModel" for item in parts for base in type(item).__mro__
+    )
     evaluates = any(not part.training and any(item.requires_grad for item in part.parameters()) for part in parts)
-    return Network(code, is_transformers, is_causal, evaluates, task, max(1, inputs))
+    return Network(code, is_transformers, is_causal, evaluates, encodes, task, max(1, inputs))
 
 
 def _wrapped(value: Any) -> Any:

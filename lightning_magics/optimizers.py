@@ -29,6 +29,23 @@ _FILLED = {
     "PolynomialLR": {"total_iters": _STEPS},
 }
 _BY_STEP = {"OneCycleLR", "CyclicLR"}
+_WARMUPS = {
+    "linear_warmup": "get_linear_schedule_with_warmup",
+    "cosine_warmup": "get_cosine_schedule_with_warmup",
+    "constant_warmup": "get_constant_schedule_with_warmup",
+}
+_WARMUP = 0.1  # part of all steps
+# Biases and the weights of norms are the parameters of one dimension.
+_GROUPS = '''
+def _parameter_groups(self):
+    """Return the parameters that train, with no weight decay for biases and norms."""
+    trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1]},
+        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+'''
+HELPERS = ("_parameter_groups",)
 _EXAMPLES = {
     "StepLR": "step_size=10",
     "MultiStepLR": "milestones=[10, 20]",
@@ -42,13 +59,16 @@ _EXAMPLES = {
 
 @dataclass
 class Optimizing:
-    """The method, and the hyperparameters that it reads."""
+    """The method, those that it calls, and the hyperparameters that they read."""
 
     method: ast.FunctionDef
+    helpers: list[ast.FunctionDef] = field(default_factory=list)
     hyperparameters: dict[str, Hyperparameter] = field(default_factory=dict)
 
 
-def configure(options: ModelOptions, notebook: Notebook, default: str, lr: float | None) -> Optimizing:
+def configure(
+    options: ModelOptions, notebook: Notebook, default: str, lr: float | None, grouped: bool = False
+) -> Optimizing:
     """Return `configure_optimizers` for the options.
 
     Args:
@@ -56,6 +76,7 @@ def configure(options: ModelOptions, notebook: Notebook, default: str, lr: float
         notebook: where names are looked up.
         default: optimizer where none is asked for.
         lr: learning rate where none is asked for; None for the optimizer's own default.
+        grouped: whether weight decay leaves out biases and norms.
 
     Raises:
         InputError: a name is unknown, or an argument is missing or unknown.
@@ -72,14 +93,34 @@ def configure(options: ModelOptions, notebook: Notebook, default: str, lr: float
         item = _rate(name, value, asked, lr, in_cell=name in notebook.hyperparameters)
         if item is not None:
             found[name] = item
-    call = _called(asked, [expression("self.parameters()")], {name: f"self.hparams.{name}" for name in found})
+    helpers = [method(_GROUPS)] if grouped and accepts(asked.value, "weight_decay") else []
+    parameters = expression("self._parameter_groups()" if helpers else "self.parameters()")
+    call = _called(asked, [parameters], {name: f"self.hparams.{name}" for name in found})
     call = notebook.on_instance(call)
     if options.scheduler is None:
         body = snippet("return CALL", CALL=call)
     else:
         body = _scheduled(call, options.scheduler, notebook, "lr" in found)
     function = method("def configure_optimizers(self):\n    BODY", BODY=body)
-    return Optimizing(function, found)
+    if any(isinstance(node, ast.Attribute) and node.attr == "warmup" for node in ast.walk(function)):
+        found["warmup"] = _warmup(options.warmup)
+    elif options.warmup is not None:
+        raise InputError("--warmup would have no effect: it is of a scheduler such as --scheduler linear_warmup")
+    return Optimizing(function, helpers, found)
+
+
+def _warmup(given: float | None) -> Hyperparameter:
+    """Return the hyperparameter of the warm-up.
+
+    Raises:
+        InputError: it is no part of all steps.
+    """
+    if given is not None and not 0 <= given < 1:
+        raise InputError(
+            f"--warmup {given} is no part of all steps, such as 0.1. For a number of steps: "
+            f'--scheduler "linear_warmup(num_warmup_steps={given:g})"'
+        )
+    return Hyperparameter("warmup", ast.Name("float", ast.Load()), literal(_WARMUP if given is None else given))
 
 
 def _optimizers() -> Library:
@@ -92,7 +133,14 @@ def _optimizers() -> Library:
     return Library(names)
 
 
-def _schedulers() -> Library:
+def _schedulers(given: Any = None) -> Library:
+    """What there is; those of transformers, which takes long to import, where a name asks for them."""
+    short: dict[str, Any] = dict.fromkeys(_WARMUPS)
+    if isinstance(given, str) and ("warmup" in given.lower() or "schedule" in given.lower()):
+        import transformers
+
+        short = {name: getattr(transformers, full) for name, full in _WARMUPS.items()}
+        short |= {full: short[name] for name, full in _WARMUPS.items()}
     module = torch.optim.lr_scheduler
     base = module.LRScheduler
     names = {
@@ -100,7 +148,7 @@ def _schedulers() -> Library:
         for name, value in vars(module).items()
         if isinstance(value, type) and issubclass(value, base) and not name.endswith("LRScheduler")
     }
-    return Library(names)
+    return Library(names, short)
 
 
 def _rate(name: str, value: float | None, asked: Asked, usual: float | None, in_cell: bool) -> Hyperparameter | None:
@@ -141,15 +189,16 @@ def _called(asked: Asked, first: list[ast.expr], filled: dict[str, str]) -> ast.
 def _scheduled(optimizer: ast.expr, given: Any, notebook: Notebook, has_lr: bool) -> list[ast.stmt]:
     """Return the statements that make the optimizer and the scheduler, and return both."""
     example = 'CosineAnnealingLR, or "StepLR(step_size=10)"'
-    asked = notebook.ask("--scheduler", given, _schedulers(), example)
+    asked = notebook.ask("--scheduler", given, _schedulers(given), example)
     if not callable(asked.value):
         raise InputError(f"--scheduler {asked.text} is of type {type(asked.value).__name__}; type {example}")
     check_keywords(asked, "--scheduler")
     name = getattr(asked.value, "__name__", "")
     typed = keywords(asked.call)
     known = _FILLED.get(name, {}) if _schedulers().names.get(name) is asked.value else {}
-    if accepts(asked.value, "num_training_steps") and getattr(asked.value, "__module__", "").startswith("transformers"):
-        known = {"num_training_steps": _STEPS}
+    by_step = name in _BY_STEP or getattr(asked.value, "__module__", "").startswith("transformers")
+    if by_step and name not in _BY_STEP:
+        known = {"num_warmup_steps": f"round(self.hparams.warmup * {_STEPS})", "num_training_steps": _STEPS}
     named = [item.name for item in signature(asked.value)][1 + len(asked.call.args if asked.call else []) :]
     filled = {key: text for key, text in known.items() if key in named and key not in typed}
     if name == "OneCycleLR" and "epochs" in typed:
@@ -160,7 +209,7 @@ def _scheduled(optimizer: ast.expr, given: Any, notebook: Notebook, has_lr: bool
     if missing:
         typing = _EXAMPLES.get(name, ", ".join(f"{key}=..." for key in missing))
         raise InputError(f'--scheduler {asked.text} needs {", ".join(missing)}. Type --scheduler "{name}({typing})"')
-    by_step = bool(set(filled.values()) & {_STEPS}) or name in _BY_STEP
+    by_step = by_step or _STEPS in filled.values()
     # The method must not bind the name of the user's own optimizer or scheduler.
     read = names_read(optimizer, asked.call or asked.code)
     local = "optimizer" if "optimizer" not in read else "made_optimizer"

@@ -13,6 +13,7 @@ from lightning_magics.curves import Curve
 from lightning_magics.events import (
     Ended,
     Event,
+    Judged,
     Launched,
     Metrics,
     Notice,
@@ -80,6 +81,7 @@ class RunState:
         rows: epoch to its row, in order.
         charts: metric, without its stage, to the lines drawn together: ``train_loss`` and ``val_loss`` are "loss".
         results: rows of validate and test.
+        judged: what a test of a classifier found, class by class; None of anything else.
         notices: each text once.
         notices_left_out: number of notices beyond the most that are kept.
         prints: what ranks printed.
@@ -99,6 +101,7 @@ class RunState:
         self.rows: dict[int, Row] = {}
         self.charts: dict[str, dict[Line, Curve]] = {}
         self.results: list[dict[str, float]] = []
+        self.judged: Judged | None = None
         self.notices: list[Notice] = []
         self.notices_left_out = 0
         self.prints = Prints()
@@ -128,6 +131,9 @@ class RunState:
             self.started = event
         elif isinstance(event, Results):
             self.results = list(event.rows)
+            self.points += 1
+        elif isinstance(event, Judged):
+            self.judged = event
             self.points += 1
         elif isinstance(event, Notice):
             self._apply_notice(event)

@@ -11,8 +11,8 @@ import os
 from collections.abc import Collection
 from html import escape
 
-from lightning_magics import charts, formats, runs, scores
-from lightning_magics.events import Status
+from lightning_magics import charts, classification, formats, runs, scores
+from lightning_magics.events import Judged, Status
 from lightning_magics.progress import RunState
 
 _MOST_ROWS = 20
@@ -33,6 +33,7 @@ SIGNS = {
 _FILL = "var(--jp-brand-color1,var(--vscode-progressBar-background,#2196f3))"
 _INK = "color:var(--vscode-editor-foreground,var(--jp-ui-font-color1,inherit))"
 _SIDE_BY_SIDE = "display:flex;flex-wrap:wrap;gap:8px 28px"
+_SIDES = {True: "left", False: "right"}  # of a column's words, and of its numbers
 _TRACK = "rgba(128,128,128,.22)"
 _CODE_FONT = "font-family:var(--jp-code-font-family,var(--vscode-editor-font-family,monospace))"
 _STAGES = {"sanity": "sanity check", "train": "step", "validate": "validation", "test": "test", "predict": "prediction"}
@@ -295,6 +296,8 @@ def text(state: RunState, width: int | None = None) -> str:
         lines.append(summary(state))
     if found := table(state):
         lines += ["", text_table(found, width), ""]
+    if state.judged is not None:
+        lines += [text_table(found, width, classification.LEFT) + "\n" for found in _judged_tables(state.judged)]
     lines += remarks(state)
     note, printed = _prints(state)
     if printed:
@@ -334,6 +337,7 @@ def html(state: RunState) -> str:
     """Return the report as html, at most about 100 kB."""
     parts = [html_header(state), _html_summary(state)]
     parts.append(f'<div style="{_SIDE_BY_SIDE}">{html_table(state)}{_html_image(state)}</div>')
+    parts.append(_html_judged(state))
     parts += [html_remarks(state), _html_prints(state)]
     if found := [*filter(None, [best(state)]), *footer(state)]:
         parts.append(f'<div style="{_MUTED};font-size:.9em">{" · ".join(map(escape, found))}</div>')
@@ -366,12 +370,22 @@ def html_table(state: RunState) -> str:
     found = table(state)
     if found is None:
         return ""
-    labels, rows = found
-    best = state.best_metric
+    labels, best = found[0], state.best_metric
     starred = labels.index(best) if best in labels and not state.results else -1
-    head = "".join(f'<th style="text-align:right;padding:2px 10px">{escape(label)}</th>' for label in labels)
+    return html_cells(found, starred)
+
+
+def html_cells(found: Table, starred: int = -1, left: Collection[str] = ()) -> str:
+    """Return a table: a column with stars, if there is one, and those of words, which begin at the left."""
+    labels, rows = found
+    words = [label in left for label in labels]
+    head = "".join(
+        f'<th style="text-align:{_SIDES[word]};padding:2px 10px">{escape(label)}</th>'
+        for label, word in zip(labels, words, strict=True)
+    )
     body = "".join(
-        f"<tr>{''.join(_html_cell(cell, place == starred) for place, cell in enumerate(row))}</tr>" for row in rows
+        f"<tr>{''.join(_html_cell(cell, place == starred, words[place]) for place, cell in enumerate(row))}</tr>"
+        for row in rows
     )
     return (
         '<div style="overflow-x:auto">'
@@ -380,13 +394,32 @@ def html_table(state: RunState) -> str:
     )
 
 
-def _html_cell(cell: str, starred: bool) -> str:
+def _judged_tables(judged: Judged) -> list[Table]:
+    mistakes = classification.mistake_table(judged)
+    return [classification.class_table(judged), *([mistakes] if mistakes else [])]
+
+
+def _html_judged(state: RunState) -> str:
+    """What a test of a classifier found, or nothing."""
+    if state.judged is None:
+        return ""
+    by_class, *mistakes = (html_cells(found, left=classification.LEFT) for found in _judged_tables(state.judged))
+    try:
+        image = classification.image(state.judged, state.run)
+    except Exception as error:  # as of the curves
+        image = f'<div style="{_MUTED};font-size:.9em">{escape(_cannot_draw("confusion matrix", error))}</div>'
+    worst = "".join(f'<div style="margin-top:8px">Most confident mistakes</div>{table}' for table in mistakes)
+    return f'<div style="{_SIDE_BY_SIDE};margin-top:8px">{by_class}{image}</div>{worst}'
+
+
+def _html_cell(cell: str, starred: bool, word: bool = False) -> str:
     """A cell; a column with a star keeps room for it in every row, so that the numbers line up."""
     value, star = (cell[:-1].rstrip(), cell[-1:].strip()) if starred else (cell, "")
     content = f"<b>{escape(value)}</b>" if star else escape(value)
     if starred:
         content += f'<span style="display:inline-block;width:1.3em">{"&nbsp;" + star if star else ""}</span>'
-    return f'<td style="text-align:right;padding:2px 10px">{content}</td>'
+    wrapped = ";white-space:normal;min-width:6em" if word else ""
+    return f'<td style="text-align:{_SIDES[word]};padding:2px 10px{wrapped}">{content}</td>'
 
 
 def _html_image(state: RunState) -> str:

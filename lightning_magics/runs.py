@@ -98,6 +98,8 @@ class RunFolder:
         self.job_path = self.path / "job.pt"
         self.control_path = self.path / "control"
         self.predictions_path = self.path / "predictions.pt"
+        self.tokenizer_path = self.path / "tokenizer"
+        self.classes_path = self.path / "classes.json"
 
     @property
     def name(self) -> str:

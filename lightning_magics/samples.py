@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
 from .errors import InputError, did_you_mean
 
-Form = Literal["loaders", "dataset", "iterable", "tensor", "tensors", "arrays", "table", "stream"]
+Form = Literal["loaders", "dataset", "iterable", "tensor", "tensors", "arrays", "table", "stream", "texts"]
 Split = Literal["train", "val", "test", "predict"]
 
-_SPLITS: dict[str, Split] = {
+SPLITS: dict[str, Split] = {
     "train": "train",
     "training": "train",
     "val": "val",
@@ -94,11 +94,11 @@ def splits_of(value: Any) -> dict[Split, Part]:
 def _named(value: Mapping[Any, Any]) -> dict[Split, Part]:
     parts: dict[Split, Part] = {}
     for key, item in value.items():
-        name = _SPLITS.get(str(key).lower())
+        name = SPLITS.get(str(key).lower())
         if name is None:
             keys = ", ".join(map(repr, value))
             raise InputError(
-                f"a dict as data has a key for each split; found {keys}.{did_you_mean(str(key), _SPLITS)} "
+                f"a dict as data has a key for each split; found {keys}.{did_you_mean(str(key), SPLITS)} "
                 f"Name them train, val, test and predict"
             )
         form = _form_of_split(item)

@@ -5,16 +5,20 @@ Making classes is `models`' and `datamodules`', running them `launch`'s.
 
 from __future__ import annotations
 
+import ast
+import builtins
 import sys
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import processes, runs
 from .errors import InputError, did_you_mean
+from .scopes import names_read
 from .shell import running_shell
 
 if TYPE_CHECKING:
@@ -130,6 +134,46 @@ class Session:
                 f"To use that, type %lightning_data {typed} again; else rename one"
             )
         return definition
+
+    def texts(self, typed: Sequence[Any]) -> list[str] | None:
+        """Return the texts that arguments are, None where one is data, or something else.
+
+        What was typed is a text, unless it is the name of data or an expression over the notebook's variables.
+        """
+        found: list[str] = []
+        for item in typed:
+            if isinstance(item, str):
+                if item in self.datas:
+                    return None
+                item = self.evaluate(item, "data", ()) if self._is_code(item) else item
+            if isinstance(item, str):
+                found.append(item)
+                continue
+            if not isinstance(item, list | tuple) and type(item).__name__ not in ("Series", "ndarray"):
+                return None
+            if not all(isinstance(text, str) for text in item):
+                return None
+            found += item
+        return found
+
+    def _is_code(self, text: str) -> bool:
+        """Whether a text is an expression that reads variables of the notebook, and nothing that is not there."""
+        try:
+            names = names_read(ast.parse(text, mode="eval"))
+        except (SyntaxError, ValueError):
+            return False
+        return bool(names & self.namespace.keys()) and all(
+            name in self.namespace or hasattr(builtins, name) for name in names
+        )
+
+    def path_or_value(self, typed: str, what: str) -> Any:
+        """Return a path that was typed as text, anything else as the notebook's value of it.
+
+        Raises:
+            InputError: it is no expression that works.
+        """
+        known = typed in self.namespace or any(sign in typed for sign in "([{")
+        return self.evaluate(typed, what, ()) if known else str(Path(typed).expanduser())
 
     def find_run(self, typed: Any) -> Run | None:
         """Return the run of this session that is meant: ``last`` or ``Digits/version_3``; else None."""

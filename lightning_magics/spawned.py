@@ -143,7 +143,7 @@ class SpawnedRun(Run):
             from .train import load
 
             self._predictions = load(self.folder.predictions_path, trusted=self._job is not None)
-        return self._predictions
+        return self._read(self._predictions)
 
     def wait(self) -> Run:
         """Wait until the run has ended, take what it left into the live model, and return the run.

@@ -29,6 +29,7 @@ from .chatter import chatter
 from .errors import InputError, RunError
 from .events import Ended, Event, Notice, Results, Started, Status
 from .job import Abort, Job
+from .judge import judge
 from .runs import RunFolder, shown
 from .trainer import bridged, make_trainer
 
@@ -68,7 +69,8 @@ def train(
     watcher = reporter(job.package, emit, stop, folder.last_checkpoint_path, job.leaves_state)
     with chatter(folder.log_path(job.rank), lambda text: emit(Notice(text))), _workers_ignore_interrupts():
         job = continued(job)
-        trainer = make_trainer(job, watcher)
+        ours = [judge(job.package, job.datamodule, emit)] if job.verb == "test" else []
+        trainer = make_trainer(job, [*ours, watcher])
         _check_before_start(job, trainer)
         emit(_started(job, trainer))
         for text in job.notices:
@@ -98,7 +100,7 @@ def train(
             stop.end()
             watcher.tell_epoch(trainer)
             watcher.batch = None
-            trainer.callbacks = [item for item in trainer.callbacks if item is not watcher]  # it may run again
+            trainer.callbacks = [item for item in trainer.callbacks if item not in (*ours, watcher)]  # it may run again
             if job.verb != "fit":
                 job.model.trainer = before  # the fit that the next one continues
             emit(_ended(trainer, status, time.monotonic() - began, error))
@@ -123,6 +125,8 @@ def _workers_ignore_interrupts() -> Iterator[None]:
     get_iterator = DataLoader._get_iterator
 
     def start(loader: Any) -> Any:
+        if loader.num_workers:
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns of each fork otherwise
         if loader.num_workers and not isinstance(loader.worker_init_fn, _IgnoringInterrupts):
             loader.worker_init_fn = _IgnoringInterrupts(loader.worker_init_fn)
         return get_iterator(loader)

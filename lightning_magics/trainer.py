@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -40,8 +40,12 @@ def arguments_of(package: str) -> dict[str, Any]:
     return {name: item.default for name, item in parameters.items() if name != "self"}
 
 
-def make_trainer(job: Job, watcher: Any) -> Any:
+def make_trainer(job: Job, ours: Sequence[Any]) -> Any:
     """Make the Trainer of a job.
+
+    Args:
+        job: what it is for.
+        ours: callbacks that tell what happens, after the user's.
 
     Raises:
         InputError: the arguments do not go together.
@@ -60,7 +64,7 @@ def make_trainer(job: Job, watcher: Any) -> Any:
         arguments["logger"] = made or False  # in the run folder, where Lightning's users and tools look
     elif not arguments.get("barebones"):
         arguments.setdefault("logger", False)
-    arguments["callbacks"] = [*_callbacks(job, package, arguments), watcher]
+    arguments["callbacks"] = [*_callbacks(job, package, arguments), *ours]
     arguments["plugins"] = _plugins(package, arguments.get("plugins"), arguments.get("strategy", "auto"))
     try:
         return package.Trainer(**arguments)

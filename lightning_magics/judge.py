@@ -1,0 +1,119 @@
+"""Compares what a classifier says in a test with the truth: by class, which for which, and its most confident mistakes.
+
+What it finds is told as an event; how that looks is the part of `classification`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import importlib
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+
+from .events import Event, Judged
+
+_MOST_MISTAKES = 10
+_MOST_CLASSES = 30  # of a matrix that can be read
+
+
+class _Judge:
+    """The hooks, without the base class: each of the two Lightning packages has a Callback of its own."""
+
+    def __init__(self, datamodule: Any, emit: Callable[[Event], None]) -> None:
+        self._datamodule = datamodule
+        self._emit = emit
+        self._output: Any = None
+        self._matrix: torch.Tensor | None = None
+        self._mistakes: list[tuple[float, int, dict[str, Any]]] = []
+        self._number = itertools.count()
+        self._hook: Any = None
+
+    def on_test_start(self, trainer: Any, pl_module: Any) -> None:
+        classes = len(getattr(self._datamodule, "classes", ()))
+        self._matrix = torch.zeros(classes, classes, dtype=torch.long)
+        self._hook = pl_module.register_forward_hook(self._take)
+
+    def _take(self, module: Any, inputs: Any, output: Any) -> None:
+        if self._output is None:  # a step is itself called as a forward where the model is wrapped
+            self._output = output
+
+    def on_test_batch_end(
+        self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        output, self._output = self._output, None
+        target = batch.get("labels") if isinstance(batch, Mapping) else batch[-1] if len(batch) > 1 else None
+        probabilities = _probabilities(getattr(output, "logits", output), target, self._matrix)
+        if probabilities is None or self._matrix is None:
+            self._matrix = None  # no classifier whose output is that of forward: there is nothing to tell
+            return
+        assert isinstance(target, torch.Tensor)
+        target = target.cpu()
+        probability, predicted = probabilities.max(dim=1)
+        classes = len(self._matrix)
+        self._matrix += torch.bincount(target * classes + predicted, minlength=classes**2).reshape(classes, classes)
+        for place in (predicted != target).nonzero().flatten().tolist():
+            self._mistake(float(probability[place]), int(target[place]), int(predicted[place]), batch, place)
+
+    def _mistake(self, probability: float, actual: int, predicted: int, batch: Any, place: int) -> None:
+        """Keep a mistake if it is among the most confident ones."""
+        if len(self._mistakes) == _MOST_MISTAKES and probability <= self._mistakes[0][0]:
+            return
+        names = self._datamodule.classes
+        found = {"actual": names[actual], "predicted": names[predicted], "probability": probability}
+        tokenizer = getattr(self._datamodule, "tokenizer", None)
+        if tokenizer is not None and isinstance(batch, Mapping) and "input_ids" in batch:
+            text = tokenizer.decode(batch["input_ids"][place].tolist(), skip_special_tokens=True)
+            found = {"text": text, **found}
+        push = heapq.heappushpop if len(self._mistakes) == _MOST_MISTAKES else heapq.heappush
+        push(self._mistakes, (probability, next(self._number), found))
+
+    def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        self._hook.remove()
+        parts: list[Any] = [(self._matrix, self._mistakes)]
+        if trainer.world_size > 1:
+            parts = [None] * trainer.world_size
+            torch.distributed.all_gather_object(parts, (self._matrix, self._mistakes))
+        if any(matrix is None for matrix, _ in parts) or not parts:
+            return
+        matrix = sum(matrix for matrix, _ in parts)
+        if not int(matrix.sum()):
+            return
+        mistakes = sorted((item for _, some in parts for item in some), key=lambda item: -item[0])[:_MOST_MISTAKES]
+        self._emit(
+            Judged(
+                classes=list(self._datamodule.classes),
+                actual=matrix.sum(dim=1).tolist(),
+                predicted=matrix.sum(dim=0).tolist(),
+                correct=matrix.diag().tolist(),
+                matrix=matrix.tolist() if len(matrix) <= _MOST_CLASSES else [],
+                mistakes=[found for _, _, found in mistakes],
+            )
+        )
+
+
+def _probabilities(output: Any, target: Any, matrix: torch.Tensor | None) -> torch.Tensor | None:
+    """The probability of each class, ``(batch, classes)`` float on the CPU; None where the output is no such thing."""
+    if matrix is None or not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
+        return None
+    if target.ndim != 1 or target.is_floating_point() or len(output) != len(target):
+        return None
+    classes, output = len(matrix), output.detach().float().cpu()
+    if classes == 2 and output.numel() == len(target):
+        second = output.reshape(-1).sigmoid()
+        return torch.stack([1 - second, second], dim=1)
+    return output.softmax(dim=1)[:, :classes] if output.ndim == 2 and output.shape[1] >= classes else None
+
+
+def judge(package: str, datamodule: Any, emit: Callable[[Event], None]) -> Any:
+    """Return the callback for one of the two Lightning packages.
+
+    Args:
+        package: ``pytorch_lightning`` or ``lightning.pytorch``.
+        datamodule: with the names of its ``classes`` once it is set up, and a ``tokenizer`` if it is of texts.
+        emit: takes the event.
+    """
+    base = importlib.import_module(f"{package}.callbacks").Callback
+    return type("Judge", (_Judge, base), {})(datamodule, emit)

@@ -1,0 +1,98 @@
+"""Whether a model and the texts that it is to run on go together, found out before anything starts.
+
+What can be told of the data alone is the part of `texts`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from .errors import InputError
+from .pretrained import BALANCED
+from .texts import cuts
+
+
+def is_of_texts(datamodule: Any) -> bool:
+    """Whether a DataModule is one of texts."""
+    return hasattr(type(datamodule), "texts_dataloader")
+
+
+def prepare(datamodule: Any) -> None:
+    """Let a DataModule of texts have its tokenizer, classes and splits; what the user's own hooks add is left out."""
+    getattr(datamodule, "_setup_data", datamodule.setup)()
+
+
+def check(model: Any, datamodule: Any, name: str, data: str) -> tuple[str, ...]:
+    """Check that a model can run on data, as far as texts are concerned.
+
+    Args:
+        model: LightningModule instance.
+        datamodule: its DataModule, or None.
+        name: of the model.
+        data: name of the data.
+
+    Returns:
+        What the user should know.
+
+    Raises:
+        InputError: it cannot.
+    """
+    if not is_of_texts(datamodule):
+        if getattr(model, "hparams", {}).get("class_weights") == BALANCED:
+            raise InputError(
+                f"--class_weights {BALANCED} counts the labels of texts (%lightning_data --text), and {data or 'this'} "
+                f"is other data. Type the weights: --class_weights 0.5 2"
+            )
+        return ()
+    prepare(datamodule)
+    tokenizer, classes, splits = datamodule.data
+    size = _embedding_size(model)
+    if size is not None and len(tokenizer) > size:
+        raise InputError(
+            f"the tokenizer of {data} has {len(tokenizer):,} tokens, and the embedding of {name} has {size:,}. Give "
+            f"the tokenizer that goes with it (%lightning_data {data} --tokenizer NAME), or make the embedding larger"
+        )
+    cut, total, longest = cuts(splits)
+    for config in _configs(model):
+        _check_config(config, tokenizer, len(classes), longest, (name, data))
+    return (f"{cut:,} of {total:,} texts are cut at {longest} tokens",) if cut else ()
+
+
+def _embedding_size(model: Any) -> int | None:
+    """Number of token ids that a model takes, None where it has no embedding."""
+    for part in model.modules():
+        if any(base.__name__ == "PreTrainedModel" for base in type(part).__mro__):
+            found = part.get_input_embeddings()
+            return int(found.num_embeddings) if hasattr(found, "num_embeddings") else None
+    kinds = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+    return max((part.num_embeddings for part in model.modules() if isinstance(part, kinds)), default=None)
+
+
+def _configs(model: Any) -> list[Any]:
+    """Configurations of the transformers models in a model, with the class that each is of, the outermost alone."""
+    for part in model.modules():
+        if any(base.__name__ == "PreTrainedModel" for base in type(part).__mro__):
+            return [(part.config, type(part).__name__)]
+    return []
+
+
+def _check_config(found: Any, tokenizer: Any, classes: int, longest: int, names: tuple[str, str]) -> None:
+    config, cls = found
+    name, data = names
+    places = getattr(config, "max_position_embeddings", None)
+    if isinstance(places, int) and longest > places > 0:
+        raise InputError(
+            f"the longest text of {data} has {longest:,} tokens, and {name} takes {places:,}. "
+            f"Type %lightning_data {data} --max_length {places}"
+        )
+    if not cls.endswith("ForSequenceClassification") or getattr(config, "problem_type", None) is not None:
+        return
+    if config.num_labels < classes:
+        raise InputError(f"{data} has {classes} classes, and {name} is made for num_labels={config.num_labels}")
+    if getattr(config, "pad_token_id", None) is None:
+        raise InputError(
+            f"{name} knows no token that fills up a batch. Write from_pretrained(…, "
+            f"pad_token_id={tokenizer.pad_token_id}), which is what {data} fills up with"
+        )

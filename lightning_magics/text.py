@@ -1,0 +1,404 @@
+"""The generated DataModule of texts: reading, cleaning, tokenizing, vocabulary, batches of like length.
+
+Every text here is plain Lightning with capital names for what `datamodules` fills in; what the data is, and whether
+it can be used, is the part of `texts`.
+"""
+
+from __future__ import annotations
+
+import ast
+import typing
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from .generated import expression, method, snippet
+from .samples import Split
+
+Reader = Literal["delimited", "lines", "json", "parquet"]
+Kind = Literal["file", "table", "rows", "pairs"]
+Vocabulary = Literal["wordpiece", "bpe"]
+
+_SETUP = '''
+def setup(self, stage=None):
+    """Read, split and encode the texts, once for an instance."""
+    if self.data is None:
+        self.data = self._encoded(self._columns())
+    self.tokenizer, self.classes, self.splits = self.data
+'''
+_COLUMNS = '''
+def _columns(self):
+    """Return the texts and the labels of each split."""
+    data = self.load()
+    return SPLITS
+'''
+_OF_SPLIT = '''
+def _texts_and_labels(self, data):
+    """Return the texts and the labels, as text too, of a split."""
+    READ
+    return (TEXTS, LABELS)
+'''
+_ROWS = '''
+@staticmethod
+def _rows(path):
+    """Return the rows of a file, each a dict by column."""
+    BODY
+'''
+_READERS: dict[Reader, str] = {
+    "delimited": """
+with Path(path).open(encoding="utf-8-sig", newline="") as file:
+    return list(csv.DictReader(file, delimiter=DELIMITER, quoting=QUOTING))
+""",
+    "lines": """
+with Path(path).open(encoding="utf-8") as file:
+    return [json.loads(line) for line in file if line.strip()]
+""",
+    "json": """
+with Path(path).open(encoding="utf-8") as file:
+    return json.load(file)
+""",
+    "parquet": """
+return parquet.read_table(path).to_pylist()
+""",
+}
+_CLEAN = '''
+def clean(self, text):
+    """Return a text as it is tokenized."""
+    STEPS
+    return text
+'''
+CLEANING = {
+    "html": 'text = html.unescape(re.sub(r"<[^<>]+>", " ", text))',
+    "unicode": 'text = unicodedata.normalize("NFKC", text)',
+    "lower": "text = text.lower()",
+    "whitespace": 'text = " ".join(text.split())',
+}
+_ENCODED = '''
+def _encoded(self, columns):
+    """Return the tokenizer, the names of the classes, and the encoded texts of each split."""
+    CLASSES
+    numbers = {name: number for number, name in enumerate(classes)}
+    labels = {split: torch.tensor([numbers[name] for name in names]) for split, (_, names) in columns.items()}
+    CARVED
+    tokenizer = TOKENIZER
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    splits = {split: self._encode(tokenizer, texts, labels[split]) for split, (texts, _) in columns.items()}
+    PREDICTED
+    TAKEN
+    return (tokenizer, classes, splits)
+'''
+_SORTED = """
+classes = sorted(set(columns["train"][1]))
+if all(name.isdecimal() for name in classes):
+    classes.sort(key=int)
+"""
+_CARVED = 'parts = self._parts(labels["train"])'
+_PREDICTED = 'splits["predict"] = splits["train"]'
+_TAKEN = 'splits.update({split: splits["train"].take(part) for split, part in parts.items()})'
+_PRETRAINED = "transformers.AutoTokenizer.from_pretrained(self.hparams.tokenizer)"
+_BUILT = 'self._build_tokenizer(columns["train"][0])'
+_BUILT_OF_PART = 'self._build_tokenizer([columns["train"][0][place] for place in parts["train"]])'
+_PARTS = '''
+def _parts(self, labels):
+    """Return the places of the samples of each split, with as large a share of every class in each."""
+    order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.hparams.split_seed))
+    order = order[labels[order].argsort(stable=True)]
+    parts = {}
+    for split, size in SIZES.items():
+        count = size if isinstance(size, int) else round(size * len(labels))
+        taken = torch.zeros(len(order), dtype=torch.bool)
+        taken[(2 * torch.arange(count) + 1) * len(order) // (2 * count)] = True
+        parts[split], order = (order[taken], order[~taken])
+    parts["train"] = order
+    return {split: part.sort().values for split, part in parts.items()}
+'''
+_BUILD: dict[Vocabulary, str] = {
+    "wordpiece": '''
+def _build_tokenizer(self, texts):
+    """Return a WordPiece tokenizer with a vocabulary built from texts."""
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
+    made.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    made.decoder = tokenizers.decoders.WordPiece()
+    trainer = tokenizers.trainers.WordPieceTrainer(
+        vocab_size=self.hparams.vocab_size, special_tokens=[*special.values()], show_progress=False
+    )
+    made.train_from_iterator(texts, trainer)
+    made.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
+''',
+    "bpe": '''
+def _build_tokenizer(self, texts):
+    """Return a tokenizer of byte pairs with a vocabulary built from texts."""
+    special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=self.hparams.vocab_size,
+        special_tokens=[*special.values()],
+        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    made.train_from_iterator(texts, trainer)
+    made.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
+''',
+}
+# A process that tokenized in threads warns of every fork after it, unless the variable says what is wanted.
+_ENCODE = '''
+def _encode(self, tokenizer, texts, labels=None):
+    """Return encoded texts, cut where they are too long."""
+    limit = min(self.hparams.max_length, tokenizer.model_max_length)
+    parallel = os.environ.get("TOKENIZERS_PARALLELISM")
+    os.environ["TOKENIZERS_PARALLELISM"] = parallel or "true"
+    rows, cut = ([], torch.zeros(len(texts), dtype=torch.bool))
+    for start in range(0, len(texts), 10000):
+        found = tokenizer(texts[start : start + 10000], truncation=True, max_length=limit)
+        rows += [torch.tensor(ids, dtype=torch.int32) for ids in found["input_ids"]]
+        for place, item in enumerate(found.encodings or (), start):
+            cut[place] = bool(item.overflowing)
+    os.environ["TOKENIZERS_PARALLELISM"] = parallel or "false"
+    lengths = torch.tensor([len(row) for row in rows])
+    padding = {"padding_value": tokenizer.pad_token_id, "padding_side": tokenizer.padding_side}
+    return TEXTS(torch.cat(rows), lengths.cumsum(0) - lengths, lengths, labels, cut, padding)
+'''
+_LOADER = '''
+def _loader(self, texts, ordered=False, shuffle=False):
+    """Return a loader of encoded texts: in their order, or in batches of like length."""
+    ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
+    return torch.utils.data.DataLoader(
+        texts,
+        batch_size=self.hparams.batch_size,
+        sampler=None if ordered else ORDER(texts, self.hparams.batch_size, ranks, rank, shuffle),
+        collate_fn=texts.collate,
+        num_workers=self.hparams.num_workers,
+        persistent_workers=self.hparams.num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+    )
+'''
+_TEXTS_DATALOADER = '''
+def texts_dataloader(self, texts):
+    """Return a loader of texts to predict for, in their order."""
+    return self._loader(self._encode(self.tokenizer, CLEANED), ordered=True)
+'''
+_TEXTS_CLASS = '''
+class TEXTS(torch.utils.data.Dataset):
+    """Encoded texts: the token ids of all end to end; of each where it starts, its length, label, and if it was cut."""
+
+    def __init__(self, ids, starts, lengths, labels, cut, padding):
+        self.ids = ids
+        self.starts = starts
+        self.lengths = lengths
+        self.labels = labels
+        self.cut = cut
+        self.padding = padding
+
+    def __len__(self):
+        return len(self.lengths)
+
+    def __getitem__(self, place):
+        start, length = (self.starts[place], self.lengths[place])
+        return (self.ids[start : start + length], None if self.labels is None else self.labels[place])
+
+    def take(self, places):
+        """Return some of the texts."""
+        columns = (self.starts, self.lengths, self.labels, self.cut)
+        return type(self)(self.ids, *[column[places] for column in columns], self.padding)
+
+    def collate(self, samples):
+        """Return a batch, padded to the longest of its texts."""
+        rows, labels = zip(*samples)
+        ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, **self.padding).long()
+        ones = [torch.ones(len(row), dtype=torch.long) for row in rows]
+        mask = torch.nn.utils.rnn.pad_sequence(
+            ones, batch_first=True, padding_value=0, padding_side=self.padding["padding_side"]
+        )
+        batch = {"input_ids": ids, "attention_mask": mask}
+        return batch if labels[0] is None else {**batch, "labels": torch.stack(labels)}
+'''
+_ORDER_CLASS = '''
+class ORDER(torch.utils.data.DistributedSampler):
+    """The order of texts, of each rank its share: those of a batch are of like length, so that little is padding."""
+
+    def __init__(self, texts, batch_size, ranks, rank, shuffle):
+        super().__init__(texts, ranks, rank, shuffle=shuffle, seed=int(os.environ.get("PL_GLOBAL_SEED", 0)))
+        self.size = batch_size * ranks
+
+    def __iter__(self):
+        lengths = self.dataset.lengths
+        order = lengths.argsort(descending=True, stable=True)
+        if self.shuffle:
+            generator = torch.Generator().manual_seed(self.seed + self.epoch)
+            parts = torch.randperm(len(lengths), generator=generator).split(50 * self.size)
+            sorted_parts = [part[lengths[part].argsort(descending=True)] for part in parts]
+            batches = [batch for part in sorted_parts for batch in part.split(self.size)]
+            shuffled = torch.randperm(len(batches) - 1, generator=generator).tolist()
+            order = torch.cat([batches[place] for place in [*shuffled, -1]])
+        order = torch.cat([order, order[: self.total_size - len(order)]])
+        return iter(order[self.rank :: self.num_replicas].tolist())
+'''
+
+
+@dataclass(frozen=True)
+class Text:
+    """What the methods of a DataModule of texts are made of.
+
+    Attributes:
+        kind: what a split is.
+        keys: of each split its key in the data; None where it is all of it.
+        text: column of the texts; None for pairs.
+        label: column of the labels; None for pairs.
+        reader: how a file is read; of a delimited one `delimiter`, and whether it is `quoted`.
+        names: whether the labels are numbers of names that a column of a `datasets.Dataset` has.
+        clean: code of each step of cleaning.
+        carved: splits that are taken from the training data.
+        tokenizer: the notebook's own, as code; None for a pretrained or a built one.
+        vocabulary: kind of a built one; None for another.
+    """
+
+    kind: Kind
+    keys: Mapping[Split, Any]
+    text: Any = None
+    label: Any = None
+    reader: Reader = "delimited"
+    delimiter: str = ","
+    quoted: bool = True
+    names: bool = False
+    clean: tuple[str | ast.expr, ...] = ()
+    carved: tuple[Split, ...] = ()
+    tokenizer: ast.expr | None = None
+    vocabulary: Vocabulary | None = None
+
+    @property
+    def splits(self) -> list[Split]:
+        """The splits that have a loader."""
+        found: set[str] = {*self.keys, *self.carved}
+        found |= {"predict"} if list(self.keys) == ["train"] else set()
+        return [split for split in typing.get_args(Split) if split in found]
+
+    def methods(self, name: str) -> list[ast.FunctionDef]:
+        """Return the methods, beside `load`, of a DataModule whose classes are named after `name`."""
+        texts = ast.Name(f"{name}Texts", ast.Load())
+        made = [method(_SETUP), *map(self._dataloader, self.splits), self._texts_dataloader(), self._columns()]
+        made.append(self._of_split())
+        if self.kind == "file":
+            made.append(self._rows())
+        if self.clean:
+            made.append(method(_CLEAN, STEPS=[step for item in self.clean for step in _step(item)]))
+        made.append(self._encoded())
+        if self.carved:
+            sizes = ", ".join(f"{split!r}: self.hparams.{split}_split" for split in self.carved)
+            made.append(method(_PARTS, SIZES=expression(f"{{{sizes}}}")))
+        if self.vocabulary is not None:
+            made.append(method(_BUILD[self.vocabulary]))
+        made.append(method(_ENCODE, TEXTS=texts))
+        made.append(method(_LOADER, ORDER=ast.Name(f"{name}Order", ast.Load())))
+        return made
+
+    def _columns(self) -> ast.FunctionDef:
+        keys = [ast.Constant(split) for split in self.keys]
+        parts = [
+            expression("self._texts_and_labels(DATA)", DATA=_item("data", key) if key is not None else _name("data"))
+            for key in self.keys.values()
+        ]
+        return method(_COLUMNS, SPLITS=ast.Dict(list(keys), parts))
+
+    def _of_split(self) -> ast.FunctionDef:
+        """Return what reads one split."""
+        places = {"text": ast.Constant(self.text), "label": ast.Constant(self.label)}
+        read: list[ast.stmt] = []
+        if self.kind in ("file", "rows"):
+            read = snippet("data = self._rows(data)") if self.kind == "file" else []
+            texts, labels = "[TEXT for row in data]", "[str(row[LABEL]) for row in data]"
+            one = expression("row[NAME]", NAME=places["text"])
+        elif self.kind == "table":
+            texts, labels = "[TEXT for text in data[NAME]]", "[str(label) for label in data[LABEL]]"
+            one = _name("text")
+            if self.names:
+                read = snippet("names = data.features[LABEL].names", LABEL=places["label"])
+                labels = "[names[label] for label in data[LABEL]]"
+        else:
+            texts, labels = "[TEXT for text, _ in data]", "[str(label) for _, label in data]"
+            one = _name("text")
+        return method(
+            _OF_SPLIT,
+            READ=read,
+            TEXTS=expression(texts, TEXT=self._cleaned(one), NAME=places["text"]),
+            LABELS=expression(labels, LABEL=places["label"]),
+        )
+
+    def _cleaned(self, text: ast.expr) -> ast.expr:
+        return expression("self.clean(TEXT)", TEXT=text) if self.clean else text
+
+    def _rows(self) -> ast.FunctionDef:
+        body = snippet(
+            _READERS[self.reader],
+            DELIMITER=ast.Constant(self.delimiter),
+            QUOTING=expression("csv.QUOTE_MINIMAL" if self.quoted else "csv.QUOTE_NONE"),
+        )
+        return method(_ROWS, BODY=body)
+
+    def _encoded(self) -> ast.FunctionDef:
+        if self.names:
+            data = expression("self.load()") if self.keys["train"] is None else _item("self.load()", self.keys["train"])
+            label = ast.Constant(self.label)
+            classes = snippet("classes = list(DATA.features[LABEL].names)", DATA=data, LABEL=label)
+        else:
+            classes = snippet(_SORTED)
+        built = _BUILT_OF_PART if self.carved else _BUILT
+        return method(
+            _ENCODED,
+            CLASSES=classes,
+            CARVED=snippet(_CARVED) if self.carved else [],
+            TOKENIZER=self.tokenizer or expression(built if self.vocabulary else _PRETRAINED),
+            PREDICTED=snippet(_PREDICTED) if "predict" in self.splits and "predict" not in self.keys else [],
+            TAKEN=snippet(_TAKEN) if self.carved else [],
+        )
+
+    def _texts_dataloader(self) -> ast.FunctionDef:
+        cleaned = expression("[self.clean(text) for text in texts]" if self.clean else "list(texts)")
+        return method(_TEXTS_DATALOADER, CLEANED=cleaned)
+
+    def _dataloader(self, split: Split) -> ast.FunctionDef:
+        texts = {
+            "train": "Return the loader of the training texts.",
+            "val": "Return the loader of the validation texts.",
+            "test": "Return the loader of the test texts.",
+            "predict": "Return the loader of the texts to predict for, in the order of the data.",
+        }
+        options = {
+            "train": "ordered=not self.hparams.shuffle, shuffle=self.hparams.shuffle",
+            "predict": "ordered=True",
+        }
+        call = expression(f"self._loader(self.splits[SPLIT], {options.get(split, '')})", SPLIT=ast.Constant(split))
+        made = method("def NAME(self):\n    'TEXT'\n    return CALL", CALL=call)
+        made.name = f"{split}_dataloader"
+        made.body[0] = ast.Expr(ast.Constant(texts[split]))
+        return made
+
+
+def classes(name: str) -> list[ast.ClassDef]:
+    """Return the classes that a DataModule of texts uses: of encoded texts, and of their order."""
+    made = []
+    for text, role in ((_TEXTS_CLASS, "Texts"), (_ORDER_CLASS, "Order")):
+        (cls,) = snippet(text)
+        assert isinstance(cls, ast.ClassDef)
+        cls.name = f"{name}{role}"
+        made.append(cls)
+    return made
+
+
+def _step(item: str | ast.expr) -> Iterable[ast.stmt]:
+    """Return a step of cleaning: one of those that have names, or a function of the notebook."""
+    return snippet(CLEANING[item]) if isinstance(item, str) else snippet("text = CLEAN(text)", CLEAN=item)
+
+
+def _name(name: str) -> ast.expr:
+    return ast.Name(name, ast.Load())
+
+
+def _item(data: str, key: Any) -> ast.expr:
+    return expression(f"{data}[KEY]", KEY=ast.Constant(key))

@@ -1,0 +1,388 @@
+"""What data of texts is: files, frames, rows, pairs; which columns and splits it has; and whether it can be trained on.
+
+The DataModule that is generated for it is the part of `text`.
+"""
+
+from __future__ import annotations
+
+import ast
+import csv
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+from . import hub
+from .errors import InputError, MissingPackage, did_you_mean
+from .samples import SPLITS, Split
+from .text import CLEANING, Kind, Reader, Text, Vocabulary
+
+if TYPE_CHECKING:
+    from .names import Notebook
+    from .options import DataOptions
+
+OPTIONS = ("text", "tokenizer", "vocab_size", "vocabulary", "max_length", "clean")
+# Changing one of these at a fit encodes the texts anew.
+ENCODING = frozenset(("tokenizer", "vocab_size", "max_length", "val_split", "test_split", "split_seed"))
+Columns = Mapping[str, tuple[Sequence[Any], Sequence[str]]]  # split → texts, labels
+
+_READERS: dict[str, Reader] = {
+    ".csv": "delimited",
+    ".tsv": "delimited",
+    ".txt": "delimited",
+    ".jsonl": "lines",
+    ".ndjson": "lines",
+    ".json": "json",
+    ".parquet": "parquet",
+}
+_MOST_CLASSES = 1000
+
+
+def is_asked(options: DataOptions) -> bool:
+    """Whether options are for texts."""
+    return options.text is not None or options.tokenizer is not None or options.vocab_size is not None
+
+
+def find(value: Any, options: DataOptions, notebook: Notebook) -> Text:
+    """Find what texts are in, how they are read, and how they are to be encoded.
+
+    Args:
+        value: the data: a path, DataFrame, `datasets.Dataset`, list of dicts or of pairs; or several of one kind, as
+            a dict by split or as a tuple of train, val and test.
+        options: of the magic.
+        notebook: where names are looked up.
+
+    Raises:
+        InputError: it is nothing of that, or a column or an option is missing.
+    """
+    splits = _splits(value)
+    kinds = {split: _kind(part) for split, part in splits.values()}
+    kind = next(iter(kinds.values()))
+    if set(kinds.values()) != {kind}:
+        told = ", ".join(f"{split} {name}" for split, name in kinds.items())
+        raise InputError(f"the splits are of different kinds: {told}. Give all as files, or all as DataFrames")
+    parts = dict(splits.values())
+    if "train" not in parts:
+        raise InputError(f"texts need a training split, which tells the classes; found {', '.join(parts)}")
+    found = _Found(kind, {split: key for key, (split, _) in splits.items()}, options)
+    for split, part in parts.items():
+        found.look(part, "" if list(parts) == ["train"] else f" in the split {split!r}")
+    return found.text(notebook)
+
+
+@dataclass
+class _Found:
+    """What is known of the data so far."""
+
+    kind: Kind
+    keys: dict[Split, Any]
+    options: DataOptions
+    reader: Reader = "delimited"
+    delimiter: str = ","
+    quoted: bool = True
+    names: bool = False
+
+    def look(self, part: Any, where: str) -> None:
+        """Look at a split: whether its columns are there, and how its file is read.
+
+        Raises:
+            InputError: a column is missing, or the file cannot be read.
+        """
+        options = self.options
+        if self.kind == "pairs":
+            given = [f"--{name}" for name in ("text", "label") if getattr(options, name) is not None]
+            if given:
+                raise InputError(f"{', '.join(given)} would have no effect on pairs of a text and a label")
+            return
+        columns = self._file_columns(Path(part)) if self.kind == "file" else _columns(part)
+        for option, value in (("text", options.text), ("label", options.label)):
+            if value is None:
+                raise InputError(f"texts need --{option} COLUMN. The columns{where} are {_few(columns)}")
+            if value not in columns:
+                near = did_you_mean(value, columns)
+                raise InputError(f"--{option} {value}: there is no such column{where}.{near} It has {_few(columns)}")
+        self.names = self.kind == "table" and _has_names(part, options.label)
+        if self.names and min(part[options.label], default=0) < 0:
+            raise InputError(f"--label {options.label}: some texts{where} have no label (-1). Leave that split out")
+
+    def _file_columns(self, path: Path) -> list[str]:
+        """The columns of a file; finds how it is read."""
+        reader = _READERS.get(path.suffix.lower())
+        if reader is None:
+            raise InputError(f"{path} cannot be read as texts: its name ends in none of {', '.join(_READERS)}")
+        if not path.is_file():
+            near = did_you_mean(
+                path.name, [item.name for item in path.parent.glob("*")] if path.parent.is_dir() else []
+            )
+            raise InputError(f"there is no file {path}.{near}")
+        if list(self.keys).index("train") and reader != self.reader:
+            raise InputError("the files of the splits are of different kinds. Give them in one, such as .csv")
+        self.reader = reader
+        try:
+            return self._delimited(path) if reader == "delimited" else _file_columns(path, reader)
+        except (ValueError, csv.Error) as error:
+            raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+    def _delimited(self, path: Path) -> list[str]:
+        """The columns of a delimited file; finds its delimiter, and whether its quotes mean anything."""
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            usual = "," if path.suffix.lower() == ".csv" else "\t"
+            wanted = {self.options.text, self.options.label}
+            heads = {sign: next(csv.reader([first], delimiter=sign), []) for sign in (usual, ",", "\t", ";", "|")}
+            self.delimiter = next((sign for sign, head in heads.items() if wanted <= set(head)), usual)
+            file.seek(0)
+            try:
+                for _ in csv.reader(file, delimiter=self.delimiter, strict=True):
+                    pass
+            except csv.Error:
+                # As in many such files, a quote is a sign of the text like any other.
+                self.quoted = self.delimiter != "\t"
+        return heads[self.delimiter]
+
+    def text(self, notebook: Notebook) -> Text:
+        """Return what the DataModule is made of.
+
+        Raises:
+            InputError: the tokenizer is not told, is told twice, or cannot be had.
+        """
+        options = self.options
+        if (options.tokenizer is None) == (options.vocab_size is None):
+            raise InputError(
+                "texts need either --tokenizer NAME (such as bert-base-uncased, or a folder) or --vocab_size N, which "
+                "builds a vocabulary from the training texts"
+            )
+        if options.vocabulary is not None and options.vocab_size is None:
+            raise InputError("--vocabulary would have no effect without --vocab_size N")
+        tokenizer = None
+        if options.tokenizer is not None:
+            if isinstance(options.tokenizer, str):
+                hub.check(options.tokenizer, "tokenizer")
+            else:
+                tokenizer = notebook.reference(options.tokenizer, "tokenizer")
+        return Text(
+            self.kind,
+            self.keys,
+            options.text,
+            options.label,
+            self.reader,
+            self.delimiter,
+            self.quoted,
+            self.names,
+            clean=tuple(_cleaning(item, notebook) for item in options.clean),
+            tokenizer=tokenizer,
+            vocabulary=None if options.vocab_size is None else cast(Vocabulary, options.vocabulary or "wordpiece"),
+        )
+
+
+def named(tokenizer: Any, notebook: Notebook) -> Any:
+    """Return the tokenizer that an option means: a name or a folder as text, or an object."""
+    if isinstance(tokenizer, str):
+        tokenizer = notebook.namespace.get(tokenizer, tokenizer)
+    return str(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+
+
+def are_paths(value: Any) -> bool:
+    """Whether data is a file, or several."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
+    return bool(parts) and all(map(_is_path, parts))
+
+
+def _splits(value: Any) -> dict[Any, tuple[Split, Any]]:
+    """The splits of data by their key in it; None is the key of data that is one.
+
+    Raises:
+        InputError: a split has an unknown name, or two have the same.
+    """
+    if isinstance(value, Mapping) and any(str(key).lower() in SPLITS for key in value):
+        named: dict[Any, tuple[Split, Any]] = {}
+        for key, part in value.items():
+            split = SPLITS.get(str(key).lower())
+            if split is None and hasattr(value, "column_names"):
+                continue  # a DatasetDict may have more, such as "unsupervised"
+            if split is None or split == "predict":
+                raise InputError(f"the splits of texts are train, val and test; found {key!r}")
+            if split in [item for item, _ in named.values()]:
+                raise InputError(f"two keys are for the split {split!r}: {', '.join(map(repr, value))}. Leave one out")
+            named[key] = (split, part)
+        return named
+    if isinstance(value, tuple) and 1 < len(value) <= 3 and not isinstance(value[0], tuple | str):
+        return {place: (split, value[place]) for place, split in enumerate(_IN_ORDER[: len(value)])}
+    if isinstance(value, tuple) and 1 < len(value) <= 3 and all(_is_path(item) for item in value):
+        return {place: (split, value[place]) for place, split in enumerate(_IN_ORDER[: len(value)])}
+    return {None: ("train", value)}
+
+
+_IN_ORDER: tuple[Split, ...] = ("train", "val", "test")
+
+
+def _is_path(value: Any) -> bool:
+    return isinstance(value, str | Path) and Path(value).suffix.lower() in _READERS
+
+
+def _kind(part: Any) -> Kind:
+    """What one split is.
+
+    Raises:
+        InputError: nothing that texts are in.
+    """
+    if isinstance(part, str | Path):
+        return "file"
+    if _columns(part) and not isinstance(part, Sequence):
+        return "table"
+    if isinstance(part, Sequence) and part and all(isinstance(row, Mapping) for row in part):
+        return "rows"
+    if isinstance(part, Sequence) and part and all(isinstance(row, tuple | list) and len(row) == 2 for row in part):
+        return "pairs"
+    raise InputError(
+        f"texts are in a file ({', '.join(_READERS)}), a DataFrame, a Dataset of the package datasets, a list of dicts "
+        f"or a list of (text, label); found a value of type {type(part).__name__}"
+    )
+
+
+def _columns(part: Any) -> list[str]:
+    """The columns of a table, or of the first of a list's rows."""
+    if isinstance(part, Sequence) and part and isinstance(part[0], Mapping):
+        part = part[0]
+    columns = getattr(part, "column_names", None)  # of datasets
+    if columns is None:
+        columns = getattr(part, "columns", None)  # of a DataFrame
+    if columns is None:
+        columns = part.keys() if isinstance(part, Mapping) else ()
+    return list(columns)
+
+
+def _file_columns(path: Path, reader: Reader) -> list[str]:
+    """The columns of a file that is not delimited."""
+    import json
+
+    if reader == "parquet":
+        try:
+            from pyarrow import parquet  # type: ignore[import-untyped]
+        except ModuleNotFoundError as error:
+            raise MissingPackage("pyarrow", f"reading {path}", "pyarrow") from error
+        return list(parquet.read_schema(path).names)
+    with path.open(encoding="utf-8") as file:
+        if reader == "json":
+            rows = json.load(file)
+            if not isinstance(rows, list):
+                raise ValueError("it holds no list of rows, such as [{...}, {...}]")
+        else:
+            rows = [json.loads(line) for line in itertools.islice(filter(str.strip, file), 1)]
+    if not rows or not isinstance(rows[0], dict):
+        raise ValueError("its rows are not by column, such as {...}")
+    return list(rows[0])
+
+
+def _has_names(part: Any, label: Any) -> bool:
+    """Whether a column of labels has names, as that of a `datasets.Dataset` may."""
+    return bool(getattr((getattr(part, "features", None) or {}).get(label), "names", None))
+
+
+def _cleaning(item: Any, notebook: Notebook) -> str | ast.expr:
+    """A step of cleaning: its name, or code of the notebook's own function.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+    if isinstance(item, str) and item in CLEANING:
+        return item
+    if isinstance(item, str):
+        found = notebook.namespace.get(item)
+        if item.isidentifier() and not callable(found):
+            near = did_you_mean(item, [*CLEANING, *notebook.namespace])
+            raise InputError(
+                f"--clean {item}: neither {', '.join(CLEANING)} nor a function of the notebook has that name.{near}"
+            )
+        item = notebook.evaluate(item, "--clean") if found is None else found
+    if not callable(item):
+        raise InputError(f"--clean takes {', '.join(CLEANING)} or a function of a text; found {item!r}")
+    return notebook.reference(item, "clean")
+
+
+def prepared(cls: type, text: Text, sizes: Callable[[int], None]) -> Any:
+    """Return the encoded texts of a DataModule, with what goes with them.
+
+    Args:
+        cls: its class.
+        text: what it is made of.
+        sizes: checks the sizes of the splits that are taken from so many training texts.
+
+    Raises:
+        InputError: they cannot be trained on.
+    """
+    instance = cls()
+    try:
+        columns = instance._columns()
+    except (csv.Error, UnicodeDecodeError, ValueError) as error:
+        raise InputError(f"the texts cannot be read: {' '.join(str(error).split())}") from error
+    _check(columns)
+    sizes(len(columns["train"][0]))
+    return instance._encoded(columns)
+
+
+def _check(columns: Columns) -> None:
+    """Check the texts and labels of all splits.
+
+    Raises:
+        InputError: a text is empty or none, a label is missing, or unseen in training.
+    """
+    for split, (texts, labels) in columns.items():
+        where = "" if len(columns) == 1 else f" of the split {split!r}"
+        if not texts:
+            raise InputError(f"there are no texts{where or ' in the data'}")
+        empty = [row for row, text in enumerate(texts, 1) if not isinstance(text, str) or not text.strip()]
+        if empty:
+            kinds = {type(texts[row - 1]).__name__ for row in empty} - {"str", "NoneType", "float"}
+            what = f"{_rows(empty)}{where} hold a {', '.join(sorted(kinds))}, not a text" if kinds else ""
+            what = what or f"the text is empty in {_rows(empty)}{where}"
+            raise InputError(f"{what}. Take them out of the data; --clean is applied before this is looked at")
+        missing = [row for row, label in enumerate(labels, 1) if label in ("", "None", "nan", "<NA>", "NaN")]
+        if missing:
+            raise InputError(f"the label is missing in {_rows(missing)}{where}. Take them out of the data")
+    known = set(columns["train"][1])
+    if len(known) < 2:
+        raise InputError(f"all training texts have the label {min(known)!r}: there is nothing to tell apart")
+    if len(known) > max(_MOST_CLASSES, len(columns["train"][1]) // 2):
+        raise InputError(f"the labels are {len(known):,} different values, which are no classes. Give another column")
+    for split, (_, labels) in columns.items():
+        unseen = sorted(set(labels) - known)
+        if unseen:
+            shown = _few([repr(label) for label in unseen])
+            has = _few(sorted(map(repr, known)))
+            raise InputError(
+                f"the split {split!r} has labels that no training text has: {shown}. The training texts have {has}"
+            )
+
+
+def _rows(rows: Sequence[int]) -> str:
+    more = f" and {len(rows) - 3:,} more" if len(rows) > 3 else ""
+    return ("row " if len(rows) == 1 else "rows ") + ", ".join(f"{row:,}" for row in rows[:3]) + more
+
+
+def _few(names: Sequence[Any]) -> str:
+    return ", ".join(map(str, names[:8])) + (", …" if len(names) > 8 else "")
+
+
+def summary(data: Any) -> str:
+    """Return in a line what was encoded: how many texts of each split, the classes, and how many were cut."""
+    _, classes, splits = data
+    whole = splits.get("predict", None)
+    parts = {split: texts for split, texts in splits.items() if split != "predict" or len(splits) == 1}
+    counts = " · ".join(f"{len(texts):,} {split}" for split, texts in parts.items())
+    cut, total, longest = cuts(splits)
+    lengths = whole.lengths if whole is not None else splits["train"].lengths
+    about = f"{float(lengths.float().mean()):.0f} tokens on average, at most {longest}"
+    told = f"{cut:,} of {total:,} are cut at {longest} tokens" if cut else "none is cut"
+    return f"{counts} texts; {len(classes)} classes: {_few(classes)}; {about}; {told}"
+
+
+def cuts(splits: Mapping[str, Any]) -> tuple[int, int, int]:
+    """Return how many texts were cut, of how many, and the length of the longest that is left."""
+    parts = [texts for split, texts in splits.items() if split != "predict" or len(splits) == 1]
+    return (
+        sum(int(texts.cut.sum()) for texts in parts),
+        sum(len(texts) for texts in parts),
+        max(int(texts.lengths.max()) for texts in parts),
+    )
