@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from . import events, formats, options, provenance, runs
-from .definition import Definition, check_hyperparameters, is_datamodule, is_module, package_of
+from .definition import Definition, check_hyperparameters, is_datamodule, is_module, load, package_of
 from .errors import InputError, short_traceback
 from .job import Job
 from .launch import Run, recording, run_in_kernel
@@ -284,7 +284,7 @@ class Call:
                 f"{texts[0]!r} is no data, and {subject.name} was not trained on texts in this session, so that a text "
                 f"means nothing to it. Give data, or a model that was: %lightning_data NAME FILE --text COLUMN …"
             )
-        matching.prepare(owner)
+        load(owner)
         name = formats.plural(len(texts), "text")
         read = functools.partial(answers, texts, owner.classes)
         return Data(name, make=lambda: (None, (owner.texts_dataloader(texts),)), read=read)

@@ -34,7 +34,8 @@ class Definition:
         reloads_for: hyperparameters that loading depends on.
         owned: functions, classes and objects that the cell put into the notebook and that the class needs, by name.
         notebook: the notebook's globals.
-        summary: what the data holds, in a line; empty where that is not told.
+        summary: what the data holds, in a line, of data that takes long to load; else empty.
+        variant: such data as it was loaded last for other hyperparameters, by these.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Definition:
     owned: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     notebook: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     summary: str = ""
+    variant: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def new(self, **hyperparameters: Any) -> Any:
         """Make an instance.
@@ -63,9 +65,21 @@ class Definition:
                 )
         check_hyperparameters(self.cls, hyperparameters, self.name)
         instance = self.cls(**hyperparameters)
-        if self.loaded is not None and not self.reloads_for & hyperparameters.keys():
+        changed = {name: hyperparameters[name] for name in sorted(self.reloads_for & hyperparameters.keys())}
+        if self.loaded is not None and not changed:
             instance.data = self.loaded
+        elif self.summary and repr(changed) in self.variant:
+            instance.data = self.variant[repr(changed)]
+        elif self.summary:
+            load(instance)
+            self.variant.clear()
+            self.variant[repr(changed)] = instance.data
         return instance
+
+
+def load(instance: Any) -> None:
+    """Let an instance load its data, without what a `setup` of the user's does beside it."""
+    getattr(instance, "_setup_data", instance.setup)()
 
 
 def check_hyperparameters(cls: type, given: Mapping[str, Any], name: str = "") -> None:

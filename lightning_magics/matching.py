@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from .definition import load
 from .errors import InputError
 from .pretrained import BALANCED
 from .texts import cuts
@@ -17,11 +18,6 @@ from .texts import cuts
 def is_of_texts(datamodule: Any) -> bool:
     """Whether a DataModule is one of texts."""
     return hasattr(type(datamodule), "texts_dataloader")
-
-
-def prepare(datamodule: Any) -> None:
-    """Let a DataModule of texts have its tokenizer, classes and splits; what the user's own hooks add is left out."""
-    getattr(datamodule, "_setup_data", datamodule.setup)()
 
 
 def check(model: Any, datamodule: Any, name: str, data: str) -> tuple[str, ...]:
@@ -46,7 +42,7 @@ def check(model: Any, datamodule: Any, name: str, data: str) -> tuple[str, ...]:
                 f"is other data. Type the weights: --class_weights 0.5 2"
             )
         return ()
-    prepare(datamodule)
+    load(datamodule)
     tokenizer, classes, splits = datamodule.data
     size = _embedding_size(model)
     if size is not None and len(tokenizer) > size:

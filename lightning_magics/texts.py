@@ -335,9 +335,11 @@ def _check(columns: Columns) -> None:
         empty = [row for row, text in enumerate(texts, 1) if not isinstance(text, str) or not text.strip()]
         if empty:
             kinds = {type(texts[row - 1]).__name__ for row in empty} - {"str", "NoneType", "float"}
-            what = f"{_rows(empty)}{where} hold a {', '.join(sorted(kinds))}, not a text" if kinds else ""
-            what = what or f"the text is empty in {_rows(empty)}{where}"
-            raise InputError(f"{what}. Take them out of the data; --clean is applied before this is looked at")
+            what = f"of type {', '.join(sorted(kinds))}" if kinds else "empty"
+            raise InputError(
+                f"the text is {what} in {_rows(empty)}{where}. Take what has no text out of the data; "
+                f"--clean is applied before this is looked at"
+            )
         missing = [row for row, label in enumerate(labels, 1) if label in ("", "None", "nan", "<NA>", "NaN")]
         if missing:
             raise InputError(f"the label is missing in {_rows(missing)}{where}. Take them out of the data")

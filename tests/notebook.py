@@ -36,7 +36,7 @@ def adopt(name, found, names, package="lightning.pytorch", **asked):
     return models.define_model(name, found, options.ModelOptions(**asked), names, package)
 
 
-def data(text, name="digits", package="lightning.pytorch", names=None, **asked):
+def data(text, /, name="digits", package="lightning.pytorch", names=None, **asked):
     """Define data by a cell, or by an object of the notebook."""
     names = namespace() if names is None else names
     cell = source(text) if isinstance(text, str) else text

@@ -273,7 +273,8 @@ def test_datamodules_travel_by_value():
     ("cell", "asked", "message"),
     [
         ("x = 1", {}, r"it ends with no expression \(add a last line: x\). Data is a Dataset"),
-        ("'train.csv'", {}, r"type str cannot be loaded as data. Data is a Dataset"),
+        ("'train'", {}, r"type str cannot be loaded as data. Data is a Dataset"),
+        ("'train.csv'", {}, r"files are read as texts, which takes --text COLUMN --label COLUMN and --tokenizer NAME"),
         ("def f(): pass\nf", {}, r"f is a function, which cannot be loaded as data. Call it: f\(\)"),
         (
             "torch.ones(3, 2), torch.ones(2)",

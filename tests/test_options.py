@@ -240,7 +240,7 @@ def test_metric_and_patience():
 
 def test_the_table_of_options_is_aligned():
     lines = help_text("data").splitlines()
-    assert lines[0] == "  --batch_size N     samples in a batch (default 32)"
+    assert lines[0] == "  --batch_size N              samples in a batch (default 32)"
     assert len({len(line) - len(line[21:]) for line in lines}) == 1
     assert "-o, --output NAME" in help_text("predict")
 

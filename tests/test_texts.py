@@ -1,0 +1,388 @@
+import collections
+import json
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from notebook import CELL, SMALL_RUNS, data, model, namespace, trainer
+
+from lightning_magics import texts
+from lightning_magics.definition import PACKAGES
+from lightning_magics.errors import InputError
+
+pytestmark = SMALL_RUNS
+GOOD = ["a warm and moving film", "warm and funny", "a moving story and a good one", "good", "a good warm film"]
+BAD = ["dull and long", "two long hours", "a dull story and a bad one", "bad", "a bad long film"]
+PAIRS = [pair for text, other in zip(GOOD, BAD, strict=True) for pair in ((text, "good"), (other, "bad"))] * 3
+ROWS = [{"sentence": text, "label": label} for text, label in PAIRS]
+BUILT = {"vocab_size": 80, "max_length": 16}
+COLUMNS = {"text": "sentence", "label": "label"}
+
+
+def define(value, names=None, **asked):
+    """Define the data `films` by an object of the notebook; a path by the cell that it is."""
+    value = repr(value) if isinstance(value, str) else value
+    return data(value, "films", names=names, **{**BUILT, **asked})
+
+
+def ready(definition, **hyperparameters):
+    instance = definition.new(**hyperparameters)
+    instance.setup("fit")
+    return instance
+
+
+def decoded(instance, split):
+    """The texts and labels of a split, in its order."""
+    found = instance.splits[split]
+    return [
+        (instance.tokenizer.decode(ids.tolist(), skip_special_tokens=True), instance.classes[label])
+        for ids, label in (found[place] for place in range(len(found)))
+    ]
+
+
+def write(path, rows):
+    """Write rows in the form that the name of a file tells."""
+    frame = pd.DataFrame(rows)
+    if path.suffix == ".parquet":
+        frame.to_parquet(path)
+    elif path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        frame.to_csv(path, index=False, sep={".csv": ","}.get(path.suffix, "\t"))
+    return path
+
+
+class Column(list):
+    """A column of `Table`."""
+
+
+class Table:
+    """The part of a `datasets.Dataset` that matters: columns by name, and the names of labels."""
+
+    def __init__(self, **columns):
+        self.columns_by_name = columns
+        self.column_names = list(columns)
+        label = collections.namedtuple("ClassLabel", "names")(["bad", "good"])
+        self.features = {"sentence": object(), "label": label}
+
+    def __getitem__(self, name):
+        return Column(self.columns_by_name[name])
+
+
+class TableDict(dict):
+    """The part of a `datasets.DatasetDict` that matters."""
+
+    @property
+    def column_names(self):
+        return {name: table.column_names for name, table in self.items()}
+
+
+def table(labels=(0, 1, 0, 1)):
+    return Table(sentence=["dull and long", "warm and funny", "two long hours", "good"], label=list(labels))
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.jsonl", "a.json", "a.parquet"])
+def test_texts_are_read_from_files(tmp_path, name):
+    path = write(tmp_path / name, ROWS)
+    instance = ready(define(str(path), **COLUMNS))
+    assert decoded(instance, "train") == [(text, label) for text, label in PAIRS]
+    assert instance.classes == ["bad", "good"]
+
+
+@pytest.mark.parametrize(
+    "value", [PAIRS, ROWS, pd.DataFrame(ROWS), {"sentence": [*GOOD, *BAD], "label": [1] * 5 + [0] * 5}]
+)
+def test_texts_are_read_from_objects(value):
+    instance = ready(define(value, **({} if value is PAIRS else COLUMNS)))
+    assert ("a warm and moving film", instance.classes[-1]) in decoded(instance, "train")
+    batch = next(iter(instance.train_dataloader()))
+    assert {name: part.dtype for name, part in batch.items()} == dict.fromkeys(
+        ("input_ids", "attention_mask", "labels"), torch.int64
+    )
+
+
+def test_a_dataset_of_the_package_datasets_brings_the_names_of_its_labels():
+    instance = ready(define(TableDict(train=table(), test=table(), unsupervised=table()), **COLUMNS))
+    assert instance.classes == ["bad", "good"]
+    assert decoded(instance, "train")[:2] == [("dull and long", "bad"), ("warm and funny", "good")]
+    assert set(instance.splits) == {"train", "test"}
+    with pytest.raises(InputError, match=r"--label label: some texts in the split 'test' have no label \(-1\). Leave"):
+        define(TableDict(train=table(), test=table([-1, -1, -1, -1])), **COLUMNS)
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_cell_trains_in_both_packages_and_its_text_needs_nothing_of_this_one(package):
+    definition = data("pairs", "films", package=package, names=namespace(pairs=PAIRS), val_split=0.2, **BUILT)
+    bag = """
+class Bag(nn.Module):
+    def __init__(self, width: int = 8):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(80, width, padding_idx=0), nn.Linear(width, 2)
+    def forward(self, input_ids, attention_mask):
+        mask = attention_mask.unsqueeze(-1)
+        return self.out((self.embed(input_ids) * mask).sum(1) / mask.sum(1))
+"""
+    instance = model(bag, "Bag", package=package, loss="cross_entropy", metrics=("accuracy", "f1")).new()
+    run = trainer(package, max_epochs=2)
+    run.fit(instance, datamodule=definition.new())
+    assert {"train_accuracy", "val_accuracy", "val_f1"} <= set(run.callback_metrics)
+    assert "lightning_magics" not in definition.source
+    scope = {"pairs": PAIRS}
+    exec(definition.source, scope)
+    alone = scope["FilmsData"]()
+    alone.setup()
+    assert [len(alone.splits[name]) for name in ("train", "val", "predict")] == [24, 6, 30]
+
+
+def test_files_for_each_split_come_by_name_or_in_order(tmp_path):
+    train, dev = (str(write(tmp_path / name, rows)) for name, rows in (("train.tsv", ROWS), ("dev.tsv", ROWS[:4])))
+    for value in ({"train": train, "dev": dev}, (train, dev)):
+        definition = define(value, **COLUMNS)
+        assert [len(part) for part in ready(definition).splits.values()] == [30, 4]
+        assert definition.summary.startswith("30 train · 4 val texts; 2 classes: bad, good; ")
+        assert not hasattr(definition.cls, "test_dataloader") or "test_dataloader" not in vars(definition.cls)
+
+
+def test_splits_have_as_large_a_share_of_every_class():
+    skewed = [
+        (f"{word} number {number}", label)
+        for label, word, count in (("a", "red", 80), ("b", "blue", 20))
+        for number in range(count)
+    ]
+    instance = ready(define(skewed, val_split=0.2, test_split=10))
+    counts = {name: collections.Counter(label for _, label in decoded(instance, name)) for name in instance.splits}
+    assert counts == {
+        "train": {"a": 56, "b": 14},
+        "val": {"a": 16, "b": 4},
+        "test": {"a": 8, "b": 2},
+        "predict": {"a": 80, "b": 20},
+    }
+    places = [text for name in ("train", "val", "test") for text, _ in decoded(instance, name)]
+    assert sorted(places) == sorted(text for text, _ in skewed)
+    again, other = ready(define(skewed, val_split=0.2)), ready(define(skewed, val_split=0.2, split_seed=1))
+    assert decoded(again, "val") == decoded(instance, "val") != decoded(other, "val")
+
+
+def test_the_vocabulary_is_built_from_the_training_texts_alone(tmp_path):
+    held_out = [("quixotic zebra", "good"), ("xylophone", "bad")]
+    instance = ready(define({"train": PAIRS, "val": held_out}, vocab_size=500))
+    vocabulary = instance.tokenizer.get_vocab()
+    assert "warm" in vocabulary
+    assert not {"zebra", "quixotic", "xylophone"} & set(vocabulary)
+    assert [instance.tokenizer.decode([number]) for number in range(4)] == ["[PAD]", "[UNK]", "[CLS]", "[SEP]"]
+
+
+def test_a_vocabulary_of_byte_pairs_gives_back_any_text():
+    instance = ready(define([*PAIRS, ("Ça va, naïve 🎬?", "good")], vocab_size=300, vocabulary="bpe", max_length=64))
+    assert decoded(instance, "train")[-1] == (" Ça va, naïve 🎬?", "good")
+    assert len(instance.tokenizer) == 300
+
+
+def test_an_object_can_be_the_tokenizer():
+    built = ready(define(PAIRS)).tokenizer
+    names = namespace(mine=built)
+    for given in ("mine", built):
+        definition = data(PAIRS, "films", names=names, tokenizer=given)
+        assert "tokenizer = mine" in definition.source
+        assert ready(definition).tokenizer is built
+
+
+def test_texts_are_cleaned_as_asked():
+    names = namespace(shout=lambda text: f"{text} !")
+    html = "<p>A&nbsp;  WARM &amp; <b>moving</b>\nfilm</p>"
+    definition = data(
+        [(html, "good"), ("bad", "bad")],
+        "films",
+        names=names,
+        clean=("html", "unicode", "lower", "whitespace", "shout"),
+        **BUILT,
+    )
+    assert definition.cls().clean(html) == "a warm & moving film !"
+    assert "shout" in definition.source
+    with pytest.raises(
+        InputError, match=r"--clean hmtl: neither html, unicode, .* nor a function .* Did you mean 'html'"
+    ):
+        define(PAIRS, clean=("hmtl",))
+
+
+def test_texts_that_are_cut_are_counted():
+    long = [("word " * 40, "long"), ("word " * 14, "fits"), ("word", "short")]
+    definition = define(long, max_length=16)
+    assert "1 of 3 are cut at 16 tokens" in definition.summary
+    assert ready(definition).splits["train"].cut.tolist() == [True, False, False]
+    assert "none is cut" in define(long, max_length=64).summary
+
+
+def test_a_batch_is_padded_to_its_longest_text_and_holds_texts_of_like_length():
+    lengths = torch.randint(1, 60, (400,), generator=torch.Generator().manual_seed(0)).tolist()
+    many = [("word " * length, ("a", "b")[number % 2]) for number, length in enumerate(lengths)]
+    instance = ready(define(many, max_length=100, val_split=80, batch_size=8))
+    for loader, order in ((instance.train_dataloader(), "random"), (instance.val_dataloader(), "longest first")):
+        batches = list(loader)
+        masks = [batch["attention_mask"] for batch in batches]
+        assert all(mask.any(dim=0).all() for mask in masks)
+        assert sum(map(torch.sum, masks)) / sum(mask.numel() for mask in masks) > 0.9
+        widths = [mask.shape[1] for mask in masks]
+        assert (widths == sorted(widths, reverse=True)) == (order == "longest first")
+        assert sum(len(batch["labels"]) for batch in batches) == len(loader.dataset)
+    in_order = next(iter(instance.predict_dataloader()))["attention_mask"].sum(dim=1) - 2
+    assert in_order.tolist() == lengths[:8]
+
+
+def test_each_epoch_has_other_batches_and_ranks_share_them():
+    instance = ready(define(PAIRS * 20, batch_size=4))
+    sampler = instance.train_dataloader().sampler
+    first = list(sampler)
+    assert sorted(first) == list(range(600))
+    sampler.set_epoch(1)
+    assert list(sampler) != first
+    order = type(sampler)
+    ranks = [list(order(instance.splits["train"], 4, 2, rank, True)) for rank in range(2)]
+    assert sorted(ranks[0] + ranks[1]) == list(range(600))
+    lengths = instance.splits["train"].lengths
+    # The same step of both ranks has texts of like length, so that none waits for the other.
+    steps = [[lengths[place] for rank in ranks for place in rank[start : start + 4]] for start in range(0, 300, 4)]
+    assert sum(max(step) - min(step) for step in steps) / len(steps) < 0.5
+
+
+def test_without_shuffle_training_keeps_the_order():
+    instance = ready(define(PAIRS, shuffle=False, batch_size=30))
+    assert next(iter(instance.train_dataloader()))["labels"].tolist() == [1, 0] * 15
+
+
+def test_texts_are_encoded_once_for_all_that_encodes_the_same(monkeypatch):
+    definition = define(PAIRS, val_split=0.2)
+    encode, calls = definition.cls._encode, []
+    monkeypatch.setattr(definition.cls, "_encode", lambda *args: calls.append(1) or encode(*args))
+    ready(definition)
+    ready(definition, batch_size=2)
+    assert not calls
+    assert int(ready(definition, max_length=4).splits["train"].lengths.max()) == 4
+    assert calls == [1]
+    ready(definition, max_length=4)
+    assert calls == [1]
+
+
+def test_no_fork_after_tokenizing_is_warned_of(capfd, monkeypatch):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    definition = define(PAIRS * 100, val_split=0.2, num_workers=1)
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+    assert len(next(iter(ready(definition).train_dataloader()))["labels"]) == 32
+    assert "huggingface/tokenizers" not in capfd.readouterr().err
+
+
+def test_whole_numbers_are_classes_in_their_order(tmp_path):
+    rows = [{"sentence": f"text {stars}", "label": stars} for stars in (10, 9, 1, 2) * 3]
+    assert ready(define(rows, **COLUMNS)).classes == ["1", "2", "9", "10"]
+    assert ready(define(pd.DataFrame(rows), **COLUMNS)).classes == ["1", "2", "9", "10"]
+    assert ready(define(str(write(tmp_path / "a.csv", rows)), **COLUMNS)).classes == ["1", "2", "9", "10"]
+
+
+def test_a_quote_in_a_tab_separated_file_is_a_sign_like_any_other(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('sentence\tlabel\n"warm" they say\tgood\nit is 6" long\tbad\n')
+    assert [text.replace(" ", "") for text, _ in decoded(ready(define(str(path), **COLUMNS)), "train")] == [
+        '"warm"theysay',
+        'itis6"long',
+    ]
+    path.write_text('sentence\tlabel\n"warm\nand ""moving"""\tgood\nbad\tbad\n')
+    assert decoded(ready(define(str(path), **COLUMNS)), "train")[0][0].split() == ["warm", "and", '"', "moving", '"']
+
+
+def test_a_delimiter_is_found_by_the_columns(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("\ufeffsentence;label\nwarm, and moving;good\nbad;bad\n", encoding="utf-8")
+    assert decoded(ready(define(str(path), **COLUMNS)), "train")[0] == ("warm, and moving", "good")
+
+
+@pytest.mark.parametrize(
+    ("value", "asked", "message"),
+    [
+        (ROWS, {}, r"texts need --text COLUMN. The columns are sentence, label"),
+        (ROWS, {"text": "sentence"}, r"texts need --label COLUMN. The columns are sentence, label"),
+        (
+            ROWS,
+            {"text": "sentense", "label": "label"},
+            r"--text sentense: there is no such column. Did you mean 'sentence'\? It has sentence, label",
+        ),
+        (
+            {"train": ROWS, "val": [{"sentence": "a"}]},
+            COLUMNS,
+            r"--label label: there is no such column in the split 'val'. It has sentence",
+        ),
+        (PAIRS, {"text": "sentence"}, r"--text would have no effect on pairs of a text and a label"),
+        ([*PAIRS, (" ", "good"), (None, "bad")], {}, r"the text is empty in rows 31, 32. Take what has no text out"),
+        ([*PAIRS, (3, "good")], {}, r"the text is of type int in row 31. Take"),
+        ([*PAIRS, ("a", None)], {}, r"the label is missing in row 31. Take them out of the data"),
+        (
+            {"train": PAIRS, "test": [("a", "fine")]},
+            {},
+            r"the split 'test' has labels that no training text has: 'fine'. The training texts have 'bad', 'good'",
+        ),
+        ([("a", 1), ("b", 1)], {}, r"all training texts have the label '1': there is nothing to tell apart"),
+        ([("a", number) for number in range(1001)], {}, r"the labels are 1,001 different values, which are no classes"),
+        ({"val": PAIRS}, {}, r"texts need a training split, which tells the classes; found val"),
+        ({"train": PAIRS, "extra": PAIRS}, {}, r"the splits of texts are train, val and test; found 'extra'"),
+        ({"train": PAIRS, "val": ROWS}, COLUMNS, r"the splits are of different kinds: train pairs, val rows. Give all"),
+        (
+            torch.ones(3),
+            {},
+            r"texts are in a file \(.csv, .* or a list of \(text, label\); found a value of type Tensor",
+        ),
+        (
+            PAIRS,
+            {"tokenizer": "bert-base-uncased"},
+            r"texts need either --tokenizer NAME .* or --vocab_size N, which bu",
+        ),
+        (ROWS, {"vocab_size": None, **COLUMNS}, r"texts need either --tokenizer NAME"),
+        (PAIRS, {"vocab_size": None, "tokenizer": "/no/such"}, r"there is no folder /no/such with a tokenizer"),
+        (PAIRS, {"val_split": 40}, r"--val_split 40 is neither a fraction between 0 and 1 nor fewer than the 30"),
+        (
+            {"train": PAIRS, "val": PAIRS},
+            {"val_split": 0.1},
+            r"--val_split 0.1 would have no effect: the data brings its val split",
+        ),
+        ("no.tsv", COLUMNS, r"there is no file no.tsv"),
+        ("no.docx", COLUMNS, r"no.docx cannot be read as texts: its name ends in none of .csv, .tsv"),
+    ],
+)
+def test_what_cannot_be_trained_on_is_said(value, asked, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=message):
+        define(value, names=namespace(films=value), **asked)
+
+
+def test_a_file_that_cannot_be_read_is_said(tmp_path):
+    path = tmp_path / "reviews.jsonl"
+    path.write_text("sentence,label\n")
+    with pytest.raises(InputError, match=r"reviews.jsonl cannot be read: Expecting value"):
+        define(str(path), **COLUMNS)
+    with pytest.raises(InputError, match=r"there is no file .*review.jsonl. Did you mean 'reviews.jsonl'\?"):
+        define(str(tmp_path / "review.jsonl"), **COLUMNS)
+
+
+def test_options_of_texts_are_refused_for_other_data():
+    with pytest.raises(InputError, match=r"--max_length, --clean would have no effect on this data"):
+        data("torch.ones(6, 2)", max_length=3, clean=("lower",))
+
+
+def test_labels_of_numpy_are_those_of_python():
+    frame = pd.DataFrame({"sentence": GOOD + BAD, "label": np.array([1] * 5 + [0] * 5, dtype="int8")})
+    assert ready(define(frame, **COLUMNS)).classes == ["0", "1"]
+
+
+def test_a_cell_can_end_in_a_path_and_keep_hooks_of_its_own(tmp_path):
+    path = write(tmp_path / "a.csv", ROWS)
+    cell = f"size: int = 4\ndef setup(self, stage):\n    self.seen = len(self.splits['train'])\n{str(path)!r}"
+    definition = data(cell, "films", **BUILT, **COLUMNS)
+    assert ready(definition).seen == 30
+    assert definition.cls.setup.__code__.co_filename == CELL
+
+
+def test_the_longest_text_and_the_cuts_are_told_for_a_fit():
+    splits = ready(define([("word " * 40, "long"), ("word", "short")] * 2, max_length=16, val_split=2)).splits
+    assert texts.cuts(splits) == (2, 4, 16)
