@@ -6,8 +6,10 @@ What its network, steps and optimizer are is left to `networks`, `steps`, `losse
 from __future__ import annotations
 
 import ast
+import contextlib
 import dataclasses
 import importlib
+import textwrap
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -150,6 +152,25 @@ class _Model:
     def is_transformers(self) -> bool:
         return self.network is not None and self.network.is_transformers
 
+    @property
+    def code(self) -> list[ast.AST]:
+        """The user's code that makes the network, as far as it is known."""
+        cell = self.cell
+        found: list[ast.AST] = [*cell.notebook, *cell.inner, *cell.hooks]
+        if cell.expression is not None:
+            found.append(cell.expression)
+        if self.source is None and isinstance(cell.expression, ast.Name):
+            adopted = self.notebook.namespace.get(cell.expression.id)
+            if isinstance(adopted, type):
+                with contextlib.suppress(SyntaxError):
+                    found.append(ast.parse(textwrap.dedent(class_source(adopted))))
+        return found
+
+    @property
+    def loads_pretrained(self) -> bool:
+        """Whether that code loads something pretrained."""
+        return is_loaded(self.code)
+
     def wanted(self, hooks: dict[str, Function]) -> set[str]:
         """Return the methods that the cell leaves to be made.
 
@@ -219,7 +240,7 @@ class _Model:
             InputError: an option would have no effect.
         """
         if "configure_optimizers" not in hooks:
-            if self.is_transformers or is_loaded(hooks.values()):
+            if self.is_transformers or self.loads_pretrained:
                 return configure(self.options, notebook, "AdamW", 5e-5, grouped=True)
             return configure(self.options, notebook, "Adam", None, self.network is not None and self.network.encodes)
         useless = [name for name in given_options(self.options) if name in ("optimizer", "scheduler", "warmup")]
@@ -270,7 +291,8 @@ class _Model:
         if self.network is not None:
             body += snippet("self.net = NET", NET=self.network.code)
             # from_pretrained leaves a model in evaluation mode, and Lightning does not change that.
-            body += snippet("self.net.train()") if self.is_transformers or self.network.evaluates else []
+            evaluates = self.network.evaluates or (self.loads_pretrained and not calls(self.code, "eval"))
+            body += snippet("self.net.train()") if self.is_transformers or evaluates else []
         hyperparameters = cell.hyperparameters
         made = steps.methods(wanted)
         if optimizing is not None:
@@ -280,8 +302,8 @@ class _Model:
         for function in others:
             use_attributes(function, attributes)
         init = constructor(hyperparameters, body) if own is None else complete(own, hyperparameters, body)
-        if own is not None and is_loaded([own]) and not calls(own.body, "eval"):
-            init.body += snippet("self.train()")  # from_pretrained leaves a model in evaluation mode, see above
+        if own is not None and self.network is None and self.loads_pretrained and not calls(own.body, "eval"):
+            init.body += snippet("self.train()")  # likewise
         init.body += self.tuning.end()
         made += self.tuning.methods()
         made.sort(key=lambda item: item.name.startswith("_"))

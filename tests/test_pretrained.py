@@ -1,0 +1,242 @@
+import pytest
+import torch
+from notebook import SMALL_RUNS, data, model, namespace, trainer
+from torch import nn
+from transformers import BertConfig, BertForSequenceClassification, BertModel
+
+from lightning_magics import pretrained
+from lightning_magics.errors import InputError
+
+pytestmark = SMALL_RUNS
+PAIRS = [("a warm film", "good"), ("dull", "bad"), ("warm and funny", "good"), ("two long hours", "bad")] * 4
+TINY = """
+BertForSequenceClassification(BertConfig(vocab_size=60, hidden_size=8, num_hidden_layers=3, num_attention_heads=2,
+    intermediate_size=8, max_position_embeddings=16, num_labels=2))
+"""
+
+
+def names(**more):
+    return namespace(
+        BertConfig=BertConfig, BertForSequenceClassification=BertForSequenceClassification, BertModel=BertModel, **more
+    )
+
+
+def tiny(**asked):
+    return model(TINY, "Tiny", names=names(), **asked)
+
+
+def tiny_encoder():
+    return BertModel(BertConfig(vocab_size=60, hidden_size=8, num_hidden_layers=1, num_attention_heads=2))
+
+
+def films(**asked):
+    return data(PAIRS, "films", **{"vocab_size": 60, "max_length": 16, "batch_size": 4, **asked}).new()
+
+
+def fit(instance, **asked):
+    run = trainer(**asked)
+    run.fit(instance, datamodule=films())
+    return run
+
+
+def weights(instance):
+    return {name: item.detach().clone() for name, item in instance.named_parameters()}
+
+
+def moved(before, instance):
+    """Names of the parameters that training changed."""
+    return {name for name, item in instance.named_parameters() if not torch.equal(item, before[name])}
+
+
+def test_weight_decay_leaves_out_biases_and_norms():
+    definition = tiny(weight_decay=0.1)
+    assert (
+        "AdamW(self._parameter_groups(), lr=self.hparams.lr, weight_decay=self.hparams.weight_decay)"
+        in definition.source
+    )
+    instance = definition.new()
+    decayed, others = instance.configure_optimizers().param_groups
+    assert (decayed["weight_decay"], others["weight_decay"]) == (0.1, 0.0)
+    of = {id(item): name for name, item in instance.named_parameters()}
+    assert all(of[id(item)].endswith(".bias") or "LayerNorm" in of[id(item)] for item in others["params"])
+    assert not any(of[id(item)].endswith(".bias") or "LayerNorm" in of[id(item)] for item in decayed["params"])
+    assert len(decayed["params"]) + len(others["params"]) == len(of)
+
+
+def test_a_warm_up_is_a_part_of_all_steps():
+    definition = tiny(scheduler="linear_warmup", warmup=0.25, lr=0.08)
+    assert (
+        "transformers.get_linear_schedule_with_warmup(optimizer, num_warmup_steps=round(self.hparams.warmup *"
+        in definition.source
+    )
+    rates = []
+    instance = definition.new()
+    instance.on_train_batch_start = lambda batch, batch_idx: rates.append(instance.optimizers().param_groups[0]["lr"])
+    fit(instance, max_epochs=2)
+    assert rates == pytest.approx([0, 0.04, 0.08, 0.08 * 5 / 6, 0.08 * 4 / 6, 0.08 * 3 / 6, 0.08 * 2 / 6, 0.08 * 1 / 6])
+
+
+@pytest.mark.parametrize(
+    ("scheduler", "made"),
+    [
+        (
+            "cosine_warmup",
+            "get_cosine_schedule_with_warmup(optimizer, num_warmup_steps=round(self.hparams.warmup * self.",
+        ),
+        (
+            "constant-warmup",
+            "get_constant_schedule_with_warmup(optimizer, num_warmup_steps=round(self.hparams.warmup * s",
+        ),
+        (
+            "linear_warmup(num_warmup_steps=7)",
+            "get_linear_schedule_with_warmup(optimizer, num_training_steps=self.trainer.",
+        ),
+    ],
+)
+def test_schedules_of_transformers_are_known_by_short_names(scheduler, made):
+    definition = model("nn.Linear(4, 3)", loss="cross_entropy", scheduler=scheduler)
+    assert made in definition.source
+    assert "'interval': 'step'" in definition.source
+    assert ("warmup: float=0.1" in definition.source) == ("round" in made)
+
+
+def test_a_class_around_an_encoder_trains_as_a_transformers_model_does(tmp_path):
+    tiny_encoder().save_pretrained(tmp_path)
+    cell = """
+class Head(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.bert = BertModel.from_pretrained(FOLDER)
+    def forward(self, input_ids, attention_mask):
+        return self.bert(input_ids, attention_mask).pooler_output
+"""
+    definition = model(cell, "Head", names=names(FOLDER=str(tmp_path)), loss="cross_entropy")
+    assert "torch.optim.AdamW(self._parameter_groups(), lr=self.hparams.lr)" in definition.source
+    assert all(part.training for part in definition.new().modules())
+
+
+def test_what_is_frozen_does_not_train():
+    instance = tiny(freeze=("embeddings", "encoder.layer.[01]")).new()
+    frozen = {name for name, item in instance.named_parameters() if not item.requires_grad}
+    assert {name.split(".")[2] + name.split(".")[4] for name in frozen if "layer." in name} == {"encoder0", "encoder1"}
+    before = weights(instance)
+    fit(instance)
+    assert {name for name in before if "embeddings" in name or "layer.0" in name or "layer.1" in name} == frozen
+    changed = moved(before, instance)
+    assert not changed & frozen
+    assert any("layer.2" in name for name in changed)
+    with pytest.raises(
+        ValueError, match=r"no parameter has a name that 'encodr' matches. Some are net.bert.embeddings"
+    ):
+        tiny(freeze=("encodr",)).new()
+
+
+def test_layers_are_unfrozen_one_after_the_other_from_the_last():
+    instance = tiny(freeze=("bert",), unfreeze_every=1, lr=0.01).new()
+    layers = instance.frozen_layers
+    assert layers == [
+        "net.bert.pooler",
+        *(f"net.bert.encoder.layer.{number}" for number in (2, 1, 0)),
+        "net.bert.embeddings",
+    ]
+    before = weights(instance)
+    fit(instance, max_epochs=3)
+    changed = {instance._layer(name) for name in moved(before, instance)}
+    assert changed == {"net.classifier", *layers[:2]} or changed == {"net", *layers[:2]}
+
+
+def test_classes_have_weights_by_how_rare_they_are():
+    instance = tiny(class_weights=("balanced",)).new()
+    run = trainer()
+    skewed = data([*PAIRS, *[("dull", "bad")] * 8], "films", vocab_size=60, max_length=16).new()
+    run.fit(instance, datamodule=skewed)
+    assert instance.loss_weights.tolist() == pytest.approx([24 / (2 * 16), 24 / (2 * 8)])
+    given = tiny(class_weights=(1, "3")).new()
+    assert given.loss_weights.tolist() == [1.0, 3.0]
+    output, target = torch.tensor([[0.0, 1.0], [2.0, 0.0]]), torch.tensor([1, 1])
+    expected = nn.functional.cross_entropy(output, target, weight=torch.tensor([1.0, 3.0]))
+    assert torch.equal(given._loss(output, target), expected)
+    assert "loss_weights" not in given.state_dict()
+
+
+def test_an_encoder_that_a_hook_loads_trains(tmp_path):
+    tiny_encoder().save_pretrained(tmp_path)
+    cell = """
+dropout: float = 0.3
+def __init__(self):
+    self.bert = BertModel.from_pretrained(FOLDER)
+    self.head = nn.Sequential(nn.Dropout(dropout), nn.Linear(8, 2))
+def forward(self, input_ids, attention_mask):
+    return self.head(self.bert(input_ids, attention_mask).pooler_output)
+"""
+    definition = model(cell, "Own", names=names(FOLDER=str(tmp_path)), loss="cross_entropy", metrics=("accuracy",))
+    assert "torch.optim.AdamW(self._parameter_groups(), lr=self.hparams.lr)" in definition.source
+    instance = definition.new()
+    assert all(part.training for part in instance.modules()), "from_pretrained leaves a model in evaluation mode"
+    assert instance.hparams.lr == 5e-5
+    assert "train_accuracy" in fit(instance).callback_metrics
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        ({"unfreeze_every": 1}, r"--unfreeze_every would have no effect without --freeze PATTERN"),
+        ({"warmup": 0.1}, r"--warmup would have no effect: it is of a scheduler such as --scheduler linear_warmup"),
+        (
+            {"warmup": 100, "scheduler": "linear_warmup"},
+            r"--warmup 100 is no part of all steps, such as 0.1. .*linear_warmup\(num_warmup_steps=100\)",
+        ),
+        ({"class_weights": ("even",)}, r"--class_weights takes balanced or a number for each class, .* found 'even'"),
+        (
+            {"class_weights": (1, 2), "loss": "mse_loss"},
+            r"--class_weights are of --loss cross_entropy; found --loss mse",
+        ),
+        (
+            {"scheduler": "linear_warmpu"},
+            r"neither torch nor the notebook has 'linear_warmpu'. Did you mean 'linear_warmup'",
+        ),
+    ],
+)
+def test_options_of_fine_tuning_that_do_not_fit_are_said(asked, message):
+    with pytest.raises(InputError, match=message):
+        tiny(**asked)
+
+
+def test_a_hook_that_an_option_needs_is_the_cell_s():
+    cell = "def setup(self, stage):\n    self.net = nn.Linear(4, 2)\ndef forward(self, x):\n    return self.net(x)"
+    with pytest.raises(InputError, match=r"--class_weights balanced would have no effect: the cell has its own setup"):
+        model(cell, class_weights=("balanced",))
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("AutoModel.from_pretrained('/no/such')", r"there is no folder /no/such with a model"),
+        ("name: str = '/no/such'\nAutoModel.from_pretrained(name)", r"there is no folder /no/such with a model"),
+        ("AutoModel.from_pretrained(FOLDER)", r"the folder .* holds no model: it has none of config.json"),
+        ("AutoTokenizer.from_pretrained(FOLDER)", r"the folder .* holds no tokenizer: it has none of tokenizer.json"),
+    ],
+)
+def test_a_pretrained_name_is_checked_before_the_cell_runs(cell, message, tmp_path):
+    with pytest.raises(InputError, match=message):
+        model(f"from transformers import AutoModel, AutoTokenizer\n{cell}", names=names(FOLDER=str(tmp_path)))
+
+
+def test_other_classes_that_load_are_left_alone():
+    class Elsewhere(nn.Linear):
+        @classmethod
+        def from_pretrained(cls, name):
+            return cls(4, 2)
+
+    assert model("Elsewhere.from_pretrained('resnet-0')", names=namespace(Elsewhere=Elsewhere), loss="cross_entropy")
+
+
+def test_a_model_is_loaded_without_a_bar(tmp_path, capfd):
+    tiny_encoder().save_pretrained(tmp_path)
+    capfd.readouterr()
+    with pretrained.calm():
+        BertForSequenceClassification.from_pretrained(tmp_path)
+    assert capfd.readouterr() == ("", "")
+    with pretrained.calm(report=True):
+        BertForSequenceClassification.from_pretrained(tmp_path)
+    assert "Loading weights" not in capfd.readouterr().err
