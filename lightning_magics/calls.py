@@ -38,6 +38,11 @@ class Subject:
     run: Run | None = None  # whose model is evaluated
     notices: tuple[str, ...] = ()
 
+    @property
+    def trained_on(self) -> Any:
+        """The DataModule of the fit that is evaluated, None where there is none."""
+        return self.run.data[0] if self.run is not None and self.run.verb == "fit" else None
+
 
 @dataclass(frozen=True)
 class Data:
@@ -90,7 +95,10 @@ class Call:
                 model = subject.make()
             data = self.datas(datas, subject)
             datamodule, loaders = data.make()
-            notices = (*subject.notices, *matching.check(model, datamodule, subject.name, data.name))
+            notices = (
+                *subject.notices,
+                *matching.check(model, datamodule, subject.name, data.name, subject.trained_on),
+            )
             job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
             job = dataclasses.replace(job, notices=notices)
             if self.verb == "fit":

