@@ -93,6 +93,8 @@ def _adopt(name: str | None, found: Any, options: DataOptions, namespace: dict[s
     code: ast.expr | None = ast.Name(name, ast.Load()) if here else None
     if code is None and texts.are_paths(found):
         code = literal(found)
+    elif code is None and isinstance(found, str) and texts.is_asked(options):
+        code = texts.of_hub(found, namespace)
     code = code or Notebook(namespace, {}, name).reference(found, "data")
     if hasattr(found, "__next__"):
         raise InputError(

@@ -23,7 +23,7 @@ _IMPORTS = {
     "Mapping": "from collections.abc import Mapping",
     **{
         name: f"import {name}"
-        for name in ("csv", "html", "json", "os", "re", "tokenizers", "transformers", "unicodedata")
+        for name in ("csv", "datasets", "html", "json", "os", "re", "tokenizers", "transformers", "unicodedata")
     },
     "parquet": "from pyarrow import parquet",
 }

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import csv
+import importlib
+import importlib.util
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +17,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from . import hub
 from .errors import InputError, MissingPackage, did_you_mean
+from .generated import expression
 from .samples import SPLITS, Split
 from .text import CLEANING, Kind, Reader, Text, Vocabulary
 
@@ -187,6 +190,20 @@ def are_paths(value: Any) -> bool:
     """Whether data is a file, or several."""
     parts = value.values() if isinstance(value, dict) else value if isinstance(value, tuple) else [value]
     return bool(parts) and all(map(_is_path, parts))
+
+
+def of_hub(name: str, namespace: dict[str, Any]) -> ast.expr:
+    """Return code that loads a data set of the Hugging Face hub, by the package datasets.
+
+    Raises:
+        InputError: it cannot be had.
+    """
+    if importlib.util.find_spec("datasets") is None:
+        purpose = f"{name} is no file (whose name ends in {', '.join(_READERS)}), and a data set of the hub"
+        raise MissingPackage("datasets", purpose, "datasets")
+    hub.check(name, "dataset")
+    namespace.setdefault("datasets", importlib.import_module("datasets"))
+    return expression("datasets.load_dataset(NAME)", NAME=ast.Constant(name))
 
 
 def _splits(value: Any) -> dict[Any, tuple[Split, Any]]:

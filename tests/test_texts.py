@@ -1,6 +1,9 @@
 import collections
+import importlib.util
 import json
 import os
+import sys
+import types
 
 import numpy as np
 import pandas as pd
@@ -8,7 +11,7 @@ import pytest
 import torch
 from notebook import CELL, SMALL_RUNS, data, model, namespace, trainer
 
-from lightning_magics import texts
+from lightning_magics import datamodules, options, texts
 from lightning_magics.definition import PACKAGES
 from lightning_magics.errors import InputError
 
@@ -21,8 +24,11 @@ BUILT = {"vocab_size": 80, "max_length": 16}
 COLUMNS = {"text": "sentence", "label": "label"}
 
 
-def define(value, names=None, **asked):
-    """Define the data `films` by an object of the notebook; a path by the cell that it is."""
+def define(value, names=None, adopted=False, **asked):
+    """Define the data `films` by an object of the notebook; a path by the cell that it is, unless it is adopted."""
+    if adopted:
+        names = names or namespace()
+        return datamodules.define_data("films", value, options.DataOptions(**asked), names, "lightning.pytorch")
     value = repr(value) if isinstance(value, str) else value
     return data(value, "films", names=names, **{**BUILT, **asked})
 
@@ -363,6 +369,25 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path):
         define(str(path), **COLUMNS)
     with pytest.raises(InputError, match=r"there is no file .*review.jsonl. Did you mean 'reviews.jsonl'\?"):
         define(str(tmp_path / "review.jsonl"), **COLUMNS)
+
+
+def test_a_name_of_the_hub_is_loaded_by_the_package_datasets(monkeypatch, tmp_path):
+    asked = {**BUILT, **COLUMNS}
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    message = (
+        r"some/films is no file .* needs the package 'datasets', which is not installed. Type: %pip install datase"
+    )
+    with pytest.raises(InputError, match=message):
+        define("some/films", adopted=True, **asked)
+    stand_in = types.ModuleType("datasets")
+    stand_in.load_dataset = lambda name: TableDict(train=table()) if name == "some/films" else None
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: stand_in)
+    monkeypatch.setitem(sys.modules, "datasets", stand_in)
+    monkeypatch.setattr("lightning_magics.hub.check", lambda name, role: None)
+    definition = define("some/films", adopted=True, **asked)
+    assert "import datasets" in definition.source
+    assert "return datasets.load_dataset('some/films')" in definition.source
+    assert ready(definition).classes == ["bad", "good"]
 
 
 def test_options_of_texts_are_refused_for_other_data():
