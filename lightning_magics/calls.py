@@ -249,8 +249,8 @@ class Call:
 
         if self.verb == "predict" and typed:
             texts = self.session.texts(typed)
-            if texts is not None:
-                return self.texts(texts, subject)
+            if texts is not None and (found_texts := self.texts(texts, subject)) is not None:
+                return found_texts
         found = [self.session.find_data(item) for item in typed]
         if not found and self.data:
             raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
@@ -273,8 +273,8 @@ class Call:
         loaders = tuple(to_dataloaders(found, training, overrides))
         return Data(name, make=lambda: (None, loaders))
 
-    def texts(self, texts: list[str], subject: Subject) -> Data:
-        """Texts to predict for, encoded as those that the model was trained on.
+    def texts(self, texts: list[str], subject: Subject) -> Data | None:
+        """Texts to predict for, encoded as those that the model was trained on; None where words may be names of data.
 
         Raises:
             InputError: it was trained on other data.
@@ -288,6 +288,8 @@ class Call:
         if owner is None and run is not None and run.record.data in self.session.datas:
             owner = self.session.datas[run.record.data].new()
         if not matching.is_of_texts(owner):
+            if all(len(text.split()) == 1 for text in texts):
+                return None
             raise InputError(
                 f"{texts[0]!r} is no data, and {subject.name} was not trained on texts in this session, so that a text "
                 f"means nothing to it. Give data, or a model that was: %lightning_data NAME FILE --text COLUMN …"

@@ -68,12 +68,12 @@ class Definition:
         changed = {name: hyperparameters[name] for name in sorted(self.reloads_for & hyperparameters.keys())}
         if self.loaded is not None and not changed:
             instance.data = self.loaded
-        elif self.summary and repr(changed) in self.variant:
+        elif self.loaded is not None and self.summary:
+            if repr(changed) not in self.variant:
+                load(instance)
+                self.variant.clear()
+                self.variant[repr(changed)] = instance.data
             instance.data = self.variant[repr(changed)]
-        elif self.summary:
-            load(instance)
-            self.variant.clear()
-            self.variant[repr(changed)] = instance.data
         return instance
 
 

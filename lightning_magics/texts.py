@@ -183,7 +183,9 @@ def named(tokenizer: Any, notebook: Notebook) -> Any:
     """Return the tokenizer that an option means: a name or a folder as text, or an object."""
     if isinstance(tokenizer, str):
         tokenizer = notebook.namespace.get(tokenizer, tokenizer)
-    return str(tokenizer) if isinstance(tokenizer, str | Path) else tokenizer
+    if isinstance(tokenizer, Path) or (isinstance(tokenizer, str) and tokenizer.startswith("~")):
+        tokenizer = str(Path(tokenizer).expanduser())
+    return tokenizer
 
 
 def are_paths(value: Any) -> bool:
