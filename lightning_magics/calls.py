@@ -95,10 +95,9 @@ class Call:
                 model = subject.make()
             data = self.datas(datas, subject)
             datamodule, loaders = data.make()
-            notices = (
-                *subject.notices,
-                *matching.check(model, datamodule, subject.name, data.name, subject.trained_on),
-            )
+            notices = subject.notices
+            if datamodule is not None or self.verb != "predict":
+                notices += matching.check(model, datamodule, subject.name, data.name, subject.trained_on)
             job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
             job = dataclasses.replace(job, notices=notices)
             if self.verb == "fit":

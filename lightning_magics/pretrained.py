@@ -66,8 +66,9 @@ def _loss(self, output, target):
 _BALANCE = '''
 def setup(self, stage):
     """Give each class a weight by how rare it is in the training data."""
-    counts = torch.bincount(self.trainer.datamodule.splits["train"].labels)
-    self.loss_weights = counts.sum() / (len(counts) * counts.clamp(min=1))
+    if stage != "predict":
+        counts = torch.bincount(self.trainer.datamodule.splits["train"].labels)
+        self.loss_weights = counts.sum() / (len(counts) * counts.clamp(min=1))
 '''
 BALANCED = "balanced"
 HELPERS = ("_frozen", "_layer", "_loss")

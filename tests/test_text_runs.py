@@ -101,6 +101,13 @@ def test_what_stands_in_a_line_of_predict_is_a_text_unless_it_is_data(films):
     assert said[0]["label"] == "bad"
 
 
+def test_weights_of_classes_are_of_the_loss_alone(films):
+    run_cells(films, BAG.replace("--lr 0.1", "--lr 0.1 --class_weights balanced"), FIT)
+    said = api.predict("Bag", "a warm film", quiet=True).predictions
+    assert said[0]["label"] == "good"
+    assert api.test("Bag", quiet=True).results[0]["test_accuracy"] == 1.0
+
+
 def test_mistakes_are_shown_with_their_texts(films, tmp_path):
     rows = ["sentence\tfeeling", "warm and warm\tbad", "so dull\tgood", "flat\tbad"]
     (tmp_path / "odd.tsv").write_text("\n".join(rows))
