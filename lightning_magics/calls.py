@@ -21,7 +21,7 @@ from .definition import Definition, check_hyperparameters, is_datamodule, is_mod
 from .errors import InputError, short_traceback
 from .job import Job
 from .launch import Run, recording, run_in_kernel
-from .session import Session, current
+from .session import Session, current, is_code
 from .spawned import How, SpawnedRun, ask_to_stop, run_in_processes
 from .views import open_view
 
@@ -247,9 +247,10 @@ class Call:
         from .samples import features, form_of, to_dataloaders
 
         if self.verb == "predict" and typed:
-            texts = self.session.texts(typed)
-            if texts is not None and (found_texts := self.texts(texts, subject)) is not None:
-                return found_texts
+            owner = self.owner(subject, typed)
+            texts = self.session.texts(typed) if owner is not None else None
+            if texts is not None:
+                return _texts(texts, owner)
         found = [self.session.find_data(item) for item in typed]
         if not found and self.data:
             raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
@@ -272,31 +273,29 @@ class Call:
         loaders = tuple(to_dataloaders(found, training, overrides))
         return Data(name, make=lambda: (None, loaders))
 
-    def texts(self, texts: list[str], subject: Subject) -> Data | None:
-        """Texts to predict for, encoded as those that the model was trained on; None where words may be names of data.
+    def owner(self, subject: Subject, typed: Sequence[Any]) -> Any:
+        """The DataModule of the texts that a model was trained on, None where it was trained on other data.
 
         Raises:
-            InputError: it was trained on other data.
+            InputError: it was, and what was typed can be nothing but a sentence.
         """
         from . import matching
-        from .answers import answers
 
         fits = [run for run in self.session.fits.values() if run._model is subject.made]
         run = subject.run or next(iter(fits), None)
         owner: Any = run.data[0] if run is not None else None
         if owner is None and run is not None and run.record.data in self.session.datas:
             owner = self.session.datas[run.record.data].new()
-        if not matching.is_of_texts(owner):
-            if all(len(text.split()) == 1 for text in texts):
-                return None
-            raise InputError(
-                f"{texts[0]!r} is no data, and {subject.name} was not trained on texts in this session, so that a text "
-                f"means nothing to it. Give data, or a model that was: %lightning_data NAME FILE --text COLUMN …"
-            )
-        load(owner)
-        name = formats.plural(len(texts), "text")
-        read = functools.partial(answers, texts, owner.classes)
-        return Data(name, make=lambda: (None, (owner.texts_dataloader(texts),)), read=read)
+        if matching.is_of_texts(owner):
+            load(owner)
+            return owner
+        sentence = next((item for item in typed if isinstance(item, str) and not is_code(item)), None)
+        if sentence is None:
+            return None
+        raise InputError(
+            f"{sentence!r} is no data, and {subject.name} was not trained on texts in this session, so that a text "
+            f"means nothing to it. Give data, or a model that was: %lightning_data NAME FILE --text COLUMN …"
+        )
 
     def data_of(self, run: Run) -> Data:
         """The data of an earlier run; of a fit on loaders, validation alone is what its data says.
@@ -401,6 +400,14 @@ class Call:
             versions=provenance.versions(job.package),
             git=provenance.git(),
         )
+
+
+def _texts(texts: list[str], owner: Any) -> Data:
+    """Describe texts to predict for, which are encoded as those that the model was trained on."""
+    from .answers import answers
+
+    read = functools.partial(answers, texts, owner.classes)
+    return Data(formats.plural(len(texts), "text"), make=lambda: (None, (owner.texts_dataloader(texts),)), read=read)
 
 
 def _keep_tokenizer(folder: runs.RunFolder, datamodule: Any) -> None:

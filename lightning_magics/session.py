@@ -10,7 +10,7 @@ import builtins
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -145,7 +145,7 @@ class Session:
             if isinstance(item, str):
                 if item in self.datas:
                     return None
-                item = self.evaluate(item, "data", ()) if self._is_code(item) else item
+                item = self.evaluate(item, "data", ()) if is_code(item, self.namespace) else item
             if isinstance(item, str):
                 found.append(item)
                 continue
@@ -155,16 +155,6 @@ class Session:
                 return None
             found += item
         return found
-
-    def _is_code(self, text: str) -> bool:
-        """Whether a text is an expression that reads variables of the notebook, and nothing that is not there."""
-        try:
-            names = names_read(ast.parse(text, mode="eval"))
-        except (SyntaxError, ValueError):
-            return False
-        return bool(names & self.namespace.keys()) and all(
-            name in self.namespace or hasattr(builtins, name) for name in names
-        )
 
     def path_or_value(self, typed: str, what: str) -> Any:
         """Return a path that was typed as text, anything else as the notebook's value of it.
@@ -229,6 +219,17 @@ class Session:
     def candidates(self) -> list[str]:
         """Names of the notebook's own models, classes and instances."""
         return [name for name, value in self.namespace.items() if not name.startswith("_") and _is_lightning(value)]
+
+
+def is_code(text: str, namespace: Mapping[str, Any] | None = None) -> bool:
+    """Whether a text is an expression; of a namespace, where one is given: it reads some of it and nothing else."""
+    try:
+        names = names_read(ast.parse(text, mode="eval"))
+    except (SyntaxError, ValueError):
+        return False
+    if namespace is None:
+        return True
+    return bool(names & namespace.keys()) and all(name in namespace or hasattr(builtins, name) for name in names)
 
 
 def current() -> Session:
