@@ -139,7 +139,7 @@ def _build_tokenizer(self, texts):
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=self.hparams.vocab_size,
         special_tokens=[*special.values()],
-        initial_alphabet=tokenizers.pre_tokenizers.ByteLevel.alphabet(),
+        initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
     made.train_from_iterator(texts, trainer)

@@ -188,6 +188,11 @@ def test_a_vocabulary_of_byte_pairs_gives_back_any_text():
     assert len(instance.tokenizer) == 300
 
 
+def test_a_vocabulary_of_byte_pairs_is_the_same_each_time():
+    first, second = (ready(define(PAIRS, vocab_size=290, vocabulary="bpe")).tokenizer for _ in range(2))
+    assert first.get_vocab() == second.get_vocab()
+
+
 def test_an_object_can_be_the_tokenizer():
     built = ready(define(PAIRS)).tokenizer
     names = namespace(mine=built)
