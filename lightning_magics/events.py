@@ -1,9 +1,9 @@
 """What a training process tells whoever watches: frozen dataclasses, one JSON line each.
 
 The events of a run, in order: `Launched` where processes of its own run it, `Started`, then `Step`, `Metrics`,
-`Results` and `Notice` as they happen, then exactly one `Ended`. `Printed` and `Watched` are made by who follows a run,
-for its view alone. A reader ignores keys and events that it does not know, so that an older notebook can watch a
-newer run.
+`Results` and `Notice` as they happen, then `Ended`; of two, where a rank fails after another has ended, the last
+counts. `Printed` and `Watched` are made by who follows a run, for its view alone. A reader ignores keys and events
+that it does not know, so that an older notebook can watch a newer run.
 """
 
 from __future__ import annotations

@@ -266,7 +266,7 @@ def _fork(lifeline: int, lock: int, package: str, notice: Callable[[str], None],
 
 def _python(code: str, fds: tuple[int, ...], output: Any, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Exec an interpreter in a session of its own, with this process's ``sys.path``."""
-    path = [item for item in sys.path if item] + [str(Path(__file__).parent.parent)]
+    path = [str(item) for item in sys.path if item] + [str(Path(__file__).parent.parent)]
     whole = f"import sys; sys.path[:] = {path!r}; {code}"
     return subprocess.Popen(
         [sys.executable, "-c", whole],

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import re
+import socket
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -24,6 +27,8 @@ except ImportError:  # Windows: the record is believed
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system without locks: the record is believed
+_SILENT_S = 600.0  # a run that cannot be seen otherwise, and tells nothing for so long, is taken for dead
 MARK = "#\u2060 "  # begins the lines of a log that the user's code did not print; they begin with no joiner
 
 
@@ -128,9 +133,24 @@ class RunFolder:
             OSError: the folder cannot be written.
         """
         held = os.open(self.events_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        if fcntl is not None:
-            fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            if fcntl is not None:
+                fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(held)
+                raise
         return held
+
+    def is_removed(self) -> bool:
+        """Whether somebody has removed the folder; an error of the file system says nothing of that."""
+        try:
+            os.stat(self.events_path)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            pass
+        return False
 
     def is_alive(self) -> bool:
         """Whether a process still works on the run."""
@@ -142,14 +162,31 @@ class RunFolder:
             return True
         try:
             if fcntl is None:
-                return self.read().status == "running"
+                return self._says_so(file)
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return self._says_so(file)
+            raise
         else:
-            return False
+            return self.is_elsewhere() and self._says_so(file)
         finally:
             os.close(file)
+
+    def is_elsewhere(self) -> bool:
+        """Whether another machine works on the run, as far as is known: its lock need not be seen here."""
+        with contextlib.suppress(RunError):
+            record = self.read()
+            return record.status == "running" and record.host not in ("", socket.gethostname())
+        return False
+
+    def _says_so(self, events_file: int) -> bool:
+        """Whether the record says that the run goes on, and something has happened in it not long ago."""
+        with contextlib.suppress(RunError):
+            return self.read().status == "running" and time.time() - os.fstat(events_file).st_mtime < _SILENT_S
+        return False
 
     def status(self, record: RunRecord) -> events.Status:
         """How a run stands: one that is recorded as running and that nothing works on has failed."""

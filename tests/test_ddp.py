@@ -143,6 +143,21 @@ def test_a_fit_goes_on_from_the_last_one_wherever_each_of_them_runs(notebook: Ke
         assert notebook.value(f"{name}_run.record.steps") == 24
 
 
+def test_a_fit_that_goes_on_draws_other_numbers_each_time_and_none_of_the_kernels(notebook: Kernel) -> None:
+    notebook.run(
+        "class First(pl.Callback):\n"
+        "    def on_train_batch_start(self, trainer, model, batch, batch_idx):\n"
+        "        batch_idx or open('first', 'w').write(str(batch[1].tolist()))",
+        "net, before = Net(), draws()",
+    )
+    found = set()
+    for _ in range(3):
+        notebook.run("%lightning_fit net digits --max_epochs 1 --ddp 1 --callbacks [First()] --quiet")
+        found.add((notebook.folder / "first").read_text())
+    assert len(found) == 3
+    assert notebook.value("draws() == before") is True
+
+
 def test_callbacks_and_the_best_checkpoint_come_back(notebook: Kernel) -> None:
     notebook.run(
         "class Count(pl.Callback):\n"
