@@ -148,17 +148,18 @@ def framed(found: boards.Board, asked: Asked) -> dict[str, str]:
     url = address(found, asked.run)
     if not url:
         return {"text/html": _line(escape(_NO_PROXY)), "text/plain": _NO_PROXY}
-    command = f"<code>{escape(asked.command)}</code>"
+    again = f"<code>{escape(asked.command)}</code> starts it again"
+    below = f"TensorBoard of {escape(found.title)}"
     size = f'width="100%" height="{asked.height}"'
     if _in_vscode():
         url = address(found, asked.run, "localhost")
         frame = f'<iframe id="tensorboard-frame-{found.port:x}" src="{escape(url)}" {size} frameborder="0"></iframe>'
+        below += f"; its server ends with the kernel, {again}"
     else:
-        gone = f"TensorBoard does not answer here. Its server ends with the kernel; {command} starts it again."
+        gone = f"TensorBoard does not answer here. Its server ends with the kernel; {again}."
         frame = f'<object data="{escape(url)}" type="text/html" {size}>{_line(gone)}</object>'
-    link = f'<a href="{escape(url)}" target="_blank" rel="noopener">open in a tab</a>'
-    below = f"TensorBoard of {escape(found.title)} · {link} · {command} shows it again"
-    plain = f"TensorBoard of {found.title}: {url}\n{asked.command} shows it again"
+    below += f' · <a href="{escape(url)}" target="_blank" rel="noopener">open in a tab</a>'
+    plain = f"TensorBoard of {found.title}: {url}\n{asked.command} starts it again"
     return {"text/html": f"{frame}{_line(below)}", "text/plain": plain}
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-_MOST_MODULES = 1000  # of a network; a graph of more is slow to trace, and no help to read
+_MOST_MODULES = 250  # of a network: tracing takes some milliseconds for each, and no eye follows more
 _log = logging.getLogger("pytorch_lightning")  # one of those that speak in the run's log
 Example = Callable[[], tuple[tuple[Any, ...], Mapping[str, Any]]]
 

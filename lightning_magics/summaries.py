@@ -80,7 +80,8 @@ class _Summaries:
         monitor = getattr(checkpoint_callback, "monitor", None)
         score = getattr(checkpoint_callback, "best_model_score", None)
         if monitor and score is not None:
-            self.log_metrics({f"best/{monitor}": float(score)}, checkpoint_callback._last_global_step_saved)
+            step = max(0, checkpoint_callback._last_global_step_saved - 1)  # from 0, as of the other metrics
+            self.log_metrics({f"best/{monitor}": float(score)}, step)
 
     @rank_zero_only
     def finalize(self: Any, status: str) -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -230,3 +233,46 @@ def test_a_background_fit_outlives_the_page_and_the_kernel(jupyter):
     jupyter.run_cell(6)
     jupyter.wait_idle()
     assert "Digits/version_" + version in jupyter.outputs() or f"version_{version}" in jupyter.outputs()
+
+
+BOARD = ".jp-OutputArea object[type='text/html']"
+
+
+def shown_board(jupyter: lab.Lab, text: str) -> str:
+    """Wait until the frame of the board shows a text, such as a run or the name of a curve; returns its address."""
+    frame = jupyter.page.wait_for_selector(f"{BOARD}[data]", timeout=60_000)
+    for _ in range(3):  # TensorBoard reads what a running fit has written only when it is loaded
+        with contextlib.suppress(Exception):
+            frame.content_frame().wait_for_selector(f"text={text}", timeout=15_000)
+            frame.content_frame().wait_for_selector("line-chart", timeout=15_000)
+            break
+        jupyter.page.evaluate("frame => { frame.data = frame.data }", frame)
+    assert text in frame.content_frame().inner_text("body")
+    return frame.get_attribute("data")
+
+
+def test_the_board_shows_a_running_fit_after_its_server_and_its_kernel_were_killed(jupyter):
+    fit = "run = %lightning_fit Digits digits --max_epochs 100000 --background --quiet"
+    pids = "'pids', os.getpid(), [server._process.pid for server in boards._servers.values()]"
+    imports = "import os\nfrom lightning_magics import boards"
+    lab.write_notebook(jupyter.folder / "board.ipynb", *DIGITS, fit, imports, "%lightning_board --height 560", pids)
+    jupyter.open_notebook("board.ipynb")
+    for place in range(7):
+        jupyter.run_cell(place)
+    jupyter.wait_for_text("('pids', ", timeout_s=120)
+    first = shown_board(jupyter, "train_loss_step")
+    kernel, server = map(int, re.search(r"\('pids', (\d+), \[(\d+)\]\)", jupyter.outputs()).groups())
+
+    os.kill(server, signal.SIGKILL)
+    jupyter.run_cell(5)
+    jupyter.wait_idle()
+    assert shown_board(jupyter, "train_loss_step") == first
+
+    jupyter.save("board.ipynb")
+    os.kill(kernel, signal.SIGKILL)
+    jupyter.page.click(".jp-Dialog button:has-text('Ok')", timeout=30_000)
+    jupyter.wait_idle()
+    jupyter.run_cell(0)
+    jupyter.run_cell(5)
+    jupyter.wait_idle()
+    shown_board(jupyter, "train_loss_step")
