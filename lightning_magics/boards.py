@@ -20,6 +20,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from .errors import MissingPackage
 from .processes import hold, interpreter, release
@@ -144,15 +145,7 @@ class _Server:
         """Whether it serves this log folder now; its process being there does not tell."""
         if self._process.poll() is not None:
             return False
-        asked = http.client.HTTPConnection("127.0.0.1", self.port, timeout=_PROBE_S)  # past any proxy of the user's
-        try:
-            asked.request("GET", f"{self._source.path}/data/environment")
-            found = json.loads(asked.getresponse().read())
-            return isinstance(found, dict) and found.get("data_location") == self._logdir
-        except (OSError, http.client.HTTPException, ValueError):
-            return False
-        finally:
-            asked.close()
+        return _asked(self.board(), "data/environment").get("data_location") == self._logdir
 
     def end(self) -> None:
         """End it, and wait until it is gone."""
@@ -219,6 +212,24 @@ def start(source: Source, port: int | None = None) -> Board | Failed:
             known.end()
         _servers[source] = server
         return outcome
+
+
+def has_values(found: Board, run: str) -> bool:
+    """Whether a board has something to show of a run."""
+    return run in _asked(found, "data/plugin/scalars/tags")
+
+
+def _asked(found: Board, page: str) -> dict[str, Any]:
+    """What a server answers; empty if it does not."""
+    asked = http.client.HTTPConnection("127.0.0.1", found.port, timeout=_PROBE_S)  # past any proxy of the user's
+    try:
+        asked.request("GET", f"{found.path}{page}")
+        answer = json.loads(asked.getresponse().read())
+    except (OSError, http.client.HTTPException, ValueError):
+        return {}
+    finally:
+        asked.close()
+    return answer if isinstance(answer, dict) else {}
 
 
 def close() -> None:

@@ -9,6 +9,7 @@ import importlib.util
 import os
 import sys
 import threading
+import time
 from dataclasses import dataclass
 from html import escape
 from typing import Any
@@ -19,6 +20,7 @@ from .errors import BoardError
 from .report import MUTED
 from .shell import running_kernel, running_shell, takes_input
 
+_FIRST_VALUES_S = 20.0  # for a fit that begins, to write its first values
 _NO_PROXY = (
     "JupyterHub lets no browser reach TensorBoard by itself. Type %pip install jupyter-server-proxy and start your "
     "server again, or set TENSORBOARD_PROXY_URL, such as /proxy/%PORT%/"
@@ -102,6 +104,9 @@ class _Place:
             if self.waits:
                 self._show({"text/plain": ""})
             raise BoardError(outcome.reason)
+        until = time.monotonic() + (_FIRST_VALUES_S if asked.run and self.waits else 0)
+        while time.monotonic() < until and not boards.has_values(outcome, asked.run):
+            time.sleep(1)  # TensorBoard's page would say that there is no data
         if not self.waits:
             print(f"TensorBoard of {outcome.title}: {address(outcome, asked.run) or _NO_PROXY}")  # noqa: T201 -- likewise
         elif "google.colab" in sys.modules:

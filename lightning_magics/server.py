@@ -14,6 +14,13 @@ import socket
 import threading
 import traceback
 import urllib.parse
+from typing import Any
+
+_RELOAD_S = 2  # between two looks at the log folder
+_LIVE = b"""const settings = "_tb_global_settings"
+if (!localStorage.getItem(settings))
+  localStorage.setItem(settings, '{"autoReload": true, "timeSeriesSettingsPaneOpened": false}')
+"""
 
 
 def main(kernel_fd: int, logdir: str, path: str, port: int | None, strict: bool, passing: str) -> None:
@@ -51,10 +58,44 @@ def _launch(logdir: str, path: str, port: int | None) -> int:
     """Let TensorBoard serve in a thread of its own; returns the port."""
     from tensorboard import program
 
-    board = program.TensorBoard()
-    flags = [f"--logdir={logdir}", "--host=127.0.0.1", f"--path_prefix={path}"]
+    def server(app: Any, flags: Any) -> Any:
+        return program.create_port_scanning_werkzeug_server(_Live(app, path), flags)
+
+    board = program.TensorBoard(server_class=server)
+    flags = [f"--logdir={logdir}", "--host=127.0.0.1", f"--path_prefix={path}", f"--reload_interval={_RELOAD_S}"]
     board.configure(argv=["tensorboard", *flags], port=port)
     return urllib.parse.urlsplit(board.launch()).port or 0
+
+
+class _Live:
+    """TensorBoard's pages with other settings at first: they load new values by themselves, and leave room for curves.
+
+    Off, as TensorBoard has it, a running fit would seem to stand still. What the user sets is kept by the browser.
+
+    Args:
+        app: TensorBoard's WSGI application.
+        path: under which it serves.
+    """
+
+    def __init__(self, app: Any, path: str) -> None:
+        self._app = app
+        self._path = path
+
+    def __call__(self, environ: dict[str, Any], start_response: Any) -> Any:
+        """Answer a request."""
+        page = environ.get("PATH_INFO", "").removeprefix(self._path)
+        if page == "/live.js":
+            headers = [("Content-Type", "text/javascript"), ("Content-Length", str(len(_LIVE)))]
+            start_response("200 OK", [*headers, ("X-Content-Type-Options", "nosniff")])
+            return [_LIVE]
+        if page not in ("/", "/index.html"):
+            return self._app(environ, start_response)
+        started: list[Any] = []
+        body = b"".join(self._app(environ, lambda *given: started.extend(given)))
+        body = body.replace(b"<head>", b'<head><script src="live.js"></script>', 1)
+        headers = [(name, value) for name, value in started[1] if name.lower() != "content-length"]
+        start_response(started[0], [*headers, ("Content-Length", str(len(body)))])
+        return [body]
 
 
 def _is_free(port: int) -> bool:
