@@ -196,7 +196,9 @@ def test_what_cannot_be_shown_is_said_before_anything_starts(shell, tmp_path):
         shell.run_line_magic("lightning_board", "Digits/version_3")
     (tmp_path / "lightning_logs/Digits/version_0").mkdir(parents=True)
     (tmp_path / "lightning_logs/Digits/version_0/run.json").write_text("{}")
-    with pytest.raises(InputError, match=r"Digits/version_0 wrote nothing for TensorBoard\. A fit does with its logger"):
+    with pytest.raises(
+        InputError, match=r"Digits/version_0 wrote nothing for TensorBoard\. A fit does with its logger"
+    ):
         shell.run_line_magic("lightning_board", "Digits/version_0")
     with pytest.raises(InputError, match="--port takes a whole number of at most 65535; found 70000"):
         shell.run_line_magic("lightning_board", "--port 70000")
