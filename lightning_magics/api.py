@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from . import boards, frame, options, processes, runs, spawned
@@ -117,27 +117,28 @@ def stop(asked: Any, now: bool = False) -> None:
         spawned.ask_to_stop(folder)
 
 
-def board(*asked: Any, **options_: Any) -> None:
+def board(*asked: Any, **given: Any) -> None:
     """Show TensorBoard; ``%lightning_board`` from Python.
 
     Args:
         asked: runs, each as of `attach`, or folders: these alone are shown. Without any, all runs.
-        options_: `height` of the frame in pixels, and `port` of the server.
+        given: `height` of the frame in pixels, and `port` of the server.
 
     Raises:
         BoardError: TensorBoard does not start.
         MissingPackage: it is not installed.
         RunError: there is no such run.
     """
-    made = options.make("board", options_)
+    made = options.make("board", given)
     boards.check_installed()
     session = current()
-    frame.show(frame.Asked(session.source(asked), _command(asked), made.height, made.port))
+    frame.show(frame.Asked(session.source(asked), _command(asked, given), made.height, made.port))
 
 
-def _command(asked: Sequence[Any]) -> str:
-    names = (item if isinstance(item, str) else getattr(item, "name", str(item)) for item in asked)
-    return " ".join(["%lightning_board", *map(shlex.quote, names)])
+def _command(asked: Sequence[Any], given: Mapping[str, Any]) -> str:
+    """The line that shows a board again."""
+    names = (item.name if isinstance(item, Run) else shlex.quote(str(item)) for item in asked)
+    return " ".join(["%lightning_board", *names, *(f"--{name} {value}" for name, value in given.items())])
 
 
 def _built(session: Session, record: runs.RunRecord) -> Any:

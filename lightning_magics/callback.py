@@ -84,13 +84,13 @@ class _Reporter:
             trainer.save_checkpoint(self._save_to)
             raise StopRequested
         self.batch = batch
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        self.batch = None
         if self._trained == 1:
             for logger in trainer.loggers:
                 if hasattr(logger, "see_batch"):  # one of `summaries`
                     logger.see_batch(pl_module, batch)
-
-    def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.batch = None
         if self._step_is_due():
             self._step(trainer, "train", batch_idx + 1, trainer.num_training_batches, _step_values(trainer, outputs))
 

@@ -131,7 +131,6 @@ def address(found: boards.Board, run: str = "", host: str = "127.0.0.1") -> str:
         run: that it shows first; empty for all.
         host: this machine.
     """
-    first = f"?{urlencode({'runFilter': f'^{run}$'})}" if run else ""
     proxy, hub = os.environ.get("TENSORBOARD_PROXY_URL"), os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
     if proxy:
         base = proxy.replace("%PORT%", str(found.port))  # as TensorBoard itself has it
@@ -141,7 +140,12 @@ def address(found: boards.Board, run: str = "", host: str = "127.0.0.1") -> str:
         base = f"{hub.rstrip('/')}/proxy/{found.port}"
     else:
         return ""
-    return f"{base.rstrip('/')}{found.path}{first}"
+    return f"{base.rstrip('/')}{_page(found, run)}"
+
+
+def _page(found: boards.Board, run: str) -> str:
+    """The path of a board's page, with what it shows first."""
+    return f"{found.path}?{urlencode({'runFilter': f'^{run}$'})}" if run else found.path
 
 
 def framed(found: boards.Board, asked: Asked) -> dict[str, str]:
@@ -172,8 +176,7 @@ def _in_colab(found: boards.Board, asked: Asked) -> dict[str, str]:
     """Show a board through Colab's own proxy; returns what to show under it."""
     from google.colab import output
 
-    path = address(found, asked.run).partition(str(found.port))[2]
-    output.serve_kernel_port_as_iframe(found.port, path=path, height=str(asked.height))
+    output.serve_kernel_port_as_iframe(found.port, path=_page(found, asked.run), height=str(asked.height))
     return _sentence(asked)
 
 

@@ -183,6 +183,18 @@ def test_a_proxy_is_used_where_there_is_one(monkeypatch):
     assert frame.address(BOARD) == "/proxy/6006/logs-1/"
 
 
+def test_colab_serves_the_frame_through_its_own_proxy(monkeypatch):
+    served = []
+    output = types.ModuleType("google.colab.output")
+    output.serve_kernel_port_as_iframe = lambda *given, **named: served.append((given, named))
+    colab = types.ModuleType("google.colab")
+    colab.output = output
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    monkeypatch.setitem(sys.modules, "google.colab.output", output)
+    assert "%lightning_board shows it" in frame._in_colab(BOARD, ASKED)["text/plain"]
+    assert served == [((6006,), {"path": "/logs-1/", "height": "500"})]
+
+
 def test_a_terminal_gets_the_link(shell, logs, capsys):
     shell.run_line_magic("lightning_board", f"{logs}")
     board = started(Source.of_folder(logs))
@@ -213,6 +225,26 @@ def test_a_server_that_fails_is_an_error_of_the_cell(shell, tmp_path):
         stranger.listen()
         with pytest.raises(BoardError, match="is in use by another program"):
             shell.run_line_magic("lightning_board", f"--port {stranger.getsockname()[1]}")
+
+
+NET = """%%lightning_model Net --loss mse_loss
+import torch
+torch.nn.Linear(2, 1)
+"""
+
+
+def test_a_fit_in_a_terminal_tells_where_its_board_is(shell, capsys):
+    shell.run_cell(NET)
+    shell.run_cell("data = torch.utils.data.DataLoader([(torch.ones(2), torch.ones(1))] * 4)")
+    with pytest.raises(InputError, match="--board shows what the TensorBoard logger writes, and this fit has none"):
+        shell.run_line_magic("lightning_fit", "Net data --max_epochs 1 --board --logger csv")
+    assert not Path("lightning_logs").exists()
+    shell.run_line_magic("lightning_fit", "Net data --max_epochs 1 --board --quiet")
+    (server,) = boards._servers.values()
+    board = server.board()
+    link = f"http://127.0.0.1:{board.port}{board.path}?runFilter=%5ENet%2Fversion_0%24"
+    assert f"TensorBoard of lightning_logs: {link}\n" in capsys.readouterr().out
+    assert eventually(lambda: boards.has_values(board, "Net/version_0"))
 
 
 # --- in a real kernel
