@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from . import options, processes, runs, spawned
+from . import boards, frame, options, processes, runs, spawned
 from .calls import Call
 from .definition import Definition, is_module
 from .errors import InputError, RunError, short_traceback
@@ -114,6 +115,30 @@ def stop(asked: Any, now: bool = False) -> None:
         spawned.kill(folder)
     else:
         spawned.ask_to_stop(folder)
+
+
+def board(*asked: Any, **given: Any) -> None:
+    """Show TensorBoard; ``%lightning_board`` from Python.
+
+    Args:
+        asked: runs, each as of `attach`, or folders: these alone are shown. Without any, all runs.
+        given: `height` of the frame in pixels, and `port` of the server.
+
+    Raises:
+        BoardError: TensorBoard does not start.
+        MissingPackage: it is not installed.
+        RunError: there is no such run.
+    """
+    made = options.make("board", given)
+    boards.check_installed()
+    session = current()
+    frame.show(frame.Asked(session.source(asked), _command(asked, given), made.height, made.port))
+
+
+def _command(asked: Sequence[Any], given: Mapping[str, Any]) -> str:
+    """The line that shows a board again."""
+    names = (item.name if isinstance(item, Run) else shlex.quote(str(item)) for item in asked)
+    return " ".join(["%lightning_board", *names, *(f"--{name} {value}" for name, value in given.items())])
 
 
 def _built(session: Session, record: runs.RunRecord) -> Any:

@@ -72,7 +72,8 @@ def complete(
         return _options(verb, tokens, word, {"model": model_params, "data": data_params})
     pending, positional, count = _scan(verb, tokens)
     offered = _values(pending, names) if pending is not None else []
-    if (positional and not count and verb in _OF_RUNS) or (pending is not None and pending.name == "resume"):
+    of_runs = positional and verb in _OF_RUNS and (not count or verb == "board")
+    if of_runs or (pending is not None and pending.name == "resume"):
         offered += runs()
     elif positional:
         offered += _positional(verb, count, models, data, names)
@@ -81,7 +82,7 @@ def complete(
     return _starting(word, offered)
 
 
-_OF_RUNS = ("runs", "attach", "stop")
+_OF_RUNS = ("runs", "attach", "stop", "board")
 
 
 def _starting(word: str, offered: Iterable[str]) -> list[str]:

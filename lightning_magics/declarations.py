@@ -19,7 +19,7 @@ from typing import Any, Literal
 from .errors import InputError, did_you_mean
 from .tokens import Expression
 
-Verb = Literal["model", "data", "fit", "validate", "test", "predict", "source", "runs", "attach", "stop"]
+Verb = Literal["model", "data", "fit", "validate", "test", "predict", "source", "runs", "attach", "stop", "board"]
 LOGGERS = ("tensorboard", "csv", "mlflow")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -131,6 +131,7 @@ class FitOptions(RunOptions):
         words=(*LOGGERS, "false"),
     )
     weights_only: bool = _option(True, "read only tensors from a checkpoint; False runs code that it may hold")
+    board: bool = _option(False, "show TensorBoard above the fit")
 
 
 @dataclass(frozen=True)
@@ -160,6 +161,16 @@ class StopOptions:
 
 
 @dataclass(frozen=True)
+class BoardOptions:
+    """Options of ``%lightning_board``."""
+
+    height: int = _option(800, "height of the frame in pixels", "N", minimum=100)
+    port: int | None = _option(
+        None, "port of its server; without it 6006, or the next that is free", "N", minimum=1, maximum=65535
+    )
+
+
+@dataclass(frozen=True)
 class NoOptions:
     """For a magic that takes names alone."""
 
@@ -175,6 +186,7 @@ DECLARED: dict[str, type] = {
     "runs": NoOptions,
     "attach": NoOptions,
     "stop": StopOptions,
+    "board": BoardOptions,
 }
 # The verbs that take the Trainer's arguments, and constructor arguments as --model.NAME and --data.NAME.
 RUNNING = ("fit", "validate", "test", "predict")

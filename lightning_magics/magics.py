@@ -12,7 +12,7 @@ from typing import Any
 import traitlets
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
-from . import api, cells, options, processes, report
+from . import api, boards, cells, options, processes, report
 from .definition import Definition
 from .errors import InputError, did_you_mean
 from .launch import Run
@@ -219,6 +219,23 @@ class LightningMagics(Magics):
         if parsed is not None:
             api.stop(self._one(parsed, "stop"), **parsed.options)
 
+    @line_magic
+    def lightning_board(self, line: str) -> None:
+        """Show TensorBoard here: all runs, or the named ones alone, or what a folder holds.
+
+        RUN is a name as %lightning_runs lists it, a folder, or last; DIR a folder of event files. The server listens
+        to this machine alone, and ends with the kernel.
+
+        Options of %lightning_board [RUN ...|DIR]:
+        {options}
+
+        Example:
+            %lightning_board Digits/version_3 Digits/version_4 --height 600
+        """
+        parsed = self._parsed("board", line)
+        if parsed is not None:
+            api.board(*parsed.positional, **parsed.options)
+
     def _one(self, parsed: options.Parsed, verb: str) -> str:
         """The run that a line names."""
         if not parsed.positional:
@@ -253,8 +270,9 @@ class LightningMagics(Magics):
         self.session.interrupted = False
 
     def unload(self) -> None:
-        """Take out what this object put into the shell, and end the process that stands ready."""
+        """Take out what this object put into the shell, and end the processes that serve it."""
         processes.close()
+        boards.close()
         self._unregister("pre_run_cell", self._remember_cell)
 
     def _run(self, verb: options.Verb, line: str) -> Run | None:
@@ -274,7 +292,7 @@ class LightningMagics(Magics):
         return run
 
 
-for _verb in (*options.RUNNING, "model", "data", "stop"):
+for _verb in (*options.RUNNING, "model", "data", "stop", "board"):
     _magic = getattr(LightningMagics, f"lightning_{_verb}")
     _table = options.help_text(_verb).replace("\n", "\n        ")
     _magic.__doc__ = _magic.__doc__.replace("{options}", _table)

@@ -23,7 +23,7 @@ _MOST_TEXT = 300  # characters of a notice or a path
 _MOST_PRINTED = 5000  # bytes of html that all printed lines take
 _MOST_ERROR = 600
 
-_MUTED = "opacity:.65"
+MUTED = "opacity:.65"
 SIGNS = {
     "completed": ("✓", "#2da44e"),
     "interrupted": ("■", "#bf8700"),
@@ -336,7 +336,7 @@ def html(state: RunState) -> str:
     parts.append(f'<div style="{_SIDE_BY_SIDE}">{html_table(state)}{_html_image(state)}</div>')
     parts += [html_remarks(state), _html_prints(state)]
     if found := [*filter(None, [best(state)]), *footer(state)]:
-        parts.append(f'<div style="{_MUTED};font-size:.9em">{" · ".join(map(escape, found))}</div>')
+        parts.append(f'<div style="{MUTED};font-size:.9em">{" · ".join(map(escape, found))}</div>')
     return f'<div style="margin:2px 0 6px">{"".join(parts)}</div>'
 
 
@@ -345,9 +345,7 @@ def html_header(state: RunState) -> str:
     model, facts = header(state)
     if state.running_s is not None and state.ended is None:
         facts += f" {formats.clock(state.running_s)}" if state.starting else f" · {formats.clock(state.running_s)}"
-    return (
-        f'<div style="margin-bottom:2px"><b>{escape(model)}</b> <span style="{_MUTED}">· {escape(facts)}</span></div>'
-    )
+    return f'<div style="margin-bottom:2px"><b>{escape(model)}</b> <span style="{MUTED}">· {escape(facts)}</span></div>'
 
 
 def _html_summary(state: RunState) -> str:
@@ -393,7 +391,7 @@ def _html_image(state: RunState) -> str:
     try:
         found = charts.png(state)
     except Exception as error:  # a broken installation of matplotlib fails in its own ways; the table stays
-        return f'<div style="{_MUTED};font-size:.9em">{escape(_cannot_draw("curves", error))}</div>'
+        return f'<div style="{MUTED};font-size:.9em">{escape(_cannot_draw("curves", error))}</div>'
     if found is None:
         return ""
     data, width, height = found
@@ -419,7 +417,7 @@ def _html_prints(state: RunState) -> str:
     note, printed = _prints(state)
     if not printed:
         return ""
-    above = f'<div style="{_MUTED};font-size:.9em">{escape(note)}</div>' if note else ""
+    above = f'<div style="{MUTED};font-size:.9em">{escape(note)}</div>' if note else ""
     look = f"margin:0;padding:0;background:none;color:inherit;opacity:.85;{_CODE_FONT};font-size:.85em;line-height:1.45"
     text = "\n".join(printed)
     below = f'<pre style="{look};white-space:pre-wrap;overflow-wrap:anywhere">{escape(text, quote=False)}</pre>'
@@ -441,7 +439,7 @@ def html_status(state: RunState, hint: str = "") -> str:
 
 def html_note(text: str) -> str:
     """Return a small line."""
-    return f'<div style="{_MUTED};font-size:.85em;margin-top:3px">{escape(text)}</div>'
+    return f'<div style="{MUTED};font-size:.85em;margin-top:3px">{escape(text)}</div>'
 
 
 def _html_bars(state: RunState) -> str:

@@ -210,6 +210,10 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunError(f"the run {self.name} has no readable record {self.record_path}: {error}") from error
 
+    def has_summaries(self) -> bool:
+        """Whether there is something for TensorBoard."""
+        return next(self.path.rglob("*.tfevents.*"), None) is not None
+
     def newest_checkpoint(self) -> Path | None:
         """Checkpoint that was written last, or None."""
         found = sorted(self.checkpoints_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)

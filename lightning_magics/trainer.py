@@ -18,6 +18,7 @@ from .job import Job
 from .options import metric_and_patience
 from .runs import RunFolder
 from .scores import better
+from .summaries import tensorboard_logger
 
 
 def trainer_class(package: str) -> Any:
@@ -131,7 +132,7 @@ def _logger(name: str, job: Job, package: Any) -> Any:
     root, model, version = job.folder.parent.parent, job.folder.parent.name, job.folder.name
     loggers = package.loggers
     if name == "tensorboard":
-        return loggers.TensorBoardLogger(root, name=model, version=version)
+        return tensorboard_logger(job.package, root, model, version)
     if name == "csv":
         return loggers.CSVLogger(root, name=model, version=version)
     database = root.resolve() / "mlflow.db"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from kernel import DATA, DIGITS, SETUP, Kernel
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 NET = """
 import os, random, sys
@@ -120,6 +121,19 @@ def test_every_precision_ends_as_it_does_in_the_kernel(notebook: Kernel) -> None
         here, there = notebook.cell(line), notebook.cell(f"{line} --ddp 1")
         assert here.status == there.status, (precision, here.error, there.error)
         assert here.error.splitlines()[-1:] == there.error.splitlines()[-1:]
+
+
+def test_processes_tell_tensorboard_what_the_kernel_does(notebook: Kernel) -> None:
+    told = []
+    for how in ("", "--ddp 2"):
+        notebook.run(f"run = %lightning_fit Net digits {SHORT} --log_every_n_steps 2 {how}")
+        found = EventAccumulator(notebook.value("os.path.abspath(run.log_dir)"))
+        found.Reload()
+        told.append(found.Tags())
+    assert told[0] == told[1]
+    assert {"lr-Adam", "val_loss"} <= set(told[1]["scalars"])
+    assert "hp_metric" not in told[1]["scalars"]
+    assert told[1]["tensors"] == ["_hparams_/session_start_info", "_hparams_/session_end_info"]
 
 
 # What comes back
