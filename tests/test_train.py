@@ -62,7 +62,7 @@ class StopAfter:
     def __init__(self, looks):
         self.looks = looks
 
-    def is_set(self):
+    def is_set(self, trained=0):
         self.looks -= 1
         return self.looks < 0
 
