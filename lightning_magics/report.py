@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from html import escape
 
-from lightning_magics import charts, formats, runs, scores
-from lightning_magics.events import Status
-from lightning_magics.progress import RunState
+from . import charts, formats, runs, scores
+from .events import Status
+from .progress import RunState
 
 _MOST_ROWS = 20
 _FIRST_ROWS = 3
@@ -390,8 +390,13 @@ def _html_cell(cell: str, starred: bool) -> str:
 
 
 def _html_image(state: RunState) -> str:
+    return html_picture(lambda: charts.png(state), f"curves of {state.run or 'the run'}")
+
+
+def html_picture(draw: Callable[[], charts.Picture | None], name: str) -> str:
+    """Return what is drawn as an image within the html; a line where it cannot be drawn, or nothing."""
     try:
-        found = charts.png(state)
+        found = draw()
     except Exception as error:  # a broken installation of matplotlib fails in its own ways; the table stays
         return f'<div style="{_MUTED};font-size:.9em">{escape(_cannot_draw("curves", error))}</div>'
     if found is None:
@@ -399,8 +404,8 @@ def _html_image(state: RunState) -> str:
     data, width, height = found
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     return (
-        f'<img alt="curves of {escape(state.run or "the run")}" width="{width}" '
-        f'height="{height}" style="max-width:100%;height:auto" src="{source}">'
+        f'<img alt="{escape(name)}" width="{width}" height="{height}" style="max-width:100%;height:auto" '
+        f'src="{source}">'
     )
 
 

@@ -12,11 +12,11 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from lightning_magics import report
-from lightning_magics.events import Event, Launched, Started
-from lightning_magics.progress import RunState
-from lightning_magics.shell import running_kernel, running_shell
-from lightning_magics.terminal import STOPPING, TextView
+from . import report
+from .events import Event, Launched, Started
+from .progress import RunState
+from .shell import running_kernel, running_shell
+from .terminal import STOPPING, TextView
 
 _SHARE = 0.01  # most of the run's time that drawing may take
 _FASTEST_S = 0.15  # a front end is not sent more, whatever is asked for: at most 10 messages a second in all
