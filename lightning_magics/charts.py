@@ -36,6 +36,7 @@ _MOST_CHARTS = 6
 _ACROSS = 3
 _MOST_DOTS = 12  # dots show the epochs as long as these can be told apart
 _FEW = 8  # values by step that are not drawn beside those by epoch
+_MANY_LINES = 5  # in a chart: more make a large file
 _MOST_POINTS = 160  # of a line: more than this is not seen at the charts' size
 _WIDTH, _HEIGHT = 290, 170  # of a chart, in CSS pixels
 _POINTS = 0.72  # of matplotlib for a CSS pixel, at 100 pixels an inch
@@ -289,7 +290,8 @@ def picture(found: Sequence[Chart]) -> Picture | None:
     across, down = found[0].width, found[0].height
     width = min(_ACROSS, len(found)) * across
     height = -(-len(found) // _ACROSS) * down
-    fineness = 2.0 if height == down else 1.5  # pixels of the image for each on the page
+    many = height > down or max(len(chart.lines) for chart in found) > _MANY_LINES
+    fineness = 1.5 if many else 2.0  # pixels of the image for each on the page
     figure = Figure((width / 100, height / 100), 100 * fineness, facecolor="none")
     canvas = FigureCanvasAgg(figure)
     for place, chart in enumerate(found):

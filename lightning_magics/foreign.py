@@ -177,7 +177,7 @@ def _value(node: Any, text: str, constructor: Any) -> Any:
     """A number, a text, a list or a dict of these, or what the file says."""
     import yaml
 
-    plain = node.tag.startswith("tag:yaml.org,2002:") and ":python/" not in node.tag
+    plain = node.tag.startswith("tag:yaml.org,2002:") and ":python/" not in node.tag.removesuffix(":python/tuple")
     if isinstance(node, yaml.ScalarNode):
         return constructor.construct_object(node) if plain else node.value
     items = node.value if isinstance(node, yaml.SequenceNode) else [item for pair in node.value for item in pair]

@@ -5,11 +5,18 @@ Those that are given as objects are used as they are, by `trainer`.
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from .errors import MissingPackage
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 
 def logger(name: str, folder: Path, package: Any) -> Any:
@@ -38,13 +45,23 @@ def _mlflow(folder: Path, package: Any) -> Any:
     """MLflow with its embedded store: a database beside the models' folders."""
     root = folder.parent.parent.resolve()
     database = root / "mlflow.db"
-    database.touch(mode=0o600)  # its owner's alone, as a run folder is
-    return package.loggers.MLFlowLogger(
-        experiment_name=folder.parent.name,
-        run_name=folder.name,
-        tracking_uri=f"sqlite:///{database}",
-        artifact_location=str(root / "mlflow_artifacts"),
-    )
+    with _alone(root / ".mlflow.lock"):  # whoever comes first makes the tables: of two at once both would
+        database.touch(mode=0o600)  # its owner's alone, as a run folder is
+        return package.loggers.MLFlowLogger(
+            experiment_name=folder.parent.name,
+            run_name=folder.name,
+            tracking_uri=f"sqlite:///{database}",
+            artifact_location=str(root / "mlflow_artifacts"),
+        )
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is within this, for the same path."""
+    with path.open("a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _wandb(folder: Path, package: Any) -> Any:
@@ -52,6 +69,8 @@ def _wandb(folder: Path, package: Any) -> Any:
     offline = "WANDB_MODE" not in os.environ
     if offline:
         os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # wandb would report to its makers even so
+    if f"-{os.getpid()}-" not in os.environ.get("WANDB_SERVICE", ""):
+        os.environ.pop("WANDB_SERVICE", None)  # the kernel's service would end with it, a run in the background not
     import wandb
     from lightning_utilities.core.rank_zero import rank_zero_only
 

@@ -78,7 +78,9 @@ def delete(root: Path, found: Sequence[Row]) -> str:
 
 def _remove(folder: RunFolder) -> None:
     """Remove a run's folder, and the model's if nothing else is in it; links are removed and never followed."""
-    for entry in os.scandir(folder.path):
+    with os.scandir(folder.path) as found:
+        entries = list(found)
+    for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path)
         elif entry.path != str(folder.record_path):

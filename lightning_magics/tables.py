@@ -39,7 +39,8 @@ def html(columns: Sequence[Column]) -> str:
     head = "".join(_html_cell("th", column, column.head or escape(column.label)) for column in columns)
     shown = [column.html if column.html is not None else list(map(_html_text, column.cells)) for column in columns]
     body = "".join(
-        f"<tr>{''.join(_html_cell('td', column, cell) for column, cell in zip(columns, cells, strict=True))}</tr>"
+        f'<tr style="text-align:right">'
+        f"{''.join(_html_cell('td', column, cell) for column, cell in zip(columns, cells, strict=True))}</tr>"
         for cells in zip(*shown, strict=True)
     )
     return (
@@ -50,9 +51,15 @@ def html(columns: Sequence[Column]) -> str:
 
 
 def _html_cell(kind: str, column: Column, content: str) -> str:
-    side = "left" if column.left else "right"
-    width = "min-width:14em;max-width:40em;overflow-wrap:anywhere" if column.wraps else "white-space:nowrap"
-    return f'<{kind} style="text-align:{side};padding:2px 8px;{width}">{content}</{kind}>'
+    """A cell; its look is said in as few bytes as front ends allow, for there are many cells."""
+    look = ["padding:2px 8px"]
+    if column.left or kind == "th":
+        look.append(f"text-align:{'left' if column.left else 'right'}")
+    if column.wraps:
+        look.append("min-width:14em;max-width:40em;overflow-wrap:anywhere")
+    elif " " in content:
+        look.append("white-space:nowrap")
+    return f'<{kind} style="{";".join(look)}">{content}</{kind}>'
 
 
 def text(columns: Sequence[Column], width: int) -> str:
