@@ -21,7 +21,8 @@ from .tables import Column
 _MOST_ROWS = 50
 _MOST_METRICS = 4
 _MOST_PARAMETERS = 6
-_MOST_TEXT = 80  # characters of a name, of what it ran on, or of an error
+_MOST_TEXT = 80  # characters of a name or of what it ran on
+_MOST_ERROR = 200
 _MOST_VALUE = 24  # characters of a hyperparameter
 _PLOT = (640, 260)  # of the curves, in CSS pixels
 
@@ -61,9 +62,8 @@ class Listing(Framed):
         names = [self.rows[place].run for place in self._curves]
         plot = [line for chart in self._charts() for line in [*charts.text(chart, names), ""]]
         table = tables.text(self._columns(), shutil.get_terminal_size().columns)
-        shown = zip(self.rows, self._problems(), strict=False)
-        problems = [f"{row.run}: {problem}" for row, problem in shown if problem]
-        return "\n".join([self._headline(), "", *plot, table, *([""] if problems else []), *problems, *self._remarks()])
+        below = [*self._problems(), *self._remarks()]
+        return "\n".join([self._headline(), "", *plot, table, *below])
 
     def _repr_html_(self) -> str:
         """The table as html, with inline styles only."""
@@ -71,9 +71,9 @@ class Listing(Framed):
         if not self.rows:
             return headline
         image = report.html_picture(lambda: charts.picture(self._charts()), f"curves of {self._plot}")
-        why = Column("", self._problems(), left=True, wraps=True)  # text has its own place for them: they are long
-        table = tables.html([*self._columns(), *([why] if any(why.cells) else [])])
-        return f'<div style="margin:2px 0 6px">{headline}{image}{table}{tables.small(self._remarks())}</div>'
+        table, problems = tables.html(self._columns()), report.html_lines(self._problems())
+        below = problems + tables.small(self._remarks())
+        return f'<div style="margin:2px 0 6px">{headline}{image}{table}{below}</div>'
 
     def _headline(self) -> str:
         matching = f" for {self._chosen!r}" if self._chosen else ""
@@ -134,8 +134,9 @@ class Listing(Framed):
         return [column for column in found if any(column.cells)]
 
     def _problems(self) -> list[str]:
-        """Why each run that is shown failed, or what is wrong with its folder."""
-        return [formats.clip(_problem(row), _MOST_TEXT) for row in self.rows[:_MOST_ROWS]]
+        """Why runs that are shown failed, or what is wrong with their folders; in lines, for a column would be wide."""
+        found = [(row, _problem(row)) for row in self.rows[:_MOST_ROWS]]
+        return [f"{status_text(row)[0]} {row.run}: {formats.clip(text, _MOST_ERROR)}" for row, text in found if text]
 
     def _metric(self, name: str, shown: list[Row]) -> Column:
         """A metric at its best; of the one that is sorted by, the best of all is marked."""

@@ -74,14 +74,17 @@ def _wandb(folder: Path, package: Any) -> Any:
     import wandb
     from lightning_utilities.core.rank_zero import rank_zero_only
 
-    base = package.loggers.WandbLogger
+    base: Any = package.loggers.WandbLogger
 
-    class WandbLogger(base):  # type: ignore[misc]  # of one of two packages
+    class WandbLogger(base):  # type: ignore[misc]  # of one of the two packages
         """Has a run of its own and ends it with the fit: wandb itself goes on with one until the process ends."""
+
+        _experiment: Any
 
         @property
         def experiment(self) -> Any:
-            if self._experiment is None and rank_zero_only.rank == 0 and wandb.run is not None:
+            first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # Lightning's own way to tell
+            if self._experiment is None and first and wandb.run is not None:
                 # The user's own run, which Lightning would log into.
                 self._experiment = wandb.init(**self._wandb_init, reinit="create_new")
                 self._experiment.define_metric("trainer/global_step")

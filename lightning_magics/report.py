@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from html import escape
 
 from . import charts, formats, runs, scores
@@ -415,7 +415,12 @@ def _cannot_draw(what: str, error: Exception) -> str:
 
 def html_remarks(state: RunState) -> str:
     """Return the notices as calm lines, or nothing."""
-    lines = "".join(f'<div style="overflow-wrap:anywhere">{escape(remark)}</div>' for remark in remarks(state))
+    return html_lines(remarks(state))
+
+
+def html_lines(found: Sequence[str]) -> str:
+    """Return lines as calm html, or nothing."""
+    lines = "".join(f'<div style="overflow-wrap:anywhere">{escape(line)}</div>' for line in found)
     return f'<div style="margin:6px 0;font-size:.92em;opacity:.85">{lines}</div>' if lines else ""
 
 

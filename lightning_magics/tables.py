@@ -22,14 +22,12 @@ class Column:
         label: its header.
         cells: what it says, as text.
         left: whether it begins at the left, as text does; numbers end at the right.
-        wraps: whether long cells go on in further lines, where the html has no room.
         html: the cells as html, where they are more than their text; `head` the label likewise.
     """
 
     label: str
     cells: list[str]
     left: bool = False
-    wraps: bool = False
     html: list[str] | None = None
     head: str = ""
 
@@ -55,9 +53,7 @@ def _html_cell(kind: str, column: Column, content: str) -> str:
     look = ["padding:2px 8px"]
     if column.left or kind == "th":
         look.append(f"text-align:{'left' if column.left else 'right'}")
-    if column.wraps:
-        look.append("min-width:14em;max-width:40em;overflow-wrap:anywhere")
-    elif " " in content:
+    if " " in content:
         look.append("white-space:nowrap")
     return f'<{kind} style="{";".join(look)}">{content}</{kind}>'
 
