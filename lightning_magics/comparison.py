@@ -64,8 +64,8 @@ class Comparison(Framed):
         image = report.html_picture(
             lambda: charts.picture([chart for chart, _ in self._charts()]), "curves of the runs"
         )
-        table = tables.html(self._columns())
-        return f'<div style="margin:2px 0 6px">{headline}{table}{tables.small(self._remarks())}<div style="margin-top:8px">{image}</div></div>'
+        table, below = tables.html(self._columns()), tables.small(self._remarks())
+        return f'<div style="margin:2px 0 6px">{headline}{table}{below}<div style="margin-top:8px">{image}</div></div>'
 
     def _headline(self) -> str:
         return f"{len(self.rows)} runs side by side · {formats.plural(len(self._differing()), 'difference')}"
