@@ -80,7 +80,7 @@ class Comparison(Framed):
         differing, facts = self._differing(), self._facts[0]
         equal = [label for label in facts if label not in differing]
         given = {label for row in self.rows for label in _given(row)}
-        told = [f"{label} {facts[label]}" for label in equal if label in given]
+        told = [f"{label} {formats.clip(facts[label], _MOST_VALUE)}" for label in equal if label in given]
         told += [f"{more} more" for more in [len(equal) - len(told)] if more]
         found = [f"equal: {formats.clip(' · '.join(told), _MOST_EQUAL)}"] if told else []
         if (more := len(self._metrics) - _MOST_METRICS) > 0:
@@ -106,7 +106,8 @@ class Comparison(Framed):
         differing = self._differing()
         if not differing:
             return [("nothing that was asked differs", [])]
-        return [("asked", []), *((label, [facts.get(label, "–") for facts in self._facts]) for label in differing)]
+        shown = [[formats.clip(facts.get(label, "–"), _MOST_VALUE) for facts in self._facts] for label in differing]
+        return [("asked", []), *zip(differing, shown, strict=True)]
 
     def _reached(self) -> list[Line]:
         """How the runs ended, and their metrics, the best of each marked."""
@@ -148,11 +149,12 @@ def _facts(row: Row) -> dict[str, str]:
     record, found = row.record, dict(row.hyperparameters)
     if record is not None:
         own = {name: value for name, value in record.options.items() if name not in (*_TOLD_OTHERWISE, *record.trainer)}
-        found |= {"model": record.model, "data": record.data, "verb": record.verb} | record.trainer | own
+        asked = {"model": record.model, "data": record.data, "verb": record.verb} | record.trainer | own
+        found |= {f"--{name}" if name in found else name: value for name, value in asked.items()}
         found |= _surroundings(record)
     found |= {"ran on": ran_on(row)}
     found |= {f"code in {path.name}": _digest(path) for path in _sources(row.path)}
-    return {name: formats.clip(_without_address(value_text(value)), _MOST_VALUE) for name, value in found.items()}
+    return {name: _without_address(value_text(value)) for name, value in found.items()}
 
 
 def _surroundings(record: RunRecord) -> dict[str, str]:

@@ -137,3 +137,13 @@ def test_a_value_that_is_not_finite_is_no_point(root):
     folder = fitted(root, {"val_loss": [0.5, float("nan"), 0.4]})
     assert [y for _, y in histories.curves(folder.path)["val_loss"].points(5)] == [0.5, 0.4]
     assert json.loads(folder.record_path.read_text())["best_metrics"] == {"val_loss": {"value": 0.4, "epoch": 2}}
+
+
+def test_options_that_differ_late_and_those_called_as_a_hyperparameter_are_told_apart(root):
+    for end in "xy":
+        path = "/data/" + "long/" * 20 + end
+        add(root, hyperparameters={"precision": 3}, trainer={"precision": "32-true"}, options={"resume": path})
+    found = Comparison(root, ["Digits/version_0", "Digits/version_1"])
+    assert lines(found)["resume"][0].endswith("…")
+    assert "1 difference" in repr(found)
+    assert "equal: precision 3 · model Digits" in repr(found)
