@@ -16,7 +16,7 @@ from .calls import Call
 from .comparison import Comparison
 from .definition import Definition, is_module
 from .errors import InputError, RunError, short_traceback
-from .frame import Framed
+from .dataframe import Framed
 from .launch import Run
 from .listing import Listing
 from .session import Session, current

@@ -17,7 +17,7 @@ from .catalog import Row
 from .charts import RUN_COLOURS, Chart
 from .curves import Curve
 from .errors import InputError
-from .frame import Framed
+from .dataframe import Framed
 from .listing import ran_on, status_text, value_text
 from .runs import RunFolder, RunRecord
 from .tables import Column

@@ -15,7 +15,7 @@ from . import catalog, charts, formats, histories, report, runs, tables
 from .catalog import Row
 from .charts import RUN_COLOURS, Chart
 from .curves import Curve
-from .frame import Framed
+from .dataframe import Framed
 from .tables import Column
 
 _MOST_ROWS = 50

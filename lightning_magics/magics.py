@@ -15,7 +15,7 @@ from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from . import api, cells, options, processes, report
 from .definition import Definition
 from .errors import InputError, did_you_mean
-from .frame import Framed
+from .dataframe import Framed
 from .launch import Run
 from .session import Session
 from .shell import running_kernel, someone_waits
