@@ -368,6 +368,8 @@ class Call:
         from .trainer import arguments_of
 
         trainer = {**arguments_of(job.package), **job.trainer}
+        if self.verb == "fit":
+            trainer["logger"] = list(job.loggers)
         own = {name: value for name, value in vars(self.options).items() if value not in (None, (), False)}
         return runs.RunRecord(
             run="",

@@ -20,7 +20,7 @@ from .errors import InputError, did_you_mean
 from .tokens import Expression
 
 Verb = Literal["model", "data", "fit", "validate", "test", "predict", "source", "runs", "attach", "stop", "board"]
-LOGGERS = ("tensorboard", "csv", "mlflow")
+LOGGERS = ("tensorboard", "csv", "mlflow", "wandb")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -171,6 +171,21 @@ class BoardOptions:
 
 
 @dataclass(frozen=True)
+class RunsOptions:
+    """Options of ``%lightning_runs``."""
+
+    model: str | None = _option(None, "the runs of this model alone", "MODEL")
+    sort: str | None = _option(None, "the best first, by its best value of a metric", "METRIC")
+    plot: str | None = _option(None, "draw the curves of a metric over one another", "METRIC")
+    compare: tuple[Any, ...] = _option((), "set runs side by side", "RUN", several=True)
+    delete: tuple[Any, ...] = _option((), "delete runs, with their checkpoints", "RUN", several=True)
+    keep: int | None = _option(
+        None, "say which runs are beyond the best N, or without --sort the newest N", "N", minimum=0
+    )
+    yes: bool = _option(False, "delete those that --keep says")
+
+
+@dataclass(frozen=True)
 class NoOptions:
     """For a magic that takes names alone."""
 
@@ -183,7 +198,7 @@ DECLARED: dict[str, type] = {
     "test": EvaluationOptions,
     "predict": PredictOptions,
     "source": NoOptions,
-    "runs": NoOptions,
+    "runs": RunsOptions,
     "attach": NoOptions,
     "stop": StopOptions,
     "board": BoardOptions,

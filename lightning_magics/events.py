@@ -232,17 +232,23 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+@functools.cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What a type is of, and its arguments: likewise."""
+    return typing.get_origin(hint), typing.get_args(hint)
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a JSON value has the type of a field."""
     if hint is Any:
         return True
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    origin, args = _parts(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)
     if origin is Literal:
         return value in args
     if origin is dict:
-        return isinstance(value, dict) and all(_fits(item, args[1]) for item in value.values())
+        return isinstance(value, dict) and (args[1] is Any or all(_fits(item, args[1]) for item in value.values()))
     if origin is list:
         return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
     if hint is float:

@@ -13,10 +13,10 @@ import traitlets
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
 from . import api, boards, cells, options, processes, report
+from .dataframe import Framed
 from .definition import Definition
 from .errors import InputError, did_you_mean
 from .launch import Run
-from .listing import Listing
 from .session import Session
 from .shell import running_kernel, someone_waits
 
@@ -182,16 +182,22 @@ class LightningMagics(Magics):
         return self._run("predict", line)
 
     @line_magic
-    def lightning_runs(self, line: str) -> Listing | None:
+    def lightning_runs(self, line: str) -> Framed | None:
         """List the runs in the run folder, the newest first, with how they really stand.
 
-        PATTERN is a part of a run's name, or has * in it: Digits/version_1*.
+        PATTERN is a part of a run's name, or has * in it: Digits/version_1*. The value shows a table and acts as
+        its pandas DataFrame in all else: runs.sort_values("val_loss"). Runs that plain Lightning wrote are there
+        too. --delete asks nothing, for the runs are named; --keep says what would go until --yes is added. A run
+        that goes on is never deleted.
+
+        Options of %lightning_runs [PATTERN]:
+        {options}
 
         Example:
-            %lightning_runs Digits
+            %lightning_runs Digits --sort val_accuracy --plot val_loss
         """
         parsed = self._parsed("runs", line)
-        return None if parsed is None else Listing(self.run_dir, " ".join(parsed.positional))
+        return None if parsed is None else api.list_runs(" ".join(parsed.positional), **parsed.options)
 
     @line_magic
     def lightning_attach(self, line: str) -> Run | None:
@@ -292,7 +298,7 @@ class LightningMagics(Magics):
         return run
 
 
-for _verb in (*options.RUNNING, "model", "data", "stop", "board"):
+for _verb in (*options.RUNNING, "model", "data", "runs", "stop", "board"):
     _magic = getattr(LightningMagics, f"lightning_{_verb}")
     _table = options.help_text(_verb).replace("\n", "\n        ")
     _magic.__doc__ = _magic.__doc__.replace("{options}", _table)

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from html import escape
 
-from lightning_magics import charts, formats, runs, scores
-from lightning_magics.events import Status
-from lightning_magics.progress import RunState
+from . import charts, formats, runs, scores
+from .events import Status
+from .progress import RunState
 
 _MOST_ROWS = 20
 _FIRST_ROWS = 3
@@ -388,8 +388,13 @@ def _html_cell(cell: str, starred: bool) -> str:
 
 
 def _html_image(state: RunState) -> str:
+    return html_picture(lambda: charts.png(state), f"curves of {state.run or 'the run'}")
+
+
+def html_picture(draw: Callable[[], charts.Picture | None], name: str) -> str:
+    """Return what is drawn as an image within the html; a line where it cannot be drawn, or nothing."""
     try:
-        found = charts.png(state)
+        found = draw()
     except Exception as error:  # a broken installation of matplotlib fails in its own ways; the table stays
         return f'<div style="{MUTED};font-size:.9em">{escape(_cannot_draw("curves", error))}</div>'
     if found is None:
@@ -397,8 +402,8 @@ def _html_image(state: RunState) -> str:
     data, width, height = found
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     return (
-        f'<img alt="curves of {escape(state.run or "the run")}" width="{width}" '
-        f'height="{height}" style="max-width:100%;height:auto" src="{source}">'
+        f'<img alt="{escape(name)}" width="{width}" height="{height}" style="max-width:100%;height:auto" '
+        f'src="{source}">'
     )
 
 
@@ -408,7 +413,12 @@ def _cannot_draw(what: str, error: Exception) -> str:
 
 def html_remarks(state: RunState) -> str:
     """Return the notices as calm lines, or nothing."""
-    lines = "".join(f'<div style="overflow-wrap:anywhere">{escape(remark)}</div>' for remark in remarks(state))
+    return html_lines(remarks(state))
+
+
+def html_lines(found: Sequence[str]) -> str:
+    """Return lines as calm html, or nothing."""
+    lines = "".join(f'<div style="overflow-wrap:anywhere">{escape(line)}</div>' for line in found)
     return f'<div style="margin:6px 0;font-size:.92em;opacity:.85">{lines}</div>' if lines else ""
 
 

@@ -49,8 +49,14 @@ class RunRecord:
         versions: package name to version.
         git: commit of the working directory and whether it was dirty, where it is a repository.
         devices: what it ran on; `precision` Lightning's name of how.
+        epochs: training epochs completed in the model's life; `steps` the global step, of its optimizers.
         metrics: last value of every metric.
+        best_metrics: of a fit, the best value of every metric and its epoch (from 0), as ``value`` and ``epoch``;
+            the earlier of equals, and which way is better is guessed from the name.
+        results: of validate and test, a row for each dataloader, metric to value.
         best_model_path: best checkpoint; `best_model_score` its monitored value.
+        checkpoints: those in the run's folder once it has ended, relative to it, the oldest first.
+        reason: why it ended, empty if plain.
         error: type and message of the exception of a failed run.
         pid: process that trains; `host` its machine.
         format: version of this layout.
@@ -74,9 +80,11 @@ class RunRecord:
     epochs: int = 0
     steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    best_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     results: list[dict[str, float]] = field(default_factory=list)
     best_model_path: str = ""
     best_model_score: float | None = None
+    checkpoints: list[str] = field(default_factory=list)
     reason: str = ""
     error: str = ""
     pid: int = 0
@@ -216,8 +224,12 @@ class RunFolder:
 
     def newest_checkpoint(self) -> Path | None:
         """Checkpoint that was written last, or None."""
-        found = sorted(self.checkpoints_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        found = self.all_checkpoints()
         return found[-1] if found else None
+
+    def all_checkpoints(self) -> list[Path]:
+        """The checkpoints, the oldest first."""
+        return sorted(self.checkpoints_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
 
 
 class EventWriter:

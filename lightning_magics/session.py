@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import boards, processes, runs
+from . import boards, catalog, processes, runs
 from .errors import InputError, did_you_mean
 from .shell import running_shell
 
@@ -141,6 +141,10 @@ class Session:
     def run_names(self) -> list[str]:
         """Names of the runs on disk, the newest first."""
         return runs.names(self.settings.run_dir)
+
+    def metric_names(self) -> list[str]:
+        """Names of the metrics of the runs on disk, those that tell most first."""
+        return catalog.metric_names(catalog.rows(self.settings.run_dir))
 
     def folder(self, typed: Any) -> runs.RunFolder:
         """Return the folder of the run that is meant: a `Run`, a variable that holds one, ``last``, a name or a path.

@@ -12,12 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from lightning_magics import report
-from lightning_magics.errors import LightningMagicsError
-from lightning_magics.events import Event, Launched, Started
-from lightning_magics.progress import RunState
-from lightning_magics.shell import running_kernel, running_shell, takes_input
-from lightning_magics.terminal import STOPPING, TextView
+from . import report
+from .errors import LightningMagicsError
+from .events import Event, Launched, Started
+from .progress import RunState
+from .shell import running_kernel, running_shell, takes_input
+from .terminal import STOPPING, TextView
 
 _SHARE = 0.01  # most of the run's time that drawing may take
 _FASTEST_S = 0.15  # a front end is not sent more, whatever is asked for: at most 10 messages a second in all
