@@ -70,7 +70,7 @@ class _Reporter:
         """Let learning rates be logged where a scheduler changes them, and the user has not asked for it already."""
         given = any(isinstance(item, self._rate_monitor) for item in trainer.callbacks)
         if trainer.loggers and trainer.lr_scheduler_configs and not given:
-            self.rates = self._rate_monitor()
+            self.rates = type("LearningRates", (_ForLoggersAlone, self._rate_monitor), {})()
             trainer.callbacks = [*trainer.callbacks, self.rates]  # Lightning is going through the list as it was
             self.rates.on_train_start(trainer, pl_module)
 
@@ -189,8 +189,7 @@ class _Reporter:
     def _metrics(self, trainer: Any, epoch: int, known: Mapping[str, Any], *, epoch_done: bool) -> None:
         """Tell the metrics that are new to what was known: a value that was logged again is a new tensor."""
         found = trainer.callback_metrics
-        rates = self.rates.lrs if self.rates else ()  # for the loggers alone: a table has better use for its width
-        new = {name: value for name, value in found.items() if known.get(name) is not value and name not in rates}
+        new = {name: value for name, value in found.items() if known.get(name) is not value}
         self._told = {**self._told, **new}
         self._emit(
             Metrics(
@@ -218,6 +217,16 @@ def reporter(package: str, emit: Callable[[Event], None], stop: StopFlag, save_t
     callbacks = importlib.import_module(f"{package}.callbacks")
     own = {"_rate_monitor": callbacks.LearningRateMonitor}
     return type("Reporter", (_Reporter, callbacks.Callback), own)(emit, stop, save_to, save_end)
+
+
+class _ForLoggersAlone:
+    """Lightning's monitor of learning rates, which would also count them among the run's metrics."""
+
+    def _extract_stats(self, trainer: Any, interval: str) -> Any:
+        found = super()._extract_stats(trainer, interval)  # type: ignore[misc]
+        for name in found:
+            trainer.callback_metrics.pop(name, None)
+        return found
 
 
 def memory_bytes(device: torch.device) -> int | None:
