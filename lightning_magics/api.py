@@ -8,14 +8,18 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from . import options, processes, runs, spawned
 from .calls import Call
+from .cells import Source
 from .definition import Definition, is_module
 from .errors import InputError, RunError, short_traceback
 from .launch import Run
+from .recall import Recalled
 from .session import Session, current
+from .shell import show
 
 
 def fit(net: Any, /, *datas: Any, **asked: Any) -> Run:
@@ -116,6 +120,78 @@ def stop(asked: Any, now: bool = False) -> None:
         spawned.ask_to_stop(folder)
 
 
+def load(asked: Any, **options_: Any) -> Any:
+    """Bring a run's model back with its weights; ``%lightning_load`` from Python.
+
+    The recorded source is executed in a namespace of its own, and its model and data are registered under their
+    names: `fit`, `validate` and `predict` take them. Nothing else is executed, and nothing is downloaded.
+
+    Args:
+        asked: name of a fit (``Digits/version_3``), its folder, ``last``, or a `Run`.
+        options_: `checkpoint` (``best``, ``last`` or a path) and `weights_only`.
+
+    Returns:
+        The LightningModule instance. A fit of it goes on from there; of the name, it begins anew.
+
+    Raises:
+        RunError: there is no such run or checkpoint, or the source lacks something.
+        InputError: the checkpoint holds more than tensors, and `weights_only` is not False.
+        Exception: what the source raises.
+    """
+    from .restore import restore
+
+    session, given = current(), options.make("load", options_)
+    recalled = Recalled.of(session.folder(asked), session.namespace)
+    return restore(session, recalled, given.checkpoint, given.weights_only)
+
+
+def rerun(asked: Any, **changed: Any) -> Run:
+    """Train a run once more from its record, and show both results; ``%lightning_rerun`` from Python.
+
+    Args:
+        asked: as of `load`.
+        changed: options of `fit` that take the place of the recorded ones.
+
+    Returns:
+        The new run.
+
+    Raises:
+        RunError: there is no such run, or its source lacks something.
+        InputError: an option does not fit.
+        Exception: what the recorded code raises.
+    """
+    from .rerun import rerun as train_again
+
+    session = current()
+    recalled = Recalled.of(session.folder(asked), session.namespace)
+    print(recalled.announced([*recalled.recipe.model_codes, *recalled.recipe.data_codes]))  # noqa: T201 -- told first
+    run, comparison = train_again(session, recalled, changed)
+    show(comparison)
+    return run
+
+
+def export(asked: Any, *names: Any, **options_: Any) -> Path:
+    """Write a fit as a script of plain Lightning; ``%lightning_export`` from Python.
+
+    Args:
+        asked: a fit, as of `load`; or a model, by name or as a class, that need not have been trained.
+        names: data for a model, and last the file.
+        options_: `notebook` and `overwrite`.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: something cannot be exported, or the file exists.
+        RunError: there is no such run.
+    """
+    from .exports import export as write
+
+    given = options.make("export", options_)
+    with short_traceback():
+        return write(current(), asked, names, given.notebook, given.overwrite)
+
+
 def _built(session: Session, record: runs.RunRecord) -> Any:
     """An instance of the model of a run that another kernel started.
 
@@ -152,7 +228,7 @@ def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
     session = current()
     with short_traceback(), _syntax_in_a_line():
         made = define(name, definition, options.make("model", asked), session.namespace, session.package())
-    session.models[made.name] = made
+    session.add_model(made, adopted=not isinstance(definition, Source))
     if session.settings.prewarm and session.settings.start_method == "forkserver":
         processes.prewarm(made.package)
     return made
@@ -165,7 +241,7 @@ def define_data(name: str | None, definition: Any, **asked: Any) -> Any:
     session = current()
     with short_traceback(), _syntax_in_a_line():
         made = define(name, definition, options.make("data", asked), session.namespace, session.package())
-    session.add_data(made)
+    session.add_data(made, adopted=not isinstance(definition, Source))
     return made
 
 

@@ -14,7 +14,8 @@ from typing import Any, Protocol, cast
 import torch
 
 from .errors import InputError, did_you_mean
-from .events import Event, Metrics, Notice, Stage, Step
+from .events import Event, Fingerprint, Metrics, Notice, Stage, Step
+from .fingerprint import fingerprints
 
 _STEP_INTERVAL_S = 0.2  # five a second are enough to look alive
 _MOST_INTERVAL_S = 1.0  # of a run that goes on for long: its file stays small
@@ -62,6 +63,9 @@ class _Reporter:
 
     # Training. An epoch is told at the start of the next one: metrics that the model's own
     # on_train_epoch_end logs come after every ordinary callback's.
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        self._emit(Fingerprint(fingerprints(trainer)))
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.tell_epoch(trainer)

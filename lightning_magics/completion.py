@@ -73,15 +73,15 @@ def complete(
     pending, positional, count = _scan(verb, tokens)
     offered = _values(pending, names) if pending is not None else []
     if (positional and not count and verb in _OF_RUNS) or (pending is not None and pending.name == "resume"):
-        offered += runs()
-    elif positional:
+        offered += [*(models if verb == "export" else ()), *runs()]
+    elif positional and verb != "rerun":
         offered += _positional(verb, count, models, data, names)
     if not offered and not word and pending is None:
         return _options(verb, tokens, word, {})
     return _starting(word, offered)
 
 
-_OF_RUNS = ("runs", "attach", "stop")
+_OF_RUNS = ("runs", "attach", "stop", "load", "rerun", "export")
 
 
 def _starting(word: str, offered: Iterable[str]) -> list[str]:
@@ -91,6 +91,8 @@ def _starting(word: str, offered: Iterable[str]) -> list[str]:
 def _positional(verb: str, count: int, models: Sequence[str], data: Sequence[str], names: Sequence[str]) -> list[str]:
     if verb in RUNNING:
         return [*models, *data, *names] if count == 0 else [*data, *names, *models]
+    if verb == "export":
+        return [*data, *names] if count == 1 else []
     if count:
         return []
     return {"model": [*models, *names], "data": [*data, *names]}.get(verb, [*models, *data])

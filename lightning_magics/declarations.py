@@ -19,7 +19,9 @@ from typing import Any, Literal
 from .errors import InputError, did_you_mean
 from .tokens import Expression
 
-Verb = Literal["model", "data", "fit", "validate", "test", "predict", "source", "runs", "attach", "stop"]
+Verb = Literal[
+    "model", "data", "fit", "validate", "test", "predict", "source", "runs", "attach", "stop", "load", "rerun", "export"
+]
 LOGGERS = ("tensorboard", "csv", "mlflow")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -160,6 +162,24 @@ class StopOptions:
 
 
 @dataclass(frozen=True)
+class LoadOptions:
+    """Options of ``%lightning_load``."""
+
+    checkpoint: str | None = _option(
+        None, "checkpoint to take the weights from; the last by default", "best|last|PATH", words=("best", "last")
+    )
+    weights_only: bool = _option(True, "read only tensors from a checkpoint; False runs code that it may hold")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of ``%lightning_export``."""
+
+    notebook: bool = _option(False, "write a notebook, FILE.ipynb, of the same content")
+    overwrite: bool = _option(False, "replace an existing file")
+
+
+@dataclass(frozen=True)
 class NoOptions:
     """For a magic that takes names alone."""
 
@@ -175,9 +195,12 @@ DECLARED: dict[str, type] = {
     "runs": NoOptions,
     "attach": NoOptions,
     "stop": StopOptions,
+    "load": LoadOptions,
+    "rerun": FitOptions,
+    "export": ExportOptions,
 }
 # The verbs that take the Trainer's arguments, and constructor arguments as --model.NAME and --data.NAME.
-RUNNING = ("fit", "validate", "test", "predict")
+RUNNING = ("fit", "validate", "test", "predict", "rerun")
 
 
 @dataclass(frozen=True)

@@ -64,7 +64,8 @@ _USAGE = {
     "source": "NAME",
     **dict.fromkeys(RUNNING, "MODEL [DATA …]"),
     "runs": "[PATTERN]",
-    **dict.fromkeys(("attach", "stop"), "RUN"),
+    **dict.fromkeys(("attach", "stop", "load", "rerun"), "RUN"),
+    "export": "RUN|MODEL [DATA] FILE",
 }
 
 
@@ -99,7 +100,7 @@ def parse(verb: Verb, line: str) -> Parsed:
     parser = _Parser(verb, tokens)
     while parser.tokens:
         parser.step()
-    if verb not in RUNNING and len(parser.parsed.positional) > 1:
+    if verb not in RUNNING and len(parser.parsed.positional) > (3 if verb == "export" else 1):
         names = " ".join(parser.parsed.positional)
         raise InputError(f"%lightning_{verb} takes one name; found {names!r}. Put a value with spaces in quotes.")
     return parser.parsed

@@ -73,6 +73,12 @@ def _filename(source: Source | None) -> str:
     return source.filename if source else "<notebook>"
 
 
+def random_state() -> tuple[Any, ...]:
+    """The random states of Python, NumPy and torch on the CPU, to see whether something has drawn from one."""
+    numpy: Any = np.random.get_state()
+    return random.getstate(), numpy[1].tobytes(), numpy[2:], torch.get_rng_state().numpy().tobytes()
+
+
 @contextmanager
 def random_state_kept() -> Iterator[None]:
     """Leave the random states of Python, NumPy and torch as if nothing had run."""

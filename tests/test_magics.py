@@ -49,7 +49,7 @@ def notebook(shell):
 
     def run(cell):
         with redirect_stdout(out):
-            result = shell.run_cell(cell)
+            result = shell.run_cell(cell, store_history=True)
         run.text = out.getvalue()
         out.seek(0)
         out.truncate()
@@ -100,9 +100,9 @@ def test_record_says_how_the_run_came_about(notebook):
 
 def test_source_of_a_class_in_an_ordinary_cell_is_kept(notebook):
     notebook("%lightning_fit Net samples --max_epochs 1 --quiet")
-    source = Path("lightning_logs/Net/version_0/model.py").read_text()
-    assert source.startswith("class Net(pl.LightningModule):")
-    assert source.endswith("return torch.optim.Adam(self.parameters(), 0.01)\n")
+    source = Path("lightning_logs/Net/version_0/source.py").read_text()
+    assert source.startswith("import pytorch_lightning as pl\nimport torch\nfrom torch import nn\n\n\nclass Net(")
+    assert source.endswith("\n\n\nsamples = torch.arange(32.0).reshape(16, 2) / 32\n")
 
 
 def test_source_of_an_adopted_class_is_shown(notebook):
