@@ -31,7 +31,7 @@ from .generated import assemble, expression, method, snippet
 from .imports import bind_imports, notebook_imports
 from .loading import Labels, loaders, setup, splits, stream
 from .names import Notebook
-from .probe import UNKNOWN, class_kinds, evaluate_cell, execute, random_state, random_state_kept
+from .probe import UNKNOWN, RandomState, class_kinds, evaluate_cell, execute, random_state_kept
 from .provenance import class_source
 from .samples import FORMS, Part, Split, splits_of
 from .scopes import Function, binds, names_read
@@ -131,9 +131,9 @@ class _Data:
 
     def find_data(self) -> None:
         """Load the data once, with the default hyperparameters, and see what it is."""
-        before = random_state()
+        before = RandomState.taken()
         value = evaluate_cell(self.cell, self.source, self.namespace)
-        self.draws = random_state() != before
+        self.draws = not before.is_present
         if value is UNKNOWN:
             missing = next(item.name for item in self.cell.hyperparameters.values() if item.default is None)
             raise InputError(

@@ -41,6 +41,7 @@ class Recalled:
     text: str
     namespace: dict[str, Any]
     _done: set[int] = field(default_factory=set)
+    _random: Any = None  # the random state that its statements left
 
     @classmethod
     def of(cls, folder: RunFolder, known: dict[str, Any]) -> Recalled:
@@ -83,21 +84,26 @@ class Recalled:
         return f"executing {runs.shown(self.folder.source_path)}: {counted}"
 
     def execute(self, codes: Iterable[str]) -> None:
-        """Run the statements that some code needs, each once.
+        """Run the statements that some code needs, each once, with random numbers of their own.
 
         Raises:
             RunError: the source lacks something.
             Exception: what the source raises.
         """
+        from .probe import RandomState, random_state_kept
+
         path = str(self.folder.source_path)
-        statements = self._history().statements
-        trees = [statement.tree for statement, _ in statements]
-        for place in self._places(codes):
-            if place not in self._done:
-                self._done.add(place)
-                code = compile(ast.Module([trees[place]], []), path, "exec", future_flags(trees), dont_inherit=True)
-                with self._lacking_nothing():
-                    exec(code, self.namespace)
+        trees = [statement.tree for statement, _ in self._history().statements]
+        with random_state_kept():
+            if self._random is not None:
+                self._random.restore()
+            for place in self._places(codes):
+                if place not in self._done:
+                    self._done.add(place)
+                    code = compile(ast.Module([trees[place]], []), path, "exec", future_flags(trees), dont_inherit=True)
+                    with self._lacking_nothing():
+                        exec(code, self.namespace)
+            self._random = RandomState.taken()
 
     def value(self, code: str) -> Any:
         """The value of an expression; what it needs has run.
@@ -152,7 +158,7 @@ class Recalled:
         folder = self.folder
         best = self.record.best_model_path
         if asked == "best":
-            found = [Path(best), folder.checkpoints_path / Path(best).name] if best else []
+            found = [folder.checkpoints_path / Path(best).name, Path(best)] if best else []
         elif asked in (None, "last"):
             newest = folder.newest_checkpoint()
             found = [folder.last_checkpoint_path, *([newest] if newest else [])]

@@ -70,12 +70,9 @@ def _as_typed(codes: Mapping[str, str]) -> dict[str, Any]:
 
 def _parts(session: Session, recalled: Recalled) -> tuple[Any, list[Any], Session]:
     """Model, data, and a session whose names are the recorded run's, and otherwise the notebook's."""
-    from .probe import random_state_kept
-
     recipe = recalled.recipe
-    with random_state_kept():
-        model, data = recalled.model(), recalled.data()
-        recalled.execute(recipe.codes)
+    model, data = recalled.model(), recalled.data()
+    recalled.execute(recipe.codes)
     inner = dataclasses.replace(
         session,
         namespace={**session.namespace, **recalled.namespace},

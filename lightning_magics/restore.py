@@ -39,7 +39,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
     if not recipe.model:
         why = "; ".join(f"{name}: {why}" for name, why in recipe.missing.items())
         raise RunError(f"{record.run} cannot be loaded: {why or 'its record is not whole'}")
-    print(recalled.announced(recipe.model_codes))  # noqa: T201 -- told before it is done
+    print(recalled.announced([*recipe.model_codes, *recipe.data_codes]))  # noqa: T201 -- told before it is done
     with short_traceback(), random_state_kept():
         found = recalled.model()
         model = found.new(**recalled.values(recipe.arguments)) if isinstance(found, Definition) else found

@@ -32,7 +32,12 @@ def works(module, code):
 
 
 def test_functions_and_constants_of_other_cells_are_found_in_the_order_of_the_cells():
-    cells = ["WIDTH = 3  # wide", "def g():\n    return WIDTH", "def unused():\n    pass", "def f():\n    return g() + 1"]
+    cells = [
+        "WIDTH = 3  # wide",
+        "def g():\n    return WIDTH",
+        "def unused():\n    pass",
+        "def f():\n    return g() + 1",
+    ]
     module = closure(*cells, code="f()")
     assert module.text == "WIDTH = 3  # wide\n\n\ndef g():\n    return WIDTH\n\n\ndef f():\n    return g() + 1\n"
     assert works(module, "f()") == 4
@@ -99,7 +104,10 @@ def test_class_bodies_decorators_and_defaults_are_read():
 
 
 def test_compound_statements_are_taken_whole():
-    cells = ["try:\n    import tomllib\nexcept ImportError:\n    tomllib = None", "if tomllib:\n    x = 1\nelse:\n    x = 2"]
+    cells = [
+        "try:\n    import tomllib\nexcept ImportError:\n    tomllib = None",
+        "if tomllib:\n    x = 1\nelse:\n    x = 2",
+    ]
     assert works(closure(*cells, code="x"), "x") == 1
 
 
