@@ -137,8 +137,8 @@ class Writer:
         first = parts[0].found
         if forms[0] == "datamodule" and isinstance(first, Definition | type):
             self._note(data=[self._class(first)])
-            draws = isinstance(first, Definition) and first.draws and not first.reloads_for & parts[0].arguments.keys()
-            if draws:
+            given = parts[0].arguments.keys()
+            if isinstance(first, Definition) and first.draws and not first.reloads_for & given:
                 name = loaded_name(first.cls.__name__)
                 self._closure.need_code(name)
                 self._note(loaded=name)
@@ -176,7 +176,7 @@ class Writer:
 
     def _class(self, found: Definition | type) -> str:
         """Code of a class."""
-        cls: type = getattr(found, "cls", found)
+        cls: type = found if isinstance(found, type) else found.cls
         name = cls.__name__
         if cls.__module__ != "__main__" and self._closure.need_import(name, cls):
             return name

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import ast
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .closure import Module, sorted_imports
 from .declarations import metric_and_patience
+from .definition import PACKAGES
 from .errors import InputError
 from .generated import expression, snippet
 from .history import statements_of
@@ -54,6 +56,15 @@ class Script:
     strategy: str = ""
     notes: tuple[str, ...] = ()
     _imports: dict[str, None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Let all be of one Lightning package: each Trainer refuses what is of the other, which a run bridges."""
+        package = self.recipe.package
+        other = next(item for item in PACKAGES if item != package)
+        imports = [
+            re.sub(rf"^(import|from) {re.escape(other)}\b", rf"\1 {package}", text) for text in self.module.imports
+        ]
+        self.module = replace(self.module, imports=tuple(imports))
 
     def check(self, what: str) -> None:
         """Refuse what cannot be exported.

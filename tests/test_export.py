@@ -264,7 +264,8 @@ def test_a_loaded_model_has_its_weights_and_goes_on(fresh: Kernel, metrics) -> N
     cell = fresh.cell("net = %lightning_load Net/version_0 --checkpoint best")
     assert cell.status == "ok", cell.error
     assert re.search(
-        r"executing lightning_logs/Net/version_0/source.py: \d+ imports, 1 class, \d other statements", cell.text
+        r"executing lightning_logs/Net/version_0/source.py: \d+ imports, 1 function, 2 classes, \d other statements",
+        cell.text,
     )
     assert "weights: lightning_logs/Net/version_0/checkpoints/epoch=" in cell.text
     fresh.run("seen = %lightning_validate net points --quiet", "named = %lightning_validate Net points --quiet")
