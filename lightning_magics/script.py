@@ -20,7 +20,6 @@ from .generated import expression, snippet
 from .history import statements_of
 from .layout import laid_out, wrapped
 from .recipe import Recipe
-from .scopes import names_read
 from .scores import better
 
 _LOADABLE = ("loaders", "dataset", "iterable", "tensor", "tensors")
@@ -122,37 +121,30 @@ class Script:
         seed = recipe.options.get("seed")
         if seed is not None:
             statements += snippet("PL.seed_everything(SEED, workers=True)", PL=self._lightning, SEED=ast.Constant(seed))
-        model = self._local("model")
-        made = _code(recipe.model) if recipe.arguments is None else _call(recipe.model, recipe.arguments)
-        statements += _assign(model, made)
-        data, given = self._data(statements)
-        statements += data
-        trainer = self._local("trainer")
-        statements += _assign(trainer, self._trainer(under_torchrun))
-        fit = expression("TRAINER.fit(MODEL)", TRAINER=_name(trainer), MODEL=_name(model))
+        model = self._named("model", _made(recipe.model, recipe.arguments), statements)
+        given = self._data(statements)
+        trainer = self._named("trainer", self._trainer(under_torchrun), statements)
+        fit = expression("TRAINER.fit(MODEL)", TRAINER=trainer, MODEL=model)
         assert isinstance(fit, ast.Call)
         fit.keywords = [*given, *self._from_checkpoint()]
-        return [*statements, ast.Expr(fit), *snippet(_PRINT, TRAINER=_name(trainer))]
+        return [*statements, ast.Expr(fit), *snippet(_PRINT, TRAINER=trainer)]
 
-    def _data(self, before: Sequence[ast.stmt]) -> tuple[list[ast.stmt], list[ast.keyword]]:
-        """The statements that make the data, and what `fit` is given of it."""
+    def _data(self, statements: list[ast.stmt]) -> list[ast.keyword]:
+        """Add the statements that make the data; return what `fit` is given of it."""
         recipe = self.recipe
         if not recipe.data:
-            return [], []
+            return []
         if recipe.forms[0] == "datamodule":
-            name = self._local("data")
-            arguments = recipe.data_arguments
-            made = _code(recipe.data[0]) if arguments is None else _call(recipe.data[0], arguments)
-            statements = _assign(name, made)
+            data = self._named("data", _made(recipe.data[0], recipe.data_arguments), statements)
             if recipe.loaded:
-                statements += snippet("DATA.data = LOADED", DATA=_name(name), LOADED=_name(recipe.loaded))
-            return statements, [ast.keyword("datamodule", _name(name))]
-        statements, given = [], []
+                statements += snippet("DATA.data = LOADED", DATA=data, LOADED=_name(recipe.loaded))
+            return [ast.keyword("datamodule", data)]
+        given = []
         for place, (code, form) in enumerate(zip(recipe.data, recipe.forms, strict=True)):
-            name = self._local(("train_loader", "val_loader")[place])
-            statements += _assign(name, self._loader(code, form, train=place == 0))
-            given.append(ast.keyword(("train_dataloaders", "val_dataloaders")[place], _name(name)))
-        return statements, given
+            made = self._loader(code, form, train=place == 0)
+            loader = self._named(("train_loader", "val_loader")[place], made, statements)
+            given.append(ast.keyword(("train_dataloaders", "val_dataloaders")[place], loader))
+        return given
 
     def _loader(self, code: str, form: str, train: bool) -> ast.expr:
         """A DataLoader over a dataset, as a fit makes one; a loader as it is."""
@@ -265,12 +257,13 @@ class Script:
         statements = [item for text in (*self.module.imports, *self.module.body) for item in statements_of(text)]
         return {name for statement in statements for name in statement.binds}
 
-    def _local(self, name: str) -> str:
-        """A name for a variable of `main`, which hides nothing that it reads."""
-        recipe = self.recipe
-        codes = [*recipe.model_codes, *recipe.data_codes, *recipe.codes]
-        read = {item for code in codes for item in names_read(_code(code))}
-        return f"{name}_" if name in read | self._taken else name
+    def _named(self, name: str, value: ast.expr, statements: list[ast.stmt]) -> ast.expr:
+        """The name of a value, which is assigned to it; it hides none that the code has. A name stays as it is."""
+        if isinstance(value, ast.Name):
+            return value
+        name = f"{name}_" if name in self._taken else name
+        statements.append(ast.Assign([ast.Name(name, ast.Store())], value))
+        return _name(name)
 
 
 def _text(statements: Iterable[ast.stmt]) -> str:
@@ -286,12 +279,11 @@ def _name(name: str) -> ast.Name:
     return ast.Name(name, ast.Load())
 
 
-def _call(code: str, arguments: Mapping[str, str]) -> ast.expr:
+def _made(code: str, arguments: Mapping[str, str] | None) -> ast.expr:
+    """What makes an object: a call of its class, or the code of an instance."""
+    if arguments is None:
+        return _code(code)
     return ast.Call(_code(code), [], [ast.keyword(name, _code(value)) for name, value in arguments.items()])
-
-
-def _assign(name: str, value: ast.expr) -> list[ast.stmt]:
-    return [ast.Assign([ast.Name(name, ast.Store())], value)]
 
 
 def _grouped(body: Sequence[str]) -> list[str]:

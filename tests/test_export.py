@@ -26,7 +26,7 @@ torch.manual_seed(7)
 """
 HELPERS = """
 FACTOR = 2  # of the labels
-classes = 2 * FACTOR
+kinds = 2 * FACTOR
 def labels_of(x):
     # by the sign of two columns
     return (x[:, 0] > 0).long() * FACTOR + (x[:, 1] > 0).long()
@@ -36,12 +36,12 @@ def scaled(x):
 CONSTANT = "scale = 0.5"
 NETWORK = """%%lightning_model Net --loss cross_entropy --metrics accuracy --lr 1e-2
 hidden: int = 8
-nn.Sequential(nn.Linear(6, hidden), nn.ReLU(), nn.Dropout(0.1), nn.Linear(hidden, classes))
+nn.Sequential(nn.Linear(6, hidden), nn.ReLU(), nn.Dropout(0.1), nn.Linear(hidden, kinds))
 """
 HOOKS = """%%lightning_model Hooks --lr 1e-2
 smoothing: float = 0.1
 def __init__(self):
-    self.layer = nn.Linear(6, classes)
+    self.layer = nn.Linear(6, kinds)
 def training_step(self, batch, batch_idx):
     x, y = batch
     return F.cross_entropy(self.layer(scaled(x)), y, label_smoothing=smoothing)  # smoothed
@@ -55,7 +55,7 @@ class Whole(L.LightningModule):
     def __init__(self, width: int = 4):
         super().__init__()
         self.save_hyperparameters()
-        self.net = nn.Sequential(nn.Linear(6, width), nn.Linear(width, classes))
+        self.net = nn.Sequential(nn.Linear(6, width), nn.Linear(width, kinds))
     def training_step(self, batch, batch_idx):
         x, y = batch
         return F.cross_entropy(self.net(x), y)
@@ -105,7 +105,7 @@ class Asking(Odd):
         str(files)
 """
 FITS = {
-    "Net": "Net points --max_epochs 2 --early_stop val_loss:5 --monitor val_loss --model.hidden classes",
+    "Net": "Net points --max_epochs 2 --early_stop val_loss:5 --monitor val_loss --model.hidden kinds",
     "Hooks": "Hooks points --max_epochs 2 --model.smoothing 0.2 --callbacks [Norms()] --logger csv",
     "Whole": "Whole DataLoader(train_set,batch_size=16,shuffle=True) val_loader --max_epochs 2",
     "Bert": "Bert tokens --max_epochs 2 --gradient_clip_val 0.5",
@@ -185,10 +185,10 @@ def test_scripts_without_this_package_give_the_numbers_of_the_notebook(folder: P
 
 def test_the_script_reads_as_one_that_a_person_wrote(folder: Path, metrics) -> None:
     script = (folder / "Hooks.py").read_text()
-    assert script.startswith('"""Train Hooks as in Hooks/version_0."""\n\nimport os\nimport pytorch_lightning as pl\n')
+    assert script.startswith('"""Train Hooks as in Hooks/version_0."""\n\nimport os\nimport pytorch_lightning as')
     assert "lightning_magics" not in script
     assert "import numpy" not in script
-    assert "FACTOR = 2  # of the labels\nclasses = 2 * FACTOR\n" in script
+    assert "FACTOR = 2  # of the labels\nkinds = 2 * FACTOR\n" in script
     assert "    # by the sign of two columns\n" in script
     assert max(map(len, script.splitlines())) <= 120
     main = script[script.index("def main") :]
