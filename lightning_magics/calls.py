@@ -21,7 +21,7 @@ from .definition import Definition, check_hyperparameters, is_datamodule, is_mod
 from .errors import InputError, short_traceback
 from .job import Job
 from .launch import Run, run_in_kernel
-from .recipe import Part, Recipe, Writer, form_of_data
+from .recipe import Part, Recipe, Writer
 from .session import Session, current
 from .spawned import How, SpawnedRun, ask_to_stop, run_in_processes
 from .views import open_view
@@ -256,7 +256,7 @@ class Call:
             found = [features(item) if form_of(item) == "table" else item for item in found]
         training = [self.verb == "fit" and place == 0 for place in range(len(found))]
         loaders = tuple(to_dataloaders(found, training, overrides))
-        forms = tuple(form_of_data(item, form_of(item)) for item in found)
+        forms = tuple(form_of(item) or "loaders" for item in found)
         return Data(name, lambda: (None, loaders), parts, forms)
 
     def data_of(self, run: Run) -> Data:

@@ -18,7 +18,7 @@ from .closure import Closure
 from .definition import Definition, is_datamodule, package_of
 from .errors import RunError
 from .formats import plural
-from .history import History, Statement, Unit, statements_of
+from .history import History, Statement, Unit
 from .recipe import Recipe
 from .runs import RunFolder, RunRecord
 from .tokens import to_value
@@ -226,8 +226,3 @@ def _kind(statement: Statement) -> str:
     if isinstance(statement.tree, ast.ClassDef):
         return "class"
     return "function" if isinstance(statement.tree, ast.FunctionDef | ast.AsyncFunctionDef) else "other statement"
-
-
-def names_of(text: str) -> set[str]:
-    """Names that a source binds."""
-    return {name for statement in statements_of(text) for name in statement.binds}

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 from . import events
 from .closure import Closure, Module, is_plain
-from .definition import Definition, is_datamodule, package_of
+from .definition import Definition, package_of
 from .history import History
 from .options import Expression
 from .provenance import class_source
@@ -250,12 +250,6 @@ def with_loading(made: Definition) -> str:
         f"with isolate_rng():  # loaded where it is defined; what is drawn elsewhere stays the same\n"
         f"    {loaded_name(name)} = {name}().load()\n"
     )
-
-
-def form_of_data(found: Any, form: str | None) -> str:
-    """The form of a data argument: ``datamodule``, or what `samples` calls it."""
-    made = found.cls if isinstance(found, Definition) else found
-    return "datamodule" if is_datamodule(made) else form or "loaders"
 
 
 def _saved(instance: Any) -> dict[str, Any]:

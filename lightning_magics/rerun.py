@@ -30,8 +30,10 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
     if changed.get("background"):
         raise InputError("%lightning_rerun compares when the run has ended, and waits for it: leave --background out")
     recipe, record = recalled.recipe, recalled.record
-    if not recipe.model:
-        raise RunError(f"{record.run} cannot be run again: {_listed(recipe.missing)}")
+    given = {f"--{name}" for name in changed}
+    live = {name: why for name, why in recipe.missing.items() if not name.isidentifier() or name in ("model", "data")}
+    if not recipe.model or live.keys() - given:
+        raise RunError(f"{record.run} cannot be run again: {_listed(live or recipe.missing)}")
     call = Call.of("fit", asked(recalled, changed))
     if recipe.options.get("resume") and not Path(str(call.options.resume)).is_file() and "resume" not in changed:
         raise RunError(

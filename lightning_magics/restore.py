@@ -54,9 +54,13 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
 def _register_model(session: Session, recalled: Recalled, found: Any, model: Any) -> None:
     """Make the model known: its definition, its class, and that it has been trained."""
     name, cls = recalled.record.model, type(model)
+    before = session.models.pop(name, None)
+    if before is not None:
+        print(f"the model {name} of this notebook is replaced by the run's")  # noqa: T201
     if isinstance(found, Definition):
-        _replacing(session.models.get(name), f"the model {name} of this notebook")
         session.models[name] = found
+    if before is not None and session.namespace.get(cls.__name__) is before.cls:
+        session.namespace[cls.__name__] = cls
     _bind(session, cls.__name__, cls)
     run = Run(recalled.folder, recalled.record, RunState(runs.shown(recalled.folder.path)), None)
     run._model = model
@@ -91,10 +95,6 @@ def _bind(session: Session, name: str, value: Any, replace: bool = True) -> None
     if before is not value and not replace:
         print(f"{name} of this notebook stays as it is")  # noqa: T201
         return
-    _replacing(None if before is value else before, f"{name} of this notebook")
+    if before is not value:
+        print(f"{name} of this notebook is replaced by the run's")  # noqa: T201
     session.namespace[name] = value
-
-
-def _replacing(before: Any, what: str) -> None:
-    if before is not None:
-        print(f"{what} is replaced by the run's")  # noqa: T201
