@@ -82,10 +82,11 @@ class Closure:
                 self._take(place, self._end, name)
                 return
         if any(isinstance(item.tree, ast.ClassDef) and item.tree.name == name for item in statements_of(source)):
-            for statement in statements_of(source):
-                self._appended.append(statement)
-                for read in sorted((statement.at_once | statement.later) - _bound(self._appended)):
-                    self._need(read, self._end, 0)
+            statements = statements_of(source)
+            own = {bound for statement in statements for bound in statement.binds}
+            self._appended += statements
+            for read in sorted({read for item in statements for read in item.at_once | item.later} - own):
+                self._need(read, self._end, 0)
         else:
             self.missing[name] = "its source is not known: define it in a cell"
 
@@ -110,7 +111,7 @@ class Closure:
         """
         self._take_settings(seeded)
         self._check_homes()
-        chosen = [(self._history.statements[place][0], names) for place, names in sorted(self._taken.items())]
+        chosen = [(self._history.statements[place][0], self._taken[place]) for place in self._once_each()]
         chosen += [(statement, set(statement.binds)) for statement in self._appended]
         hoisted: dict[str, None] = dict.fromkeys(_futures(self._history))
         body: list[str] = [text for text in self._made.values() if not _imports(text)]
@@ -126,7 +127,7 @@ class Closure:
                     body.append(text)
                 else:
                     hoisted[text] = None
-        return Module(sorted_imports(hoisted), tuple(dict.fromkeys(body)), dict(self.missing))
+        return Module(sorted_imports(hoisted), tuple(body), dict(self.missing))
 
     def _need(self, name: str, before: int, home: int) -> None:
         """Collect what a name means at a moment.
@@ -227,6 +228,17 @@ class Closure:
                     self.missing = before
                     del self._taken[place]
 
+    def _once_each(self) -> list[int]:
+        """Places of what was collected; what several runs that were loaded have alike is taken from one of them."""
+        homes: dict[str, int] = {}
+        statements = self._history.statements
+        return [
+            place
+            for place in sorted(self._taken)
+            if statements[place][0].is_import
+            or homes.setdefault(statements[place][0].text, statements[place][1]) == statements[place][1]
+        ]
+
     def _check_homes(self) -> None:
         """Name what means one thing in the notebook and another in a run that was loaded: a module has one of them."""
         texts: dict[str, tuple[int, str]] = {}
@@ -265,10 +277,6 @@ def is_plain(value: Any) -> bool:
         return len(text) <= _MOST_TEXT and bool(ast.literal_eval(text) == value)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return False
-
-
-def _bound(statements: Iterable[Statement]) -> set[str]:
-    return {name for statement in statements for name in statement.binds}
 
 
 def _imports(text: str) -> bool:

@@ -67,6 +67,22 @@ def test_what_changes_the_object_later_is_taken_along():
     assert "print(a)" not in closure(*cells, "print(a)", code="a").text
 
 
+def test_what_ran_twice_is_taken_twice():
+    module = closure("class A:\n    n = [0]", "A.n.append(len(A.n))", "A.n.append(len(A.n))", code="A.n")
+    assert works(module, "A.n") == [0, 1, 2]
+
+
+def test_what_two_loaded_runs_have_alike_is_taken_once():
+    history = History({})
+    unit = Unit("k = 1\ndef f():\n    return k", namespace={"k": 1})
+    homes = [history.add_home(unit), history.add_home(unit)]
+    found = Closure(history)
+    for home in homes:
+        found.need_code("f()", home)
+    assert found.module().text == "k = 1\n\n\ndef f():\n    return k\n"
+    assert found.module().missing == {}
+
+
 def test_only_the_imports_that_are_used_and_only_their_names():
     cells = ["import os, sys, json as j\nfrom math import pi, tau", "def f():\n    return j.dumps([pi])"]
     module = closure(*cells, code="f()")
