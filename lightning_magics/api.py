@@ -120,7 +120,7 @@ def stop(asked: Any, now: bool = False) -> None:
         spawned.ask_to_stop(folder)
 
 
-def load(asked: Any, **options_: Any) -> Any:
+def load(asked: Any, checkpoint: str | None = None, weights_only: bool = True) -> Any:
     """Bring a run's model back with its weights; ``%lightning_load`` from Python.
 
     The recorded source is executed in a namespace of its own, and its model and data are registered under their
@@ -128,7 +128,8 @@ def load(asked: Any, **options_: Any) -> Any:
 
     Args:
         asked: name of a fit (``Digits/version_3``), its folder, ``last``, or a `Run`.
-        options_: `checkpoint` (``best``, ``last`` or a path) and `weights_only`.
+        checkpoint: ``best``, ``last`` or a path; the last by default.
+        weights_only: read only tensors from it; False runs code that it may hold.
 
     Returns:
         The LightningModule instance. A fit of it goes on from there; of the name, it begins anew.
@@ -140,9 +141,9 @@ def load(asked: Any, **options_: Any) -> Any:
     """
     from .restore import restore
 
-    session, given = current(), options.make("load", options_)
+    session = current()
     recalled = Recalled.of(session.folder(asked), session.namespace)
-    return restore(session, recalled, given.checkpoint, given.weights_only)
+    return restore(session, recalled, checkpoint, weights_only)
 
 
 def rerun(asked: Any, **changed: Any) -> Run:
@@ -170,13 +171,14 @@ def rerun(asked: Any, **changed: Any) -> Run:
     return run
 
 
-def export(asked: Any, *names: Any, **options_: Any) -> Path:
+def export(asked: Any, *names: Any, notebook: bool = False, overwrite: bool = False) -> Path:
     """Write a fit as a script of plain Lightning; ``%lightning_export`` from Python.
 
     Args:
         asked: a fit, as of `load`; or a model, by name or as a class, that need not have been trained.
         names: data for a model, and last the file.
-        options_: `notebook` and `overwrite`.
+        notebook: write a notebook of the same content.
+        overwrite: replace an existing file.
 
     Returns:
         The file.
@@ -187,9 +189,8 @@ def export(asked: Any, *names: Any, **options_: Any) -> Path:
     """
     from .exports import export as write
 
-    given = options.make("export", options_)
     with short_traceback():
-        return write(current(), asked, names, given.notebook, given.overwrite)
+        return write(current(), asked, names, notebook, overwrite)
 
 
 def _built(session: Session, record: runs.RunRecord) -> Any:

@@ -100,9 +100,9 @@ def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str]) -> lis
     found = [f"changed: {option}" for option in changed]
     if before.seed is None and after.seed is None:
         found.append("no seed: weights and the order of the data were drawn anew. Give one: --seed 1")
-    if recipe is not None and recipe.trained:
+    if recipe.trained:
         found.append(f"{before.run} went on from an instance that had been trained; this began anew")
-    elif recipe is not None and recipe.arguments is None:
+    elif recipe.model and recipe.arguments is None and recipe.model.isidentifier():
         found.append("the model is an instance: it was made before the seed was set")
     if before.status != "completed":
         found.append(f"{before.run} was {before.status}, after {formats.plural(before.steps, 'step')}")

@@ -57,6 +57,8 @@ class Recalled:
         record = folder.read()
         if record.verb != "fit":
             raise RunError(f"{folder.name} is a {record.verb}, which trains no model. Name a fit: %lightning_runs")
+        if not record.recipe:
+            raise RunError(f"{folder.name} does not tell how it was put together: another tool, or version, wrote it")
         try:
             recipe = Recipe.of(record)
             text = folder.source_path.read_text(encoding="utf-8")
@@ -64,8 +66,6 @@ class Recalled:
             raise RunError(
                 f"{folder.name} has no source: {error}. Its weights are in {folder.checkpoints_path}"
             ) from error
-        if recipe is None:
-            raise RunError(f"{folder.name} does not tell how it was put together: another tool wrote it")
         lacking = {name: known[name] for name in recipe.missing if name in known}
         return cls(folder, record, recipe, text, {"__name__": "__main__", "__builtins__": builtins, **lacking})
 

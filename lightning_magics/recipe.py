@@ -68,13 +68,13 @@ class Recipe:
         return [*self.data, *(self.data_arguments or {}).values(), *filter(None, [self.loaded])]
 
     @classmethod
-    def of(cls, record: RunRecord) -> Recipe | None:
-        """Read the recipe of a run; None for a run that has none.
+    def of(cls, record: RunRecord) -> Recipe:
+        """Read the recipe of a run; an empty one of a run that has none.
 
         Raises:
             ValueError: it is not whole.
         """
-        return cast(Recipe, events.read(cls, record.recipe)) if record.recipe else None
+        return cast(Recipe, events.read(cls, record.recipe))
 
 
 @dataclass(frozen=True)
