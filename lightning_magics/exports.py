@@ -52,6 +52,7 @@ def export(session: Session, asked: Any, names: Sequence[Any], notebook: bool, o
         script, about = _of_model(session, model, names[:-1])
     try:
         runs.write_text(path, script.notebook(about) if notebook else script.python(about))
+        path.chmod(0o644)  # unlike a run, it is there to be given away
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
     return path
@@ -93,8 +94,16 @@ def _of_model(session: Session, asked: Any, datas: Sequence[Any]) -> tuple[Scrip
     writer.data(data.parts, data.forms)
     recipe, module = writer.written()
     recipe = dataclasses.replace(recipe, trainer={"max_epochs": "5"})
-    if not recipe.data and not hasattr(subject.part.found, "train_dataloader"):
+    if not recipe.data and not _brings_data(subject.part.found):
         raise InputError(f"the script needs data to train on: %lightning_export {subject.name} DATA FILE")
     script = Script(subject.name, recipe, module)
     script.check(subject.name)
     return script, f"Train {subject.name}."
+
+
+def _brings_data(found: Any) -> bool:
+    """Whether a model has a dataloader of its own."""
+    made = getattr(found, "cls", found)
+    bases = (made if isinstance(made, type) else type(made)).__mro__
+    own = (base for base in bases if not base.__module__.startswith(("pytorch_lightning.", "lightning.")))
+    return any("train_dataloader" in vars(base) for base in own)

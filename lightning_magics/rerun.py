@@ -9,6 +9,7 @@ from typing import Any
 
 from .calls import Call
 from .comparison import Comparison
+from .definition import Definition
 from .errors import InputError, RunError, short_traceback
 from .launch import Run
 from .recall import Recalled, typed
@@ -44,12 +45,7 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
     run = dataclasses.replace(call, session=inner).start(model, datas)
     session.started(run)
     session.interrupted |= inner.interrupted
-    shown = {
-        **changed,
-        **{f"{part}.{name}": value for part in ("model", "data") for name, value in _dict(changed, part)},
-    }
-    lines = [f"--{name} {value}" for name, value in shown.items() if name not in ("model", "data", "quiet")]
-    return run, Comparison(record, run.record, lines)
+    return run, Comparison(record, run.record, _shown(changed))
 
 
 def asked(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,21 +53,31 @@ def asked(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
     recipe = recalled.recipe
     own = {name: value for name, value in recipe.options.items() if name != "ddp" or "devices" not in changed}
     found = {**_as_typed(recipe.trainer), **own, **changed}
-    if "logger" in own and own["logger"] == [] and "logger" not in changed:
+    if found.get("logger") == []:
         found["logger"] = False
     for part, codes in (("model", recipe.arguments), ("data", recipe.data_arguments)):
-        found[part] = {**typed(codes), **dict(_dict(changed, part))}
+        found[part] = {**typed(codes), **(changed.get(part) or {})}
     return found
 
 
-def _as_typed(codes: Mapping[str, str]) -> dict[str, Any]:
+def _as_typed(codes: dict[str, str]) -> dict[str, Any]:
     """Trainer's arguments: plain values as they are, other code as text, which the call evaluates."""
-    values = typed(dict(codes))
-    return {name: value if not hasattr(value, "text") else codes[name] for name, value in values.items()}
+    return {name: getattr(value, "text", value) for name, value in typed(codes).items()}
+
+
+def _shown(changed: Mapping[str, Any]) -> list[str]:
+    """What was changed, as it is typed."""
+    options = {name: value for name, value in changed.items() if name not in ("model", "data", "quiet")}
+    for part in ("model", "data"):
+        options |= {f"{part}.{name}": value for name, value in (changed.get(part) or {}).items()}
+    return [f"--{name} {getattr(value, 'text', value)}" for name, value in options.items()]
 
 
 def _parts(session: Session, recalled: Recalled) -> tuple[Any, list[Any], Session]:
-    """Model, data, and a session whose names are the recorded run's, and otherwise the notebook's."""
+    """Model, data, and a session whose names are the recorded run's, and otherwise the notebook's.
+
+    What was given as an expression is evaluated by the call, as it was the first time.
+    """
     recipe = recalled.recipe
     model, data = recalled.model(), recalled.data()
     recalled.execute(recipe.codes)
@@ -83,14 +89,8 @@ def _parts(session: Session, recalled: Recalled) -> tuple[Any, list[Any], Sessio
         source=recalled.unit,
         _data_names={},
     )
-    if recipe.arguments is None:
-        model = recipe.model  # found by its name, as it was typed
-    codes = list(recipe.data)
-    return model, codes if isinstance(data, list) or recipe.data_arguments is None else [data] if codes else [], inner
-
-
-def _dict(changed: Mapping[str, Any], part: str) -> Any:
-    return dict(changed.get(part) or {}).items()
+    model = recipe.model if recipe.arguments is None else model
+    return model, [data] if isinstance(data, Definition) else list(recipe.data), inner
 
 
 def _listed(missing: Mapping[str, str]) -> str:

@@ -155,6 +155,7 @@ def metrics(folder: Path) -> dict[str, dict[str, float]]:
             "%lightning_export Net/version_0",
             "%lightning_export Asking/version_0 asking.py",
             "%lightning_export Net nodata.py",
+            "%lightning_export Odd nodata.py",
             "%lightning_load Asking/version_0",
         ]
         found["said"] = {line: kernel.cell(line).error for line in said}
@@ -222,7 +223,8 @@ def test_what_cannot_be_exported_says_what_to_do(folder: Path, metrics) -> None:
         "gave it: files = get_ipython().run_line_magic('timeit', '-o -q -n1"
     )
     assert "the script needs data to train on: %lightning_export Net DATA FILE" in errors[4]
-    assert "holds Python objects besides tensors" in errors[5]
+    assert "the script needs data to train on: %lightning_export Odd DATA FILE" in errors[5]
+    assert "holds Python objects besides tensors" in errors[6]
     assert not (folder / "asking.py").exists()
 
 
