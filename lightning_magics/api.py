@@ -166,8 +166,8 @@ def rerun(asked: Any, **changed: Any) -> Run:
     session = current()
     recalled = Recalled.of(session.folder(asked), session.namespace)
     print(recalled.announced([*recalled.recipe.model_codes, *recalled.recipe.data_codes]))  # noqa: T201 -- told first
-    run, comparison = train_again(session, recalled, changed)
-    show(comparison)
+    run, agreement = train_again(session, recalled, changed)
+    show(agreement)
     return run
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .agreement import Agreement
 from .calls import Call
-from .comparison import Comparison
 from .definition import Definition
 from .errors import InputError, RunError, short_traceback
 from .launch import Run
@@ -16,7 +16,7 @@ from .recall import Recalled, typed
 from .session import Session
 
 
-def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> tuple[Run, Comparison]:
+def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> tuple[Run, Agreement]:
     """Train a run once more.
 
     Args:
@@ -45,7 +45,7 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
     run = dataclasses.replace(call, session=inner).start(model, datas)
     session.started(run)
     session.interrupted |= inner.interrupted
-    return run, Comparison(record, run.record, _shown(changed))
+    return run, Agreement(record, run.record, _shown(changed))
 
 
 def asked(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
@@ -86,7 +86,7 @@ def _parts(session: Session, recalled: Recalled) -> tuple[Any, list[Any], Sessio
         namespace={**session.namespace, **recalled.namespace},
         models={},
         datas={},
-        source=recalled.unit,
+        recalled=recalled.unit,
         _data_names={},
     )
     model = recipe.model if recipe.arguments is None else model

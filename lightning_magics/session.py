@@ -60,7 +60,7 @@ class Session:
         interrupted: whether a fit of the cell that runs now was interrupted.
         units: code that came into the notebook other than as text of its cells.
         failed: of each cell that failed, the line that it failed in.
-        source: source of the run that runs once more; its names come before the notebook's.
+        recalled: source of the run that runs once more; its names come before the notebook's.
         busy: held while something runs; what Lightning and this package change meanwhile is the process's.
     """
 
@@ -73,7 +73,7 @@ class Session:
     interrupted: bool = False
     units: list[Unit] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
-    source: Unit | None = None
+    recalled: Unit | None = None
     busy: threading.RLock = field(default_factory=threading.RLock)
     _named: weakref.WeakValueDictionary[str, Run] = field(default_factory=weakref.WeakValueDictionary)
     _data_names: dict[str, Any] = field(default_factory=dict)
@@ -97,7 +97,7 @@ class Session:
     def history(self) -> tuple[History, int]:
         """What the notebook has run so far, and where in it names are to be looked up first."""
         history = of_notebook(self.namespace, self.units, self.failed)
-        return history, history.add_home(self.source) if self.source is not None else 0
+        return history, history.add_home(self.recalled) if self.recalled is not None else 0
 
     def _note(self, definition: Definition, adopted: bool) -> None:
         """Take note of a class that was made; a complete one that was adopted stands in a cell already."""

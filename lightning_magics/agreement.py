@@ -15,7 +15,7 @@ _TOLERANCE = 1e-3  # relative: sums in another order, on another processor, are 
 _LEFT = ("metric", "agrees")
 
 
-class Comparison:
+class Agreement:
     """What came of training a run once more, shown in a notebook or a terminal.
 
     Args:
@@ -31,7 +31,7 @@ class Comparison:
         self._before, self._after = before, after
         names = [*before.metrics, *(name for name in after.metrics if name not in before.metrics)]
         self._rows = [(name, before.metrics.get(name), after.metrics.get(name)) for name in names]
-        found = {_agreement(one, other) for _, one, other in self._rows} or {"different"}
+        found = {_how(one, other) for _, one, other in self._rows} or {"different"}
         self.verdict = next(item for item in ("different", "within tolerance", "identical") if item in found)
         self.reasons = [] if self.verdict == "identical" else _reasons(before, after, changed)
 
@@ -68,7 +68,7 @@ class Comparison:
 
     def _table(self) -> report.Table:
         labels = ["metric", self._before.run, self._after.run, "agrees"]
-        cells = [[name, _exact(one), _exact(other), _agreement(one, other)] for name, one, other in self._rows]
+        cells = [[name, _exact(one), _exact(other), _how(one, other)] for name, one, other in self._rows]
         return labels, [[formats.clip(row[0], 40), *row[1:]] for row in cells]
 
     def _said(self) -> list[str]:
@@ -82,7 +82,7 @@ class Comparison:
 _SIGNS = {"identical": ("✓", "#2da44e"), "within tolerance": ("≈", "#bf8700"), "different": ("≠", "#d9534f")}
 
 
-def _agreement(one: float | None, other: float | None) -> str:
+def _how(one: float | None, other: float | None) -> str:
     if one is None or other is None:
         return "different"
     if one == other or (math.isnan(one) and math.isnan(other)):

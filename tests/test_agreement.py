@@ -1,6 +1,6 @@
 import dataclasses
 
-from lightning_magics.comparison import Comparison
+from lightning_magics.agreement import Agreement
 from lightning_magics.recipe import Recipe
 from lightning_magics.runs import RunRecord
 
@@ -26,7 +26,7 @@ def after(**changes):
 
 
 def test_the_same_numbers_are_identical_and_need_no_reasons():
-    found = Comparison(BEFORE, after(versions={"torch": "2.7"}))
+    found = Agreement(BEFORE, after(versions={"torch": "2.7"}))
     assert found.verdict == "identical"
     assert repr(found) == (
         "Net/version_1 gives the same numbers as Net/version_0\n\n"
@@ -37,7 +37,7 @@ def test_the_same_numbers_are_identical_and_need_no_reasons():
 
 
 def test_last_digits_are_within_tolerance():
-    found = Comparison(BEFORE, after(metrics={"val_loss": 0.50001, "val_accuracy": 0.25}))
+    found = Agreement(BEFORE, after(metrics={"val_loss": 0.50001, "val_accuracy": 0.25}))
     assert found.verdict == "within tolerance"
     assert repr(found).startswith("Net/version_1 agrees within 0.1% with Net/version_0\n")
     assert "No reason is to be seen: operations that are not deterministic" in repr(found)
@@ -45,9 +45,9 @@ def test_last_digits_are_within_tolerance():
 
 def test_nan_agrees_with_nan_and_a_metric_that_is_gone_does_not():
     nan = dataclasses.replace(BEFORE, metrics={"a": float("nan")})
-    assert Comparison(nan, after(metrics={"a": float("nan")})).verdict == "identical"
-    assert Comparison(nan, after(metrics={})).verdict == "different"
-    assert Comparison(after(metrics={}), after(metrics={})).verdict == "different"
+    assert Agreement(nan, after(metrics={"a": float("nan")})).verdict == "identical"
+    assert Agreement(nan, after(metrics={})).verdict == "different"
+    assert Agreement(after(metrics={}), after(metrics={})).verdict == "different"
 
 
 def test_the_reasons_that_the_records_show():
@@ -60,7 +60,7 @@ def test_the_reasons_that_the_records_show():
         "fingerprint": {"train": "9 of TensorDataset, b"},
         "git": {"commit": "b"},
     }
-    assert Comparison(BEFORE, after(**changes), ["--max_epochs 3"]).reasons == [
+    assert Agreement(BEFORE, after(**changes), ["--max_epochs 3"]).reasons == [
         "changed: --max_epochs 3",
         "data train: 8 of TensorDataset, a → 9 of TensorDataset, b",
         "torch: 2.6 → 2.7",
@@ -81,13 +81,13 @@ def test_runs_that_cannot_be_repeated_say_why():
     for reason, (seed, recipe, status) in recipes.items():
         record = dataclasses.asdict(recipe)
         before = dataclasses.replace(BEFORE, seed=seed, recipe=record, status=status, steps=7)
-        found = Comparison(before, after(seed=seed, metrics={"val_loss": 1.0}))
+        found = Agreement(before, after(seed=seed, metrics={"val_loss": 1.0}))
         assert len(found.reasons) == 1
         assert reason in found.reasons[0]
 
 
 def test_html_is_escaped_and_bounded():
-    found = Comparison(BEFORE, after(metrics={"<b>": 1.0, "x" * 100: 2.0}))
+    found = Agreement(BEFORE, after(metrics={"<b>": 1.0, "x" * 100: 2.0}))
     html = found._repr_html_()
     assert "&lt;b&gt;" in html
     assert "x" * 60 not in html
