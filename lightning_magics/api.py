@@ -7,16 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import options, processes, runs, spawned
+from . import boards, catalog, frame, options, processes, removal, runs, spawned
 from .calls import Call
 from .cells import Source
+from .comparison import Comparison
+from .dataframe import Framed
 from .definition import Definition, is_module
 from .errors import InputError, RunError, short_traceback
 from .launch import Run
+from .listing import Listing
 from .recall import Recalled
 from .session import Session, current
 from .shell import show
@@ -191,6 +195,101 @@ def export(asked: Any, *names: Any, notebook: bool = False, overwrite: bool = Fa
 
     with short_traceback():
         return write(current(), asked, names, notebook, overwrite)
+
+
+def board(*asked: Any, **given: Any) -> None:
+    """Show TensorBoard; ``%lightning_board`` from Python.
+
+    Args:
+        asked: runs, each as of `attach`, or folders: these alone are shown. Without any, all runs.
+        given: `height` of the frame in pixels, and `port` of the server.
+
+    Raises:
+        BoardError: TensorBoard does not start.
+        MissingPackage: it is not installed.
+        RunError: there is no such run.
+    """
+    made = options.make("board", given)
+    boards.check_installed()
+    session = current()
+    frame.show(frame.Asked(session.source(asked), _command(asked, given), made.height, made.port))
+
+
+def _command(asked: Sequence[Any], given: Mapping[str, Any]) -> str:
+    """The line that shows a board again."""
+    names = (item.name if isinstance(item, Run) else shlex.quote(str(item)) for item in asked)
+    return " ".join(["%lightning_board", *names, *(f"--{name} {value}" for name, value in given.items())])
+
+
+def list_runs(pattern: str = "", **asked: Any) -> Framed:
+    """List runs, set them side by side or delete them; ``%lightning_runs`` from Python.
+
+    Args:
+        pattern: a part of a run's name, or with ``*`` what it looks like; all runs if empty.
+        asked: the options of ``%lightning_runs``: `model`, `sort`, `plot`, `compare`, `delete`, `keep` and `yes`. Runs
+            are names, or `Run` objects.
+
+    Returns:
+        The runs: their `rows`, their DataFrame `df`, and a display of their own. After a deletion those that are left.
+
+    Raises:
+        InputError: there is no such model or metric, or the options do not go together.
+        RunError: there is no such run, or it may not be deleted; then none was.
+    """
+    session, given = current(), options.make("runs", asked)
+    root = Path(session.settings.run_dir).expanduser()
+    _check_alone(pattern, given)
+    if given.compare:
+        return Comparison(root, [_run_name(session, item) for item in given.compare])
+    if given.delete:
+        named = catalog.named(catalog.rows(root), [_run_name(session, item) for item in given.delete], str(root))
+        print(removal.delete(root, named))  # noqa: T201 -- the cell's answer
+        return Listing(root)
+    listed = Listing(root, pattern, given.model or "", given.sort or "", given.plot or "")
+    if given.keep is None:
+        return listed
+    beyond = [row for row in listed.rows if not removal.obstacle(root, row)][given.keep :]
+    if given.yes and beyond:
+        print(removal.delete(root, beyond))  # noqa: T201 -- the cell's answer
+        return Listing(root, pattern)
+    would = f"would delete {removal.described(beyond)}. To delete: {_with_yes(pattern, given)}"
+    print(would if beyond else f"nothing to delete: --keep {given.keep} keeps all")  # noqa: T201 -- likewise
+    return listed
+
+
+def _check_alone(pattern: str, given: Any) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        InputError: names them.
+    """
+    names = ("model", "sort", "plot", "compare", "delete", "keep")
+    found = [f"--{name}" for name in names if getattr(given, name) not in (None, ())]
+    for name in ("--compare", "--delete"):
+        others = [item for item in [pattern, *found] if item and item != name]
+        if name in found and others:
+            raise InputError(f"{name} names its runs, and goes with nothing else; found {others[0]} too. Type either")
+    if given.yes and given.keep is None:
+        raise InputError(
+            "--yes deletes what --keep N leaves over; found no --keep. Type %lightning_runs --keep N --yes"
+        )
+
+
+def _with_yes(pattern: str, given: Any) -> str:
+    """The line that deletes what ``--keep`` leaves over."""
+    words = [pattern] if pattern else []
+    for name in ("model", "sort", "keep"):
+        if getattr(given, name) is not None:
+            words += [f"--{name}", str(getattr(given, name))]
+    return " ".join(["%lightning_runs", *(repr(word) if " " in word else word for word in words), "--yes"])
+
+
+def _run_name(session: Session, asked: Any) -> str:
+    """Name of a run as it is listed; a `Run`, a variable that holds one and ``last`` are taken too."""
+    held = session.find_run(asked) or (session.namespace.get(asked) if isinstance(asked, str) else asked)
+    if isinstance(held, Run):
+        return held.name
+    return session.folder(asked).name if asked == "last" else str(asked)
 
 
 def _built(session: Session, record: runs.RunRecord) -> Any:

@@ -46,6 +46,8 @@ class StopFlag(Protocol):
 class _Reporter:
     """The hooks, without the base class: each of the two Lightning packages has a Callback of its own."""
 
+    _rate_monitor: Any  # Lightning's class
+
     def __init__(self, emit: Callable[[Event], None], stop: StopFlag, save_to: Path, save_end: bool) -> None:
         self._emit = emit
         self._stop = stop
@@ -59,13 +61,20 @@ class _Reporter:
         self._epoch: int | None = None  # an epoch that has ended and is not told yet
         self._told: dict[str, Any] = {}
         self._before_validation: dict[str, Any] = {}
+        self.rates: Any = None  # Lightning's monitor of learning rates, where this one has added it
         self.cut_short = False  # whether a loop other than training was ended by a request to stop
 
     # Training. An epoch is told at the start of the next one: metrics that the model's own
     # on_train_epoch_end logs come after every ordinary callback's.
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Let learning rates be logged where a scheduler changes them, and the user has not asked for it already."""
         self._emit(Fingerprint(fingerprints(trainer)))
+        given = any(isinstance(item, self._rate_monitor) for item in trainer.callbacks)
+        if trainer.loggers and trainer.lr_scheduler_configs and not given:
+            self.rates = self._rate_monitor()
+            trainer.callbacks = [*trainer.callbacks, self.rates]  # Lightning is going through the list as it was
+            self.rates.on_train_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.tell_epoch(trainer)
@@ -80,6 +89,10 @@ class _Reporter:
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batch = None
+        if self._trained == 1:
+            for logger in trainer.loggers:
+                if hasattr(logger, "see_batch"):  # one of `summaries`
+                    logger.see_batch(pl_module, batch)
         if self._step_is_due():
             self._step(trainer, "train", batch_idx + 1, trainer.num_training_batches, _step_values(trainer, outputs))
 
@@ -178,7 +191,8 @@ class _Reporter:
     def _metrics(self, trainer: Any, epoch: int, known: Mapping[str, Any], *, epoch_done: bool) -> None:
         """Tell the metrics that are new to what was known: a value that was logged again is a new tensor."""
         found = trainer.callback_metrics
-        new = {name: value for name, value in found.items() if known.get(name) is not value}
+        rates = self.rates.lrs if self.rates else ()  # for the loggers alone: a table has better use for its width
+        new = {name: value for name, value in found.items() if known.get(name) is not value and name not in rates}
         self._told = {**self._told, **new}
         self._emit(
             Metrics(
@@ -203,8 +217,9 @@ def reporter(package: str, emit: Callable[[Event], None], stop: StopFlag, save_t
     """
     import importlib
 
-    base = importlib.import_module(f"{package}.callbacks").Callback
-    return type("Reporter", (_Reporter, base), {})(emit, stop, save_to, save_end)
+    callbacks = importlib.import_module(f"{package}.callbacks")
+    own = {"_rate_monitor": callbacks.LearningRateMonitor}
+    return type("Reporter", (_Reporter, callbacks.Callback), own)(emit, stop, save_to, save_end)
 
 
 def memory_bytes(device: torch.device) -> int | None:

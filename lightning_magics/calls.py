@@ -9,13 +9,14 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import events, options, provenance, runs
+from . import boards, events, frame, options, provenance, runs
 from .closure import Module
 from .definition import Definition, check_hyperparameters, is_datamodule, is_module, package_of
 from .errors import InputError, short_traceback
@@ -143,11 +144,14 @@ class Call:
             recipe, module = self.recipe(job, subject, data)
             record = dataclasses.replace(record, recipe=dataclasses.asdict(recipe))
         root = Path(job.trainer.get("default_root_dir") or "") / Path(settings.run_dir).expanduser()
+        board = self.board(job, root)
         folder = runs.create(root, subject.name, self.verb)
         job = dataclasses.replace(job, folder=folder.path)
         record = dataclasses.replace(record, run=folder.name)
         sources = {folder.source_path: module.text if module.body or module.imports else ""}
         background = how is not None and how.background
+        if board is not None:
+            frame.show_soon(dataclasses.replace(board, run=folder.name if "tensorboard" in job.loggers else ""))
         view = open_view(
             quiet=self.options.quiet,
             refresh_s=settings.refresh_s,
@@ -166,6 +170,30 @@ class Call:
                 self.session.ended(run)
                 self.session.interrupted |= self.verb == "fit" and run.status == "interrupted"
         return run
+
+    def board(self, job: Job, root: Path) -> frame.Asked | None:
+        """The board of a fit, if one is asked for.
+
+        Raises:
+            InputError: there is nothing that it could show, or no TensorBoard.
+        """
+        if self.verb != "fit" or not self.options.board:
+            return None
+        boards.check_installed()
+        for logger in () if job.trainer.get("barebones") else job.loggers:
+            if logger == "tensorboard":
+                return frame.Asked(boards.Source.of_folder(root), self.board_command(root))
+            if any(cls.__name__ == "TensorBoardLogger" for cls in type(logger).__mro__):
+                folder = Path(logger.save_dir)
+                return frame.Asked(boards.Source.of_folder(folder), self.board_command(folder))
+        raise InputError(
+            "--board shows what the TensorBoard logger writes, and this fit has none: --logger tensorboard"
+        )
+
+    def board_command(self, folder: Path) -> str:
+        """The line that shows the board of a folder again."""
+        usual = Path(self.session.settings.run_dir).expanduser()
+        return "%lightning_board" if folder == usual else f"%lightning_board {shlex.quote(str(folder))}"
 
     def subject(self, net: Any) -> Subject:
         """Find the model that is meant.
@@ -371,6 +399,8 @@ class Call:
         from .trainer import arguments_of
 
         trainer = {**arguments_of(job.package), **job.trainer}
+        if self.verb == "fit":
+            trainer["logger"] = list(job.loggers)
         return runs.RunRecord(
             run="",
             verb=self.verb,

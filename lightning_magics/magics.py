@@ -13,11 +13,11 @@ from typing import Any
 import traitlets
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 
-from . import api, cells, options, processes, report
+from . import api, boards, cells, options, processes, report
+from .dataframe import Framed
 from .definition import Definition
 from .errors import InputError, did_you_mean
 from .launch import Run
-from .listing import Listing
 from .session import Session
 from .shell import running_kernel, someone_waits
 
@@ -184,16 +184,22 @@ class LightningMagics(Magics):
         return self._run("predict", line)
 
     @line_magic
-    def lightning_runs(self, line: str) -> Listing | None:
+    def lightning_runs(self, line: str) -> Framed | None:
         """List the runs in the run folder, the newest first, with how they really stand.
 
-        PATTERN is a part of a run's name, or has * in it: Digits/version_1*.
+        PATTERN is a part of a run's name, or has * in it: Digits/version_1*. The value shows a table and acts as
+        its pandas DataFrame in all else: runs.sort_values("val_loss"). Runs that plain Lightning wrote are there
+        too. --delete asks nothing, for the runs are named; --keep says what would go until --yes is added. A run
+        that goes on is never deleted.
+
+        Options of %lightning_runs [PATTERN]:
+        {options}
 
         Example:
-            %lightning_runs Digits
+            %lightning_runs Digits --sort val_accuracy --plot val_loss
         """
         parsed = self._parsed("runs", line)
-        return None if parsed is None else Listing(self.run_dir, " ".join(parsed.positional))
+        return None if parsed is None else api.list_runs(" ".join(parsed.positional), **parsed.options)
 
     @line_magic
     def lightning_attach(self, line: str) -> Run | None:
@@ -273,6 +279,23 @@ class LightningMagics(Magics):
             path = api.export(self._one(parsed, "export"), *parsed.positional[1:], **parsed.options)
             print(f"written: {path}. Run it: python {path}")  # noqa: T201 -- the cell's answer
 
+    @line_magic
+    def lightning_board(self, line: str) -> None:
+        """Show TensorBoard here: all runs, or the named ones alone, or what a folder holds.
+
+        RUN is a name as %lightning_runs lists it, a folder, or last; DIR a folder of event files. The server listens
+        to this machine alone, and ends with the kernel.
+
+        Options of %lightning_board [RUN ...|DIR]:
+        {options}
+
+        Example:
+            %lightning_board Digits/version_3 Digits/version_4 --height 600
+        """
+        parsed = self._parsed("board", line)
+        if parsed is not None:
+            api.board(*parsed.positional, **parsed.options)
+
     def _one(self, parsed: options.Parsed, verb: str) -> str:
         """The run that a line names."""
         if not parsed.positional:
@@ -319,8 +342,9 @@ class LightningMagics(Magics):
                 return
 
     def unload(self) -> None:
-        """Take out what this object put into the shell, and end the process that stands ready."""
+        """Take out what this object put into the shell, and end the processes that serve it."""
         processes.close()
+        boards.close()
         self._unregister("pre_run_cell", self._remember_cell)
         self._unregister("post_run_cell", self._remember_failure)
 
@@ -341,7 +365,7 @@ class LightningMagics(Magics):
         return run
 
 
-for _verb in (*options.RUNNING, "model", "data", "stop", "load", "export"):
+for _verb in (*options.RUNNING, "model", "data", "runs", "stop", "board", "load", "export"):
     _magic = getattr(LightningMagics, f"lightning_{_verb}")
     _table = options.help_text(_verb).replace("\n", "\n        ")
     _magic.__doc__ = _magic.__doc__.replace("{options}", _table)

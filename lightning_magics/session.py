@@ -9,12 +9,13 @@ import dataclasses
 import sys
 import threading
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import processes, recipe, runs
+from . import boards, catalog, processes, recipe, runs
 from .errors import InputError, did_you_mean
 from .history import History, Unit, of_notebook
 from .shell import cell_number, running_shell
@@ -169,6 +170,10 @@ class Session:
         """Names of the runs on disk, the newest first."""
         return runs.names(self.settings.run_dir)
 
+    def metric_names(self) -> list[str]:
+        """Names of the metrics of the runs on disk, those that tell most first."""
+        return catalog.metric_names(catalog.rows(self.settings.run_dir))
+
     def folder(self, typed: Any) -> runs.RunFolder:
         """Return the folder of the run that is meant: a `Run`, a variable that holds one, ``last``, a name or a path.
 
@@ -182,6 +187,35 @@ class Session:
         if typed == "last":
             return runs.newest(self.settings.run_dir)
         return runs.find(self.settings.run_dir, str(typed))
+
+    def source(self, asked: Sequence[Any]) -> boards.Source:
+        """Return what a board is to show: all runs; or a folder; or these runs and folders alone.
+
+        Raises:
+            RunError: there is no such run or folder.
+            InputError: a run has nothing that TensorBoard could show.
+        """
+        if not asked:
+            return boards.Source.of_folder(self.settings.run_dir)
+        folders = [self._log_folder(item) for item in asked]
+        if len(asked) == 1 and isinstance(folders[0], Path):
+            return boards.Source.of_folder(folders[0])
+        return boards.Source.of_places(
+            (item.name, item) if isinstance(item, Path) else (item.name, item.path) for item in folders
+        )
+
+    def _log_folder(self, typed: Any) -> runs.RunFolder | Path:
+        """A run, or the path of a folder that is none: the user's own, or that of all runs of a model."""
+        for root in ("", self.settings.run_dir):
+            path = Path(root).expanduser() / typed if isinstance(typed, str | Path) else None
+            if path is not None and path.is_dir() and not (path / "run.json").exists():
+                return path.resolve()
+        folder = self.folder(typed)
+        if not folder.has_summaries() and not folder.is_alive():
+            raise InputError(
+                f"{folder.name} wrote nothing for TensorBoard. A fit does with its logger: --logger tensorboard"
+            )
+        return folder
 
     def evaluate(self, text: str, what: str, known: Iterable[str]) -> Any:
         """Evaluate an expression of the notebook.

@@ -98,7 +98,8 @@ def train(
             stop.end()
             watcher.tell_epoch(trainer)
             watcher.batch = None
-            trainer.callbacks = [item for item in trainer.callbacks if item is not watcher]  # it may run again
+            ours = (watcher, watcher.rates)
+            trainer.callbacks = [item for item in trainer.callbacks if item not in ours]  # it may run again
             if job.verb != "fit":
                 job.model.trainer = before  # the fit that the next one continues
             emit(_ended(trainer, status, time.monotonic() - began, error))

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import re
 import signal
 import threading
 from contextlib import redirect_stdout
@@ -13,6 +15,7 @@ import torch
 
 from lightning_magics.errors import InputError, LightningMagicsError, RunError
 from lightning_magics.launch import Run
+from lightning_magics.runs import RunRecord
 
 MODEL = """
 import torch, pytorch_lightning as pl
@@ -476,3 +479,35 @@ def test_a_fit_does_not_fail_where_its_source_cannot_be_collected(notebook, monk
     notebook("%lightning_validate Net samples --quiet")
     with pytest.raises(RunError, match=r"validate_0 is a validate, which trains no model\. Name a fit"):
         notebook("%lightning_load Net/validate_0")
+
+
+def test_runs_are_listed_compared_and_deleted_by_line(notebook):
+    for hidden in (4, 8):
+        notebook(f"%lightning_fit Net samples samples --max_epochs 2 --model.hidden {hidden} --quiet")
+    notebook("held = %lightning_fit Net samples samples --max_epochs 2 --quiet")
+    listed = notebook("%lightning_runs Net --sort val_loss --plot val_loss")
+    assert {row.run for row in listed.rows} == {"Net/version_0", "Net/version_1", "Net/version_2"}
+    assert notebook("%lightning_runs --model Net;").df.shape[0] == 3
+    compared = notebook("%lightning_runs --compare Net/version_0 held last Net/version_1")
+    assert [row.run for row in compared.rows] == ["Net/version_0", "Net/version_2", "Net/version_1"]
+    notebook("%lightning_runs --delete held")
+    assert re.match(r"deleted 1 run \([\d.]+ kB\): Net/version_2\n", notebook.text)
+    notebook("%lightning_runs Net --keep 1 --yes")
+    assert [path.name for path in Path("lightning_logs/Net").iterdir()] == ["version_1"]
+
+
+def test_record_names_best_metrics_loggers_and_checkpoints(notebook):
+    notebook("run = %lightning_fit Net samples samples --max_epochs 3 --monitor val_loss --logger csv --quiet")
+    run = notebook.shell.user_ns["run"]
+    record = json.loads((run.folder.path / "run.json").read_text())
+    best = min(run.history, key=lambda row: row["val_loss"])
+    assert record["best_metrics"]["val_loss"] == {"value": best["val_loss"], "epoch": best["epoch"]}
+    assert record["trainer"]["logger"] == ["csv"]
+    assert [str(run.folder.path / name) for name in record["checkpoints"]] == [run.best_model_path]
+
+
+def test_readme_documents_every_field_of_the_record():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("### `run.json`")[2].partition("\nA reader may rely")[0]
+    documented = {name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)}
+    assert documented == {item.name for item in dataclasses.fields(RunRecord)}
