@@ -193,6 +193,7 @@ class ExportOptions:
     overwrite: bool = _option(False, "replace an existing file")
 
 
+@dataclass(frozen=True)
 class BoardOptions:
     """Options of ``%lightning_board``."""
 
