@@ -10,7 +10,21 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import attach, board, define_data, define_model, fit, list_runs, predict, stop, test, validate
+    from .api import (
+        attach,
+        board,
+        define_data,
+        define_model,
+        export,
+        fit,
+        list_runs,
+        load,
+        predict,
+        rerun,
+        stop,
+        test,
+        validate,
+    )
     from .launch import Run
 
 __version__ = "0.1.0"
@@ -20,9 +34,12 @@ __all__ = [
     "board",
     "define_data",
     "define_model",
+    "export",
     "fit",
     "list_runs",
+    "load",
     "predict",
+    "rerun",
     "stop",
     "test",
     "validate",

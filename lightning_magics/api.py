@@ -14,13 +14,16 @@ from typing import Any
 
 from . import boards, catalog, frame, options, processes, removal, runs, spawned
 from .calls import Call
+from .cells import Source
 from .comparison import Comparison
 from .dataframe import Framed
 from .definition import Definition, is_module
 from .errors import InputError, RunError, short_traceback
 from .launch import Run
 from .listing import Listing
+from .recall import Recalled
 from .session import Session, current
+from .shell import show
 
 
 def fit(net: Any, /, *datas: Any, **asked: Any) -> Run:
@@ -119,6 +122,79 @@ def stop(asked: Any, now: bool = False) -> None:
         spawned.kill(folder)
     else:
         spawned.ask_to_stop(folder)
+
+
+def load(asked: Any, checkpoint: str | None = None, weights_only: bool = True) -> Any:
+    """Bring a run's model back with its weights; ``%lightning_load`` from Python.
+
+    The recorded source is executed in a namespace of its own, and its model and data are registered under their
+    names: `fit`, `validate` and `predict` take them. Nothing else is executed, and nothing is downloaded.
+
+    Args:
+        asked: name of a fit (``Digits/version_3``), its folder, ``last``, or a `Run`.
+        checkpoint: ``best``, ``last`` or a path; the last by default.
+        weights_only: read only tensors from it; False runs code that it may hold.
+
+    Returns:
+        The LightningModule instance. A fit of it goes on from there; of the name, it begins anew.
+
+    Raises:
+        RunError: there is no such run or checkpoint, or the source lacks something.
+        InputError: the checkpoint holds more than tensors, and `weights_only` is not False.
+        Exception: what the source raises.
+    """
+    from .restore import restore
+
+    session = current()
+    recalled = Recalled.of(session.folder(asked), session.namespace)
+    return restore(session, recalled, checkpoint, weights_only)
+
+
+def rerun(asked: Any, **changed: Any) -> Run:
+    """Train a run once more from its record, and show both results; ``%lightning_rerun`` from Python.
+
+    Args:
+        asked: as of `load`.
+        changed: options of `fit` that take the place of the recorded ones.
+
+    Returns:
+        The new run.
+
+    Raises:
+        RunError: there is no such run, or its source lacks something.
+        InputError: an option does not fit.
+        Exception: what the recorded code raises.
+    """
+    from .rerun import rerun as train_again
+
+    session = current()
+    recalled = Recalled.of(session.folder(asked), session.namespace)
+    print(recalled.announced([*recalled.recipe.model_codes, *recalled.recipe.data_codes]))  # noqa: T201 -- told first
+    run, agreement = train_again(session, recalled, changed)
+    show(agreement)
+    return run
+
+
+def export(asked: Any, *names: Any, notebook: bool = False, overwrite: bool = False) -> Path:
+    """Write a fit as a script of plain Lightning; ``%lightning_export`` from Python.
+
+    Args:
+        asked: a fit, as of `load`; or a model, by name or as a class, that need not have been trained.
+        names: data for a model, and last the file.
+        notebook: write a notebook of the same content.
+        overwrite: replace an existing file.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: something cannot be exported, or the file exists.
+        RunError: there is no such run.
+    """
+    from .exports import export as write
+
+    with short_traceback():
+        return write(current(), asked, names, notebook, overwrite)
 
 
 def board(*asked: Any, **given: Any) -> None:
@@ -252,7 +328,7 @@ def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
     session = current()
     with short_traceback(), _syntax_in_a_line():
         made = define(name, definition, options.make("model", asked), session.namespace, session.package())
-    session.models[made.name] = made
+    session.add_model(made, adopted=not isinstance(definition, Source))
     if session.settings.prewarm and session.settings.start_method == "forkserver":
         processes.prewarm(made.package)
     return made
@@ -265,7 +341,7 @@ def define_data(name: str | None, definition: Any, **asked: Any) -> Any:
     session = current()
     with short_traceback(), _syntax_in_a_line():
         made = define(name, definition, options.make("data", asked), session.namespace, session.package())
-    session.add_data(made)
+    session.add_data(made, adopted=not isinstance(definition, Source))
     return made
 
 

@@ -14,7 +14,8 @@ from typing import Any, Protocol, cast
 import torch
 
 from .errors import InputError, did_you_mean
-from .events import Event, Metrics, Notice, Stage, Step
+from .events import Event, Fingerprint, Metrics, Notice, Stage, Step
+from .fingerprint import fingerprints
 
 _STEP_INTERVAL_S = 0.2  # five a second are enough to look alive
 _MOST_INTERVAL_S = 1.0  # of a run that goes on for long: its file stays small
@@ -68,6 +69,7 @@ class _Reporter:
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Let learning rates be logged where a scheduler changes them, and the user has not asked for it already."""
+        self._emit(Fingerprint(fingerprints(trainer)))
         given = any(isinstance(item, self._rate_monitor) for item in trainer.callbacks)
         if trainer.loggers and trainer.lr_scheduler_configs and not given:
             self.rates = type("LearningRates", (_ForLoggersAlone, self._rate_monitor), {})()

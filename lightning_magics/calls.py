@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from . import boards, events, frame, options, provenance, runs
+from .closure import Module
 from .definition import Definition, check_hyperparameters, is_datamodule, is_module, package_of
 from .errors import InputError, short_traceback
 from .job import Job
 from .launch import Run, run_in_kernel
+from .recipe import Part, Recipe, Writer
 from .session import Session, current
 from .spawned import How, SpawnedRun, ask_to_stop, run_in_processes
 from .views import open_view
@@ -33,7 +35,7 @@ class Subject:
     name: str
     package: str
     make: Callable[[], Any]
-    source: str = ""
+    part: Part
     run: Run | None = None  # whose model is evaluated
     notices: tuple[str, ...] = ()
 
@@ -43,8 +45,9 @@ class Data:
     """What the data arguments came to."""
 
     name: str = ""
-    source: str = ""
     make: Callable[[], tuple[Any, tuple[Any, ...]]] = lambda: (None, ())  # datamodule, loaders
+    parts: tuple[Part, ...] = ()
+    forms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -136,12 +139,16 @@ class Call:
         """Make the run folder and run the job in it."""
         settings = self.session.settings
         record = self.record(job, subject, data)
+        module = Module()
+        if self.verb == "fit":
+            recipe, module = self.recipe(job, subject, data)
+            record = dataclasses.replace(record, recipe=dataclasses.asdict(recipe))
         root = Path(job.trainer.get("default_root_dir") or "") / Path(settings.run_dir).expanduser()
         board = self.board(job, root)
         folder = runs.create(root, subject.name, self.verb)
         job = dataclasses.replace(job, folder=folder.path)
         record = dataclasses.replace(record, run=folder.name)
-        sources = {folder.model_source_path: subject.source, folder.data_source_path: data.source}
+        sources = {folder.source_path: module.text if module.body or module.imports else ""}
         background = how is not None and how.background
         if board is not None:
             frame.show_soon(dataclasses.replace(board, run=folder.name if "tensorboard" in job.loggers else ""))
@@ -204,25 +211,23 @@ class Call:
     def described(self, found: Any, asked: Any) -> Subject:
         """Describe a definition, a LightningModule class or an instance."""
         overrides = {name: self.resolved("model", name, value) for name, value in self.model.items()}
+        part = Part(found, asked, overrides, self.model)
         if isinstance(found, Definition):
-            return Subject(found.name, found.package, lambda: found.new(**overrides), found.source)
+            return Subject(found.name, found.package, lambda: found.new(**overrides), part)
         package = package_of(found)
         cls = found if isinstance(found, type) else type(found)
         if package is None or not is_module(found):
             raise InputError(_not_a_model(found, asked))
         if isinstance(found, type):
             check_hyperparameters(found, overrides)
-            return Subject(cls.__name__, package, lambda: found(**overrides), provenance.class_source(cls))
+            return Subject(cls.__name__, package, lambda: found(**overrides), part)
         if overrides:
             raise InputError(
                 f"--model.{next(iter(overrides))} is given to a constructor, and {cls.__name__} here is an instance "
                 f"already. Give the class: %lightning_fit {cls.__name__} --model.{next(iter(overrides))} …"
             )
         definition = next((item for item in self.session.models.values() if item.cls is cls), None)
-        name, source = (
-            (definition.name, definition.source) if definition else (cls.__name__, provenance.class_source(cls))
-        )
-        return Subject(name, package, lambda: found, source)
+        return Subject(definition.name if definition else cls.__name__, package, lambda: found, part)
 
     def trained(self, net: Any) -> Subject:
         """Find a model that has weights worth evaluating.
@@ -248,7 +253,7 @@ class Call:
         notice = f"weights of {run.name}"
         if isinstance(found, Definition) and found.cls is not type(run.model):
             notice += f", from before {found.name} was defined again"
-        return Subject(run.record.model, subject.package, subject.make, subject.source, run, (notice,))
+        return Subject(run.record.model, subject.package, subject.make, subject.part, run, (notice,))
 
     def datas(self, typed: Sequence[Any], subject: Subject) -> Data:
         """Find the data that is meant.
@@ -266,19 +271,21 @@ class Call:
         if not found:
             return Data()
         overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
+        parts = tuple(Part(item, given, overrides, self.data) for item, given in zip(found, typed, strict=True))
         first = found[0]
         name = ", ".join(item if isinstance(item, str) else type(item).__name__ for item in typed)
         if isinstance(first, Definition) or is_datamodule(first):
             if len(found) > 1:
                 raise InputError(f"data {name}: {typed[0]!r} brings all its splits; it goes with no other data")
-            return _datamodule(first, name, overrides, subject.package)
+            return _datamodule(parts[0], name)
         if self.verb == "fit" and len(found) > 2:
             raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
         if self.verb == "predict":  # what is predicted has no labels to name
             found = [features(item) if form_of(item) == "table" else item for item in found]
         training = [self.verb == "fit" and place == 0 for place in range(len(found))]
         loaders = tuple(to_dataloaders(found, training, overrides))
-        return Data(name, make=lambda: (None, loaders))
+        forms = tuple(form_of(item) or "loaders" for item in found)
+        return Data(name, lambda: (None, loaders), parts, forms)
 
     def data_of(self, run: Run) -> Data:
         """The data of an earlier run; of a fit on loaders, validation alone is what its data says.
@@ -363,6 +370,30 @@ class Call:
             raise InputError(f"--resume {asked}: the run {folder.name} kept no checkpoint in {folder.checkpoints_path}")
         return found
 
+    @property
+    def own(self) -> dict[str, Any]:
+        """The verb's own options, those that differ from nothing."""
+        return {name: value for name, value in vars(self.options).items() if value not in (None, (), False)}
+
+    def recipe(self, job: Job, subject: Subject, data: Data) -> tuple[Recipe, Module]:
+        """How a fit was put together, and the source that it needs; a fit does not fail for this."""
+        from .train import was_fitted
+
+        try:
+            writer = Writer(*self.session.history())
+            writer.model(subject.part, job.package, trained=was_fitted(job.model))
+            writer.data(data.parts, data.forms)
+            writer.trainer(self.trainer, job.trainer)
+            given = {name: value for name, value in self.own.items() if name not in ("quiet", "background", "resume")}
+            given |= {"resume": str(job.checkpoint)} if job.checkpoint is not None else {}
+            given |= {"logger": ()} if self.options.logger == () else {}
+            given |= {} if self.options.weights_only else {"weights_only": False}
+            writer.options(given)
+            return writer.written()
+        except Exception as error:  # whatever the user's objects raise when they are looked at
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return Recipe(missing={subject.name: f"its source could not be collected: {reason}"}), Module()
+
     def record(self, job: Job, subject: Subject, data: Data) -> runs.RunRecord:
         """The run's record, as far as it is known before the start."""
         from .trainer import arguments_of
@@ -370,7 +401,6 @@ class Call:
         trainer = {**arguments_of(job.package), **job.trainer}
         if self.verb == "fit":
             trainer["logger"] = list(job.loggers)
-        own = {name: value for name, value in vars(self.options).items() if value not in (None, (), False)}
         return runs.RunRecord(
             run="",
             verb=self.verb,
@@ -378,26 +408,31 @@ class Call:
             data=data.name,
             status="running",
             started=time.time(),
-            options=provenance.plain({**own, **self.trainer, "model": dict(self.model), "data": dict(self.data)}),
+            options=provenance.plain({**self.own, **self.trainer, "model": dict(self.model), "data": dict(self.data)}),
             trainer=provenance.plain(trainer),
             hyperparameters=provenance.plain(dict(getattr(job.model, "hparams", {}))),
             seed=self.options.seed,
             versions=provenance.versions(job.package),
+            hardware=provenance.hardware(),
             git=provenance.git(),
         )
 
 
-def _datamodule(found: Any, name: str, overrides: Mapping[str, Any], package: str) -> Data:
+def _datamodule(part: Part, name: str) -> Data:
     """Describe a data definition, a DataModule class or an instance."""
+    found, overrides = part.found, part.arguments
+
+    def of(name: str, make: Callable[[], Any]) -> Data:
+        return Data(name, lambda: (make(), ()), (part,), ("datamodule",))
+
     if isinstance(found, Definition):
-        return Data(found.name, found.source, lambda: (found.new(**overrides), ()))
-    cls = found if isinstance(found, type) else type(found)
+        return of(found.name, lambda: found.new(**overrides))
     if isinstance(found, type):
-        return Data(name, provenance.class_source(cls), lambda: (found(**overrides), ()))
+        return of(name, lambda: found(**overrides))
     if overrides:
         first = next(iter(overrides))
         raise InputError(f"--data.{first} is given to a constructor, and {name} is an instance already; give its class")
-    return Data(name, provenance.class_source(cls), lambda: (found, ()))
+    return of(name, lambda: found)
 
 
 def _not_a_model(found: Any, asked: Any) -> str:

@@ -153,7 +153,8 @@ def _facts(row: Row) -> dict[str, str]:
         found |= {f"--{name}" if name in found else name: value for name, value in asked.items()}
         found |= _surroundings(record)
     found |= {"ran on": ran_on(row)}
-    found |= {f"code in {path.name}": _digest(path) for path in _sources(row.path)}
+    source = RunFolder(row.path).source_path
+    found |= {f"code in {source.name}": _digest(source)} if source.is_file() else {}
     return {name: _without_address(value_text(value)) for name, value in found.items()}
 
 
@@ -168,11 +169,6 @@ def _given(row: Row) -> list[str]:
     """What of the facts somebody typed, or the model says."""
     options = row.record.options if row.record else {}
     return [*row.hyperparameters, *options, "model", "data"]
-
-
-def _sources(folder: Path) -> list[Path]:
-    known = RunFolder(folder)
-    return [path for path in (known.model_source_path, known.data_source_path) if path.is_file()]
 
 
 def _digest(path: Path) -> str:

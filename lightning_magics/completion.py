@@ -80,15 +80,15 @@ def complete(
     elif verb == "runs" and asked == "model":
         offered += [*models, *(name.partition("/")[0] for name in runs())]
     elif (positional and verb in _OF_RUNS and (not count or verb == "board")) or asked in _TAKE_RUNS:
-        offered += runs()
-    elif positional:
+        offered += [*(models if verb == "export" and positional else ()), *runs()]
+    elif positional and verb != "rerun":
         offered += _positional(verb, count, models, data, names)
     if not offered and not word and pending is None:
         return _options(verb, tokens, word, {})
     return _starting(word, offered)
 
 
-_OF_RUNS = ("runs", "attach", "stop", "board")
+_OF_RUNS = ("runs", "attach", "stop", "board", "load", "rerun", "export")
 _TAKE_RUNS = ("resume", "compare", "delete")
 
 
@@ -99,6 +99,8 @@ def _starting(word: str, offered: Iterable[str]) -> list[str]:
 def _positional(verb: str, count: int, models: Sequence[str], data: Sequence[str], names: Sequence[str]) -> list[str]:
     if verb in RUNNING:
         return [*models, *data, *names] if count == 0 else [*data, *names, *models]
+    if verb == "export":
+        return [*data, *names] if count == 1 else []
     if count:
         return []
     return {"model": [*models, *names], "data": [*data, *names]}.get(verb, [*models, *data])

@@ -31,7 +31,7 @@ from .generated import assemble, expression, method, snippet
 from .imports import bind_imports, notebook_imports
 from .loading import Labels, loaders, setup, splits, stream
 from .names import Notebook
-from .probe import UNKNOWN, class_kinds, evaluate_cell, execute, random_state_kept
+from .probe import UNKNOWN, RandomState, class_kinds, evaluate_cell, execute, random_state_kept
 from .provenance import class_source
 from .samples import FORMS, Part, Split, splits_of
 from .scopes import Function, binds, names_read
@@ -108,6 +108,7 @@ class _Data:
     source: Source | None
     parts: dict[Split, Part] = field(default_factory=dict)
     value: Any = None
+    draws: bool = False
     labels: Labels = "classes"
 
     @random_state_kept()
@@ -125,11 +126,14 @@ class _Data:
         loaded = None if form == "stream" or kept else self.value
         cls, source = self.compiled(self.methods(hooks, carved, kept))
         text = self.source.text if self.source else ""
-        return Definition(self.name, cls, source, text, form, self.package, loaded, own)
+        draws = self.draws and loaded is not None
+        return Definition(self.name, cls, source, text, form, self.package, loaded, own, draws)
 
     def find_data(self) -> None:
         """Load the data once, with the default hyperparameters, and see what it is."""
+        before = RandomState.taken()
         value = evaluate_cell(self.cell, self.source, self.namespace)
+        self.draws = not before.is_present
         if value is UNKNOWN:
             missing = next(item.name for item in self.cell.hyperparameters.values() if item.default is None)
             raise InputError(

@@ -19,7 +19,22 @@ from typing import Any, Literal
 from .errors import InputError, did_you_mean
 from .tokens import Expression
 
-Verb = Literal["model", "data", "fit", "validate", "test", "predict", "source", "runs", "attach", "stop", "board"]
+Verb = Literal[
+    "model",
+    "data",
+    "fit",
+    "validate",
+    "test",
+    "predict",
+    "source",
+    "runs",
+    "attach",
+    "stop",
+    "board",
+    "load",
+    "rerun",
+    "export",
+]
 LOGGERS = ("tensorboard", "csv", "mlflow", "wandb")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
@@ -161,6 +176,24 @@ class StopOptions:
 
 
 @dataclass(frozen=True)
+class LoadOptions:
+    """Options of ``%lightning_load``."""
+
+    checkpoint: str | None = _option(
+        None, "checkpoint to take the weights from; the last by default", "best|last|PATH", words=("best", "last")
+    )
+    weights_only: bool = _option(True, "read only tensors from a checkpoint; False runs code that it may hold")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of ``%lightning_export``."""
+
+    notebook: bool = _option(False, "write a notebook, FILE.ipynb, of the same content")
+    overwrite: bool = _option(False, "replace an existing file")
+
+
+@dataclass(frozen=True)
 class BoardOptions:
     """Options of ``%lightning_board``."""
 
@@ -201,10 +234,13 @@ DECLARED: dict[str, type] = {
     "runs": RunsOptions,
     "attach": NoOptions,
     "stop": StopOptions,
+    "load": LoadOptions,
+    "rerun": FitOptions,
+    "export": ExportOptions,
     "board": BoardOptions,
 }
 # The verbs that take the Trainer's arguments, and constructor arguments as --model.NAME and --data.NAME.
-RUNNING = ("fit", "validate", "test", "predict")
+RUNNING = ("fit", "validate", "test", "predict", "rerun")
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """What a training process tells whoever watches: frozen dataclasses, one JSON line each.
 
 The events of a run, in order: `Launched` where processes of its own run it, `Started`, then `Step`, `Metrics`,
-`Results` and `Notice` as they happen, then `Ended`; of two, where a rank fails after another has ended, the last
-counts. `Printed` and `Watched` are made by who follows a run, for its view alone. A reader ignores keys and events
-that it does not know, so that an older notebook can watch a newer run.
+`Fingerprint`, `Results` and `Notice` as they happen, then `Ended`; of two, where a rank fails after another has ended,
+the last counts. `Printed` and `Watched` are made by who follows a run, for its view alone. A reader ignores keys and
+events that it does not know, so that an older notebook can watch a newer run.
 """
 
 from __future__ import annotations
@@ -116,6 +116,13 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Fingerprint:
+    """What the data of a fit was, as far as a glance at it tells: by ``train`` and ``val``."""
+
+    data: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Results:
     """What validate and test found: a row for each dataloader, metric name to value."""
 
@@ -183,7 +190,7 @@ class Ended:
     monitor: str | None = None
 
 
-Event = Launched | Started | Step | Metrics | Results | Notice | Printed | Watched | Ended
+Event = Launched | Started | Step | Metrics | Fingerprint | Results | Notice | Printed | Watched | Ended
 _TYPES: dict[str, type] = {cls.__name__: cls for cls in typing.get_args(Event)}
 
 

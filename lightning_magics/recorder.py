@@ -39,6 +39,8 @@ class Recorder:
             self._update(devices=event.devices, precision=event.precision)
         elif isinstance(event, events.Metrics):
             self._note(event)
+        elif isinstance(event, events.Fingerprint):
+            self._update(fingerprint=event.data)
         elif isinstance(event, events.Results):
             found = {name: value for row in event.rows for name, value in row.items()}
             self._update(results=event.rows, metrics={**self.record.metrics, **found})

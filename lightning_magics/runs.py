@@ -46,7 +46,10 @@ class RunRecord:
         trainer: the Trainer's arguments as resolved, objects by their ``repr``.
         hyperparameters: the model's, as ``save_hyperparameters()`` kept them.
         seed: of ``--seed``, or None.
+        recipe: of a fit, how it was put together: see `recipe.Recipe`; empty for the other verbs.
+        fingerprint: of a fit, what its data was: ``train`` and ``val``, see `fingerprint`.
         versions: package name to version.
+        hardware: machine, processor and number of torch's threads.
         git: commit of the working directory and whether it was dirty, where it is a repository.
         devices: what it ran on; `precision` Lightning's name of how.
         epochs: training epochs completed in the model's life; `steps` the global step, of its optimizers.
@@ -73,7 +76,10 @@ class RunRecord:
     trainer: dict[str, Any] = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
     git: dict[str, Any] = field(default_factory=dict)
     devices: str = ""
     precision: str = ""
@@ -103,8 +109,7 @@ class RunFolder:
         self.path = Path(path)
         self.record_path = self.path / "run.json"
         self.events_path = self.path / "events.jsonl"
-        self.model_source_path = self.path / "model.py"
-        self.data_source_path = self.path / "data.py"
+        self.source_path = self.path / "source.py"
         self.checkpoints_path = self.path / "checkpoints"
         self.last_checkpoint_path = self.checkpoints_path / "last.ckpt"
         self.continue_checkpoint_path = self.checkpoints_path / "continue.ckpt"

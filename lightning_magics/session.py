@@ -5,6 +5,7 @@ Making classes is `models`' and `datamodules`', running them `launch`'s.
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 import threading
 import weakref
@@ -14,9 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import boards, catalog, processes, runs
+from . import boards, catalog, processes, recipe, runs
 from .errors import InputError, did_you_mean
-from .shell import running_shell
+from .history import History, Unit, of_notebook
+from .shell import cell_number, running_shell
 
 if TYPE_CHECKING:
     from .definition import Definition
@@ -57,6 +59,9 @@ class Session:
         last: the run that was started last; `fits` the newest of each model that trained at all. Other runs live
             as long as the user holds them: a run holds its model, optimizer and data.
         interrupted: whether a fit of the cell that runs now was interrupted.
+        units: code that came into the notebook other than as text of its cells.
+        failed: of each cell that failed, the line that it failed in.
+        recalled: source of the run that runs once more; its names come before the notebook's.
         busy: held while something runs; what Lightning and this package change meanwhile is the process's.
     """
 
@@ -67,6 +72,9 @@ class Session:
     last: Run | None = None
     fits: dict[str, Run] = field(default_factory=dict)
     interrupted: bool = False
+    units: list[Unit] = field(default_factory=list)
+    failed: dict[int, int] = field(default_factory=dict)
+    recalled: Unit | None = None
     busy: threading.RLock = field(default_factory=threading.RLock)
     _named: weakref.WeakValueDictionary[str, Run] = field(default_factory=weakref.WeakValueDictionary)
     _data_names: dict[str, Any] = field(default_factory=dict)
@@ -78,9 +86,29 @@ class Session:
         found = {_origin(value) for value in self.namespace.values()}
         return "lightning.pytorch" if "lightning" in found else "pytorch_lightning"
 
-    def add_data(self, definition: Definition) -> None:
-        """Register data, and what its name meant in the notebook at that time."""
+    def add_model(self, definition: Definition, adopted: bool = False) -> None:
+        """Register a model; `adopted` says that it is an object of the notebook, not a cell."""
+        self.models[definition.name] = definition
+        self._note(definition, adopted)
+
+    def add_recalled(self, unit: Unit) -> None:
+        """Take note of the source of a run that was brought into the notebook."""
+        self.units.append(dataclasses.replace(unit, cell=cell_number()))
+
+    def history(self) -> tuple[History, int]:
+        """What the notebook has run so far, and where in it names are to be looked up first."""
+        history = of_notebook(self.namespace, self.units, self.failed)
+        return history, history.add_home(self.recalled) if self.recalled is not None else 0
+
+    def _note(self, definition: Definition, adopted: bool) -> None:
+        """Take note of a class that was made; a complete one that was adopted stands in a cell already."""
+        if not (adopted and definition.form == "class"):
+            self.units.append(Unit(recipe.with_loading(definition), cell_number(), definition.cell))
+
+    def add_data(self, definition: Definition, adopted: bool = False) -> None:
+        """Register data, and what its name meant in the notebook at that time; `adopted` as of `add_model`."""
         self.datas[definition.name] = definition
+        self._note(definition, adopted)
         self._data_names[definition.name] = self.namespace.get(definition.name)
 
     def started(self, run: Run) -> None:

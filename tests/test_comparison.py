@@ -36,7 +36,7 @@ def pair(root: Path) -> Comparison:
             seed=1,
             **{**FACTS, "git": {**FACTS["git"], "dirty": bool(place)}},
         )
-        folder.model_source_path.write_text(f"hidden = {place}")
+        folder.source_path.write_text(f"hidden = {place}")
     return Comparison(root, ["Digits/version_0", "Digits/version_1"])
 
 
@@ -52,7 +52,7 @@ def test_what_was_asked_differently_and_what_was_reached_stand_side_by_side(root
     shown = lines(found)
     assert shown["hidden"] == ["64", "256"]
     assert shown["git commit"] == ["0123456789", "0123456789 with changes"]
-    assert len(set(shown["code in model.py"])) == 2
+    assert len(set(shown["code in source.py"])) == 2
     assert shown["status"] == ["✓ completed", "✓ completed"]
     assert shown["best val_loss"] == ["epoch 2: 0.3000", "epoch 2: 0.2000 ★"]
     assert shown["last val_loss"] == ["0.4000 ★", "0.4000 ★"]

@@ -50,6 +50,13 @@ def candidates(verb, line, **params):
         ("data", "dig", ["digits"]),
         ("source", "", ["Digits", "Deep", "digits"]),
         ("source", "--h", ["--help"]),
+        ("load", "--checkpoint ", ["best", "last"]),
+        ("load", "Digits/version_0 --ch", ["--checkpoint"]),
+        ("rerun", "Digits/version_0 --max_ep", ["--max_epochs"]),
+        ("rerun", "Digits/version_0 D", []),
+        ("export", "Digits ", ["digits", "loader"]),
+        ("export", "Digits digits t", []),
+        ("export", "Digits t.py --over", ["--overwrite"]),
     ],
 )
 def test_candidates(verb, line, expected):
@@ -172,3 +179,9 @@ def test_uninstall_leaves_no_matcher_and_install_adds_one(shell):
     completion.uninstall(shell)
     assert len(shell.Completer.custom_matchers) == without
     assert len(before) - without in (0, 1)
+
+
+@pytest.mark.parametrize(("verb", "more"), [("load", []), ("rerun", []), ("export", ["Digits", "Deep"])])
+def test_runs_are_offered_where_one_is_meant(verb, more):
+    runs = ["Digits/version_1", "Digits/version_0"]
+    assert candidates(verb, "D", runs=lambda: runs) == [*more, *runs]

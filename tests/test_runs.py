@@ -199,8 +199,8 @@ def test_text_that_utf8_cannot_hold_is_recorded(tmp_path):
     writer.write(told)
     writer.close()
     assert events.from_json(folder.events_path.read_text()) == told
-    runs.write_text(folder.model_source_path, "x = '\udce9'\n")
-    assert folder.model_source_path.read_text() == "x = '\\udce9'\n"
+    runs.write_text(folder.source_path, "x = '\udce9'\n")
+    assert folder.source_path.read_text() == "x = '\\udce9'\n"
 
 
 def test_events_that_can_never_be_written_say_why(tmp_path):
