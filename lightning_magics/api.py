@@ -305,7 +305,7 @@ def _built(session: Session, record: runs.RunRecord) -> Any:
         return found(**record.hyperparameters)
     raise RunError(
         f"the model of {record.run} is not defined in this notebook. Run the cell that defines {record.model}, then "
-        "ask again; its weights are kept with the run"
+        f"ask again; or let the run's own source define it: %lightning_load {record.run}"
     )
 
 

@@ -514,6 +514,9 @@ def test_a_kernel_that_is_killed_takes_its_foreground_run_along_and_no_other(
         assert "running" in next(line for line in listed.splitlines() if "version_0" in line)
         assert "completed" in next(line for line in listed.splitlines() if "version_1" in line)
         assert "failed" in next(line for line in listed.splitlines() if "version_2" in line)
+        lacks = after.cell("done = %lightning_attach Long/version_1\ndone.model").error
+        assert "the model of Long/version_1 is not defined in this notebook. Run the cell that defines Long" in lacks
+        assert "%lightning_load Long/version_1" in lacks
         after.run("class Long(Net): pass", "run = %lightning_attach Long/version_0")
         assert after.value("run.status") == "running"
         after.run("%lightning_stop Long/version_0", "run.wait()")
