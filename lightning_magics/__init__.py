@@ -10,11 +10,40 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .api import attach, define_data, define_model, fit, predict, stop, test, validate
+    from .api import (
+        attach,
+        board,
+        define_data,
+        define_model,
+        export,
+        fit,
+        list_runs,
+        load,
+        predict,
+        rerun,
+        stop,
+        test,
+        validate,
+    )
     from .launch import Run
 
 __version__ = "0.1.0"
-__all__ = ["Run", "attach", "define_data", "define_model", "fit", "predict", "stop", "test", "validate"]
+__all__ = [
+    "Run",
+    "attach",
+    "board",
+    "define_data",
+    "define_model",
+    "export",
+    "fit",
+    "list_runs",
+    "load",
+    "predict",
+    "rerun",
+    "stop",
+    "test",
+    "validate",
+]
 
 
 def __getattr__(name: str) -> Any:

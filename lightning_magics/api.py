@@ -7,15 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from . import options, processes, runs, spawned
+from . import boards, catalog, frame, options, processes, removal, runs, spawned
 from .calls import Call
+from .cells import Source
+from .comparison import Comparison
+from .dataframe import Framed
 from .definition import Definition, is_module
 from .errors import InputError, RunError, short_traceback
 from .launch import Run
+from .listing import Listing
+from .recall import Recalled
 from .session import Session, current
+from .shell import show
 
 
 def fit(net: Any, /, *datas: Any, **asked: Any) -> Run:
@@ -116,6 +124,174 @@ def stop(asked: Any, now: bool = False) -> None:
         spawned.ask_to_stop(folder)
 
 
+def load(asked: Any, checkpoint: str | None = None, weights_only: bool = True) -> Any:
+    """Bring a run's model back with its weights; ``%lightning_load`` from Python.
+
+    The recorded source is executed in a namespace of its own, and its model and data are registered under their
+    names: `fit`, `validate` and `predict` take them. Nothing else is executed, and nothing is downloaded.
+
+    Args:
+        asked: name of a fit (``Digits/version_3``), its folder, ``last``, or a `Run`.
+        checkpoint: ``best``, ``last`` or a path; the last by default.
+        weights_only: read only tensors from it; False runs code that it may hold.
+
+    Returns:
+        The LightningModule instance. A fit of it goes on from there; of the name, it begins anew.
+
+    Raises:
+        RunError: there is no such run or checkpoint, or the source lacks something.
+        InputError: the checkpoint holds more than tensors, and `weights_only` is not False.
+        Exception: what the source raises.
+    """
+    from .restore import restore
+
+    session = current()
+    recalled = Recalled.of(session.folder(asked), session.namespace)
+    return restore(session, recalled, checkpoint, weights_only)
+
+
+def rerun(asked: Any, **changed: Any) -> Run:
+    """Train a run once more from its record, and show both results; ``%lightning_rerun`` from Python.
+
+    Args:
+        asked: as of `load`.
+        changed: options of `fit` that take the place of the recorded ones.
+
+    Returns:
+        The new run.
+
+    Raises:
+        RunError: there is no such run, or its source lacks something.
+        InputError: an option does not fit.
+        Exception: what the recorded code raises.
+    """
+    from .rerun import rerun as train_again
+
+    session = current()
+    recalled = Recalled.of(session.folder(asked), session.namespace)
+    print(recalled.announced([*recalled.recipe.model_codes, *recalled.recipe.data_codes]))  # noqa: T201 -- told first
+    run, agreement = train_again(session, recalled, changed)
+    show(agreement)
+    return run
+
+
+def export(asked: Any, *names: Any, notebook: bool = False, overwrite: bool = False) -> Path:
+    """Write a fit as a script of plain Lightning; ``%lightning_export`` from Python.
+
+    Args:
+        asked: a fit, as of `load`; or a model, by name or as a class, that need not have been trained.
+        names: data for a model, and last the file.
+        notebook: write a notebook of the same content.
+        overwrite: replace an existing file.
+
+    Returns:
+        The file.
+
+    Raises:
+        InputError: something cannot be exported, or the file exists.
+        RunError: there is no such run.
+    """
+    from .exports import export as write
+
+    with short_traceback():
+        return write(current(), asked, names, notebook, overwrite)
+
+
+def board(*asked: Any, **given: Any) -> None:
+    """Show TensorBoard; ``%lightning_board`` from Python.
+
+    Args:
+        asked: runs, each as of `attach`, or folders: these alone are shown. Without any, all runs.
+        given: `height` of the frame in pixels, and `port` of the server.
+
+    Raises:
+        BoardError: TensorBoard does not start.
+        MissingPackage: it is not installed.
+        RunError: there is no such run.
+    """
+    made = options.make("board", given)
+    boards.check_installed()
+    session = current()
+    frame.show(frame.Asked(session.source(asked), _command(asked, given), made.height, made.port))
+
+
+def _command(asked: Sequence[Any], given: Mapping[str, Any]) -> str:
+    """The line that shows a board again."""
+    names = (item.name if isinstance(item, Run) else shlex.quote(str(item)) for item in asked)
+    return " ".join(["%lightning_board", *names, *(f"--{name} {value}" for name, value in given.items())])
+
+
+def list_runs(pattern: str = "", **asked: Any) -> Framed:
+    """List runs, set them side by side or delete them; ``%lightning_runs`` from Python.
+
+    Args:
+        pattern: a part of a run's name, or with ``*`` what it looks like; all runs if empty.
+        asked: the options of ``%lightning_runs``: `model`, `sort`, `plot`, `compare`, `delete`, `keep` and `yes`. Runs
+            are names, or `Run` objects.
+
+    Returns:
+        The runs: their `rows`, their DataFrame `df`, and a display of their own. After a deletion those that are left.
+
+    Raises:
+        InputError: there is no such model or metric, or the options do not go together.
+        RunError: there is no such run, or it may not be deleted; then none was.
+    """
+    session, given = current(), options.make("runs", asked)
+    root = Path(session.settings.run_dir).expanduser()
+    _check_alone(pattern, given)
+    if given.compare:
+        return Comparison(root, [_run_name(session, item) for item in given.compare])
+    if given.delete:
+        named = catalog.named(catalog.rows(root), [_run_name(session, item) for item in given.delete], str(root))
+        print(removal.delete(root, named))  # noqa: T201 -- the cell's answer
+        return Listing(root)
+    listed = Listing(root, pattern, given.model or "", given.sort or "", given.plot or "")
+    if given.keep is None:
+        return listed
+    beyond = [row for row in listed.rows if not removal.obstacle(root, row)][given.keep :]
+    if given.yes and beyond:
+        print(removal.delete(root, beyond))  # noqa: T201 -- the cell's answer
+        return Listing(root, pattern)
+    would = f"would delete {removal.described(beyond)}. To delete: {_with_yes(pattern, given)}"
+    print(would if beyond else f"nothing to delete: --keep {given.keep} keeps all")  # noqa: T201 -- likewise
+    return listed
+
+
+def _check_alone(pattern: str, given: Any) -> None:
+    """Refuse options that do not go together.
+
+    Raises:
+        InputError: names them.
+    """
+    names = ("model", "sort", "plot", "compare", "delete", "keep")
+    found = [f"--{name}" for name in names if getattr(given, name) not in (None, ())]
+    for name in ("--compare", "--delete"):
+        others = [item for item in [pattern, *found] if item and item != name]
+        if name in found and others:
+            raise InputError(f"{name} names its runs, and goes with nothing else; found {others[0]} too. Type either")
+    if given.yes and given.keep is None:
+        raise InputError(
+            "--yes deletes what --keep N leaves over; found no --keep. Type %lightning_runs --keep N --yes"
+        )
+
+
+def _with_yes(pattern: str, given: Any) -> str:
+    """The line that deletes what ``--keep`` leaves over."""
+    words = [pattern] if pattern else []
+    for name in ("model", "sort", "keep"):
+        if getattr(given, name) is not None:
+            words += [f"--{name}", str(getattr(given, name))]
+    return " ".join(["%lightning_runs", *(repr(word) if " " in word else word for word in words), "--yes"])
+
+
+def _run_name(session: Session, asked: Any) -> str:
+    """Name of a run as it is listed; a `Run`, a variable that holds one and ``last`` are taken too."""
+    held = session.find_run(asked) or (session.namespace.get(asked) if isinstance(asked, str) else asked)
+    if isinstance(held, Run):
+        return held.name
+    return session.folder(asked).name if asked == "last" else str(asked)
+
+
 def _built(session: Session, record: runs.RunRecord) -> Any:
     """An instance of the model of a run that another kernel started.
 
@@ -129,7 +305,7 @@ def _built(session: Session, record: runs.RunRecord) -> Any:
         return found(**record.hyperparameters)
     raise RunError(
         f"the model of {record.run} is not defined in this notebook. Run the cell that defines {record.model}, then "
-        "ask again; its weights are kept with the run"
+        f"ask again; or let the run's own source define it: %lightning_load {record.run}"
     )
 
 
@@ -152,7 +328,7 @@ def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
     session = current()
     with short_traceback(), _syntax_in_a_line():
         made = define(name, definition, options.make("model", asked), session.namespace, session.package())
-    session.models[made.name] = made
+    session.add_model(made, adopted=not isinstance(definition, Source))
     if session.settings.prewarm and session.settings.start_method == "forkserver":
         processes.prewarm(made.package)
     return made
@@ -165,7 +341,7 @@ def define_data(name: str | None, definition: Any, **asked: Any) -> Any:
     session = current()
     with short_traceback(), _syntax_in_a_line():
         made = define(name, definition, options.make("data", asked), session.namespace, session.package())
-    session.add_data(made)
+    session.add_data(made, adopted=not isinstance(definition, Source))
     return made
 
 

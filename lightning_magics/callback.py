@@ -14,7 +14,8 @@ from typing import Any, Protocol, cast
 import torch
 
 from .errors import InputError, did_you_mean
-from .events import Event, Metrics, Notice, Stage, Step
+from .events import Event, Fingerprint, Metrics, Notice, Stage, Step
+from .fingerprint import fingerprints
 
 _STEP_INTERVAL_S = 0.2  # five a second are enough to look alive
 _MOST_INTERVAL_S = 1.0  # of a run that goes on for long: its file stays small
@@ -45,6 +46,8 @@ class StopFlag(Protocol):
 class _Reporter:
     """The hooks, without the base class: each of the two Lightning packages has a Callback of its own."""
 
+    _rate_monitor: Any  # Lightning's class
+
     def __init__(self, emit: Callable[[Event], None], stop: StopFlag, save_to: Path, save_end: bool) -> None:
         self._emit = emit
         self._stop = stop
@@ -58,10 +61,20 @@ class _Reporter:
         self._epoch: int | None = None  # an epoch that has ended and is not told yet
         self._told: dict[str, Any] = {}
         self._before_validation: dict[str, Any] = {}
+        self.rates: Any = None  # Lightning's monitor of learning rates, where this one has added it
         self.cut_short = False  # whether a loop other than training was ended by a request to stop
 
     # Training. An epoch is told at the start of the next one: metrics that the model's own
     # on_train_epoch_end logs come after every ordinary callback's.
+
+    def on_train_start(self, trainer: Any, pl_module: Any) -> None:
+        """Let learning rates be logged where a scheduler changes them, and the user has not asked for it already."""
+        self._emit(Fingerprint(fingerprints(trainer)))
+        given = any(isinstance(item, self._rate_monitor) for item in trainer.callbacks)
+        if trainer.loggers and trainer.lr_scheduler_configs and not given:
+            self.rates = type("LearningRates", (_ForLoggersAlone, self._rate_monitor), {})()
+            trainer.callbacks = [*trainer.callbacks, self.rates]  # Lightning is going through the list as it was
+            self.rates.on_train_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.tell_epoch(trainer)
@@ -76,6 +89,10 @@ class _Reporter:
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batch = None
+        if self._trained == 1:
+            for logger in trainer.loggers:
+                if hasattr(logger, "see_batch"):  # one of `summaries`
+                    logger.see_batch(pl_module, batch)
         if self._step_is_due():
             self._step(trainer, "train", batch_idx + 1, trainer.num_training_batches, _step_values(trainer, outputs))
 
@@ -199,8 +216,19 @@ def reporter(package: str, emit: Callable[[Event], None], stop: StopFlag, save_t
     """
     import importlib
 
-    base = importlib.import_module(f"{package}.callbacks").Callback
-    return type("Reporter", (_Reporter, base), {})(emit, stop, save_to, save_end)
+    callbacks = importlib.import_module(f"{package}.callbacks")
+    own = {"_rate_monitor": callbacks.LearningRateMonitor}
+    return type("Reporter", (_Reporter, callbacks.Callback), own)(emit, stop, save_to, save_end)
+
+
+class _ForLoggersAlone:
+    """Lightning's monitor of learning rates, which would also count them among the run's metrics."""
+
+    def _extract_stats(self, trainer: Any, interval: str) -> Any:
+        found = super()._extract_stats(trainer, interval)  # type: ignore[misc]
+        for name in found:
+            trainer.callback_metrics.pop(name, None)
+        return found
 
 
 def memory_bytes(device: torch.device) -> int | None:

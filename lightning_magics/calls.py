@@ -10,17 +10,20 @@ import copy
 import dataclasses
 import functools
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import events, formats, options, provenance, runs
+from . import boards, events, formats, frame, options, provenance, runs
+from .closure import Module
 from .definition import Definition, check_hyperparameters, is_datamodule, is_module, load, package_of
 from .errors import InputError, short_traceback
 from .job import Job
 from .launch import Run, recording, run_in_kernel
+from .recipe import Part, Recipe, Writer
 from .session import Session, current, is_code
 from .spawned import How, SpawnedRun, ask_to_stop, run_in_processes
 from .views import open_view
@@ -33,8 +36,8 @@ class Subject:
     name: str
     package: str
     make: Callable[[], Any]
+    part: Part
     made: Any = None  # the instance, where there is one already
-    source: str = ""
     run: Run | None = None  # whose model is evaluated
     notices: tuple[str, ...] = ()
 
@@ -49,8 +52,9 @@ class Data:
     """What the data arguments came to."""
 
     name: str = ""
-    source: str = ""
     make: Callable[[], tuple[Any, tuple[Any, ...]]] = lambda: (None, ())  # datamodule, loaders
+    parts: tuple[Part, ...] = ()
+    forms: tuple[str, ...] = ()
     read: Callable[[Any], Any] | None = None  # makes answers of predictions
 
 
@@ -148,12 +152,19 @@ class Call:
         """Make the run folder and run the job in it."""
         settings = self.session.settings
         record = self.record(job, subject, data)
+        module = Module()
+        if self.verb == "fit":
+            recipe, module = self.recipe(job, subject, data)
+            record = dataclasses.replace(record, recipe=dataclasses.asdict(recipe))
         root = Path(job.trainer.get("default_root_dir") or "") / Path(settings.run_dir).expanduser()
+        board = self.board(job, root)
         folder = runs.create(root, subject.name, self.verb)
         job = dataclasses.replace(job, folder=folder.path)
         record = dataclasses.replace(record, run=folder.name)
-        sources = {folder.model_source_path: subject.source, folder.data_source_path: data.source}
+        sources = {folder.source_path: module.text if module.body or module.imports else ""}
         background = how is not None and how.background
+        if board is not None:
+            frame.show_soon(dataclasses.replace(board, run=folder.name if "tensorboard" in job.loggers else ""))
         view = open_view(
             quiet=self.options.quiet,
             refresh_s=settings.refresh_s,
@@ -176,6 +187,30 @@ class Call:
                 self.session.interrupted |= self.verb == "fit" and run.status == "interrupted"
         return run
 
+    def board(self, job: Job, root: Path) -> frame.Asked | None:
+        """The board of a fit, if one is asked for.
+
+        Raises:
+            InputError: there is nothing that it could show, or no TensorBoard.
+        """
+        if self.verb != "fit" or not self.options.board:
+            return None
+        boards.check_installed()
+        for logger in () if job.trainer.get("barebones") else job.loggers:
+            if logger == "tensorboard":
+                return frame.Asked(boards.Source.of_folder(root), self.board_command(root))
+            if any(cls.__name__ == "TensorBoardLogger" for cls in type(logger).__mro__):
+                folder = Path(logger.save_dir)
+                return frame.Asked(boards.Source.of_folder(folder), self.board_command(folder))
+        raise InputError(
+            "--board shows what the TensorBoard logger writes, and this fit has none: --logger tensorboard"
+        )
+
+    def board_command(self, folder: Path) -> str:
+        """The line that shows the board of a folder again."""
+        usual = Path(self.session.settings.run_dir).expanduser()
+        return "%lightning_board" if folder == usual else f"%lightning_board {shlex.quote(str(folder))}"
+
     def subject(self, net: Any) -> Subject:
         """Find the model that is meant.
 
@@ -192,25 +227,23 @@ class Call:
     def described(self, found: Any, asked: Any) -> Subject:
         """Describe a definition, a LightningModule class or an instance."""
         overrides = {name: self.resolved("model", name, value) for name, value in self.model.items()}
+        part = Part(found, asked, overrides, self.model)
         if isinstance(found, Definition):
-            return Subject(found.name, found.package, lambda: found.new(**overrides), source=found.source)
+            return Subject(found.name, found.package, lambda: found.new(**overrides), part)
         package = package_of(found)
         cls = found if isinstance(found, type) else type(found)
         if package is None or not is_module(found):
             raise InputError(_not_a_model(found, asked))
         if isinstance(found, type):
             check_hyperparameters(found, overrides)
-            return Subject(cls.__name__, package, lambda: found(**overrides), source=provenance.class_source(cls))
+            return Subject(cls.__name__, package, lambda: found(**overrides), part)
         if overrides:
             raise InputError(
                 f"--model.{next(iter(overrides))} is given to a constructor, and {cls.__name__} here is an instance "
                 f"already. Give the class: %lightning_fit {cls.__name__} --model.{next(iter(overrides))} …"
             )
         definition = next((item for item in self.session.models.values() if item.cls is cls), None)
-        name, source = (
-            (definition.name, definition.source) if definition else (cls.__name__, provenance.class_source(cls))
-        )
-        return Subject(name, package, lambda: found, found, source)
+        return Subject(definition.name if definition else cls.__name__, package, lambda: found, part, found)
 
     def trained(self, net: Any) -> Subject:
         """Find a model that has weights worth evaluating.
@@ -259,19 +292,21 @@ class Call:
         if not found:
             return Data()
         overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
+        parts = tuple(Part(item, given, overrides, self.data) for item, given in zip(found, typed, strict=True))
         first = found[0]
         name = ", ".join(item if isinstance(item, str) else type(item).__name__ for item in typed)
         if isinstance(first, Definition) or is_datamodule(first):
             if len(found) > 1:
                 raise InputError(f"data {name}: {typed[0]!r} brings all its splits; it goes with no other data")
-            return _datamodule(first, name, overrides, subject.package)
+            return _datamodule(parts[0], name)
         if self.verb == "fit" and len(found) > 2:
             raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
         if self.verb == "predict":  # what is predicted has no labels to name
             found = [features(item) if form_of(item) == "table" else item for item in found]
         training = [self.verb == "fit" and place == 0 for place in range(len(found))]
         loaders = tuple(to_dataloaders(found, training, overrides))
-        return Data(name, make=lambda: (None, loaders))
+        forms = tuple(form_of(item) or "loaders" for item in found)
+        return Data(name, lambda: (None, loaders), parts, forms)
 
     def owner(self, subject: Subject, typed: Sequence[Any]) -> Any:
         """The DataModule of the texts that a model was trained on, None where it was trained on other data.
@@ -380,12 +415,37 @@ class Call:
             raise InputError(f"--resume {asked}: the run {folder.name} kept no checkpoint in {folder.checkpoints_path}")
         return found
 
+    @property
+    def own(self) -> dict[str, Any]:
+        """The verb's own options, those that differ from nothing."""
+        return {name: value for name, value in vars(self.options).items() if value not in (None, (), False)}
+
+    def recipe(self, job: Job, subject: Subject, data: Data) -> tuple[Recipe, Module]:
+        """How a fit was put together, and the source that it needs; a fit does not fail for this."""
+        from .train import was_fitted
+
+        try:
+            writer = Writer(*self.session.history())
+            writer.model(subject.part, job.package, trained=was_fitted(job.model))
+            writer.data(data.parts, data.forms)
+            writer.trainer(self.trainer, job.trainer)
+            given = {name: value for name, value in self.own.items() if name not in ("quiet", "background", "resume")}
+            given |= {"resume": str(job.checkpoint)} if job.checkpoint is not None else {}
+            given |= {"logger": ()} if self.options.logger == () else {}
+            given |= {} if self.options.weights_only else {"weights_only": False}
+            writer.options(given)
+            return writer.written()
+        except Exception as error:  # whatever the user's objects raise when they are looked at
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return Recipe(missing={subject.name: f"its source could not be collected: {reason}"}), Module()
+
     def record(self, job: Job, subject: Subject, data: Data) -> runs.RunRecord:
         """The run's record, as far as it is known before the start."""
         from .trainer import arguments_of
 
         trainer = {**arguments_of(job.package), **job.trainer}
-        own = {name: value for name, value in vars(self.options).items() if value not in (None, (), False)}
+        if self.verb == "fit":
+            trainer["logger"] = list(job.loggers)
         return runs.RunRecord(
             run="",
             verb=self.verb,
@@ -393,11 +453,12 @@ class Call:
             data=data.name,
             status="running",
             started=time.time(),
-            options=provenance.plain({**own, **self.trainer, "model": dict(self.model), "data": dict(self.data)}),
+            options=provenance.plain({**self.own, **self.trainer, "model": dict(self.model), "data": dict(self.data)}),
             trainer=provenance.plain(trainer),
             hyperparameters=provenance.plain(dict(getattr(job.model, "hparams", {}))),
             seed=self.options.seed,
             versions=provenance.versions(job.package),
+            hardware=provenance.hardware(),
             git=provenance.git(),
         )
 
@@ -421,17 +482,21 @@ def _keep_tokenizer(folder: runs.RunFolder, datamodule: Any) -> None:
             runs.write_text(folder.classes_path, json.dumps(classes) + "\n")
 
 
-def _datamodule(found: Any, name: str, overrides: Mapping[str, Any], package: str) -> Data:
+def _datamodule(part: Part, name: str) -> Data:
     """Describe a data definition, a DataModule class or an instance."""
+    found, overrides = part.found, part.arguments
+
+    def of(name: str, make: Callable[[], Any]) -> Data:
+        return Data(name, lambda: (make(), ()), (part,), ("datamodule",))
+
     if isinstance(found, Definition):
-        return Data(found.name, found.source, lambda: (found.new(**overrides), ()))
-    cls = found if isinstance(found, type) else type(found)
+        return of(found.name, lambda: found.new(**overrides))
     if isinstance(found, type):
-        return Data(name, provenance.class_source(cls), lambda: (found(**overrides), ()))
+        return of(name, lambda: found(**overrides))
     if overrides:
         first = next(iter(overrides))
         raise InputError(f"--data.{first} is given to a constructor, and {name} is an instance already; give its class")
-    return Data(name, provenance.class_source(cls), lambda: (found, ()))
+    return of(name, lambda: found)
 
 
 def _not_a_model(found: Any, asked: Any) -> str:

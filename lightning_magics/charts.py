@@ -1,57 +1,76 @@
 """Curves drawn: as light SVG while a run goes on, as one PNG in what stays. Both show the same.
 
-What the curves are is in `progress`; the html around them is in `report`.
+What the curves are is in `progress`, of several runs in `histories`; the html around them is in `report`.
 """
 
 from __future__ import annotations
 
 import io
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
-from lightning_magics import formats
+from . import formats
 
 if TYPE_CHECKING:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    from lightning_magics.curves import Curve
-    from lightning_magics.progress import Line, RunState
+    from .curves import Curve
+    from .progress import Line, RunState
 
 Points = list[tuple[float, float]]
+Picture = tuple[bytes, int, int]
 
 # Colours that read on white and on black alike; the text of the image has no theme to follow.
 COLOURS = {"train": "#e8833a", "val": "#3b8ee0", "test": "#2ca86f", "": "#8b6fd6"}
+# Likewise, for runs over one another; more than these are not told apart.
+RUN_COLOURS = (
+    *("#3b8ee0", "#e8833a", "#2ca86f", "#d9534f", "#8b6fd6"),
+    *("#b8860b", "#17a2b8", "#e377c2", "#8c6d5a", "#7f8c8d"),
+)
 _GREY = "#808890"
 _MOST_CHARTS = 6
 _ACROSS = 3
 _MOST_DOTS = 12  # dots show the epochs as long as these can be told apart
 _FEW = 8  # values by step that are not drawn beside those by epoch
+_MANY_LINES = 5  # in a chart: more make a large file
 _MOST_POINTS = 160  # of a line: more than this is not seen at the charts' size
 _WIDTH, _HEIGHT = 290, 170  # of a chart, in CSS pixels
 _POINTS = 0.72  # of matplotlib for a CSS pixel, at 100 pixels an inch
+_BLOCKS = "▁▂▃▄▅▆▇█"
 _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 24, 20
 
 
 @dataclass(frozen=True)
 class Drawn:
-    """A line ready to draw: its stage, whether faint (values by step beside those by epoch) and its points."""
+    """A line ready to draw.
+
+    Attributes:
+        stage: what the legend calls it; empty for nothing.
+        faint: whether it stands back: values by step beside those by epoch.
+        points: of the line.
+        colour: of the line; that of its stage if empty.
+    """
 
     stage: str
     faint: bool
     points: Points
+    colour: str = ""
 
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart ready to draw: the metric, its lines, and the range of each axis."""
+    """A chart ready to draw: the metric, its lines, the range of each axis, and its size in CSS pixels."""
 
     title: str
     lines: list[Drawn]
     x: tuple[float, float]
     y: tuple[float, float]
+    width: int = _WIDTH
+    height: int = _HEIGHT
 
     @property
     def stages(self) -> list[str]:
@@ -94,11 +113,31 @@ def charts(state: RunState) -> list[Chart]:
             # A few values by step say less than the epochs beside them, and look like a mistake.
             if not (line.by_step and line.stage in stages and len(curve.points(_MOST_POINTS)) < _FEW)
         ]
-        if any(len(line.points) > 1 for line in drawn):
-            xs = [x for line in drawn for x, _ in line.points]
-            first = 0.0 if 4 * min(xs) <= max(xs) else min(xs)  # a resumed run starts where it starts
-            found.append(Chart(title, drawn, (first, max(xs)), _range([y for line in drawn for _, y in line.points])))
+        if chart := _chart(title, drawn):
+            found.append(chart)
     return sorted(found, key=lambda chart: not chart.title.endswith("loss"))
+
+
+def overlay(metric: str, curves: Mapping[int, Curve], width: int = _WIDTH, height: int = _HEIGHT) -> Chart | None:
+    """Return a chart of one metric of several runs, or None if there is no line to show.
+
+    Args:
+        metric: its title.
+        curves: of each run, by the place of its colour in `RUN_COLOURS`.
+        width: in CSS pixels.
+        height: likewise.
+    """
+    drawn = [Drawn("", False, curve.points(_MOST_POINTS), RUN_COLOURS[place]) for place, curve in curves.items()]
+    return _chart(metric, drawn, width, height)
+
+
+def _chart(title: str, drawn: list[Drawn], width: int = _WIDTH, height: int = _HEIGHT) -> Chart | None:
+    """A chart whose axes fit its lines; None if none of them is a line."""
+    if not any(len(line.points) > 1 for line in drawn):
+        return None
+    xs = [x for line in drawn for x, _ in line.points]
+    first = 0.0 if 4 * min(xs) <= max(xs) else min(xs)  # a resumed run starts where it starts
+    return Chart(title, drawn, (first, max(xs)), _range([y for line in drawn for _, y in line.points]), width, height)
 
 
 def _order(item: tuple[Line, Curve]) -> tuple[bool, int]:
@@ -122,6 +161,39 @@ def ticks(low: float, high: float, most: int = 5) -> list[float]:
     return [round(step * i, 12) for i in range(math.ceil(low / step), math.floor(high / step) + 1)]
 
 
+def text(chart: Chart, labels: Sequence[str], columns: int = 32) -> list[str]:
+    """Return a chart as lines of text: its title, then each of its lines by its label, first and last value.
+
+    Args:
+        chart: to draw.
+        labels: of its lines.
+        columns: characters of a line of the chart.
+    """
+    ends = [formats.column([line.points[0][1], line.points[-1][1]]) for line in chart.lines]
+    rows = [
+        (label, first, _spark(line.points, chart, columns), last)
+        for label, line, (first, last) in zip(labels, chart.lines, ends, strict=True)
+    ]
+    wide = [max(len(row[place]) for row in rows) for place in range(2)]
+    drawn = [f"  {label:<{wide[0]}}  {first:>{wide[1]}} {spark} {last}" for label, first, spark, last in rows]
+    return [chart.title, *drawn]
+
+
+def _spark(points: Points, chart: Chart, columns: int) -> str:
+    """A line as blocks of eight heights; blank where it has not begun, or has ended."""
+    scale = (columns - 1) / ((chart.x[1] - chart.x[0]) or 1.0)
+    low, high = chart.y
+    found, place = "", 0
+    for column in range(columns):
+        while place + 1 < len(points) and (points[place + 1][0] - chart.x[0]) * scale <= column:
+            place += 1
+        begun = (points[0][0] - chart.x[0]) * scale <= column + 1
+        over = column > math.ceil((points[-1][0] - chart.x[0]) * scale)
+        part = min(max((points[place][1] - low) / (high - low), 0.0), 1.0)
+        found += _BLOCKS[min(int(8 * part), 7)] if begun and not over else " "
+    return found
+
+
 def left_out(state: RunState) -> int:
     """Number of charts beyond those that are drawn."""
     return max(0, len(charts(state)) - _MOST_CHARTS)
@@ -129,7 +201,7 @@ def left_out(state: RunState) -> int:
 
 def shapes(chart: Chart) -> list[Stroke | Label]:
     """Lay a chart out: what to draw, in CSS pixels from its top left corner."""
-    right, bottom = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+    right, bottom = chart.width - _RIGHT, chart.height - _BOTTOM
     x_scale = (right - _LEFT) / ((chart.x[1] - chart.x[0]) or 1.0)
     y_scale = (bottom - _TOP) / (chart.y[1] - chart.y[0])
 
@@ -137,14 +209,14 @@ def shapes(chart: Chart) -> list[Stroke | Label]:
         inside = min(max(y, chart.y[0]), chart.y[1])
         return _LEFT + (x - chart.x[0]) * x_scale, bottom - (inside - chart.y[0]) * y_scale
 
-    found: list[Stroke | Label] = [Label(_LEFT, 13, formats.clip(chart.title, 24), bold=True)]
+    found: list[Stroke | Label] = [Label(_LEFT, 13, formats.clip(chart.title, chart.width // 12), bold=True)]
     grid = ticks(*chart.y)
     for value, label in zip(grid, formats.axis(grid), strict=True):
         height = place(0, value)[1]
         found.append(Stroke([(_LEFT, height), (right, height)], None, 1, 0.18))
         found.append(Label(_LEFT - 6, height + 3.5, label, "end", muted=True))
     first, last = (formats.count(round(x)) for x in chart.x)
-    under = _HEIGHT - 5
+    under = chart.height - 5
     found += [
         Label(_LEFT, under, first, muted=True),
         Label((_LEFT + right) / 2, under, "step", "middle", muted=True),
@@ -153,7 +225,8 @@ def shapes(chart: Chart) -> list[Stroke | Label]:
     for line in chart.lines:
         few = not line.faint and len(line.points) <= _MOST_DOTS
         width, opacity = (1, 0.5) if line.faint else (1.6, 1.0)
-        found.append(Stroke([place(*point) for point in line.points], COLOURS[line.stage], width, opacity, dots=few))
+        colour = line.colour or COLOURS[line.stage]
+        found.append(Stroke([place(*point) for point in line.points], colour, width, opacity, dots=few))
     legend = float(right)
     for stage in reversed([stage for stage in chart.stages if stage]):
         found.append(Label(legend, 13, stage, "end", COLOURS[stage]))
@@ -170,7 +243,7 @@ def svg(state: RunState) -> str:
 
 def _svg_chart(chart: Chart) -> str:
     drawn = "".join(_svg_stroke(item) if isinstance(item, Stroke) else _svg_label(item) for item in shapes(chart))
-    size = f'width="{_WIDTH}" height="{_HEIGHT}" viewBox="0 0 {_WIDTH} {_HEIGHT}"'
+    size = f'width="{chart.width}" height="{chart.height}" viewBox="0 0 {chart.width} {chart.height}"'
     return (
         f'<svg role="img" aria-label="{escape(chart.title)}" {size} fill="currentColor" font-size="11" '
         f'style="font-family:inherit;vertical-align:top">{drawn}</svg>'
@@ -197,27 +270,34 @@ def _svg_label(label: Label) -> str:
     return f'<text x="{label.x:g}" y="{label.y:.1f}"{look}>{escape(label.text)}</text>'
 
 
-def png(state: RunState) -> tuple[bytes, int, int] | None:
-    """Return the charts as one PNG, with its width and height in CSS pixels; None if there is nothing to draw.
+def png(state: RunState) -> Picture | None:
+    """Return the charts of a run as one picture; None if there is nothing to draw."""
+    return picture(charts(state))
+
+
+def picture(found: Sequence[Chart]) -> Picture | None:
+    """Return charts of one size as one PNG, with its width and height in CSS pixels; None if there is none.
 
     Transparent, with colours for light and dark pages. Drawn without pyplot, so that the user's figures and backend
     stay as they are, and without axes, which would take most of the time.
     """
-    found = charts(state)[:_MOST_CHARTS]
+    found = found[:_MOST_CHARTS]
     if not found:
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    width = min(_ACROSS, len(found)) * _WIDTH
-    height = -(-len(found) // _ACROSS) * _HEIGHT
-    fineness = 2.0 if height == _HEIGHT else 1.5  # pixels of the image for each on the page
+    across, down = found[0].width, found[0].height
+    width = min(_ACROSS, len(found)) * across
+    height = -(-len(found) // _ACROSS) * down
+    many = height > down or max(len(chart.lines) for chart in found) > _MANY_LINES
+    fineness = 1.5 if many else 2.0  # pixels of the image for each on the page
     figure = Figure((width / 100, height / 100), 100 * fineness, facecolor="none")
     canvas = FigureCanvasAgg(figure)
     for place, chart in enumerate(found):
         row, column = divmod(place, _ACROSS)
         for shape in shapes(chart):
-            _draw(figure, shape, column * _WIDTH, row * _HEIGHT, (width, height))
+            _draw(figure, shape, column * across, row * down, (width, height))
     canvas.draw()  # type: ignore[no-untyped-call]
     return compressed(canvas), width, height
 

@@ -46,6 +46,7 @@ def complete(
     model_params: Sequence[str] = (),
     data_params: Sequence[str] = (),
     runs: Callable[[], Sequence[str]] = list,
+    metrics: Callable[[], Sequence[str]] = list,
 ) -> list[str]:
     """Return what the word at the cursor may become, the likeliest first.
 
@@ -59,6 +60,7 @@ def complete(
         model_params: constructor arguments of the model on the line.
         data_params: constructor arguments of the data on the line.
         runs: tells the names of the runs.
+        metrics: tells the names of their metrics.
     """
     try:
         tokens = tokenize(line_before_cursor[: len(line_before_cursor) - len(word)])
@@ -72,16 +74,22 @@ def complete(
         return _options(verb, tokens, word, {"model": model_params, "data": data_params})
     pending, positional, count = _scan(verb, tokens)
     offered = _values(pending, names) if pending is not None else []
-    if (positional and not count and verb in _OF_RUNS) or (pending is not None and pending.name == "resume"):
-        offered += runs()
-    elif positional:
+    asked = pending.name if pending is not None else ""
+    if verb == "runs" and asked in ("sort", "plot"):
+        offered += metrics()
+    elif verb == "runs" and asked == "model":
+        offered += [*models, *(name.partition("/")[0] for name in runs())]
+    elif (positional and verb in _OF_RUNS and (not count or verb == "board")) or asked in _TAKE_RUNS:
+        offered += [*(models if verb == "export" and positional else ()), *runs()]
+    elif positional and verb != "rerun":
         offered += _positional(verb, count, models, data, names)
     if not offered and not word and pending is None:
         return _options(verb, tokens, word, {})
     return _starting(word, offered)
 
 
-_OF_RUNS = ("runs", "attach", "stop")
+_OF_RUNS = ("runs", "attach", "stop", "board", "load", "rerun", "export")
+_TAKE_RUNS = ("resume", "compare", "delete")
 
 
 def _starting(word: str, offered: Iterable[str]) -> list[str]:
@@ -91,6 +99,8 @@ def _starting(word: str, offered: Iterable[str]) -> list[str]:
 def _positional(verb: str, count: int, models: Sequence[str], data: Sequence[str], names: Sequence[str]) -> list[str]:
     if verb in RUNNING:
         return [*models, *data, *names] if count == 0 else [*data, *names, *models]
+    if verb == "export":
+        return [*data, *names] if count == 1 else []
     if count:
         return []
     return {"model": [*models, *names], "data": [*data, *names]}.get(verb, [*models, *data])
@@ -191,6 +201,9 @@ class HasDefinitions(Protocol):
     def run_names(self) -> list[str]:
         """Names of the runs."""
 
+    def metric_names(self) -> list[str]:
+        """Names of their metrics."""
+
 
 def install(shell: InteractiveShell, session: HasDefinitions) -> None:
     """Complete the lines of these magics in a shell, from what its session has defined."""
@@ -230,7 +243,8 @@ def _matched(context: CompletionContext, shell: InteractiveShell, session: HasDe
     if word.startswith(("--model.", "--data.")):
         params = _parameters(line["rest"][: -len(word)], shell.user_ns, session)
     models, datas = list(session.models), list(session.datas)
-    found = complete(verb, line["rest"], word, models, datas, _variables(shell), **params, runs=session.run_names)
+    known: dict[str, Any] = {"runs": session.run_names, "metrics": session.metric_names}
+    found = complete(verb, line["rest"], word, models, datas, _variables(shell), **params, **known)
     return {
         "completions": [SimpleCompletion(text=item, type=_kind(item)) for item in found],
         "matched_fragment": word,

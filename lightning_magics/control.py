@@ -1,4 +1,4 @@
-"""Memory that the processes of a run share: the wish to stop, and how far each rank is.
+"""Memory that the processes of a run share: the wish to stop or to end at once, and how far each rank is.
 
 All ranks must stop at the same batch: one that ended earlier would leave the others waiting in a collective.
 """
@@ -18,6 +18,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _ASKED = 0  # places in the shared memory, each an int64; then the places of each rank
+_TO_STOP, _TO_END = 1, 2  # what was asked for
 _STARTED, _WAITING = 0, 1  # last batch that it began; batch that it waits before
 _LOADED, _DONE = 2, 3  # has its payload; has nothing more to do
 _EACH = 4
@@ -47,13 +48,17 @@ class Control:
         self._path = path
         self.ranks = (len(self._numbers) - 1) // _EACH
 
-    def ask(self) -> None:
-        """Ask all ranks to stop."""
-        self._numbers[_ASKED] = 1
+    def ask(self, now: bool = False) -> None:
+        """Ask all ranks to stop, or their supervisor to end them at once."""
+        self._numbers[_ASKED] = _TO_END if now else max(_TO_STOP, self._numbers[_ASKED])
 
     def asked(self) -> bool:
-        """Whether they were asked to."""
+        """Whether the ranks were asked to stop."""
         return bool(self._numbers[_ASKED])
+
+    def asked_now(self) -> bool:
+        """Whether they are to be ended at once."""
+        return bool(self._numbers[_ASKED] == _TO_END)
 
     def loaded(self, rank: int) -> bool:
         """Note that a rank has its payload; returns whether all have."""

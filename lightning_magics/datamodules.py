@@ -33,7 +33,7 @@ from .generated import assemble, expression, method, snippet
 from .imports import bind_imports, notebook_imports
 from .loading import Labels, loaders, setup, splits, stream
 from .names import Notebook, literal
-from .probe import UNKNOWN, class_kinds, evaluate_cell, execute, random_state_kept
+from .probe import UNKNOWN, RandomState, class_kinds, evaluate_cell, execute, random_state_kept
 from .provenance import class_source
 from .samples import FORMS, Part, Split, splits_of
 from .scopes import Function, binds, names_read
@@ -116,6 +116,7 @@ class _Data:
     source: Source | None
     parts: dict[Split, Part] = field(default_factory=dict)
     value: Any = None
+    draws: bool = False
     labels: Labels = "classes"
     text: text.Text | None = None
 
@@ -133,9 +134,10 @@ class _Data:
         # What hooks read of the cell is made where it loads: every instance then loads for itself.
         loaded = None if form == "stream" or kept else self.value
         cls, source = self.compiled(self.methods(hooks, carved, kept))
+        draws = self.draws and loaded is not None
         cell = self.source.text if self.source else ""
         if self.text is None:
-            return Definition(self.name, cls, source, cell, form, self.package, loaded, own)
+            return Definition(self.name, cls, source, cell, form, self.package, loaded, own, draws)
         encoded = texts.prepared(cls, self.text, self.check_sizes)
         told, own = texts.summary(encoded), own | texts.ENCODING
         return Definition(
@@ -144,7 +146,9 @@ class _Data:
 
     def find_data(self) -> None:
         """Load the data once, with the default hyperparameters, and see what it is."""
+        before = RandomState.taken()
         value = evaluate_cell(self.cell, self.source, self.namespace)
+        self.draws = not before.is_present
         if value is UNKNOWN:
             missing = next(item.name for item in self.cell.hyperparameters.values() if item.default is None)
             raise InputError(

@@ -19,8 +19,23 @@ from typing import Any, Literal
 from .errors import InputError, did_you_mean
 from .tokens import Expression
 
-Verb = Literal["model", "data", "fit", "validate", "test", "predict", "source", "runs", "attach", "stop"]
-LOGGERS = ("tensorboard", "csv", "mlflow")
+Verb = Literal[
+    "model",
+    "data",
+    "fit",
+    "validate",
+    "test",
+    "predict",
+    "source",
+    "runs",
+    "attach",
+    "stop",
+    "board",
+    "load",
+    "rerun",
+    "export",
+]
+LOGGERS = ("tensorboard", "csv", "mlflow", "wandb")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -168,6 +183,7 @@ class FitOptions(RunOptions):
         words=(*LOGGERS, "false"),
     )
     weights_only: bool = _option(True, "read only tensors from a checkpoint; False runs code that it may hold")
+    board: bool = _option(False, "show TensorBoard above the fit")
 
 
 @dataclass(frozen=True)
@@ -197,6 +213,49 @@ class StopOptions:
 
 
 @dataclass(frozen=True)
+class LoadOptions:
+    """Options of ``%lightning_load``."""
+
+    checkpoint: str | None = _option(
+        None, "checkpoint to take the weights from; the last by default", "best|last|PATH", words=("best", "last")
+    )
+    weights_only: bool = _option(True, "read only tensors from a checkpoint; False runs code that it may hold")
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Options of ``%lightning_export``."""
+
+    notebook: bool = _option(False, "write a notebook, FILE.ipynb, of the same content")
+    overwrite: bool = _option(False, "replace an existing file")
+
+
+@dataclass(frozen=True)
+class BoardOptions:
+    """Options of ``%lightning_board``."""
+
+    height: int = _option(800, "height of the frame in pixels", "N", minimum=100)
+    port: int | None = _option(
+        None, "port of its server; without it 6006, or the next that is free", "N", minimum=1, maximum=65535
+    )
+
+
+@dataclass(frozen=True)
+class RunsOptions:
+    """Options of ``%lightning_runs``."""
+
+    model: str | None = _option(None, "the runs of this model alone", "MODEL")
+    sort: str | None = _option(None, "the best first, by its best value of a metric", "METRIC")
+    plot: str | None = _option(None, "draw the curves of a metric over one another", "METRIC")
+    compare: tuple[Any, ...] = _option((), "set runs side by side", "RUN", several=True)
+    delete: tuple[Any, ...] = _option((), "delete runs, with their checkpoints", "RUN", several=True)
+    keep: int | None = _option(
+        None, "say which runs are beyond the best N, or without --sort the newest N", "N", minimum=0
+    )
+    yes: bool = _option(False, "delete those that --keep says")
+
+
+@dataclass(frozen=True)
 class NoOptions:
     """For a magic that takes names alone."""
 
@@ -209,12 +268,16 @@ DECLARED: dict[str, type] = {
     "test": EvaluationOptions,
     "predict": PredictOptions,
     "source": NoOptions,
-    "runs": NoOptions,
+    "runs": RunsOptions,
     "attach": NoOptions,
     "stop": StopOptions,
+    "load": LoadOptions,
+    "rerun": FitOptions,
+    "export": ExportOptions,
+    "board": BoardOptions,
 }
 # The verbs that take the Trainer's arguments, and constructor arguments as --model.NAME and --data.NAME.
-RUNNING = ("fit", "validate", "test", "predict")
+RUNNING = ("fit", "validate", "test", "predict", "rerun")
 
 
 @dataclass(frozen=True)

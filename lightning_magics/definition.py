@@ -32,6 +32,7 @@ class Definition:
         package: that the class is of.
         loaded: data that defining it loaded, for instances that would load the same; None if there is none.
         reloads_for: hyperparameters that loading depends on.
+        draws: whether loading data draws random numbers, so that loading it once more gives other data.
         owned: functions, classes and objects that the cell put into the notebook and that the class needs, by name.
         notebook: the notebook's globals.
         summary: what the data holds, in a line, of data that takes long to load; else empty.
@@ -46,6 +47,7 @@ class Definition:
     package: str
     loaded: Any = field(default=None, repr=False, compare=False)
     reloads_for: frozenset[str] = frozenset()
+    draws: bool = False
     owned: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     notebook: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     summary: str = ""

@@ -5,7 +5,8 @@ The tree::
     LightningMagicsError
     ├── InputError           what was typed cannot be used; nothing was started
     │   └── MissingPackage   an optional package is not installed
-    └── RunError             a run folder cannot be used as asked
+    ├── RunError             a run folder cannot be used as asked
+    └── BoardError           TensorBoard does not start
 """
 
 from __future__ import annotations
@@ -44,6 +45,10 @@ class MissingPackage(InputError):  # noqa: N818 -- reads as what it is in a note
 
 class RunError(LightningMagicsError):
     """A run folder is missing, broken or not in the state that was asked for."""
+
+
+class BoardError(LightningMagicsError):
+    """TensorBoard does not start."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -1,9 +1,9 @@
 """What a training process tells whoever watches: frozen dataclasses, one JSON line each.
 
 The events of a run, in order: `Launched` where processes of its own run it, `Started`, then `Step`, `Metrics`,
-`Results`, `Judged` and `Notice` as they happen, then exactly one `Ended`. `Printed` and `Watched` are made by who
-follows a run, for its view alone. A reader ignores keys and events that it does not know, so that an older notebook can
-watch a newer run.
+`Fingerprint`, `Results`, `Judged` and `Notice` as they happen, then `Ended`; of two, where a rank fails after another
+has ended, the last counts. `Printed` and `Watched` are made by who follows a run, for its view alone. A reader ignores
+keys and events that it does not know, so that an older notebook can watch a newer run.
 """
 
 from __future__ import annotations
@@ -116,6 +116,13 @@ class Metrics:
 
 
 @dataclass(frozen=True)
+class Fingerprint:
+    """What the data of a fit was, as far as a glance at it tells: by ``train`` and ``val``."""
+
+    data: dict[str, str]
+
+
+@dataclass(frozen=True)
 class Results:
     """What validate and test found: a row for each dataloader, metric name to value."""
 
@@ -204,7 +211,7 @@ class Ended:
     monitor: str | None = None
 
 
-Event = Launched | Started | Step | Metrics | Results | Judged | Notice | Printed | Watched | Ended
+Event = Launched | Started | Step | Metrics | Fingerprint | Results | Judged | Notice | Printed | Watched | Ended
 _TYPES: dict[str, type] = {cls.__name__: cls for cls in typing.get_args(Event)}
 
 
@@ -253,17 +260,23 @@ def _hints(cls: type) -> dict[str, Any]:
     return typing.get_type_hints(cls)
 
 
+@functools.cache
+def _parts(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What a type is of, and its arguments: likewise."""
+    return typing.get_origin(hint), typing.get_args(hint)
+
+
 def _fits(value: Any, hint: Any) -> bool:
     """Whether a JSON value has the type of a field."""
     if hint is Any:
         return True
-    origin, args = typing.get_origin(hint), typing.get_args(hint)
+    origin, args = _parts(hint)
     if origin in (typing.Union, types.UnionType):
         return any(_fits(value, arg) for arg in args)
     if origin is Literal:
         return value in args
     if origin is dict:
-        return isinstance(value, dict) and all(_fits(item, args[1]) for item in value.values())
+        return isinstance(value, dict) and (args[1] is Any or all(_fits(item, args[1]) for item in value.values()))
     if origin is list:
         return isinstance(value, list) and all(_fits(item, args[0]) for item in value)
     if hint is float:

@@ -32,6 +32,7 @@ class Follower:
         self._logs: dict[int, _Lines] = {}
         self._control: Control | None = None
         self._watched = events.Watched(0.0, stopping=False)
+        self._due = 0.0
 
     def read(self, last: bool = False) -> list[events.Event]:
         """Return the new events, what was printed, and now and then that the run goes on.
@@ -59,9 +60,9 @@ class Follower:
             with contextlib.suppress(OSError, ValueError):  # the run trains in a kernel, has not begun or is over
                 self._control = Control(self._folder.control_path)
         now = events.Watched(time.time(), stopping=self._control is not None and self._control.asked())
-        if now.stopping == self._watched.stopping and now.time < self._watched.time + _TELL_S:
+        if now.stopping == self._watched.stopping and time.monotonic() < self._due:
             return []
-        self._watched = now
+        self._watched, self._due = now, time.monotonic() + _TELL_S
         return [now]
 
     def _printed(self, last: bool) -> list[events.Printed]:

@@ -108,7 +108,7 @@ def count(value: int) -> str:
 
 def plural(value: int, noun: str) -> str:
     """Return ``1 epoch``, ``3,300 steps``, ``2 batches`` or ``2 processes``."""
-    ending = "" if value == 1 else "es" if noun in ("batch", "process") else "s"
+    ending = "" if value == 1 else "es" if noun in ("batch", "process", "class") else "s"
     return f"{value:,} {noun}{ending}"
 
 

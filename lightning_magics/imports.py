@@ -81,11 +81,11 @@ def notebook_imports(known: Sequence[ast.stmt], code: Sequence[ast.AST], namespa
         namespace: the notebook's globals.
     """
     wanted = sorted((names_read(*code) & namespace.keys()) - binds([*known, *code]))
-    found = [_import_of(name, namespace[name]) for name in wanted]
+    found = [import_of(name, namespace[name]) for name in wanted]
     return [unplaced(ast.parse(text).body[0]) for text in sorted(filter(None, found))]
 
 
-def _import_of(name: str, value: Any) -> str:
+def import_of(name: str, value: Any) -> str:
     """Return the import statement that binds a value to a name, empty if there is none."""
     if isinstance(value, types.ModuleType):
         if sys.modules.get(value.__name__) is not value or value.__name__ in ("__main__", "builtins"):

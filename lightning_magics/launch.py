@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import events, report
+from . import events, processes, report
 from .errors import RunError
 from .job import Abort, Job, Stop
 from .progress import RunState
@@ -169,7 +169,7 @@ def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], s
         ending.callback(run._ended.set)
         with removed_unless_started(run.folder, lambda: view.state.started is not None):
             with recording(run.folder):
-                ending.callback(os.close, run.folder.lock())
+                ending.callback(processes.release, processes.hold(run.folder.lock()))
                 run.record = dataclasses.replace(run.record, pid=os.getpid(), host=socket.gethostname())
                 recorder = Recorder(run.folder, run.record, screen.show)
                 ending.callback(recorder.close)

@@ -1,188 +1,200 @@
 """The runs of a folder in a table: what each was, how it stands and what it reached.
 
-Only records are read; the run of one row is `launch`'s, how a run looks by itself `report`'s.
+They are read and chosen by `catalog`; set side by side they are in `comparison`, and how a run looks by itself is
+`report`'s.
 """
 
 from __future__ import annotations
 
 import shutil
-import time
-from dataclasses import dataclass
-from fnmatch import fnmatchcase
 from html import escape
 from pathlib import Path
+from typing import Any
 
-from lightning_magics import formats, report, runs, scores
-from lightning_magics.errors import RunError
-from lightning_magics.events import Status
-from lightning_magics.runs import RunFolder, RunRecord
+from . import catalog, charts, formats, histories, report, runs, tables
+from .catalog import Row
+from .charts import RUN_COLOURS, Chart
+from .curves import Curve
+from .dataframe import Framed
+from .tables import Column
 
 _MOST_ROWS = 50
-_MOST_METRICS = 3
-_MOST_TEXT = 80  # characters of a name, of what it ran on, or of an error
-_LABELS = ["run", "status", "started", "took", "epochs", "metrics", "ran on"]
-_LEFT = ("run", "status", "started", "metrics", "ran on")  # the others are numbers
+_MOST_METRICS = 4
+_MOST_PARAMETERS = 6
+_MOST_TEXT = 80  # characters of a name or of what it ran on
+_MOST_ERROR = 200
+_MOST_VALUE = 24  # characters of a hyperparameter
+_PLOT = (640, 260)  # of the curves, in CSS pixels
 
 
-@dataclass(frozen=True)
-class Row:
-    """A run folder as it was found.
-
-    Attributes:
-        run: name, ``Digits/version_3``.
-        started: Unix time in seconds; of a folder whose record cannot be read, when the record was last written.
-        status: how it stands: a run that died is failed, whatever its record says. None where there is no telling.
-        record: what ``run.json`` holds, None if it cannot be read.
-        problem: what is wrong with the folder, empty if nothing is.
-    """
-
-    run: str
-    started: float
-    status: Status | None = None
-    record: RunRecord | None = None
-    problem: str = ""
-
-
-def rows(root: str | Path, pattern: str = "") -> list[Row]:
-    """Read the runs below a folder, newest first.
-
-    Args:
-        root: folder of all runs, ``lightning_logs``.
-        pattern: what the name ``Digits/version_3`` or the model is to hold or, with ``*``, to look like.
-    """
-    found = [_read(path) for path in Path(root).expanduser().glob("*/*/run.json")]
-    kept = [row for row in found if _matches(row, pattern)]
-    return sorted(kept, key=lambda row: (row.started, row.run), reverse=True)
-
-
-def _read(path: Path) -> Row:
-    folder = RunFolder(path.parent)
-    try:
-        record = folder.read()
-        return Row(folder.name, record.started, folder.status(record), record)
-    except RunError as error:
-        cause = error.__cause__ or error
-        return Row(folder.name, _written(path), problem=f"run.json cannot be read: {report.one_line(str(cause))}")
-
-
-def _written(path: Path) -> float:
-    try:
-        return path.stat().st_mtime
-    except OSError:  # it is gone already, or a link to nothing
-        return 0.0
-
-
-def _matches(row: Row, pattern: str) -> bool:
-    names = [row.run, row.record.model if row.record else ""]
-    return any(pattern in name or fnmatchcase(name, pattern) for name in names)
-
-
-class Listing:
+class Listing(Framed):
     """Runs as a notebook or a terminal shows them.
 
     Args:
         root: folder of all runs.
-        pattern: which of them, as `rows` takes it.
+        pattern: which of them; `model` likewise, as `catalog.rows` takes them.
+        sort: metric to sort by, the best first; by time, the newest first, if empty.
+        plot: metric whose curves are drawn; none if empty.
 
-    Attributes:
-        rows: the runs, newest first.
+    Raises:
+        InputError: there is no such model or metric.
     """
 
-    def __init__(self, root: str | Path, pattern: str = "") -> None:
-        self.rows = rows(root, pattern)
+    def __init__(self, root: str | Path, pattern: str = "", model: str = "", sort: str = "", plot: str = "") -> None:
+        found = catalog.rows(root, pattern, model)
+        for option, metric in (("--sort", sort), ("--plot", plot)):
+            if metric:
+                catalog.check_metric(found, option, metric)
+        super().__init__(catalog.by_metric(found, sort) if sort else found)
         self._where = runs.shown(Path(root).expanduser())
-        self._pattern = pattern
+        self._chosen = " ".join(filter(None, [pattern, model]))
+        self._sort = sort
+        self._plot = plot
+        first = filter(None, [sort, plot])
+        self._metrics = list(dict.fromkeys([*first, *catalog.metric_names(found)]))
+        self._parameters = catalog.differing(found)
+        self._curves = _curves(self.rows, plot) if plot else {}
 
     def __repr__(self) -> str:
         """The table as text, as wide as the terminal."""
         if not self.rows:
             return self._headline()
-        cells = [_cells(row) for row in self.rows[:_MOST_ROWS]]
-        for line, row in zip(cells, self.rows, strict=False):
-            line[1] = " ".join(filter(None, [_sign(row), line[1]]))
-        table = report.text_table((_LABELS, cells), shutil.get_terminal_size().columns, _LEFT)
-        return "\n".join([self._headline(), "", table, *filter(None, [self._left_out()])])
+        names = [self.rows[place].run for place in self._curves]
+        plot = [line for chart in self._charts() for line in [*charts.text(chart, names), ""]]
+        table = tables.text(self._columns(), shutil.get_terminal_size().columns)
+        below = [*self._problems(), *self._remarks()]
+        return "\n".join([self._headline(), "", *plot, table, *below])
 
     def _repr_html_(self) -> str:
         """The table as html, with inline styles only."""
         headline = f'<div style="margin-bottom:4px">{escape(self._headline())}</div>'
         if not self.rows:
             return headline
-        head = "".join(_html_cell("th", label, label) for label in _LABELS)
-        body = "".join(_html_row(row) for row in self.rows[:_MOST_ROWS])
-        below = f'<div style="opacity:.65;font-size:.9em">{escape(self._left_out())}</div>' if self._left_out() else ""
-        return (
-            f'<div style="margin:2px 0 6px">{headline}<div style="overflow-x:auto">'
-            '<table style="margin:0;border-collapse:collapse;font-variant-numeric:tabular-nums">'
-            f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{below}</div>"
-        )
+        image = report.html_picture(lambda: charts.picture(self._charts()), f"curves of {self._plot}")
+        table, problems = tables.html(self._columns()), report.html_lines(self._problems())
+        below = problems + tables.small(self._remarks())
+        return f'<div style="margin:2px 0 6px">{headline}{image}{table}{below}</div>'
 
     def _headline(self) -> str:
-        matching = f" for {self._pattern!r}" if self._pattern else ""
+        matching = f" for {self._chosen!r}" if self._chosen else ""
         if not self.rows:
-            hint = "%lightning_runs lists all" if self._pattern else "%lightning_fit MODEL DATA makes one"
+            hint = "%lightning_runs lists all" if self._chosen else "%lightning_fit MODEL DATA makes one"
             return f"no runs{matching} in {self._where}: {hint}"
         running = sum(row.status == "running" for row in self.rows)
         facts = [f"{formats.plural(len(self.rows), 'run')}{matching} in {self._where}"]
-        return " · ".join([*facts, f"{running} running"] if running else facts)
+        facts += [f"{running} running"] if running else []
+        facts += [f"the best {self._sort} first"] if self._sort else []
+        return " · ".join([*facts, "metrics at their best"] if self._metrics else facts)
 
-    def _left_out(self) -> str:
-        more = len(self.rows) - _MOST_ROWS
-        return f"… {formats.plural(more, 'older run')}; %lightning_runs PATTERN lists fewer" if more > 0 else ""
+    def _remarks(self) -> list[str]:
+        """What is left out, and where it is."""
+        found, fewer = [], "%lightning_runs PATTERN lists fewer"
+        if (more := len(self.rows) - _MOST_ROWS) > 0:
+            found.append(f"… {formats.plural(more, 'more run' if self._sort else 'older run')}; {fewer}")
+        if self._plot and (more := sum(self._plot in row.best for row in self.rows) - len(self._curves)):
+            found.append(f"… {formats.plural(more, 'more curve')} not drawn; {fewer}")
+        unseen = [
+            formats.plural(more, noun)
+            for noun, more in (
+                ("hyperparameter", len(self._parameters) - _MOST_PARAMETERS),
+                ("metric", len(self._metrics) - _MOST_METRICS),
+            )
+            if more > 0
+        ]
+        if unseen:
+            found.append(f"… {' and '.join(unseen)} more: the DataFrame, .df, has all")
+        if more := sum(row.unread for row in self.rows):
+            found.append(f"… the metrics of {formats.plural(more, 'run')} of plain Lightning are not read; {fewer}")
+        return found
+
+    def _charts(self) -> list[Chart]:
+        """The curves of the metric that was asked for, if there are any."""
+        chart = charts.overlay(self._plot, dict(enumerate(self._curves.values())), *_PLOT)
+        return [chart] if chart else []
+
+    def _columns(self) -> list[Column]:
+        """The table; columns that nothing stands in are left out."""
+        shown = self.rows[:_MOST_ROWS]
+        colours = {place: RUN_COLOURS[number] for number, place in enumerate(self._curves)}
+        names = [formats.clip(row.run, _MOST_TEXT) for row in shown]
+        marked = [
+            tables.swatch(colours[place]) + escape(name) if place in colours else escape(name)
+            for place, name in enumerate(names)
+        ]
+        found = [
+            Column("run", names, left=True, html=marked),
+            Column("status", list(map(status_text, shown)), left=True, html=list(map(_html_status, shown))),
+            Column("started", [formats.moment(row.started) if row.started else "" for row in shown], left=True),
+            Column("took", ["" if row.took_s is None else formats.duration(row.took_s) for row in shown]),
+            Column("epochs", [str(row.epochs) if row.epochs else "" for row in shown]),
+            *(_parameter(name, shown) for name in self._parameters[:_MOST_PARAMETERS]),
+            *(self._metric(name, shown) for name in self._metrics[:_MOST_METRICS]),
+            Column("ran on", list(map(ran_on, shown)), left=True),
+        ]
+        return [column for column in found if any(column.cells)]
+
+    def _problems(self) -> list[str]:
+        """Why runs that are shown failed, or what is wrong with their folders; in lines, for a column would be wide."""
+        found = [(row, _problem(row)) for row in self.rows[:_MOST_ROWS]]
+        return [f"{status_text(row)[0]} {row.run}: {formats.clip(text, _MOST_ERROR)}" for row, text in found if text]
+
+    def _metric(self, name: str, shown: list[Row]) -> Column:
+        """A metric at its best; of the one that is sorted by, the best of all is marked."""
+        cells = formats.column([row.best.get(name) for row in shown])
+        if name == self._sort and cells[0]:
+            cells = tables.starred(cells, {0})
+        return Column(formats.clip(name, _MOST_VALUE), cells)
 
 
-def _cells(row: Row) -> list[str]:
-    """What the table says of a run, under its labels."""
-    name, record = formats.clip(row.run, _MOST_TEXT), row.record
-    started = formats.moment(row.started) if row.started else ""
-    if record is None:
-        return [name, "broken", started, "", "", formats.clip(row.problem, _MOST_TEXT), ""]
-    return [
-        name,
-        row.status or "",
-        started,
-        _took(row, record),
-        str(record.epochs) if record.epochs else "",
-        _outcome(row, record),
-        formats.clip(" · ".join(filter(None, [record.devices, record.precision])), _MOST_TEXT),
+def _curves(found: list[Row], metric: str) -> dict[int, Curve]:
+    """The curves of the first runs that have one, by the run's place."""
+    curves: dict[int, Curve] = {}
+    for place, row in enumerate(found):
+        if metric in row.best or row.unread:
+            curve = histories.curves(row.path).get(metric)
+            if curve is not None and len(curve.points(2)) > 1:
+                curves[place] = curve
+        if len(curves) == len(RUN_COLOURS):
+            break
+    return curves
+
+
+def status_text(row: Row) -> str:
+    """Return a run's status with its sign."""
+    if row.status:
+        return f"{report.SIGNS[row.status][0]} {row.status}"
+    return "⚠ broken" if row.problem else "· unknown"
+
+
+def _html_status(row: Row) -> str:
+    return f"{report.html_sign(row.status)} {row.status}" if row.status else status_text(row)
+
+
+def ran_on(row: Row) -> str:
+    """Return the devices of a run, and its precision."""
+    record = row.record
+    found = [record.devices, record.precision] if record else [] if row.problem else ["plain Lightning"]
+    return formats.clip(" · ".join(filter(None, found)), _MOST_TEXT)
+
+
+def _problem(row: Row) -> str:
+    if row.status == "failed" and row.record:
+        return report.one_line(row.record.error) or "stopped before its end"
+    return report.one_line(row.problem)
+
+
+def _parameter(name: str, shown: list[Row]) -> Column:
+    values = [row.hyperparameters.get(name) for row in shown]
+    numbers = all(isinstance(value, int | float | None) and not isinstance(value, bool) for value in values)
+    cells = [
+        formats.clip(value_text(value), _MOST_VALUE) if name in row.hyperparameters else ""
+        for row, value in zip(shown, values, strict=True)
     ]
+    return Column(formats.clip(name, _MOST_VALUE), cells, left=not numbers)
 
 
-def _took(row: Row, record: RunRecord) -> str:
-    """Seconds that a run took, or has taken so far."""
-    if record.elapsed_s is not None:
-        return formats.duration(record.elapsed_s)
-    return formats.duration(max(0.0, time.time() - record.started)) if row.status == "running" else ""
-
-
-def _outcome(row: Row, record: RunRecord) -> str:
-    """What a run reached, or why it failed."""
-    if row.status == "failed":
-        return formats.clip(report.one_line(record.error) or "stopped before its end", _MOST_TEXT)
-    monitor, best = record.options.get("monitor"), record.best_model_score
-    found = [f"best {monitor} {formats.number(best)}"] if isinstance(monitor, str) and best is not None else []
-    found += [f"{name} {formats.number(record.metrics[name])}" for name in _main(list(record.metrics))]
-    return " · ".join(formats.clip(item, _MOST_TEXT) for item in found[:_MOST_METRICS])
-
-
-def _main(metrics: list[str]) -> list[str]:
-    """The metrics, those that tell most first: the main one, those of validation and test, those of training."""
-    first = scores.main_metric(metrics)
-    return sorted(metrics, key=lambda name: (name != first, scores.stage_of(name)[1] in ("train", "")))
-
-
-def _sign(row: Row) -> str:
-    return report.SIGNS[row.status][0] if row.status else "⚠"
-
-
-def _html_row(row: Row) -> str:
-    cells = dict(zip(_LABELS, map(escape, _cells(row)), strict=True))
-    sign = report.html_sign(row.status) if row.status else _sign(row)
-    cells["status"] = f"{sign} {cells['status']}"
-    return f"<tr>{''.join(_html_cell('td', label, cell) for label, cell in cells.items())}</tr>"
-
-
-def _html_cell(kind: str, label: str, content: str) -> str:
-    side = "left" if label in _LEFT else "right"
-    width = "min-width:14em" if label == "metrics" else "white-space:nowrap"
-    return f'<{kind} style="text-align:{side};padding:2px 8px;{width}">{content}</{kind}>'
+def value_text(value: Any) -> str:
+    """Return a hyperparameter or an option as it is typed."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return report.one_line(str(value))

@@ -6,6 +6,7 @@ import inspect
 import itertools
 import linecache
 import sys
+from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
@@ -13,12 +14,12 @@ import traitlets
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
 from IPython.display import display
 
-from . import api, cells, options, processes, report
+from . import api, boards, cells, options, processes, report
 from .answers import Answers
+from .dataframe import Framed
 from .definition import Definition
 from .errors import InputError, did_you_mean
 from .launch import Run
-from .listing import Listing
 from .session import Session
 from .shell import running_kernel, someone_waits
 
@@ -64,6 +65,7 @@ class LightningMagics(Magics):
         self._raw_cell = ""
         self._numbers = itertools.count(1)
         shell.events.register("pre_run_cell", self._remember_cell)
+        shell.events.register("post_run_cell", self._remember_failure)
         self._unregister = shell.events.unregister
 
     @line_cell_magic
@@ -192,16 +194,22 @@ class LightningMagics(Magics):
         return run
 
     @line_magic
-    def lightning_runs(self, line: str) -> Listing | None:
+    def lightning_runs(self, line: str) -> Framed | None:
         """List the runs in the run folder, the newest first, with how they really stand.
 
-        PATTERN is a part of a run's name, or has * in it: Digits/version_1*.
+        PATTERN is a part of a run's name, or has * in it: Digits/version_1*. The value shows a table and acts as
+        its pandas DataFrame in all else: runs.sort_values("val_loss"). Runs that plain Lightning wrote are there
+        too. --delete asks nothing, for the runs are named; --keep says what would go until --yes is added. A run
+        that goes on is never deleted.
+
+        Options of %lightning_runs [PATTERN]:
+        {options}
 
         Example:
-            %lightning_runs Digits
+            %lightning_runs Digits --sort val_accuracy --plot val_loss
         """
         parsed = self._parsed("runs", line)
-        return None if parsed is None else Listing(self.run_dir, " ".join(parsed.positional))
+        return None if parsed is None else api.list_runs(" ".join(parsed.positional), **parsed.options)
 
     @line_magic
     def lightning_attach(self, line: str) -> Run | None:
@@ -229,10 +237,81 @@ class LightningMagics(Magics):
         if parsed is not None:
             api.stop(self._one(parsed, "stop"), **parsed.options)
 
+    @line_magic
+    def lightning_load(self, line: str) -> Any:
+        """Bring the model of a run back, with its weights, in a fresh kernel too; returns the model.
+
+        The source that the run recorded is executed, in a namespace of its own; model and data are then known under
+        their names, for %lightning_fit, %lightning_validate and %lightning_predict.
+
+        Options of %lightning_load RUN:
+        {options}
+
+        Example:
+            net = %lightning_load Digits/version_3 --checkpoint best
+        """
+        parsed = self._parsed("load", line)
+        return None if parsed is None else api.load(self._one(parsed, "load"), **parsed.options)
+
+    @line_magic
+    def lightning_rerun(self, line: str) -> Run | None:
+        """Train a run once more from its record, and show both results side by side; returns the new run.
+
+        Options that are given take the place of the recorded ones; it takes all that %lightning_fit takes.
+
+        Options of %lightning_rerun RUN, beside the arguments of Trainer:
+        {options}
+
+        Example:
+            again = %lightning_rerun Digits/version_3 --max_epochs 10 --model.hidden 64
+        """
+        parsed = self._parsed("rerun", line)
+        if parsed is None:
+            return None
+        asked = {**parsed.trainer, **parsed.options, "model": parsed.model, "data": parsed.data}
+        return api.rerun(self._one(parsed, "rerun"), **asked)
+
+    @line_magic
+    def lightning_export(self, line: str) -> None:
+        """Write a run as a script of plain Lightning, which needs nothing of this package.
+
+        python FILE, and torchrun FILE, train and print the final metrics. Of a MODEL that was not trained, the script
+        trains it on DATA.
+
+        Options of %lightning_export RUN|MODEL [DATA] FILE:
+        {options}
+
+        Example:
+            %lightning_export Digits/version_3 train.py
+        """
+        parsed = self._parsed("export", line)
+        if parsed is not None:
+            path = api.export(self._one(parsed, "export"), *parsed.positional[1:], **parsed.options)
+            print(f"written: {path}. Run it: python {path}")  # noqa: T201 -- the cell's answer
+
+    @line_magic
+    def lightning_board(self, line: str) -> None:
+        """Show TensorBoard here: all runs, or the named ones alone, or what a folder holds.
+
+        RUN is a name as %lightning_runs lists it, a folder, or last; DIR a folder of event files. The server listens
+        to this machine alone, and ends with the kernel.
+
+        Options of %lightning_board [RUN ...|DIR]:
+        {options}
+
+        Example:
+            %lightning_board Digits/version_3 Digits/version_4 --height 600
+        """
+        parsed = self._parsed("board", line)
+        if parsed is not None:
+            api.board(*parsed.positional, **parsed.options)
+
     def _one(self, parsed: options.Parsed, verb: str) -> str:
         """The run that a line names."""
         if not parsed.positional:
             raise InputError(f"%lightning_{verb} takes a run; found none. %lightning_runs lists them")
+        if len(parsed.positional) > 1 and verb != "export":
+            raise InputError(f"%lightning_{verb} takes one run; found {' '.join(parsed.positional)!r}")
         return parsed.positional[0]
 
     def _parsed(self, verb: options.Verb, line: str) -> options.Parsed | None:
@@ -267,10 +346,22 @@ class LightningMagics(Magics):
         self._raw_cell = info.raw_cell or ""
         self.session.interrupted = False
 
+    def _remember_failure(self, result: Any) -> None:
+        """What a cell would have run after the line that failed is no part of the notebook's history."""
+        traceback = getattr(result.error_in_exec, "__traceback__", None)
+        if result.execution_count is None or self.shell is None:
+            return
+        for frame, line in walk_tb(traceback):
+            if frame.f_code.co_name == "<module>" and frame.f_globals is self.shell.user_ns:
+                self.session.failed[result.execution_count] = line
+                return
+
     def unload(self) -> None:
-        """Take out what this object put into the shell, and end the process that stands ready."""
+        """Take out what this object put into the shell, and end the processes that serve it."""
         processes.close()
+        boards.close()
         self._unregister("pre_run_cell", self._remember_cell)
+        self._unregister("post_run_cell", self._remember_failure)
 
     def _run(self, verb: options.Verb, line: str) -> Run | None:
         parsed = self._parsed(verb, line)
@@ -289,7 +380,7 @@ class LightningMagics(Magics):
         return run
 
 
-for _verb in (*options.RUNNING, "model", "data", "stop"):
+for _verb in (*options.RUNNING, "model", "data", "runs", "stop", "board", "load", "export"):
     _magic = getattr(LightningMagics, f"lightning_{_verb}")
     _table = options.help_text(_verb).replace("\n", "\n        ")
     _magic.__doc__ = _magic.__doc__.replace("{options}", _table)

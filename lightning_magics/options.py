@@ -65,7 +65,9 @@ _USAGE = {
     "source": "NAME",
     **dict.fromkeys(RUNNING, "MODEL [DATA …]"),
     "runs": "[PATTERN]",
-    **dict.fromkeys(("attach", "stop"), "RUN"),
+    **dict.fromkeys(("attach", "stop", "load", "rerun"), "RUN"),
+    "board": "[RUN …|DIR]",
+    "export": "RUN|MODEL [DATA] FILE",
 }
 
 
@@ -100,7 +102,8 @@ def parse(verb: Verb, line: str) -> Parsed:
     parser = _Parser(verb, tokens)
     while parser.tokens:
         parser.step()
-    if verb not in (*RUNNING, "data") and len(parser.parsed.positional) > 1:
+    most = {"board": None, "data": None, "export": 3}.get(verb, 1)
+    if verb not in RUNNING and most is not None and len(parser.parsed.positional) > most:
         names = " ".join(parser.parsed.positional)
         raise InputError(f"%lightning_{verb} takes one name; found {names!r}. Put a value with spaces in quotes.")
     return parser.parsed

@@ -5,11 +5,12 @@ Neither torch nor IPython is needed to write or read one.
 
 from __future__ import annotations
 
+import importlib
 import linecache
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from types import FunctionType
+from types import FunctionType, ModuleType
 from typing import IO, Any
 
 import cloudpickle
@@ -35,6 +36,9 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is unty
         """Reduce classes and functions by value; called by pickle for every object that is not plain."""
         if obj is sys.stdout or obj is sys.stderr:
             return getattr, (sys, "stdout" if obj is sys.stdout else "stderr")
+        if isinstance(obj, ModuleType) and type(obj) is not ModuleType and sys.modules.get(obj.__name__) is obj:
+            # cloudpickle sends torch.classes along with a function that reads a variable of that name
+            return importlib.import_module, (obj.__name__,)
         reduced = super().reducer_override(obj)
         if reduced is NotImplemented:
             return reduced

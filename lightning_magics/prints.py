@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 from collections import deque
 
-from lightning_magics import formats
+from . import formats
 
 _MOST_LINES = 20  # of all ranks together
 _MOST_LENGTH = 200  # characters of a line that is kept

@@ -96,7 +96,7 @@ class Template:
         self._listening = threading.Lock()  # several runs may start at once
         self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- as long as the process
         code = f"from lightning_magics.template import main; main({theirs.fileno()}, {modules!r})"
-        self._process = _python(code, (theirs.fileno(),), self._said, {**os.environ, **_ONE_THREAD})
+        self._process = interpreter(code, (theirs.fileno(),), self._said, {**os.environ, **_ONE_THREAD})
         theirs.close()
         self._answer = b""
         self.error: str | None = None
@@ -227,7 +227,7 @@ def start(
         line = memoryview(request.line())
         if method != "forkserver" or not _fork(theirs, lock, package, notice, waiting):
             code = f"from lightning_magics.supervisor import main; main({theirs}, {lock}, 'spawn')"
-            process = _python(code, (theirs, lock), subprocess.DEVNULL, dict(os.environ))
+            process = interpreter(code, (theirs, lock), subprocess.DEVNULL, dict(os.environ))
             threading.Thread(target=process.wait, daemon=True).start()  # no zombie
         os.close(theirs)
         theirs = -1  # so that a write fails, rather than waits, when the supervisor is gone
@@ -264,9 +264,9 @@ def _fork(lifeline: int, lock: int, package: str, notice: Callable[[str], None],
     return False
 
 
-def _python(code: str, fds: tuple[int, ...], output: Any, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def interpreter(code: str, fds: tuple[int, ...], output: Any, environment: dict[str, str]) -> subprocess.Popen[bytes]:
     """Exec an interpreter in a session of its own, with this process's ``sys.path``."""
-    path = [item for item in sys.path if item] + [str(Path(__file__).parent.parent)]
+    path = [str(item) for item in sys.path if item] + [str(Path(__file__).parent.parent)]
     whole = f"import sys; sys.path[:] = {path!r}; {code}"
     return subprocess.Popen(
         [sys.executable, "-c", whole],

@@ -8,9 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 
-from lightning_magics import scores
-from lightning_magics.curves import Curve
-from lightning_magics.events import (
+from . import scores
+from .curves import Curve
+from .events import (
     Ended,
     Event,
     Judged,
@@ -24,7 +24,7 @@ from lightning_magics.events import (
     Verb,
     Watched,
 )
-from lightning_magics.prints import Prints
+from .prints import Prints
 
 _MOST_CURVES = 100  # a model that logs more than this is not read as curves
 _MOST_NOTICES = 20

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import importlib.metadata
 import inspect
 import json
@@ -25,6 +26,24 @@ def versions(package: str) -> dict[str, str]:
         except importlib.metadata.PackageNotFoundError:  # installed without metadata
             continue
     return found
+
+
+def hardware() -> dict[str, Any]:
+    """Machine, processor and number of torch's threads: sums may differ in their last digits by these."""
+    import torch
+
+    found: dict[str, Any] = {"machine": platform.machine(), "processor": _processor()}
+    return found | {"threads": torch.get_num_threads()}
+
+
+@functools.cache
+def _processor() -> str:
+    """Name of the processor, as far as the system tells."""
+    with contextlib.suppress(OSError), open("/proc/cpuinfo", encoding="utf-8", errors="replace") as file:
+        for line in file:
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor()
 
 
 def git() -> dict[str, Any]:

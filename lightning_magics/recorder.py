@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from . import events
+from . import events, scores
 from .runs import EventWriter, RunFolder, RunRecord
 
 _TIMES_AS_LONG = 100  # as it takes to write the record: for so long the next metrics do not, so it costs a hundredth
@@ -39,11 +39,14 @@ class Recorder:
             self._update(devices=event.devices, precision=event.precision)
         elif isinstance(event, events.Metrics):
             self._note(event)
+        elif isinstance(event, events.Fingerprint):
+            self._update(fingerprint=event.data)
         elif isinstance(event, events.Results):
             found = {name: value for row in event.rows for name, value in row.items()}
             self._update(results=event.rows, metrics={**self.record.metrics, **found})
         elif isinstance(event, events.Ended):
-            self._update(**{name: getattr(event, name) for name in _OF_THE_END})
+            ended = {name: getattr(event, name) for name in _OF_THE_END}
+            self._update(**ended, checkpoints=self._checkpoints())
         began = time.monotonic()
         if self._behind and began >= self._next_write:
             self._update()
@@ -59,9 +62,33 @@ class Recorder:
     def _note(self, event: events.Metrics) -> None:
         """Keep what is known so far, for the case that nothing comes after it."""
         epochs = max(self.record.epochs, event.epoch + event.epoch_done)
-        metrics = {**self.record.metrics, **event.values}
-        self.record = dataclasses.replace(self.record, metrics=metrics, epochs=epochs, steps=event.step)
+        known = self.record
+        self.record = dataclasses.replace(
+            known,
+            metrics={**known.metrics, **event.values},
+            best_metrics={**known.best_metrics, **self._improved(event)},
+            epochs=epochs,
+            steps=event.step,
+        )
         self._behind = True
+
+    def _improved(self, event: events.Metrics) -> dict[str, dict[str, float]]:
+        """The metrics that are better than ever before."""
+        best = {name: item["value"] for name, item in self.record.best_metrics.items()}
+        return {
+            name: {"value": value, "epoch": event.epoch}
+            for name, value in event.values.items()
+            if scores.improves(name, value, best.get(name))
+        }
+
+    def _checkpoints(self) -> list[str]:
+        """The checkpoints that stay, relative to the run's folder."""
+        passing = self._folder.continue_checkpoint_path
+        try:
+            found = [path for path in self._folder.all_checkpoints() if path != passing]
+        except OSError:  # one is replaced just now, or the folder has gone
+            return []
+        return [path.relative_to(self._folder.path).as_posix() for path in found]
 
     def _update(self, **changes: Any) -> None:
         self.record = dataclasses.replace(self.record, **changes)

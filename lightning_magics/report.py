@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import base64
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Sequence
 from html import escape
 
-from lightning_magics import charts, classification, formats, runs, scores
-from lightning_magics.events import Judged, Status
-from lightning_magics.progress import RunState
+from . import charts, classification, formats, runs, scores
+from .events import Judged, Status
+from .progress import RunState
 
 _MOST_ROWS = 20
 _FIRST_ROWS = 3
@@ -23,7 +23,7 @@ _MOST_TEXT = 300  # characters of a notice or a path
 _MOST_PRINTED = 5000  # bytes of html that all printed lines take
 _MOST_ERROR = 600
 
-_MUTED = "opacity:.65"
+MUTED = "opacity:.65"
 SIGNS = {
     "completed": ("✓", "#2da44e"),
     "interrupted": ("■", "#bf8700"),
@@ -340,7 +340,7 @@ def html(state: RunState) -> str:
     parts.append(_html_judged(state))
     parts += [html_remarks(state), _html_prints(state)]
     if found := [*filter(None, [best(state)]), *footer(state)]:
-        parts.append(f'<div style="{_MUTED};font-size:.9em">{" · ".join(map(escape, found))}</div>')
+        parts.append(f'<div style="{MUTED};font-size:.9em">{" · ".join(map(escape, found))}</div>')
     return f'<div style="margin:2px 0 6px">{"".join(parts)}</div>'
 
 
@@ -349,9 +349,7 @@ def html_header(state: RunState) -> str:
     model, facts = header(state)
     if state.running_s is not None and state.ended is None:
         facts += f" {formats.clock(state.running_s)}" if state.starting else f" · {formats.clock(state.running_s)}"
-    return (
-        f'<div style="margin-bottom:2px"><b>{escape(model)}</b> <span style="{_MUTED}">· {escape(facts)}</span></div>'
-    )
+    return f'<div style="margin-bottom:2px"><b>{escape(model)}</b> <span style="{MUTED}">· {escape(facts)}</span></div>'
 
 
 def _html_summary(state: RunState) -> str:
@@ -407,7 +405,7 @@ def _html_judged(state: RunState) -> str:
     try:
         image = classification.image(state.judged, state.run)
     except Exception as error:  # as of the curves
-        image = f'<div style="{_MUTED};font-size:.9em">{escape(_cannot_draw("confusion matrix", error))}</div>'
+        image = f'<div style="{MUTED};font-size:.9em">{escape(_cannot_draw("confusion matrix", error))}</div>'
     worst = "".join(f'<div style="margin-top:8px">Most confident mistakes</div>{table}' for table in mistakes)
     return f'<div style="{_SIDE_BY_SIDE};margin-top:8px">{by_class}{image}</div>{worst}'
 
@@ -423,17 +421,22 @@ def _html_cell(cell: str, starred: bool, word: bool = False) -> str:
 
 
 def _html_image(state: RunState) -> str:
+    return html_picture(lambda: charts.png(state), f"curves of {state.run or 'the run'}")
+
+
+def html_picture(draw: Callable[[], charts.Picture | None], name: str) -> str:
+    """Return what is drawn as an image within the html; a line where it cannot be drawn, or nothing."""
     try:
-        found = charts.png(state)
+        found = draw()
     except Exception as error:  # a broken installation of matplotlib fails in its own ways; the table stays
-        return f'<div style="{_MUTED};font-size:.9em">{escape(_cannot_draw("curves", error))}</div>'
+        return f'<div style="{MUTED};font-size:.9em">{escape(_cannot_draw("curves", error))}</div>'
     if found is None:
         return ""
     data, width, height = found
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     return (
-        f'<img alt="curves of {escape(state.run or "the run")}" width="{width}" '
-        f'height="{height}" style="max-width:100%;height:auto" src="{source}">'
+        f'<img alt="{escape(name)}" width="{width}" height="{height}" style="max-width:100%;height:auto" '
+        f'src="{source}">'
     )
 
 
@@ -443,7 +446,12 @@ def _cannot_draw(what: str, error: Exception) -> str:
 
 def html_remarks(state: RunState) -> str:
     """Return the notices as calm lines, or nothing."""
-    lines = "".join(f'<div style="overflow-wrap:anywhere">{escape(remark)}</div>' for remark in remarks(state))
+    return html_lines(remarks(state))
+
+
+def html_lines(found: Sequence[str]) -> str:
+    """Return lines as calm html, or nothing."""
+    lines = "".join(f'<div style="overflow-wrap:anywhere">{escape(line)}</div>' for line in found)
     return f'<div style="margin:6px 0;font-size:.92em;opacity:.85">{lines}</div>' if lines else ""
 
 
@@ -452,7 +460,7 @@ def _html_prints(state: RunState) -> str:
     note, printed = _prints(state)
     if not printed:
         return ""
-    above = f'<div style="{_MUTED};font-size:.9em">{escape(note)}</div>' if note else ""
+    above = f'<div style="{MUTED};font-size:.9em">{escape(note)}</div>' if note else ""
     look = f"margin:0;padding:0;background:none;color:inherit;opacity:.85;{_CODE_FONT};font-size:.85em;line-height:1.45"
     text = "\n".join(printed)
     below = f'<pre style="{look};white-space:pre-wrap;overflow-wrap:anywhere">{escape(text, quote=False)}</pre>'
@@ -474,7 +482,7 @@ def html_status(state: RunState, hint: str = "") -> str:
 
 def html_note(text: str) -> str:
     """Return a small line."""
-    return f'<div style="{_MUTED};font-size:.85em;margin-top:3px">{escape(text)}</div>'
+    return f'<div style="{MUTED};font-size:.85em;margin-top:3px">{escape(text)}</div>'
 
 
 def _html_bars(state: RunState) -> str:

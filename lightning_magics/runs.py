@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import json
 import os
 import re
+import socket
 import tempfile
+import time
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
@@ -24,6 +27,8 @@ except ImportError:  # Windows: the record is believed
     fcntl = None  # type: ignore[assignment]
 
 FORMAT = 1
+_NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system without locks: the record is believed
+_SILENT_S = 600.0  # a run that cannot be seen otherwise, and tells nothing for so long, is taken for dead
 MARK = "#\u2060 "  # begins the lines of a log that the user's code did not print; they begin with no joiner
 
 
@@ -41,11 +46,20 @@ class RunRecord:
         trainer: the Trainer's arguments as resolved, objects by their ``repr``.
         hyperparameters: the model's, as ``save_hyperparameters()`` kept them.
         seed: of ``--seed``, or None.
+        recipe: of a fit, how it was put together: see `recipe.Recipe`; empty for the other verbs.
+        fingerprint: of a fit, what its data was: ``train`` and ``val``, see `fingerprint`.
         versions: package name to version.
+        hardware: machine, processor and number of torch's threads.
         git: commit of the working directory and whether it was dirty, where it is a repository.
         devices: what it ran on; `precision` Lightning's name of how.
+        epochs: training epochs completed in the model's life; `steps` the global step, of its optimizers.
         metrics: last value of every metric.
+        best_metrics: of a fit, the best value of every metric and its epoch (from 0), as ``value`` and ``epoch``;
+            the earlier of equals, and which way is better is guessed from the name.
+        results: of validate and test, a row for each dataloader, metric to value.
         best_model_path: best checkpoint; `best_model_score` its monitored value.
+        checkpoints: those in the run's folder once it has ended, relative to it, the oldest first.
+        reason: why it ended, empty if plain.
         error: type and message of the exception of a failed run.
         pid: process that trains; `host` its machine.
         format: version of this layout.
@@ -62,16 +76,21 @@ class RunRecord:
     trainer: dict[str, Any] = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
+    recipe: dict[str, Any] = field(default_factory=dict)
+    fingerprint: dict[str, str] = field(default_factory=dict)
     versions: dict[str, str] = field(default_factory=dict)
+    hardware: dict[str, Any] = field(default_factory=dict)
     git: dict[str, Any] = field(default_factory=dict)
     devices: str = ""
     precision: str = ""
     epochs: int = 0
     steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
+    best_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     results: list[dict[str, float]] = field(default_factory=list)
     best_model_path: str = ""
     best_model_score: float | None = None
+    checkpoints: list[str] = field(default_factory=list)
     reason: str = ""
     error: str = ""
     pid: int = 0
@@ -90,8 +109,7 @@ class RunFolder:
         self.path = Path(path)
         self.record_path = self.path / "run.json"
         self.events_path = self.path / "events.jsonl"
-        self.model_source_path = self.path / "model.py"
-        self.data_source_path = self.path / "data.py"
+        self.source_path = self.path / "source.py"
         self.checkpoints_path = self.path / "checkpoints"
         self.last_checkpoint_path = self.checkpoints_path / "last.ckpt"
         self.continue_checkpoint_path = self.checkpoints_path / "continue.ckpt"
@@ -130,9 +148,24 @@ class RunFolder:
             OSError: the folder cannot be written.
         """
         held = os.open(self.events_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
-        if fcntl is not None:
-            fcntl.flock(held, fcntl.LOCK_EX)
+        try:
+            if fcntl is not None:
+                fcntl.flock(held, fcntl.LOCK_EX)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                os.close(held)
+                raise
         return held
+
+    def is_removed(self) -> bool:
+        """Whether somebody has removed the folder; an error of the file system says nothing of that."""
+        try:
+            os.stat(self.events_path)
+        except (FileNotFoundError, NotADirectoryError):
+            return True
+        except OSError:
+            pass
+        return False
 
     def is_alive(self) -> bool:
         """Whether a process still works on the run."""
@@ -144,14 +177,31 @@ class RunFolder:
             return True
         try:
             if fcntl is None:
-                return self.read().status == "running"
+                return self._says_so(file)
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
+        except OSError as error:
+            if error.errno in _NO_LOCKS:
+                return self._says_so(file)
+            raise
         else:
-            return False
+            return self.is_elsewhere() and self._says_so(file)
         finally:
             os.close(file)
+
+    def is_elsewhere(self) -> bool:
+        """Whether another machine works on the run, as far as is known: its lock need not be seen here."""
+        with contextlib.suppress(RunError):
+            record = self.read()
+            return record.status == "running" and record.host not in ("", socket.gethostname())
+        return False
+
+    def _says_so(self, events_file: int) -> bool:
+        """Whether the record says that the run goes on, and something has happened in it not long ago."""
+        with contextlib.suppress(RunError):
+            return self.read().status == "running" and time.time() - os.fstat(events_file).st_mtime < _SILENT_S
+        return False
 
     def status(self, record: RunRecord) -> events.Status:
         """How a run stands: one that is recorded as running and that nothing works on has failed."""
@@ -175,10 +225,18 @@ class RunFolder:
         except (OSError, ValueError) as error:
             raise RunError(f"the run {self.name} has no readable record {self.record_path}: {error}") from error
 
+    def has_summaries(self) -> bool:
+        """Whether there is something for TensorBoard."""
+        return next(self.path.rglob("*.tfevents.*"), None) is not None
+
     def newest_checkpoint(self) -> Path | None:
         """Checkpoint that was written last, or None."""
-        found = sorted(self.checkpoints_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        found = self.all_checkpoints()
         return found[-1] if found else None
+
+    def all_checkpoints(self) -> list[Path]:
+        """The checkpoints, the oldest first."""
+        return sorted(self.checkpoints_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
 
 
 class EventWriter:

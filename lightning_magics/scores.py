@@ -5,6 +5,8 @@ Nothing else: what follows from it (early stopping, the best checkpoint, the sta
 
 from __future__ import annotations
 
+import functools
+import math
 import re
 from typing import Literal
 
@@ -30,6 +32,7 @@ _MIN = frozenset(
 Mode = Literal["min", "max"]
 
 
+@functools.lru_cache(maxsize=1024)  # asked for every metric of every epoch
 def better(metric: str) -> Mode:
     """Return whether the smaller or the larger value of a metric is the better one, guessed from its name."""
     words = _words(metric)
@@ -37,6 +40,13 @@ def better(metric: str) -> Mode:
     if joined.endswith(("loss", "error", "distance", "perplexity", "crossentropy")):
         return "min"
     return "min" if any(word in _MIN for word in words) else "max"
+
+
+def improves(metric: str, value: float, than: float | None) -> bool:
+    """Whether a value is better than the best so far, if there is one; a value that is not finite never is."""
+    if than is None or not math.isfinite(value):
+        return math.isfinite(value)
+    return value < than if better(metric) == "min" else value > than
 
 
 def stage_of(metric: str) -> tuple[str, str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import dataclasses
 import sys
 import threading
 import weakref
@@ -16,10 +17,11 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import processes, runs
+from . import boards, catalog, processes, recipe, runs
 from .errors import InputError, did_you_mean
+from .history import History, Unit, of_notebook
 from .scopes import names_read
-from .shell import running_shell
+from .shell import cell_number, running_shell
 
 if TYPE_CHECKING:
     from .definition import Definition
@@ -60,6 +62,9 @@ class Session:
         last: the run that was started last; `fits` the newest of each model that trained at all. Other runs live
             as long as the user holds them: a run holds its model, optimizer and data.
         interrupted: whether a fit of the cell that runs now was interrupted.
+        units: code that came into the notebook other than as text of its cells.
+        failed: of each cell that failed, the line that it failed in.
+        recalled: source of the run that runs once more; its names come before the notebook's.
         busy: held while something runs; what Lightning and this package change meanwhile is the process's.
     """
 
@@ -70,6 +75,9 @@ class Session:
     last: Run | None = None
     fits: dict[str, Run] = field(default_factory=dict)
     interrupted: bool = False
+    units: list[Unit] = field(default_factory=list)
+    failed: dict[int, int] = field(default_factory=dict)
+    recalled: Unit | None = None
     busy: threading.RLock = field(default_factory=threading.RLock)
     _named: weakref.WeakValueDictionary[str, Run] = field(default_factory=weakref.WeakValueDictionary)
     _data_names: dict[str, Any] = field(default_factory=dict)
@@ -81,9 +89,29 @@ class Session:
         found = {_origin(value) for value in self.namespace.values()}
         return "lightning.pytorch" if "lightning" in found else "pytorch_lightning"
 
-    def add_data(self, definition: Definition) -> None:
-        """Register data, and what its name meant in the notebook at that time."""
+    def add_model(self, definition: Definition, adopted: bool = False) -> None:
+        """Register a model; `adopted` says that it is an object of the notebook, not a cell."""
+        self.models[definition.name] = definition
+        self._note(definition, adopted)
+
+    def add_recalled(self, unit: Unit) -> None:
+        """Take note of the source of a run that was brought into the notebook."""
+        self.units.append(dataclasses.replace(unit, cell=cell_number()))
+
+    def history(self) -> tuple[History, int]:
+        """What the notebook has run so far, and where in it names are to be looked up first."""
+        history = of_notebook(self.namespace, self.units, self.failed)
+        return history, history.add_home(self.recalled) if self.recalled is not None else 0
+
+    def _note(self, definition: Definition, adopted: bool) -> None:
+        """Take note of a class that was made; a complete one that was adopted stands in a cell already."""
+        if not (adopted and definition.form == "class"):
+            self.units.append(Unit(recipe.with_loading(definition), cell_number(), definition.cell))
+
+    def add_data(self, definition: Definition, adopted: bool = False) -> None:
+        """Register data, and what its name meant in the notebook at that time; `adopted` as of `add_model`."""
         self.datas[definition.name] = definition
+        self._note(definition, adopted)
         self._data_names[definition.name] = self.namespace.get(definition.name)
 
     def started(self, run: Run) -> None:
@@ -175,6 +203,10 @@ class Session:
         """Names of the runs on disk, the newest first."""
         return runs.names(self.settings.run_dir)
 
+    def metric_names(self) -> list[str]:
+        """Names of the metrics of the runs on disk, those that tell most first."""
+        return catalog.metric_names(catalog.rows(self.settings.run_dir))
+
     def folder(self, typed: Any) -> runs.RunFolder:
         """Return the folder of the run that is meant: a `Run`, a variable that holds one, ``last``, a name or a path.
 
@@ -188,6 +220,35 @@ class Session:
         if typed == "last":
             return runs.newest(self.settings.run_dir)
         return runs.find(self.settings.run_dir, str(typed))
+
+    def source(self, asked: Sequence[Any]) -> boards.Source:
+        """Return what a board is to show: all runs; or a folder; or these runs and folders alone.
+
+        Raises:
+            RunError: there is no such run or folder.
+            InputError: a run has nothing that TensorBoard could show.
+        """
+        if not asked:
+            return boards.Source.of_folder(self.settings.run_dir)
+        folders = [self._log_folder(item) for item in asked]
+        if len(asked) == 1 and isinstance(folders[0], Path):
+            return boards.Source.of_folder(folders[0])
+        return boards.Source.of_places(
+            (item.name, item) if isinstance(item, Path) else (item.name, item.path) for item in folders
+        )
+
+    def _log_folder(self, typed: Any) -> runs.RunFolder | Path:
+        """A run, or the path of a folder that is none: the user's own, or that of all runs of a model."""
+        for root in ("", self.settings.run_dir):
+            path = Path(root).expanduser() / typed if isinstance(typed, str | Path) else None
+            if path is not None and path.is_dir() and not (path / "run.json").exists():
+                return path.resolve()
+        folder = self.folder(typed)
+        if not folder.has_summaries() and not folder.is_alive():
+            raise InputError(
+                f"{folder.name} wrote nothing for TensorBoard. A fit does with its logger: --logger tensorboard"
+            )
+        return folder
 
     def evaluate(self, text: str, what: str, known: Iterable[str]) -> Any:
         """Evaluate an expression of the notebook.

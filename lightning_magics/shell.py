@@ -17,6 +17,16 @@ def running_kernel() -> Any:
     return getattr(running_shell(), "kernel", None)
 
 
+def show(value: Any) -> None:
+    """Show a value as a cell shows its last one; outside IPython its text."""
+    if running_shell() is None:
+        print(value)  # noqa: T201 -- a script's output
+        return
+    from IPython.display import display
+
+    display(value)  # type: ignore[no-untyped-call]
+
+
 def someone_waits() -> bool:
     """Whether a person sits before the notebook or terminal; nbclient, papermill and scripts have none."""
     kernel = running_kernel()

@@ -9,8 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import os
-import signal
 import socket
 import threading
 import time
@@ -34,7 +32,7 @@ if TYPE_CHECKING:
 
 _WATCH_S = 0.05
 _CALM_S = 0.2  # between two looks at a run that is under way: each takes the processor from a rank
-_KILL_S = 5.0
+_KILL_S = 15.0  # for a supervisor to end: as an interpreter of its own it takes seconds to begin
 
 
 @dataclass(frozen=True)
@@ -57,26 +55,24 @@ class _RemoteStop(Stop):
 
     Args:
         control: shared with them.
-        abort: set when they are to end now; whoever follows the run sees to it.
     """
 
-    def __init__(self, control: Control, abort: threading.Event) -> None:
+    def __init__(self, control: Control) -> None:
         super().__init__()
-        self._control = control
-        self._abort = abort
+        self.control = control
         self._late = False  # whether an interrupt came when the run was ending by itself
 
     def ask(self) -> None:
         """Ask to stop."""
         super().ask()
-        self._control.ask()
+        self.control.ask()
 
     def interrupt(self) -> None:
         """Ask once more: the second time, and the second time after the end has begun, the processes end now."""
         if self._ending and not self._late:
             self._late = True
         elif self._ending or self.is_set():
-            self._abort.set()
+            self.control.ask(now=True)
         else:
             self.ask()
 
@@ -106,7 +102,6 @@ class SpawnedRun(Run):
         self._screen = Screen(folder, view)
         self._follower = Follower(folder)
         self._error: BaseException | None = None
-        self._abort = threading.Event()
         self._settled = False  # whether what the run left is in the live objects
 
     @property
@@ -119,7 +114,7 @@ class SpawnedRun(Run):
         """Last value of every metric."""
         if self._ended.is_set():
             return self.record.metrics
-        return {name: value for row in list(self._state.rows.values()) for name, value in row.values.items()}
+        return {name: value for row in list(self._state.rows.values()) for name, value in list(row.values.items())}
 
     @property
     def model(self) -> Any:
@@ -164,13 +159,15 @@ class SpawnedRun(Run):
         Args:
             now: end its processes at once; nothing more is saved.
         """
-        if not now:
-            ask_to_stop(self.folder)
-        elif self._job is not None and not self._ended.is_set():
-            self._abort.set()  # heard also where no process has begun
-            self._ended.wait()
-        else:
+        if self._ended.is_set():
+            return
+        if now:
             kill(self.folder)
+            self._ended.wait(_KILL_S)
+        elif isinstance(self._stop, _RemoteStop):
+            self._stop.ask()
+        else:
+            ask_to_stop(self.folder)
 
     def watch(self) -> None:
         """Show what happens until the run is over, and take note of its end."""
@@ -185,17 +182,20 @@ class SpawnedRun(Run):
         Args:
             wait: for some seconds, or until the run has ended.
         """
-        alive = True
+        alive, until = True, float("inf")
         while alive:
             alive = self.folder.is_alive()  # asked before reading: nothing is written after the end
             self.catch_up()
-            if alive and self._abort.is_set():
-                with contextlib.suppress(RunError):  # it has not even begun: with the lifeline, it ends
-                    kill(self.folder)
-                alive = False
-            elif alive:
+            if self._is_to_end():
+                until = min(until, time.monotonic() + _KILL_S)
+                alive = alive and time.monotonic() < until
+            if alive:
                 wait(_CALM_S if self._state.started else _WATCH_S)
         self.catch_up(last=True)
+
+    def _is_to_end(self) -> bool:
+        """Whether it was asked here that its processes end at once."""
+        return isinstance(self._stop, _RemoteStop) and self._stop.control.asked_now()
 
     def catch_up(self, last: bool = False) -> None:
         """Show what has happened since the last time; `last` says that nothing more will."""
@@ -218,7 +218,7 @@ class SpawnedRun(Run):
             ending.callback(self._screen.close)
             with contextlib.suppress(LightningMagicsError):
                 self.record = self.folder.read()
-            if self.record.status == "running" and not self.folder.is_alive():
+            if self.record.status == "running" and not (self.folder.is_alive() or self.folder.is_elsewhere()):
                 self._tell_end(error)
             if self.record.status == "failed":
                 self._error = self._raised()
@@ -229,7 +229,7 @@ class SpawnedRun(Run):
     def _tell_end(self, error: str) -> None:
         """Record the end of a run that says it goes on."""
         status: events.Status = "failed"
-        if self._abort.is_set():
+        if self._is_to_end():
             status, error = "interrupted", ENDED_AT_ONCE
         elif not self.folder.path.exists():
             error = f"its folder {self.folder.path} was removed"
@@ -311,7 +311,7 @@ def run_in_processes(
                 threading.Thread(target=_in_background, args=(run, begin, ended), name=run.name, daemon=True).start()
                 return
             _in_foreground(run, begin)
-        run.wait()
+            run.wait()  # an interrupt must not leave the model with half of its weights
     except InputError:
         if run._state.started is None:  # refused: it is as if it had not been asked for
             with removed_unless_started(run.folder, lambda: False):
@@ -328,7 +328,7 @@ def _in_foreground(run: SpawnedRun, begin: Callable[[], processes.Lifeline]) -> 
     with contextlib.ExitStack() as ending:
         ending.callback(run.finish)
         run.follow(ending.enter_context(contextlib.closing(begin())).wait)
-    if run.record.error == ENDED_AT_ONCE:
+    if run.record.error == ENDED_AT_ONCE or run.record.status == "running":  # it does not even answer
         raise Abort
 
 
@@ -361,10 +361,13 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
             writer = EventWriter(folder.events_path)
             writer.write(events.Launched(run.name, run.verb, time.time(), how.ranks))
             writer.close()
-            surroundings = Surroundings.taken(run.record.seed)
-            job = dataclasses.replace(continued(job), leaves_state=True, surroundings=surroundings)
+            going_on = continued(job)
+            # The kernel's random state stays as it is: drawn from it, each fit of an instance would be like the last.
+            anew = folder.name if going_on is not job else ""
+            surroundings = Surroundings.taken(run.record.seed, anew)
+            job = dataclasses.replace(going_on, leaves_state=True, surroundings=surroundings)
             payload.save(job, folder.job_path)
-            run._stop = _RemoteStop(Control(folder.control_path, how.ranks), run._abort)
+            run._stop = _RemoteStop(Control(folder.control_path, how.ranks))
         except BaseException:
             processes.release(lock)
             raise
@@ -374,7 +377,7 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
         run._screen.show(events.Notice(text))
 
     def waiting() -> None:
-        if run._abort.is_set():
+        if run._is_to_end():
             raise Abort
 
     return functools.partial(processes.start, request, lock, job.package, how.method, notice, waiting)
@@ -386,9 +389,9 @@ def ask_to_stop(folder: RunFolder) -> None:
     Raises:
         RunError: it trains in a kernel, which alone can stop it, or on another machine.
     """
-    _refuse_elsewhere(folder, "")
     if not folder.is_alive():
         return
+    _refuse_elsewhere(folder, "")
     try:
         Control(folder.control_path).ask()
     except FileNotFoundError:
@@ -398,23 +401,23 @@ def ask_to_stop(folder: RunFolder) -> None:
 def kill(folder: RunFolder) -> None:
     """End the processes of a run at once, and wait until they are gone.
 
-    Only its supervisor is sent a signal, and only while the run's lock, which the supervisor holds, says that it lives.
+    Its supervisor is asked by the memory that they share: a signal could reach a stranger, of another container too.
 
     Raises:
-        RunError: it runs on another machine, or in a kernel, or its processes have yet to begin.
+        RunError: it runs on another machine, or in a kernel, or its supervisor does not answer.
     """
-    _refuse_elsewhere(folder, " --now")
     until = time.monotonic() + _KILL_S
     while folder.is_alive():
-        record = folder.read()
-        if record.pid and not folder.control_path.exists():
+        _refuse_elsewhere(folder, " --now")
+        try:
+            Control(folder.control_path).ask(now=True)
+        except FileNotFoundError:  # it is just beginning, or just ending
             _refuse_in_kernel(folder)
-        late = time.monotonic() > until
-        if record.pid:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(record.pid, signal.SIGKILL if late else signal.SIGTERM)
-        elif late:
-            raise RunError(f"the processes of {folder.name} have not begun yet: try again in some seconds")
+        if time.monotonic() > until:
+            pid = folder.read().pid or "unknown"
+            raise RunError(
+                f"the processes of {folder.name} do not end: their supervisor does not answer (process {pid})"
+            )
         time.sleep(_WATCH_S)
 
 
@@ -430,12 +433,13 @@ def _refuse_elsewhere(folder: RunFolder, more: str) -> None:
 
 
 def _refuse_in_kernel(folder: RunFolder) -> None:
-    """Refuse to end a run that has no control: unless it is just ending, which its record tells first.
+    """Refuse to end a run that has no control: unless it is just beginning or ending, which its record tells.
 
     Raises:
         RunError: it trains in a kernel.
     """
-    if folder.read().status == "running" and folder.is_alive():
+    record = folder.read()
+    if record.status == "running" and record.pid and folder.is_alive():
         raise RunError(f"{folder.name} runs in the kernel of its notebook: interrupt that one (■)")
 
 

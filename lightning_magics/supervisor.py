@@ -32,7 +32,7 @@ from .runs import EventWriter, RunFolder
 _TAIL_LINES = 15
 ENDED_AT_ONCE = "ended at once"
 _KERNEL_ENDED = "the kernel ended"
-_LOOK_S = 1.0
+_LOOK_S = 0.2
 _TO_SAY_WHY_S = 0.5  # for the other ranks, to say what they raised: the first to end may not be the first to fail
 
 
@@ -149,7 +149,7 @@ class _Supervisor:
             self._folder.write(record)
             control = Control(self._folder.control_path)
             sockets = get_temp_dir()  # where ranks and their DataLoader workers have theirs: killed, they leave them
-            for rank in range(self._request.ranks):
+            for rank in range(0 if control.asked_now() else self._request.ranks):
                 process = self._context.Process(target=_rank, args=(self._request, rank, self._inherited))
                 process.start()
                 self._ranks.append(process)
@@ -165,7 +165,9 @@ class _Supervisor:
         """Wait for the ranks; returns what was wrong with the one that failed, empty if all ended well."""
         left = {_sentinel(process): rank for rank, process in enumerate(self._ranks)}
         listen = [self._terminated] if self._request.background else [self._terminated, self._lifeline]
-        while left:
+        while not control.asked_now():
+            if not left:
+                return ""
             ready = wait([*left, *listen], timeout=_LOOK_S)
             if self._terminated in ready:
                 return ENDED_AT_ONCE
@@ -176,9 +178,9 @@ class _Supervisor:
                 self._end(rank)
                 if self._codes[rank] or not control.is_done(rank):
                     return self._why(rank, left, control)
-            if not self._folder.events_path.exists():
+            if self._folder.is_removed():
                 return "its folder was removed"
-        return ""
+        return ENDED_AT_ONCE
 
     def _why(self, rank: int, left: dict[int, int], control: Control) -> str:
         """What ended a rank: what was raised, of all ranks the first, else signal or exit code and its last words.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import warnings
+import zlib
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,17 +33,27 @@ class Surroundings:
     warning_filters: list[Any]
 
     @classmethod
-    def taken(cls, seed: int | None) -> Surroundings:
-        """Take those of this process; nothing is changed."""
+    def taken(cls, seed: int | None, anew: str = "") -> Surroundings:
+        """Take those of this process; nothing is changed.
+
+        Args:
+            seed: of ``--seed``, or None.
+            anew: without a seed, a text that makes other random numbers of this process's; empty for its own.
+        """
         import numpy as np
 
         backend: Any = torch.backends.cudnn
+        random_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
+        if anew and seed is None:
+            number = zlib.crc32(anew.encode(), zlib.crc32(torch_state.numpy().tobytes()))
+            random_state, numpy_state = random.Random(number).getstate(), np.random.RandomState(number).get_state()
+            torch_state = torch.Generator().manual_seed(number).get_state()
         return cls(
             threads=torch.get_num_threads(),
             seed=seed,
-            random_state=random.getstate(),
-            numpy_state=np.random.get_state(),
-            torch_state=torch.get_rng_state(),
+            random_state=random_state,
+            numpy_state=numpy_state,
+            torch_state=torch_state,
             default_dtype=torch.get_default_dtype(),
             matmul_precision=torch.get_float32_matmul_precision(),
             deterministic=(

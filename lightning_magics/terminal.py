@@ -11,9 +11,9 @@ import textwrap
 import time
 from typing import Any, TextIO
 
-from lightning_magics import formats, prints, report
-from lightning_magics.events import Event, Launched, Metrics, Notice, Printed, Started, Step, Watched
-from lightning_magics.progress import Row, RunState
+from . import formats, prints, report
+from .events import Event, Launched, Metrics, Notice, Printed, Started, Step, Watched
+from .progress import Row, RunState
 
 _NARROWEST = 8  # of a column of numbers
 STOPPING = "stopping after this batch …"

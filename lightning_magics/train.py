@@ -14,7 +14,7 @@ import signal
 import time
 import weakref
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +100,8 @@ def train(
             stop.end()
             watcher.tell_epoch(trainer)
             watcher.batch = None
-            trainer.callbacks = [item for item in trainer.callbacks if item not in (*ours, watcher)]  # it may run again
+            ours += (watcher, watcher.rates)
+            trainer.callbacks = [item for item in trainer.callbacks if item not in ours]  # it may run again
             if job.verb != "fit":
                 job.model.trainer = before  # the fit that the next one continues
             emit(_ended(trainer, status, time.monotonic() - began, error))
@@ -158,12 +159,17 @@ def _check_before_start(job: Job, trainer: Any) -> None:
             f"{more.replace('validate', 'val')}"
         )
     if job.checkpoint is not None and job.weights_only:
-        _check_checkpoint(job.checkpoint)
+        check_checkpoint(job.checkpoint)
 
 
-def _check_checkpoint(path: Path) -> None:
+def check_checkpoint(path: Path) -> None:
+    """Check that a checkpoint holds nothing but what can be loaded safely.
+
+    Raises:
+        InputError: it holds other objects, or is no checkpoint.
+    """
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is no checkpoint: torch cannot read it. Type --resume RUN, or another path")
+        raise InputError(f"{path} is no checkpoint: torch cannot read it. Give a run, or another path")
     try:
         torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
@@ -287,13 +293,25 @@ def continued(job: Job) -> Job:
     state["callbacks"].pop("Timer", None)  # each fit has its own --max_time
     checkpoints.save(state, path)
     trainer = dict(job.trainer)
-    done = {"epochs": state["epoch"], "steps": state["global_step"]}
+    done = {"epochs": _epochs_done(state), "steps": state["global_step"]}
     for name in ("max_epochs", "min_epochs", "max_steps", "min_steps"):
         if trainer.get(name) not in (None, -1):
             trainer[name] += done[name[4:]]
     return dataclasses.replace(
         job, trainer=trainer, checkpoint=path, first_epoch=done["epochs"], weights_only=False, continues=False
     )
+
+
+def _epochs_done(state: Mapping[str, Any]) -> int:
+    """Epochs that a checkpoint's fit need not train again: one that was saved at an epoch's end counts that one."""
+    epochs: int = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    return epochs
+
+
+def was_fitted(model: Any) -> bool:
+    """Whether an instance has a fit behind it, that a further one would go on from."""
+    behind = getattr(model, "_trainer", None)
+    return (behind is not None and behind.global_step > 0) or model in _left
 
 
 def _state_behind(model: Any) -> dict[str, Any] | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from . import loggers
 from .checkpoints import straight_io
 from .errors import InputError, MissingPackage
 from .job import Job
@@ -60,7 +61,7 @@ def make_trainer(job: Job, ours: Sequence[Any]) -> Any:
     arguments.setdefault("default_root_dir", str(job.folder))
     arguments.setdefault("enable_progress_bar", False)
     if job.verb == "fit" and not arguments.get("barebones"):
-        made = [_logger(item, job, package) if isinstance(item, str) else item for item in job.loggers]
+        made = [loggers.logger(item, job.folder, package) if isinstance(item, str) else item for item in job.loggers]
         arguments["logger"] = made or False  # in the run folder, where Lightning's users and tools look
     elif not arguments.get("barebones"):
         arguments.setdefault("logger", False)
@@ -129,26 +130,6 @@ def _plugins(package: Any, given: Any, strategy: Any) -> list[Any]:
     if plain and not any(isinstance(plugin, checkpoint_io) for plugin in plugins):
         plugins.append(straight_io(package.__name__))
     return plugins
-
-
-def _logger(name: str, job: Job, package: Any) -> Any:
-    root, model, version = job.folder.parent.parent, job.folder.parent.name, job.folder.name
-    loggers = package.loggers
-    if name == "tensorboard":
-        return loggers.TensorBoardLogger(root, name=model, version=version)
-    if name == "csv":
-        return loggers.CSVLogger(root, name=model, version=version)
-    database = root.resolve() / "mlflow.db"
-    try:
-        database.touch(mode=0o600)  # its owner's alone, as a run folder is
-        return loggers.MLFlowLogger(
-            experiment_name=model,
-            run_name=version,
-            tracking_uri=f"sqlite:///{database}",
-            artifact_location=str(root.resolve() / "mlflow_artifacts"),
-        )
-    except ModuleNotFoundError as error:
-        raise MissingPackage("mlflow", "--logger mlflow", "'lightning-magics[mlflow]'") from error
 
 
 def bridged(datamodule: Any, package: str) -> Any:

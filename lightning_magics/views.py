@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
-from lightning_magics import report
-from lightning_magics.events import Event, Launched, Started
-from lightning_magics.progress import RunState
-from lightning_magics.shell import running_kernel, running_shell
-from lightning_magics.terminal import STOPPING, TextView
+from . import report
+from .errors import LightningMagicsError
+from .events import Event, Launched, Started
+from .progress import RunState
+from .shell import running_kernel, running_shell, takes_input
+from .terminal import STOPPING, TextView
 
 _SHARE = 0.01  # most of the run's time that drawing may take
 _FASTEST_S = 0.15  # a front end is not sent more, whatever is asked for: at most 10 messages a second in all
@@ -64,13 +65,13 @@ def open_view(
     """
     state = RunState(log_dir)
     kernel = running_kernel()
-    if background and (quiet or kernel is None or not _interactive(kernel)):
+    if background and (quiet or kernel is None or not takes_input(kernel)):
         return BackgroundView(state)
     if quiet:
         return LineView(state)
     if kernel is None:
         return TextView(state, refresh_s) if _in_terminal() else QuietView(state)
-    if not _interactive(kernel):
+    if not takes_input(kernel):
         return QuietView(state)
     try:
         import ipywidgets  # noqa: F401 -- whether it can be imported at all
@@ -85,15 +86,6 @@ def _in_terminal() -> bool:
         return sys.stdout.isatty()
     except (AttributeError, ValueError):  # a process without one has None there, a daemon a closed one
         return False
-
-
-def _interactive(kernel: Any) -> bool:
-    """Whether a person sits before the notebook: nbclient, papermill and jupyter execute allow no input.
-
-    ipykernel keeps this part of the request that it executes under a private name. Its public `get_parent` fails in
-    threads of ipykernel 7.0.
-    """
-    return bool(getattr(kernel, "_allow_stdin", True))
 
 
 class Pace:
@@ -137,6 +129,7 @@ class LiveView:
         self._refresh_s = max(refresh_s, _FASTEST_S)
         self._on_stop = on_stop
         self._stopping = False
+        self._refused = ""
         self._pace = Pace(self._refresh_s)
         self._body_due = 0.0
         self._drawn = 0
@@ -206,8 +199,12 @@ class LiveView:
         with self._drawing:
             if self._closed or self._on_stop is None:
                 return
-            self._on_stop()
-            self._show_stopping()
+            try:
+                self._on_stop()
+            except LightningMagicsError as error:  # what a handler raises is shown nowhere
+                self._refused = str(error)
+            else:
+                self._show_stopping()
             self._status.value = report.html_status(self.state, self._hint())
 
     def _show_stopping(self) -> None:
@@ -216,7 +213,9 @@ class LiveView:
             self._button.disabled = True
 
     def _hint(self) -> str:
-        """What the user can do, or has done."""
+        """What the user can do, has done, or cannot do."""
+        if self._refused:
+            return self._refused
         if self._stopping:
             return STOPPING if self._on_stop else f"{STOPPING} {AGAIN}"
         return "" if self._on_stop else HINT

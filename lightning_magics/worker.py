@@ -20,15 +20,17 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from . import payload, raised, shards
+from .callback import StopFlag
 from .control import Alone, Control, Together
-from .events import Event, Notice
+from .events import Ended, Event, Notice
+from .job import Job
 from .recorder import Recorder
 from .runs import RunFolder, marked
 from .train import train
 from .workers import notebook_objects_travel
 
 _TO_END_S = 1.0  # once it has failed: the other ranks wait for it
-_TO_FINISH_S = 5.0  # once it is done, for threads of the user's that have work left
+_TO_FINISH_S = 15.0  # once it is done, for threads of the user's that have work left
 
 
 def main(folder: RunFolder, rank: int, ranks: int) -> None:
@@ -73,12 +75,35 @@ def _run(folder: RunFolder, rank: int, ranks: int) -> None:
         stop = Alone(control)
         job = shards.of_rank(job, rank, ranks)
         gather = functools.partial(_gathered, folder, control, rank)
-    outcome = train(job, recorder.emit if recorder else _nothing, stop, gather)
-    if recorder is not None:
-        if outcome.predictions is not None:
-            _keep(outcome.predictions, folder.predictions_path)
-        recorder.close()
+    if recorder is None:
+        train(job, _nothing, stop, gather)
+    else:
+        _train_and_tell(job, recorder, stop, gather)
     control.done(rank)
+
+
+def _train_and_tell(job: Job, recorder: Recorder, stop: StopFlag, gather: Any) -> None:
+    """Train as the rank that tells what happens; predictions are kept before the end is told."""
+    ended: list[Ended] = []
+
+    def emit(event: Event) -> None:
+        if isinstance(event, Ended):
+            ended.append(event)
+        else:
+            recorder.emit(event)
+
+    try:
+        outcome = train(job, emit, stop, gather)
+        if outcome.predictions is not None:
+            _keep(outcome.predictions, RunFolder(job.folder).predictions_path)
+    except BaseException as error:
+        if ended and not ended[0].error:
+            ended[0] = dataclasses.replace(ended[0], status="failed", error=f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        for event in ended:
+            recorder.emit(event)
+        recorder.close()
 
 
 def _gathered(folder: RunFolder, control: Control, rank: int, found: Any, trainer: Any) -> Any:
@@ -99,8 +124,12 @@ def _gathered(folder: RunFolder, control: Control, rank: int, found: Any, traine
 
 def _keep(predictions: Any, path: Path) -> None:
     """Save predictions: in torch's own format, which reads without running code, unless they hold other objects."""
+    half = path.with_name("predictions_half.pt")
     try:
-        torch.save(predictions, path)
+        torch.save(predictions, half)
+        os.replace(half, path)
+    except OSError:
+        raise
     except Exception:  # standard pickle knows nothing of the notebook's classes
         payload.save(predictions, path, "the predictions")
 
@@ -134,13 +163,14 @@ def _end_soon(seconds: float, code: int) -> None:
 
     def end() -> None:
         time.sleep(seconds)
-        others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
-        names = [thread.name for thread in others if not thread.daemon]
-        if names:
-            sys.stderr.write(marked(f"ended, though still at work: {', '.join(names)}\n"))
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os._exit(code)
+        try:
+            others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
+            if names := [thread.name for thread in others if not thread.daemon]:
+                print(f"The process was ended, though it was still at work: {', '.join(names)}")  # noqa: T201 -- for all
+            sys.stdout.flush()
+            sys.stderr.flush()
+        finally:
+            os._exit(code)
 
     threading.Thread(target=end, daemon=True).start()
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import io
+import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import lab
 import nbformat
 import pytest
+from PIL import Image
 
 from lightning_magics.runs import RunFolder
 from lightning_magics.spawned import kill
@@ -230,3 +235,71 @@ def test_a_background_fit_outlives_the_page_and_the_kernel(jupyter):
     jupyter.run_cell(6)
     jupyter.wait_idle()
     assert "Digits/version_" + version in jupyter.outputs() or f"version_{version}" in jupyter.outputs()
+
+
+BOARD = ".jp-OutputArea object[type='text/html']"
+
+
+def shown_curve(jupyter: lab.Lab, metric: str) -> str:
+    """Wait until the last frame of a board shows a metric's curve; returns the frame's address."""
+    jupyter.page.wait_for_selector(f"{BOARD}[data]", timeout=60_000)
+    url = jupyter.page.locator(BOARD).last.get_attribute("data")
+    until = time.monotonic() + 60
+    while not (found := [frame for frame in jupyter.page.frames if frame.url.startswith(url.partition("?")[0])]):
+        assert time.monotonic() < until, [frame.url for frame in jupyter.page.frames]
+        jupyter.page.wait_for_timeout(100)
+    board = found[-1]
+    board.fill("input[placeholder='Filter tags (regex)']", f"^{metric}$", timeout=60_000)
+    chart = board.wait_for_selector(f"card-view:has-text('{metric}') line-chart canvas", timeout=60_000)
+    while not has_colour(chart.screenshot()):
+        assert time.monotonic() < until, board.inner_text("body")
+        jupyter.page.wait_for_timeout(200)
+    assert "Digits/version_" in board.inner_text("body")
+    return url
+
+
+def has_colour(picture: bytes) -> bool:
+    """Whether a curve is drawn: the rest of a chart is white and grey."""
+    _, saturation, _ = Image.open(io.BytesIO(picture)).convert("HSV").split()
+    return sum(saturation.histogram()[60:]) > 50
+
+
+def test_the_board_shows_a_running_fit_after_its_server_and_its_kernel_were_killed(jupyter):
+    calm = (
+        "import os, time\nimport pytorch_lightning as pl\nfrom lightning_magics import boards\n"
+        "class Calm(pl.Callback):\n    def on_train_batch_end(self, *args):\n        time.sleep(0.05)"
+    )
+    fit = "run = %lightning_fit Digits digits --max_epochs 100000 --background --callbacks [Calm()] --board"
+    pids = "'pids', os.getpid(), [server._process.pid for server in boards._servers.values()]"
+    load, board = "%load_ext lightning_magics", "%lightning_board --height 560"
+    lab.write_notebook(jupyter.folder / "board.ipynb", load, *DIGITS, calm, fit, board, pids)
+    jupyter.open_notebook("board.ipynb")
+    for place in range(6):
+        jupyter.run_cell(place)
+    beside_fit = shown_curve(jupyter, "train_loss_step")
+    assert re.search(r"\?runFilter=%5EDigits%2Fversion_\d+%24$", beside_fit)
+    jupyter.run_cell(7)
+    jupyter.wait_for_text("('pids', ")
+    kernel, server = map(int, re.search(r"\('pids', (\d+), \[(\d+)\]\)", jupyter.outputs()).groups())
+
+    os.kill(server, signal.SIGKILL)
+    jupyter.run_cell(6)
+    jupyter.wait_idle()
+    assert shown_curve(jupyter, "train_loss_step") == beside_fit.partition("?")[0]
+
+    os.kill(kernel, signal.SIGKILL)
+    jupyter.page.click(".jp-Dialog button:has-text('Ok')", timeout=30_000)
+    jupyter.wait_idle()
+    jupyter.run_cell(0)
+    jupyter.run_cell(6)
+    jupyter.wait_idle()
+    shown_curve(jupyter, "train_loss_step")
+
+    saved = jupyter.save("board.ipynb")
+    (output,) = saved.cells[6].outputs
+    output.data["text/html"] = output.data["text/html"].replace(":600", ":1600")  # as if the server had gone
+    saved.cells = saved.cells[6:7]
+    nbformat.write(saved, jupyter.folder / "tomorrow.ipynb")
+    for trusted in (True, False):
+        jupyter.open_notebook("tomorrow.ipynb", trusted=trusted, kernel=False)
+        jupyter.wait_for_text("Its server ends with the kernel; %lightning_board --height 560 starts it again.")

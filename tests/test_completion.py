@@ -35,7 +35,7 @@ def candidates(verb, line, **params):
         ("fit", "--strategy d", ["ddp", "ddp_find_unused_parameters_true", "deepspeed"]),
         ("fit", "--benchmark T", ["True"]),
         ("fit", "--benchmark True D", ["Digits", "Deep"]),
-        ("fit", "--logger ", ["tensorboard", "csv", "mlflow", "false", "loader"]),
+        ("fit", "--logger ", ["tensorboard", "csv", "mlflow", "wandb", "false", "loader"]),
         ("fit", "--logger csv te", ["tensorboard"]),
         ("fit", "--logger csv di", ["digits"]),
         ("fit", "--resume l", ["last", "loader"]),
@@ -50,6 +50,13 @@ def candidates(verb, line, **params):
         ("data", "dig", ["digits"]),
         ("source", "", ["Digits", "Deep", "digits"]),
         ("source", "--h", ["--help"]),
+        ("load", "--checkpoint ", ["best", "last"]),
+        ("load", "Digits/version_0 --ch", ["--checkpoint"]),
+        ("rerun", "Digits/version_0 --max_ep", ["--max_epochs"]),
+        ("rerun", "Digits/version_0 D", []),
+        ("export", "Digits ", ["digits", "loader"]),
+        ("export", "Digits digits t", []),
+        ("export", "Digits t.py --over", ["--overwrite"]),
     ],
 )
 def test_candidates(verb, line, expected):
@@ -86,6 +93,9 @@ class Session:
     def run_names(self) -> list[str]:
         return ["Digits/version_1", "Digits/version_0"]
 
+    def metric_names(self) -> list[str]:
+        return ["val_loss", "val_accuracy"]
+
 
 class Digits:
     def __init__(self, hidden=1, dropout=0.1, **more):
@@ -121,6 +131,15 @@ def offered(shell, text):
         ("%lightning_fit Digits --ddp=F", ["%lightning_fit Digits --ddp=False"]),
         ("%lightning_attach Dig", ["%lightning_attach Digits/version_1", "%lightning_attach Digits/version_0"]),
         ("%lightning_stop Digits/version_0 --n", ["%lightning_stop Digits/version_0 --now"]),
+        (
+            "%lightning_runs --compare Digits/version_0 Dig",
+            [f"%lightning_runs --compare Digits/version_0 Digits/version_{n}" for n in (1, 0)],
+        ),
+        ("%lightning_runs --delete Digits/version_1", ["%lightning_runs --delete Digits/version_1"]),
+        ("%lightning_runs --sort val_a", ["%lightning_runs --sort val_accuracy"]),
+        ("%lightning_runs --plot val_l", ["%lightning_runs --plot val_loss"]),
+        ("%lightning_runs --model Di", ["%lightning_runs --model Digits"]),
+        ("%lightning_runs --ke", ["%lightning_runs --keep"]),
         ("%lightning_fit Digits --resume Dig", [f"%lightning_fit Digits --resume Digits/version_{n}" for n in (1, 0)]),
     ],
 )
@@ -160,3 +179,9 @@ def test_uninstall_leaves_no_matcher_and_install_adds_one(shell):
     completion.uninstall(shell)
     assert len(shell.Completer.custom_matchers) == without
     assert len(before) - without in (0, 1)
+
+
+@pytest.mark.parametrize(("verb", "more"), [("load", []), ("rerun", []), ("export", ["Digits", "Deep"])])
+def test_runs_are_offered_where_one_is_meant(verb, more):
+    runs = ["Digits/version_1", "Digits/version_0"]
+    assert candidates(verb, "D", runs=lambda: runs) == [*more, *runs]

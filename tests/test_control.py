@@ -146,6 +146,17 @@ def test_all_ranks_have_the_payload_once_the_last_one_says_so(tmp_path: Path) ->
     assert control.loaded(0)
 
 
+def test_to_end_at_once_is_more_than_to_stop(tmp_path: Path) -> None:
+    control, other = Control(tmp_path / "control", 1), Control(tmp_path / "control")
+    control.ask()
+    assert other.asked()
+    assert not other.asked_now()
+    control.ask(now=True)
+    other.ask()
+    assert control.asked()
+    assert control.asked_now()
+
+
 def test_the_shared_memory_is_its_owners_and_takes_its_room_at_once(tmp_path: Path) -> None:
     Control(tmp_path / "control", 2)
     found = (tmp_path / "control").stat()

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from kernel import DATA, DIGITS, SETUP, Kernel
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 NET = """
 import os, random, sys
@@ -122,6 +123,19 @@ def test_every_precision_ends_as_it_does_in_the_kernel(notebook: Kernel) -> None
         assert here.error.splitlines()[-1:] == there.error.splitlines()[-1:]
 
 
+def test_processes_tell_tensorboard_what_the_kernel_does(notebook: Kernel) -> None:
+    told = []
+    for how in ("", "--ddp 2"):
+        notebook.run(f"run = %lightning_fit Net digits {SHORT} --log_every_n_steps 2 {how}")
+        found = EventAccumulator(notebook.value("os.path.abspath(run.log_dir)"))
+        found.Reload()
+        told.append(found.Tags())
+    assert told[0] == told[1]
+    assert {"lr-Adam", "val_loss"} <= set(told[1]["scalars"])
+    assert "hp_metric" not in told[1]["scalars"]
+    assert told[1]["tensors"] == ["_hparams_/session_start_info", "_hparams_/session_end_info"]
+
+
 # What comes back
 
 
@@ -141,6 +155,21 @@ def test_a_fit_goes_on_from_the_last_one_wherever_each_of_them_runs(notebook: Ke
         assert notebook.value(f"torch.equal(weights({name}), weights(kk))") is True, name
         assert notebook.value(f"[row['epoch'] for row in {name}_run.history]") == [2, 3]
         assert notebook.value(f"{name}_run.record.steps") == 24
+
+
+def test_a_fit_that_goes_on_draws_other_numbers_each_time_and_none_of_the_kernels(notebook: Kernel) -> None:
+    notebook.run(
+        "class First(pl.Callback):\n"
+        "    def on_train_batch_start(self, trainer, model, batch, batch_idx):\n"
+        "        batch_idx or open('first', 'w').write(str(batch[1].tolist()))",
+        "net, before = Net(), draws()",
+    )
+    found = set()
+    for _ in range(3):
+        notebook.run("%lightning_fit net digits --max_epochs 1 --ddp 1 --callbacks [First()] --quiet")
+        found.add((notebook.folder / "first").read_text())
+    assert len(found) == 3
+    assert notebook.value("draws() == before") is True
 
 
 def test_callbacks_and_the_best_checkpoint_come_back(notebook: Kernel) -> None:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
+import re
 import signal
 import threading
 from contextlib import redirect_stdout
@@ -13,6 +15,7 @@ import torch
 
 from lightning_magics.errors import InputError, LightningMagicsError, RunError
 from lightning_magics.launch import Run
+from lightning_magics.runs import RunRecord
 
 MODEL = """
 import torch, pytorch_lightning as pl
@@ -49,7 +52,7 @@ def notebook(shell):
 
     def run(cell):
         with redirect_stdout(out):
-            result = shell.run_cell(cell)
+            result = shell.run_cell(cell, store_history=True)
         run.text = out.getvalue()
         out.seek(0)
         out.truncate()
@@ -100,9 +103,9 @@ def test_record_says_how_the_run_came_about(notebook):
 
 def test_source_of_a_class_in_an_ordinary_cell_is_kept(notebook):
     notebook("%lightning_fit Net samples --max_epochs 1 --quiet")
-    source = Path("lightning_logs/Net/version_0/model.py").read_text()
-    assert source.startswith("class Net(pl.LightningModule):")
-    assert source.endswith("return torch.optim.Adam(self.parameters(), 0.01)\n")
+    source = Path("lightning_logs/Net/version_0/source.py").read_text()
+    assert source.startswith("import pytorch_lightning as pl\nimport torch\nfrom torch import nn\n\n\nclass Net(")
+    assert source.endswith("\n\n\nsamples = torch.arange(32.0).reshape(16, 2) / 32\n")
 
 
 def test_source_of_an_adopted_class_is_shown(notebook):
@@ -448,3 +451,63 @@ def test_api_outside_of_a_shell_finds_classes(tmp_path, monkeypatch):
     assert "fit" in dir(lightning_magics)
     with pytest.raises(AttributeError, match="no attribute 'fitt'"):
         lightning_magics.fitt  # noqa: B018 -- the access is the test
+
+
+def test_what_a_failed_cell_never_reached_is_no_part_of_the_history(notebook):
+    with pytest.raises(ZeroDivisionError):
+        notebook("before = object()\n1 / 0\nafter = object()")
+    session = notebook.shell.magics_manager.registry["LightningMagics"].session
+    history, _ = session.history()
+    assert history.bound("before", 99, 0)
+    assert not history.bound("after", 99, 0)
+
+
+def test_a_fit_in_the_middle_of_a_cell_records_what_had_run_by_then(notebook):
+    notebook("width = 3\nmodel = Net(width)\nrun = %lightning_fit model samples --max_epochs 1 --quiet\nwidth = 4")
+    source = Path("lightning_logs/Net/version_0/source.py").read_text()
+    assert source.endswith("width = 3\nmodel = Net(width)\n")
+
+
+def test_a_fit_does_not_fail_where_its_source_cannot_be_collected(notebook, monkeypatch):
+    monkeypatch.setattr("lightning_magics.calls.Writer", lambda *given: 1 / 0)
+    notebook("run = %lightning_fit Net samples --max_epochs 1 --quiet")
+    assert json.loads(Path("lightning_logs/Net/version_0/run.json").read_text())["recipe"]["missing"] == {
+        "Net": "its source could not be collected: ZeroDivisionError: division by zero"
+    }
+    with pytest.raises(RunError, match="Net/version_0 has no source"):
+        notebook("%lightning_load Net/version_0")
+    notebook("%lightning_validate Net samples --quiet")
+    with pytest.raises(RunError, match=r"validate_0 is a validate, which trains no model\. Name a fit"):
+        notebook("%lightning_load Net/validate_0")
+
+
+def test_runs_are_listed_compared_and_deleted_by_line(notebook):
+    for hidden in (4, 8):
+        notebook(f"%lightning_fit Net samples samples --max_epochs 2 --model.hidden {hidden} --quiet")
+    notebook("held = %lightning_fit Net samples samples --max_epochs 2 --quiet")
+    listed = notebook("%lightning_runs Net --sort val_loss --plot val_loss")
+    assert {row.run for row in listed.rows} == {"Net/version_0", "Net/version_1", "Net/version_2"}
+    assert notebook("%lightning_runs --model Net;").df.shape[0] == 3
+    compared = notebook("%lightning_runs --compare Net/version_0 held last Net/version_1")
+    assert [row.run for row in compared.rows] == ["Net/version_0", "Net/version_2", "Net/version_1"]
+    notebook("%lightning_runs --delete held")
+    assert re.match(r"deleted 1 run \([\d.]+ kB\): Net/version_2\n", notebook.text)
+    notebook("%lightning_runs Net --keep 1 --yes")
+    assert [path.name for path in Path("lightning_logs/Net").iterdir()] == ["version_1"]
+
+
+def test_record_names_best_metrics_loggers_and_checkpoints(notebook):
+    notebook("run = %lightning_fit Net samples samples --max_epochs 3 --monitor val_loss --logger csv --quiet")
+    run = notebook.shell.user_ns["run"]
+    record = json.loads((run.folder.path / "run.json").read_text())
+    best = min(run.history, key=lambda row: row["val_loss"])
+    assert record["best_metrics"]["val_loss"] == {"value": best["val_loss"], "epoch": best["epoch"]}
+    assert record["trainer"]["logger"] == ["csv"]
+    assert [str(run.folder.path / name) for name in record["checkpoints"]] == [run.best_model_path]
+
+
+def test_readme_documents_every_field_of_the_record():
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("### `run.json`")[2].partition("\nA reader may rely")[0]
+    documented = {name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)}
+    assert documented == {item.name for item in dataclasses.fields(RunRecord)}

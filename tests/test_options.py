@@ -221,14 +221,14 @@ def test_loggers_resolve_to_names_and_objects(tmp_path):
 
 @pytest.mark.parametrize(("given", "found"), [(Expression("3"), "3"), (object, "<class 'object'>"), (["scv"], "'scv'")])
 def test_an_object_that_is_no_logger_is_refused(given, found):
-    message = rf"^--logger takes tensorboard, csv, mlflow, false or a Logger of Lightning; found {found}\."
+    message = rf"^--logger takes tensorboard, csv, mlflow, wandb, false or a Logger of Lightning; found {found}\."
     with pytest.raises(InputError, match=message):
         options.resolve_loggers((given,), {})
 
 
 def test_an_unknown_logger_is_named():
     with pytest.raises(
-        InputError, match=r"--logger 'tensorbord' is not one of: tensorboard, csv, mlflow, false\. Did you"
+        InputError, match=r"--logger 'tensorbord' is not one of: tensorboard, csv, mlflow, wandb, false\. Did you"
     ):
         options.resolve_loggers((Expression("tensorbord"),), {})
 

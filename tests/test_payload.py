@@ -123,6 +123,13 @@ print(inspect.getsource(job.model.training_step).splitlines()[0].strip())
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize("name", ["classes", "ops", "nn"])
+def test_a_variable_may_be_called_as_a_part_of_torch(name, tmp_path):
+    notebook = {"__name__": "__main__", "torch": torch, name: 3}
+    exec(f"def count():\n    return {name} + torch.ones(1).numel()", notebook)
+    assert sent(notebook["count"], tmp_path)() == 4
+
+
 def test_a_trainer_and_running_iterators_stay_behind(cell, tmp_path):
     model, data = cell.Net(), cell.Data()
     trainer = L.Trainer(accelerator="cpu", max_epochs=1, **QUIET)

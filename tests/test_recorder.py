@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 
 from lightning_magics import events, runs
 from lightning_magics.recorder import Recorder
@@ -29,8 +30,37 @@ def test_many_epochs_write_few_records_and_the_last_holds_all(tmp_path, monkeypa
     recorder.emit(events.Ended("completed", 1.0, epochs=100, steps=100))
     recorder.close()
     assert written[-1] == dataclasses.replace(
-        RECORD, status="completed", elapsed_s=1.0, epochs=100, steps=100, metrics={"val_loss": 0.01}
+        RECORD,
+        status="completed",
+        elapsed_s=1.0,
+        epochs=100,
+        steps=100,
+        metrics={"val_loss": 0.01},
+        best_metrics={"val_loss": {"value": 0.01, "epoch": 99}},
     )
+
+
+def test_the_best_value_of_every_metric_is_kept_with_its_epoch(tmp_path):
+    folder = runs.create(tmp_path, "Net")
+    recorder = Recorder(folder, RECORD, print)
+    for epoch, (loss, accuracy) in enumerate([(0.5, 0.6), (0.3, 0.8), (float("nan"), float("inf")), (0.4, 0.8)]):
+        recorder.emit(events.Metrics(epoch, epoch, 1.0, {"val_loss": loss, "val_accuracy": accuracy}, epoch_done=True))
+    recorder.emit(events.Ended("completed", 1.0))
+    recorder.close()
+    found = folder.read()
+    assert found.metrics == {"val_loss": 0.4, "val_accuracy": 0.8}
+    assert found.best_metrics == {"val_loss": {"value": 0.3, "epoch": 1}, "val_accuracy": {"value": 0.8, "epoch": 1}}
+
+
+def test_the_checkpoints_that_stay_are_named_relative_to_the_run(tmp_path):
+    folder = runs.create(tmp_path, "Net")
+    recorder = Recorder(folder, RECORD, print)
+    for place, name in enumerate(("epoch=0-step=2.ckpt", "last.ckpt", "continue.ckpt")):
+        (folder.checkpoints_path / name).touch()
+        os.utime(folder.checkpoints_path / name, (place, place))
+    recorder.emit(events.Ended("completed", 1.0))
+    recorder.close()
+    assert folder.read().checkpoints == ["checkpoints/epoch=0-step=2.ckpt", "checkpoints/last.ckpt"]
 
 
 def test_the_result_of_a_test_is_among_the_metrics(tmp_path):

@@ -199,8 +199,8 @@ def test_text_that_utf8_cannot_hold_is_recorded(tmp_path):
     writer.write(told)
     writer.close()
     assert events.from_json(folder.events_path.read_text()) == told
-    runs.write_text(folder.model_source_path, "x = '\udce9'\n")
-    assert folder.model_source_path.read_text() == "x = '\\udce9'\n"
+    runs.write_text(folder.source_path, "x = '\udce9'\n")
+    assert folder.source_path.read_text() == "x = '\\udce9'\n"
 
 
 def test_events_that_can_never_be_written_say_why(tmp_path):
@@ -238,3 +238,43 @@ def test_an_event_can_be_read_at_once_and_after_half_a_line(tmp_path):
     writer.write(told)
     writer.close()
     assert len(path.read_text().splitlines()) == 4
+
+
+def test_a_run_of_another_machine_is_believed_as_long_as_it_tells_something(tmp_path):
+    folder = runs.create(tmp_path, "Net")
+    folder.write(dataclasses.replace(RECORD, host="another", pid=1))
+    folder.events_path.touch()
+    assert folder.is_elsewhere()
+    assert folder.status(folder.read()) == "running"
+    os.utime(folder.events_path, (0, time.time() - 3600))
+    assert folder.status(folder.read()) == "failed"
+    folder.write(dataclasses.replace(RECORD, host="another", pid=1, status="completed"))
+    assert not folder.is_alive()
+
+
+def test_a_file_system_without_locks_is_no_obstacle(tmp_path, monkeypatch):
+    folder = runs.create(tmp_path, "Net")
+
+    def refused(*arguments: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(runs.fcntl, "flock", refused)
+    os.close(folder.lock())
+    assert not folder.is_alive()  # there is no record
+    folder.write(RECORD)
+    assert folder.is_alive()
+    folder.write(dataclasses.replace(RECORD, status="completed"))
+    assert not folder.is_alive()
+
+
+def test_only_a_folder_that_is_gone_is_removed(tmp_path, monkeypatch):
+    folder = runs.create(tmp_path, "Net")
+    assert folder.is_removed()
+    os.close(folder.lock())
+    assert not folder.is_removed()
+
+    def stale(path: object) -> None:
+        raise OSError(errno.ESTALE, "Stale file handle")
+
+    monkeypatch.setattr(os, "stat", stale)
+    assert not folder.is_removed()

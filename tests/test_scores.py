@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 
-from lightning_magics.scores import better, main_metric, stage_of
+from lightning_magics.scores import better, improves, main_metric, stage_of
 
 
 @pytest.mark.parametrize(
@@ -76,3 +78,19 @@ def test_the_main_metric_is_a_validation_score_then_a_validation_loss_and_never_
     assert main_metric(["train_loss", "val_loss"]) == "val_loss"
     assert main_metric(["train_loss", "loss", "accuracy"]) is None
     assert main_metric([]) is None
+
+
+@pytest.mark.parametrize(
+    ("metric", "value", "than", "expected"),
+    [
+        ("val_loss", 0.1, 0.2, True),
+        ("val_loss", 0.2, 0.2, False),
+        ("val_accuracy", 0.1, 0.2, False),
+        ("val_accuracy", 0.3, 0.2, True),
+        ("val_loss", 0.1, None, True),
+        ("val_loss", math.nan, None, False),
+        ("val_accuracy", math.inf, 0.5, False),
+    ],
+)
+def test_improvement_goes_the_way_of_the_metric_and_is_finite(metric, value, than, expected):
+    assert improves(metric, value, than) is expected

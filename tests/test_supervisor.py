@@ -1,10 +1,13 @@
 """What a supervisor says of ranks that died, and what it is asked."""
 
 import json
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
+from lightning_magics.processes import interpreter
 from lightning_magics.runs import RunFolder
 from lightning_magics.supervisor import Request, clear, died, oom_kills
 
@@ -61,6 +64,8 @@ def test_a_request_is_one_line_that_holds_the_surroundings(tmp_path: Path, monke
 def test_a_path_that_is_no_text_is_no_obstacle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.path", [tmp_path, "/text"])
     assert json.loads(Request.of(tmp_path, 1, background=False).line())["path"] == [str(tmp_path), "/text"]
+    started = interpreter("print(sys.path[:2])", (), subprocess.PIPE, dict(os.environ))
+    assert started.communicate(timeout=60)[0].decode().strip() == str([str(tmp_path), "/text"])
 
 
 def test_what_only_the_processes_needed_is_removed(tmp_path: Path) -> None:

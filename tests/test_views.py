@@ -300,6 +300,20 @@ def test_stop_hands_on_the_wish_once_and_says_so(kernel):
     assert not any("interrupt the kernel" in str(content) for _, content in found)
 
 
+def test_stop_that_is_refused_says_why(kernel):
+    refuse = (
+        "from lightning_magics.errors import RunError\n"
+        "def refuse(): raise RunError('Digits/version_3 runs on another')\n"
+        "view._on_stop = refuse\n"
+    )
+    press = "button = next(w for w in view._widgets if hasattr(w, 'click'))\nbutton.click()\nview.close()"
+    found = messages(kernel, f"{BACKGROUND}for event in events[1:4]: view.handle(event)\n{refuse}{press}")
+    states = widgets(found).values()
+    (button,) = [state for state in states if state["_model_name"] == "ButtonModel"]
+    assert not button.get("disabled")
+    assert any("Digits/version_3 runs on another" in state.get("value", "") for state in states)
+
+
 def test_without_a_button_the_hint_stays_and_the_start_is_drawn_at_once(kernel):
     code = "view = views.open_view(refresh_s=99)\nfor event in list(spawned(lines=0))[:2]: view.handle(event)"
     found = messages(kernel, code)

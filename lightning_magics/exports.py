@@ -1,0 +1,109 @@
+"""A run, or a model of the notebook, written to a file as a script or a notebook of plain Lightning."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import runs
+from .calls import Call
+from .definition import is_module
+from .errors import InputError
+from .launch import Run
+from .recall import Recalled
+from .recipe import Writer
+from .script import Script, module_of
+from .session import Session
+
+
+def export(session: Session, asked: Any, names: Sequence[Any], notebook: bool, overwrite: bool) -> Path:
+    """Write a script.
+
+    Args:
+        session: of the notebook.
+        asked: a run, or a model.
+        names: data for a model, and last the file.
+        notebook: whether a notebook is written.
+        overwrite: whether an existing file is replaced.
+
+    Raises:
+        InputError: something cannot be exported, or the file exists.
+        RunError: there is no such run.
+    """
+    if not names:
+        raise InputError(
+            "%lightning_export takes a run or a model, and a file: %lightning_export Digits/version_3 train.py"
+        )
+    path = Path(str(names[-1])).expanduser()
+    ending = ".ipynb" if notebook else ".py"
+    if path.suffix != ending:
+        other = ". For a notebook add --notebook" if path.suffix == ".ipynb" else ""
+        raise InputError(f"%lightning_export writes a file that ends with {ending}; found {path}{other}")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists. To replace it, add --overwrite")
+    model = _model(session, asked)
+    if model is None:
+        if len(names) > 1:
+            raise InputError(f"a run has its data; found {names[0]!r} besides. Type %lightning_export {asked} {path}")
+        script, about = _of_run(session, asked)
+    else:
+        script, about = _of_model(session, model, names[:-1])
+    try:
+        runs.write_text(path, script.notebook(about) if notebook else script.python(about))
+        path.chmod(0o644)  # unlike a run, it is there to be given away
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def _model(session: Session, asked: Any) -> Any:
+    """The model that is meant; None where a run is."""
+    if isinstance(asked, Run) or session.find_run(asked) is not None:
+        return None
+    if isinstance(asked, str) and asked not in session.models and not is_module(session.namespace.get(asked)):
+        return None
+    return asked
+
+
+def _of_run(session: Session, asked: Any) -> tuple[Script, str]:
+    recalled = Recalled.of(session.folder(asked), {})
+    record, recipe = recalled.record, recalled.recipe
+    notes = ["It went on from an instance that had been trained; this begins anew."] if recipe.trained else []
+    script = Script(
+        record.model,
+        recipe,
+        module_of(recalled.text, recipe.missing),
+        precision=record.precision,
+        devices=str(record.trainer.get("devices", 1)) if recipe.options.get("ddp") else "",
+        strategy=str(record.trainer.get("strategy", "")) if recipe.options.get("ddp") else "",
+        notes=tuple(notes),
+    )
+    script.check(record.run)
+    return script, f"Train {record.model} as in {record.run}."
+
+
+def _of_model(session: Session, asked: Any, datas: Sequence[Any]) -> tuple[Script, str]:
+    """The script of a model that need not have been trained; it trains for some epochs, as one would begin."""
+    call = dataclasses.replace(Call.of("fit", {}), session=session)
+    subject = call.subject(asked)
+    data = call.datas(datas, subject)
+    writer = Writer(*session.history())
+    writer.model(subject.part, subject.package, trained=False)
+    writer.data(data.parts, data.forms)
+    recipe, module = writer.written()
+    recipe = dataclasses.replace(recipe, trainer={"max_epochs": "5"})
+    if not recipe.data and not _brings_data(subject.part.found):
+        raise InputError(f"the script needs data to train on: %lightning_export {subject.name} DATA FILE")
+    script = Script(subject.name, recipe, module)
+    script.check(subject.name)
+    return script, f"Train {subject.name}."
+
+
+def _brings_data(found: Any) -> bool:
+    """Whether a model has a dataloader of its own."""
+    made = getattr(found, "cls", found)
+    bases = (made if isinstance(made, type) else type(made)).__mro__
+    own = (base for base in bases if not base.__module__.startswith(("pytorch_lightning.", "lightning.")))
+    return any("train_dataloader" in vars(base) for base in own)

@@ -1,0 +1,87 @@
+"""What data is, at a glance: enough to see that two runs had different data, and cheap for data of any size.
+
+Nothing of the user's is called: samples are never asked for, only tensors that are in memory are looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from typing import Any
+
+import torch
+from torch.utils.data import ConcatDataset, StackDataset, Subset, TensorDataset
+
+_MOST_VALUES = 4096  # that are looked at of each tensor, spread over it
+_MOST_PARTS = 64  # datasets within a dataset
+
+
+def fingerprints(trainer: Any) -> dict[str, str]:
+    """Describe the data of a fit that has begun: ``train`` and, where it is known by then, ``val``."""
+    found = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
+    try:
+        return {name: _of_loaders(loaders) for name, loaders in found.items() if loaders is not None}
+    except Exception:  # of a dataset of the user's: a fit does not fail for this
+        return {}
+
+
+def _of_loaders(loaders: Any) -> str:
+    """Describe what dataloaders are over, in whatever they are collected."""
+    if isinstance(loaders, dict):
+        loaders = list(loaders.values())
+    if isinstance(loaders, list | tuple):
+        return " + ".join(_of_loaders(item) for item in loaders)
+    return describe(getattr(loaders, "dataset", loaders))
+
+
+def describe(dataset: Any) -> str:
+    """Describe a dataset, as ``1,438 of TensorDataset, 9f86d081``: its length, type, and a hash of values in memory."""
+    digest = hashlib.sha256()
+    hashed = _add(dataset, digest, [_MOST_PARTS])
+    inner = dataset
+    while isinstance(inner, Subset):
+        inner = inner.dataset
+    length = ""
+    if not isinstance(dataset, torch.utils.data.IterableDataset):
+        with contextlib.suppress(Exception):  # of the user's own
+            length = f"{len(dataset):,} of "
+    return f"{length}{type(inner).__name__}" + (f", {digest.hexdigest()[:12]}" if hashed else "")
+
+
+def _add(value: Any, digest: Any, left: list[int]) -> bool:
+    """Add to a hash what is in memory; returns whether there was something."""
+    left[0] -= 1
+    if left[0] < 0:
+        return False
+    if isinstance(value, torch.Tensor):
+        return _add_tensor(value, digest)
+    if isinstance(value, Subset):
+        indices = value.indices
+        step = max(1, len(indices) // _MOST_VALUES)
+        digest.update(repr([int(item) for item in indices[::step]]).encode())
+        return _add(value.dataset, digest, left)
+    parts: list[Any] = []
+    if isinstance(value, TensorDataset):
+        parts = list(value.tensors)
+    elif isinstance(value, ConcatDataset):
+        parts = list(value.datasets)
+    elif isinstance(value, StackDataset):
+        parts = list(value.datasets.values() if isinstance(value.datasets, dict) else value.datasets)
+    return any([_add(part, digest, left) for part in parts])  # noqa: C419 -- each of them is to be added
+
+
+def _add_tensor(tensor: torch.Tensor, digest: Any) -> bool:
+    digest.update(f"{tuple(tensor.shape)} {tensor.dtype}".encode())
+    if tensor.layout != torch.strided or tensor.device.type == "meta" or tensor.is_quantized:
+        return True
+    values = tensor.detach()
+    # Of a large tensor rows, then values of a row, each as far apart as leaves enough of them.
+    while values.dim() > 1 and values.numel() > _MOST_VALUES:
+        values = values[:: max(1, len(values) // 64)].flatten(1)
+        if values.numel() > _MOST_VALUES:
+            values = values[:, :: max(1, values.shape[1] // 64)]
+        values = values.reshape(-1)
+    values = values.reshape(-1)
+    values = values[:: max(1, len(values) // _MOST_VALUES)] if values.numel() > _MOST_VALUES else values
+    digest.update(values.cpu().contiguous().view(torch.uint8).numpy().tobytes())
+    return True

@@ -1,0 +1,109 @@
+"""How generated code is laid out for its reader: blank lines, long lines in several, double quotes.
+
+Nothing but the layout changes: what would come to another program stays as it was.
+"""
+
+from __future__ import annotations
+
+import ast
+import io
+import itertools
+import re
+import tokenize
+from collections.abc import Iterable
+
+_WIDTH = 100
+_OPEN, _CLOSE = "([{", ")]}"
+_DEFINES = re.compile(r"^(def|class|async def|@)\b|^@", re.MULTILINE)
+_INNER = {getattr(tokenize, name, -1) for name in ("FSTRING_START", "TSTRING_START")}
+_INNER_END = {getattr(tokenize, name, -1) for name in ("FSTRING_END", "TSTRING_END")}
+
+
+def laid_out(imports: str, statements: Iterable[str]) -> str:
+    """Return a module: its imports, then its statements, with two blank lines around functions and classes."""
+    text, apart = imports, True
+    for statement in statements:
+        defines = _DEFINES.search(statement) is not None
+        text += ("\n\n\n" if defines or apart else "\n") if text else ""
+        text += statement
+        apart = defines
+    return text + "\n" if text else ""
+
+
+def wrapped(code: str) -> str:
+    """Return code, as `ast.unparse` writes it, with long lines broken at their brackets, and in double quotes."""
+    try:
+        lines = [part for line in _in_double_quotes(code).split("\n") for part in _broken(line)]
+        made = "\n".join(lines)
+        return made if ast.dump(ast.parse(made)) == ast.dump(ast.parse(code)) else code
+    except (SyntaxError, ValueError, tokenize.TokenError, RecursionError):
+        return code
+
+
+def _in_double_quotes(code: str) -> str:
+    """Texts in double quotes, where they hold neither kind of quote nor a backslash."""
+    lines = code.split("\n")
+    for token in reversed(list(tokenize.generate_tokens(io.StringIO(code).readline))):
+        (row, start), (last, end) = token.start, token.end
+        quoted = re.fullmatch(r"([A-Za-z]*)'([^'\"\\]*)'", token.string)
+        if token.type == tokenize.STRING and quoted and row == last:
+            line = lines[row - 1]
+            lines[row - 1] = f'{line[:start]}{quoted[1]}"{quoted[2]}"{line[end:]}'
+    return "\n".join(lines)
+
+
+def _broken(line: str) -> list[str]:
+    """A line, in several where it is long and has a bracket to break at."""
+    if len(line) <= _WIDTH:
+        return [line]
+    indent = line[: len(line) - len(line.lstrip())]
+    span = _longest_bracket(line)
+    if span is None:
+        return [line]
+    start, end, cuts, trailing = span
+    inner = indent + "    "
+    places = [start + 1, *cuts, end]
+    items = [line[begin:stop].strip() for begin, stop in itertools.pairwise(places)]
+    items = [item for item in items if item]
+    if trailing and items:
+        items[-1] += ","
+    made = [part for item in items for part in _broken(inner + item)]
+    return [line[: start + 1], *made, *_broken(indent + line[end:])]
+
+
+def _longest_bracket(line: str) -> tuple[int, int, list[int], bool] | None:
+    """The outermost bracket that holds most: its places, where to cut within it, and whether a comma may end it."""
+    found: list[tuple[int, int, list[int], bool]] = []
+    depth, start, cuts, comprehends = 0, 0, list[int](), False
+    for kind, text, place in _tokens(line):
+        if kind == tokenize.OP and text in _OPEN:
+            depth += 1
+            if depth == 1:
+                start, cuts, comprehends = place, [], False
+        elif kind == tokenize.OP and text in _CLOSE:
+            depth -= 1
+            if depth == 0:
+                found.append((start, place, cuts, bool(cuts) and not comprehends))
+        elif depth == 1 and text == "," and not comprehends:
+            cuts.append(place + 1)
+        elif depth == 1 and text in ("for", "async") and kind == tokenize.NAME:
+            cuts, comprehends = [*(cuts if comprehends else ()), place], True
+        elif depth == 1 and text == "if" and comprehends:
+            cuts.append(place)
+    whole = [item for item in found if item[1] - item[0] > 1]
+    return max(whole, key=lambda item: item[1] - item[0], default=None)
+
+
+def _tokens(line: str) -> list[tuple[int, str, int]]:
+    """Kind, text and place of the tokens of one line, whatever is open at its end; a text is one token."""
+    found: list[tuple[int, str, int]] = []
+    within = 0
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(line.strip()).readline):
+            within += token.type in _INNER
+            if not within and token.start[0] == 1:
+                found.append((token.type, token.string, token.start[1] + len(line) - len(line.lstrip())))
+            within -= token.type in _INNER_END
+    except (tokenize.TokenError, IndentationError):
+        pass  # an item of a bracket need not be a statement
+    return found

@@ -1,0 +1,228 @@
+"""A run brought back from its folder: its source runs in a namespace of its own, and model and data are defined by it.
+
+Nothing of a run folder is executed but by this module. What is then done with them is `api`'s and `rerun`'s part.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from . import runs
+from .cells import future_flags
+from .closure import Closure
+from .definition import Definition, is_datamodule, package_of
+from .errors import RunError
+from .formats import plural
+from .history import History, Statement, Unit
+from .recipe import Recipe
+from .runs import RunFolder, RunRecord
+from .tokens import to_value
+
+
+@dataclass
+class Recalled:
+    """A fit, as its folder tells of it.
+
+    Attributes:
+        folder: of the run.
+        record: what ``run.json`` holds; `recipe` how the fit was put together.
+        text: the source.
+        namespace: in which the source runs; empty until something is asked for.
+    """
+
+    folder: RunFolder
+    record: RunRecord
+    recipe: Recipe
+    text: str
+    namespace: dict[str, Any]
+    _done: set[int] = field(default_factory=set)
+    _random: Any = None  # the random state that its statements left
+
+    @classmethod
+    def of(cls, folder: RunFolder, known: dict[str, Any]) -> Recalled:
+        """Read a run; nothing is executed.
+
+        Args:
+            folder: of the run.
+            known: the notebook's globals: what the source lacks is taken from there.
+
+        Raises:
+            RunError: it is no fit, or its folder does not tell how it was put together.
+        """
+        record = folder.read()
+        if record.verb != "fit":
+            raise RunError(f"{folder.name} is a {record.verb}, which trains no model. Name a fit: %lightning_runs")
+        if not record.recipe:
+            raise RunError(f"{folder.name} does not tell how it was put together: another tool, or version, wrote it")
+        try:
+            recipe = Recipe.of(record)
+            text = folder.source_path.read_text(encoding="utf-8")
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"{folder.name} has no source: {error}. Its weights are in {folder.checkpoints_path}"
+            ) from error
+        lacking = {name: known[name] for name in recipe.missing if name in known}
+        return cls(folder, record, recipe, text, {"__name__": "__main__", "__builtins__": builtins, **lacking})
+
+    @property
+    def unit(self) -> Unit:
+        """The source, as what fits of this notebook are made of."""
+        return Unit(self.text, namespace=self.namespace)
+
+    def announced(self, codes: Iterable[str]) -> str:
+        """What is going to be executed, in a line."""
+        statements = [item for place, item in enumerate(self._history().statements) if place in self._places(codes)]
+        kinds = {"import": 0, "function": 0, "class": 0, "other statement": 0}
+        for statement, _ in statements:
+            kinds[_kind(statement)] += 1
+        counted = ", ".join(plural(number, kind) for kind, number in kinds.items() if number)
+        return f"executing {runs.shown(self.folder.source_path)}: {counted}"
+
+    def execute(self, codes: Iterable[str]) -> None:
+        """Run the statements that some code needs, each once, with random numbers of their own.
+
+        Raises:
+            RunError: the source lacks something.
+            Exception: what the source raises.
+        """
+        from .probe import RandomState, random_state_kept
+
+        path = str(self.folder.source_path)
+        trees = [statement.tree for statement, _ in self._history().statements]
+        with random_state_kept():
+            if self._random is not None:
+                self._random.restore()
+            for place in self._places(codes):
+                if place not in self._done:
+                    self._done.add(place)
+                    code = compile(ast.Module([trees[place]], []), path, "exec", future_flags(trees), dont_inherit=True)
+                    with self._lacking_nothing():
+                        exec(code, self.namespace)
+            self._random = RandomState.taken()
+
+    def value(self, code: str) -> Any:
+        """The value of an expression; what it needs has run.
+
+        Raises:
+            RunError: the source lacks something.
+        """
+        with self._lacking_nothing():
+            return eval(code, self.namespace)
+
+    def values(self, codes: dict[str, str] | None) -> dict[str, Any]:
+        """The values of several."""
+        return {name: self.value(code) for name, code in (codes or {}).items()}
+
+    def model(self) -> Any:
+        """A definition of the model; where the model was an instance that was made in the notebook, such an instance.
+
+        Raises:
+            RunError: the source lacks something.
+            Exception: what the source raises.
+        """
+        recipe = self.recipe
+        self.execute(recipe.model_codes)
+        found = self.value(recipe.model)
+        if recipe.arguments is None:
+            return found
+        return self._definition(self.record.model, found, recipe.model_codes)
+
+    def data(self) -> Any:
+        """A definition of the data, a DataModule instance, or a list of what its dataloaders are of; None for none.
+
+        Raises:
+            RunError: the source lacks something.
+            Exception: what the source raises.
+        """
+        recipe = self.recipe
+        if not recipe.data:
+            return None
+        self.execute(recipe.data_codes)
+        found = [self.value(code) for code in recipe.data]
+        if not (isinstance(found[0], type) and is_datamodule(found[0])):
+            return found[0] if recipe.forms[0] == "datamodule" else found
+        loaded = self.value(recipe.loaded) if recipe.loaded else None
+        return self._definition(self.record.data, found[0], recipe.data_codes, loaded=loaded, draws=bool(recipe.loaded))
+
+    def checkpoint(self, asked: str | None) -> Path:
+        """The checkpoint that is meant: ``best``, ``last``, a path; the last by default.
+
+        Raises:
+            RunError: there is none.
+        """
+        folder = self.folder
+        best = self.record.best_model_path
+        if asked == "best":
+            found = [folder.checkpoints_path / Path(best).name, Path(best)] if best else []
+        elif asked in (None, "last"):
+            newest = folder.newest_checkpoint()
+            found = [folder.last_checkpoint_path, *([newest] if newest else [])]
+        else:
+            found = [Path(asked).expanduser(), folder.checkpoints_path / asked]
+        for path in found:
+            if path.is_file():
+                return path
+        kept = ", ".join(sorted(path.name for path in folder.checkpoints_path.glob("*.ckpt")))
+        has = f"It kept {kept} in" if kept else "There is none in"
+        raise RunError(
+            f"{folder.name} has no checkpoint {asked or 'last'}. {has} {runs.shown(folder.checkpoints_path)}"
+        )
+
+    def _definition(self, name: str, cls: type, codes: Iterable[str], **more: Any) -> Definition:
+        """A definition as a cell would have made it, over the namespace of the source."""
+        closure = Closure(self._history())
+        for code in codes:
+            closure.need_code(code)
+        text = closure.module().text
+        package = package_of(cls) or self.recipe.package
+        return Definition(name, cls, text, "", "class", package, notebook=self.namespace, **more)
+
+    def _history(self) -> History:
+        history = History(self.namespace)
+        history.add_cell(self.text)
+        return history
+
+    def _places(self, codes: Iterable[str]) -> list[int]:
+        closure = Closure(self._history())
+        for code in codes:
+            closure.need_code(code)
+        return closure.places
+
+    def _lacking_nothing(self) -> Any:
+        return _Lacking(self.folder.name, self.recipe.missing)
+
+
+class _Lacking:
+    """Says what a run's source lacks, where Python says that a name is not defined."""
+
+    def __init__(self, run: str, missing: dict[str, str]) -> None:
+        self._run = run
+        self._missing = missing
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        if isinstance(error, NameError) and error.name in self._missing:
+            raise RunError(
+                f"{self._run} needs {error.name}, which its source lacks: {self._missing[error.name]}. "
+                f"Or make {error.name} in this notebook first, and type this again"
+            ) from error
+
+
+def typed(codes: dict[str, str] | None) -> dict[str, Any]:
+    """Code as it is typed in a line: plain values, and expressions."""
+    return {name: to_value(code) for name, code in (codes or {}).items()}
+
+
+def _kind(statement: Statement) -> str:
+    if statement.is_import:
+        return "import"
+    if isinstance(statement.tree, ast.ClassDef):
+        return "class"
+    return "function" if isinstance(statement.tree, ast.FunctionDef | ast.AsyncFunctionDef) else "other statement"

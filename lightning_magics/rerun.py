@@ -1,0 +1,97 @@
+"""Training a run once more from its record, and saying how the numbers compare."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from .agreement import Agreement
+from .calls import Call
+from .definition import Definition
+from .errors import InputError, RunError, short_traceback
+from .launch import Run
+from .recall import Recalled, typed
+from .session import Session
+
+
+def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> tuple[Run, Agreement]:
+    """Train a run once more.
+
+    Args:
+        session: of the notebook.
+        recalled: the run.
+        changed: options of the fit that take the place of the recorded ones; `model` and `data` are dicts.
+
+    Raises:
+        InputError: an option cannot be changed, or does not fit.
+        RunError: the run cannot be trained from its record.
+    """
+    if changed.get("background"):
+        raise InputError("%lightning_rerun compares when the run has ended, and waits for it: leave --background out")
+    recipe, record = recalled.recipe, recalled.record
+    given = {f"--{name}" for name in changed}
+    live = {name: why for name, why in recipe.missing.items() if not name.isidentifier() or name in ("model", "data")}
+    if not recipe.model or live.keys() - given:
+        raise RunError(f"{record.run} cannot be run again: {_listed(live or recipe.missing)}")
+    call = Call.of("fit", asked(recalled, changed))
+    if recipe.options.get("resume") and not Path(str(call.options.resume)).is_file() and "resume" not in changed:
+        raise RunError(
+            f"{record.run} went on from {recipe.options['resume']}, which is gone: --resume none begins anew"
+        )
+    with short_traceback():
+        model, datas, inner = _parts(session, recalled)
+    run = dataclasses.replace(call, session=inner).start(model, datas)
+    session.started(run)
+    session.interrupted |= inner.interrupted
+    return run, Agreement(record, run.record, _shown(changed))
+
+
+def asked(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The fit's keyword arguments: as recorded, with what was changed."""
+    recipe = recalled.recipe
+    own = {name: value for name, value in recipe.options.items() if name != "ddp" or "devices" not in changed}
+    found = {**_as_typed(recipe.trainer), **own, **changed}
+    if found.get("logger") == []:
+        found["logger"] = False
+    for part, codes in (("model", recipe.arguments), ("data", recipe.data_arguments)):
+        found[part] = {**typed(codes), **(changed.get(part) or {})}
+    return found
+
+
+def _as_typed(codes: dict[str, str]) -> dict[str, Any]:
+    """Trainer's arguments: plain values as they are, other code as text, which the call evaluates."""
+    return {name: getattr(value, "text", value) for name, value in typed(codes).items()}
+
+
+def _shown(changed: Mapping[str, Any]) -> list[str]:
+    """What was changed, as it is typed."""
+    options = {name: value for name, value in changed.items() if name not in ("model", "data", "quiet")}
+    for part in ("model", "data"):
+        options |= {f"{part}.{name}": value for name, value in (changed.get(part) or {}).items()}
+    return [f"--{name} {getattr(value, 'text', value)}" for name, value in options.items()]
+
+
+def _parts(session: Session, recalled: Recalled) -> tuple[Any, list[Any], Session]:
+    """Model, data, and a session whose names are the recorded run's, and otherwise the notebook's.
+
+    What was given as an expression is evaluated by the call, as it was the first time.
+    """
+    recipe = recalled.recipe
+    model, data = recalled.model(), recalled.data()
+    recalled.execute(recipe.codes)
+    inner = dataclasses.replace(
+        session,
+        namespace={**session.namespace, **recalled.namespace},
+        models={},
+        datas={},
+        recalled=recalled.unit,
+        _data_names={},
+    )
+    model = recipe.model if recipe.arguments is None else model
+    return model, [data] if isinstance(data, Definition) else list(recipe.data), inner
+
+
+def _listed(missing: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in missing.items()) or "its record is not whole"

@@ -1,0 +1,100 @@
+"""The model of a run in this notebook: with its weights, and under its name, so that fits and evaluations find it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import runs
+from .definition import Definition
+from .errors import RunError, short_traceback
+from .launch import Run
+from .progress import RunState
+from .recall import Recalled
+from .session import Session
+
+
+def restore(session: Session, recalled: Recalled, checkpoint: str | None, weights_only: bool) -> Any:
+    """Make the model of a run, with the weights of a checkpoint, and register it.
+
+    Args:
+        session: of the notebook.
+        recalled: the run.
+        checkpoint: ``best``, ``last``, a path, or None.
+        weights_only: whether the checkpoint is read as tensors alone.
+
+    Returns:
+        The instance.
+
+    Raises:
+        RunError: there is no such checkpoint, or the source lacks something.
+        InputError: the checkpoint holds more than tensors.
+        Exception: what the source raises.
+    """
+    from .probe import random_state_kept
+    from .train import check_checkpoint, take
+
+    path, recipe, record = recalled.checkpoint(checkpoint), recalled.recipe, recalled.record
+    if weights_only:
+        check_checkpoint(path)
+    if not recipe.model:
+        why = "; ".join(f"{name}: {why}" for name, why in recipe.missing.items())
+        raise RunError(f"{record.run} cannot be loaded: {why or 'its record is not whole'}")
+    print(recalled.announced([*recipe.model_codes, *recipe.data_codes]))  # noqa: T201 -- told before it is done
+    with short_traceback(), random_state_kept():
+        found = recalled.model()
+        model = found.new(**recalled.values(recipe.arguments)) if isinstance(found, Definition) else found
+        take(model, None, path, trusted=not weights_only)
+    print(f"weights: {runs.shown(path)}")  # noqa: T201 -- which of them
+    session.add_recalled(recalled.unit)
+    _register_model(session, recalled, found, model)
+    _register_data(session, recalled)
+    return model
+
+
+def _register_model(session: Session, recalled: Recalled, found: Any, model: Any) -> None:
+    """Make the model known: its definition, its class, and that it has been trained."""
+    name, cls = recalled.record.model, type(model)
+    before = session.models.pop(name, None)
+    if before is not None:
+        print(f"the model {name} of this notebook is replaced by the run's")  # noqa: T201
+    if isinstance(found, Definition):
+        session.models[name] = found
+    if before is not None and session.namespace.get(cls.__name__) is before.cls:
+        session.namespace[cls.__name__] = cls
+    _bind(session, cls.__name__, cls)
+    run = Run(recalled.folder, recalled.record, RunState(runs.shown(recalled.folder.path)), None)
+    run._model = model
+    session.fits[name] = run
+
+
+def _register_data(session: Session, recalled: Recalled) -> None:
+    """Make the data known under its name, where it can be made here."""
+    name = recalled.record.data
+    if not recalled.recipe.data:
+        return
+    try:
+        found = recalled.data()
+    except Exception as error:  # a file of data may be gone; the model is of use all the same
+        reason = f"{type(error).__name__}: {error}"
+        print(f"without its data {name}: {' '.join(reason.split())}. Give other data")  # noqa: T201
+        return
+    if isinstance(found, Definition):
+        if name in session.datas:
+            print(f"the data {name} of this notebook stays as it is")  # noqa: T201
+            return
+        session.add_data(found, adopted=True)
+        _bind(session, found.cls.__name__, found.cls)
+    for code, value in zip(recalled.recipe.data, found if isinstance(found, list) else [], strict=False):
+        if code.isidentifier():
+            _bind(session, code, value, replace=False)
+
+
+def _bind(session: Session, name: str, value: Any, replace: bool = True) -> None:
+    """Give a name of the notebook to something of the run."""
+    before = session.namespace.get(name, value)
+    if before is not value and not replace:
+        print(f"{name} of this notebook stays as it is")  # noqa: T201
+        return
+    if before is not value:
+        print(f"{name} of this notebook is replaced by the run's")  # noqa: T201
+    session.namespace[name] = value
