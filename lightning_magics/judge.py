@@ -32,9 +32,10 @@ class _Judge:
         self._hook: Any = None
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
-        classes = len(getattr(self._datamodule, "classes", ()))
-        self._matrix = torch.zeros(classes, classes, dtype=torch.long)
-        self._hook = pl_module.register_forward_hook(self._take)
+        names = getattr(self._datamodule, "classes", None)
+        if isinstance(names, list | tuple) and len(names) > 1:
+            self._matrix = torch.zeros(len(names), len(names), dtype=torch.long)
+            self._hook = pl_module.register_forward_hook(self._take)
 
     def _take(self, module: Any, inputs: Any, output: Any) -> None:
         if self._output is None:  # a step is itself called as a forward where the model is wrapped
@@ -44,9 +45,13 @@ class _Judge:
         self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         output, self._output = self._output, None
-        target = batch.get("labels") if isinstance(batch, Mapping) else batch[-1] if len(batch) > 1 else None
-        probabilities = _probabilities(getattr(output, "logits", output), target, self._matrix)
-        if probabilities is None or self._matrix is None:
+        if self._matrix is None:
+            return
+        target = batch.get("labels") if isinstance(batch, Mapping) else None
+        if isinstance(batch, list | tuple) and len(batch) > 1:
+            target = batch[-1]
+        probabilities = _probabilities(getattr(output, "logits", output), target, len(self._matrix))
+        if probabilities is None:
             self._matrix = None  # no classifier whose output is that of forward: there is nothing to tell
             return
         assert isinstance(target, torch.Tensor)
@@ -71,6 +76,8 @@ class _Judge:
         push(self._mistakes, (probability, next(self._number), found))
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
+        if self._hook is None:
+            return
         self._hook.remove()
         parts: list[Any] = [(self._matrix, self._mistakes)]
         if trainer.world_size > 1:
@@ -94,13 +101,15 @@ class _Judge:
         )
 
 
-def _probabilities(output: Any, target: Any, matrix: torch.Tensor | None) -> torch.Tensor | None:
+def _probabilities(output: Any, target: Any, classes: int) -> torch.Tensor | None:
     """The probability of each class, ``(batch, classes)`` float on the CPU; None where the output is no such thing."""
-    if matrix is None or not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor):
+    if not isinstance(output, torch.Tensor) or not isinstance(target, torch.Tensor) or not output.ndim:
         return None
-    if target.ndim != 1 or target.is_floating_point() or len(output) != len(target):
+    if target.ndim != 1 or target.dtype != torch.long or len(output) != len(target) or not len(target):
         return None
-    classes, output = len(matrix), output.detach().float().cpu()
+    if not 0 <= int(target.min()) <= int(target.max()) < classes:
+        return None
+    output = output.detach().float().cpu()
     if classes == 2 and output.numel() == len(target):
         second = output.reshape(-1).sigmoid()
         return torch.stack([1 - second, second], dim=1)
