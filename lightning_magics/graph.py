@@ -6,11 +6,12 @@ large one takes no memory and little more time than a small one.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import importlib
 import logging
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -34,13 +35,26 @@ def draw(writer: Any, network: torch.nn.Module, example: Example, package: str) 
     if modules > _MOST_MODULES:
         _log.info("no graph for TensorBoard: the network has %d modules", modules)
         return
-    with importlib.import_module(f"{package}.utilities.seed").isolate_rng(), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with importlib.import_module(f"{package}.utilities.seed").isolate_rng(), _silence():
         try:
             _draw(writer, network, example, package)
         except Exception as error:  # whatever the user's code does where nothing is computed
             text = " ".join(str(error).split())[:300]
             _log.info("no graph for TensorBoard: %s: %s", type(error).__name__, text)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Within it neither warnings are shown nor what transformers says when torch looks at a model's properties."""
+    speaker = logging.getLogger("transformers")
+    level = speaker.level
+    speaker.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        speaker.setLevel(level)
 
 
 def _draw(writer: Any, network: torch.nn.Module, example: Example, package: str) -> None:
