@@ -240,15 +240,16 @@ def list_runs(pattern: str = "", **asked: Any) -> Framed:
     root = Path(session.settings.run_dir).expanduser()
     _check_alone(pattern, given)
     if given.compare:
-        return Comparison(root, [_run_name(session, item) for item in given.compare])
+        return Comparison(root, [row.run for row in _rows(session, root, given.compare)])
     if given.delete:
-        named = catalog.named(catalog.rows(root), [_run_name(session, item) for item in given.delete], str(root))
-        print(removal.delete(root, named))  # noqa: T201 -- the cell's answer
+        print(removal.delete(root, _rows(session, root, given.delete)))  # noqa: T201 -- the cell's answer
         return Listing(root)
     listed = Listing(root, pattern, given.model or "", given.sort or "", given.plot or "")
     if given.keep is None:
         return listed
-    beyond = [row for row in listed.rows if not removal.obstacle(root, row)][given.keep :]
+    counted = [row for row in listed.rows if row.record is not None and row.record.verb == "fit"]
+    counted = [row for row in counted if not given.sort or given.sort in row.best]
+    beyond = [row for row in counted if not removal.obstacle(root, row)][given.keep :]
     if given.yes and beyond:
         print(removal.delete(root, beyond))  # noqa: T201 -- the cell's answer
         return Listing(root, pattern)
@@ -284,12 +285,26 @@ def _with_yes(pattern: str, given: Any) -> str:
     return " ".join(["%lightning_runs", *(repr(word) if " " in word else word for word in words), "--yes"])
 
 
-def _run_name(session: Session, asked: Any) -> str:
-    """Name of a run as it is listed; a `Run`, a variable that holds one and ``last`` are taken too."""
-    held = session.find_run(asked) or (session.namespace.get(asked) if isinstance(asked, str) else asked)
-    if isinstance(held, Run):
-        return held.name
-    return session.folder(asked).name if asked == "last" else str(asked)
+def _rows(session: Session, root: Path, asked: Sequence[Any]) -> list[catalog.Row]:
+    """The listed runs that are meant by name; a `Run`, a variable that holds one, ``last`` and a path are taken too.
+
+    Raises:
+        RunError: there is no such run, or it lies elsewhere.
+    """
+    listed = catalog.rows(root)
+    names, places = {row.run for row in listed}, {row.path.resolve(): row.run for row in listed}
+    found = []
+    for item in asked:
+        if isinstance(item, str) and item in names:
+            found.append(item)
+            continue
+        held = session.find_run(item) or (session.namespace.get(item) if isinstance(item, str) else item)
+        path = held.folder.path if isinstance(held, Run) else Path(str(item)).expanduser()
+        path = session.folder(item).path if item == "last" else path
+        if isinstance(held, Run) and path.resolve() not in places:
+            raise RunError(f"{held.name} lies in {path}, outside of {root}. Type %config LightningMagics.run_dir first")
+        found.append(places.get(path.resolve(), str(item)))
+    return catalog.named(listed, found, str(root))
 
 
 def _built(session: Session, record: runs.RunRecord) -> Any:

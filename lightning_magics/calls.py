@@ -418,7 +418,8 @@ class Call:
     @property
     def own(self) -> dict[str, Any]:
         """The verb's own options, those that differ from nothing."""
-        return {name: value for name, value in vars(self.options).items() if value not in (None, (), False)}
+        given = vars(self.options).items()
+        return {name: value for name, value in given if value is not None and value is not False and value != ()}
 
     def recipe(self, job: Job, subject: Subject, data: Data) -> tuple[Recipe, Module]:
         """How a fit was put together, and the source that it needs; a fit does not fail for this."""

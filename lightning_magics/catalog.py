@@ -19,6 +19,7 @@ from .errors import InputError, RunError, did_you_mean
 from .events import Status
 from .runs import RunFolder, RunRecord
 
+_YEAR_9999_S = 253_370_764_800
 _MOST_FOREIGN = 4_000_000  # bytes of metrics that plain Lightning logged, read for one listing
 
 
@@ -72,6 +73,8 @@ def rows(root: str | Path, pattern: str = "", model: str = "") -> list[Row]:
     others: list[Path] = []
     for path, recorded in _folders(root):
         (ours if recorded else others).append(path)
+    # Of Lightning's own, only as much is read as is asked for.
+    others = [path for path in others if _matches(pattern, path.relative_to(root).as_posix(), _model_of(root, path))]
     found = [*map(_recorded, ours), *_foreign(root, others)]
     if model:
         models = dict.fromkeys(row.model for row in found if row.model)
@@ -80,7 +83,7 @@ def rows(root: str | Path, pattern: str = "", model: str = "") -> list[Row]:
             raise InputError(
                 f"--model {model}: no run has that model.{did_you_mean(model, models)} There are: {_listed(models)}"
             )
-    found = [row for row in found if _matches(row, pattern)]
+    found = [row for row in found if _matches(pattern, row.run, row.model)]
     return sorted(found, key=lambda row: (row.started, row.run), reverse=True)
 
 
@@ -112,6 +115,8 @@ def _recorded(path: Path) -> Row:
     try:
         record = folder.read()
         status = folder.status(record)
+        if not 0 <= record.started < _YEAR_9999_S:
+            raise RunError(f"started is no time: {record.started}")  # noqa: TRY301 -- a broken record like the others
     except RunError as error:
         problem = f"run.json cannot be read: {' '.join(str(error.__cause__ or error).split())}"
         return Row(folder.name, path, _written(folder.record_path), problem=problem)
@@ -148,26 +153,33 @@ def _foreign(root: Path, paths: Iterable[Path]) -> Iterator[Row]:
     left = _MOST_FOREIGN
     for path in sorted(paths, key=foreign.started, reverse=True):
         try:
-            left -= foreign.size_bytes(path)
+            size = foreign.size_bytes(path)
         except OSError:
             continue  # it is gone already
-        found = foreign.read(path, with_metrics=left >= 0)
+        unread = size > left
+        left -= 0 if unread else size
+        found = foreign.read(path, with_metrics=not unread)
         yield Row(
             run=path.relative_to(root).as_posix(),
             path=path,
             started=found.started,
             problem=found.problem,
-            model=path.parent.name if path.parent != root else "",
+            model=_model_of(root, path),
             epochs=found.epochs,
             hyperparameters=found.hyperparameters,
             metrics=found.metrics,
             best=found.best,
-            unread=left < 0,
+            unread=unread,
         )
 
 
-def _matches(row: Row, pattern: str) -> bool:
-    return any(pattern in name or fnmatchcase(name, pattern) for name in (row.run, row.model))
+def _model_of(root: Path, path: Path) -> str:
+    """The model of a run of plain Lightning: its logger's name, if it has one."""
+    return path.parent.name if path.parent != root else ""
+
+
+def _matches(pattern: str, *names: str) -> bool:
+    return any(pattern in name or fnmatchcase(name, pattern) for name in names)
 
 
 def named(found: Sequence[Row], names: Iterable[str], where: str) -> list[Row]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import csv
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ Points = dict[str, list[tuple[float, float]]]  # by metric: global step and valu
 
 _PARAMETERS, _TABLE, _EVENTS = "hparams.yaml", "metrics.csv", "events.out.tfevents."
 _MOST_PARAMETERS = 1 << 18  # bytes of hparams.yaml
+_MOST_DEEP = 50  # lists and dicts within one another
 _NO_METRICS = ("epoch", "step", "hp_metric")
 
 
@@ -74,7 +75,7 @@ def read(folder: Path, with_metrics: bool) -> Found:
         problems.append(f"{_PARAMETERS} cannot be read: {error}")
     try:
         logged = points(folder) if with_metrics else {}
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ImportError) as error:
         problems.append(f"the metrics cannot be read: {error}")
     epochs = logged.get("epoch")
     metrics = {name: values[-1][1] for name, values in logged.items() if name not in _NO_METRICS}
@@ -164,6 +165,7 @@ def _parameters(path: Path) -> dict[str, Any]:
     text = path.read_text(encoding="utf-8")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
+        _check_depth(yaml.parse(text, Loader=loader))
         tree = yaml.compose(text, Loader=loader)
         if not isinstance(tree, yaml.MappingNode):
             return {}
@@ -171,6 +173,21 @@ def _parameters(path: Path) -> dict[str, Any]:
         return {str(key.value): _value(item, text, constructor) for key, item in tree.value}
     except (yaml.YAMLError, RecursionError) as error:
         raise ValueError(" ".join(str(error).split())) from error
+
+
+def _check_depth(events: Iterable[Any]) -> None:
+    """Refuse what is nested so deeply that composing it would overrun the stack, which ends the process.
+
+    Raises:
+        ValueError: it is.
+    """
+    import yaml
+
+    depth = 0
+    for event in events:
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > _MOST_DEEP:
+            raise ValueError(f"it is nested more than {_MOST_DEEP} deep")
 
 
 def _value(node: Any, text: str, constructor: Any) -> Any:

@@ -24,7 +24,7 @@ def curves(folder: Path) -> dict[str, Curve]:
     """
     path = RunFolder(folder).events_path
     found: dict[str, Curve] = {}
-    with contextlib.suppress(OSError, ValueError):
+    with contextlib.suppress(OSError, ValueError, ImportError):
         if not path.exists():
             return _foreign(folder)
         for event in _events(path, "Metrics"):

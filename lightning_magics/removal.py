@@ -26,8 +26,13 @@ def obstacle(root: Path, row: Row) -> str:
             f"its folder yourself: {shown(row.path)}"
         )
     place = row.path.resolve()
-    if row.path.is_symlink() or place.parent.parent != root.resolve():
+    if place != root.resolve() / row.path.parent.name / row.path.name:
         return f"{row.run} is a link to {place}. Remove it yourself"
+    if record is None and not folder.events_path.exists():
+        return (
+            f"{row.run} has a record that cannot be read, and may be no run at all. If it is one, remove its folder "
+            f"yourself: {shown(row.path)}"
+        )
     if row.status == "running" or folder.is_alive():
         return f"{row.run} is running. Stop it first: %lightning_stop {row.run}"
     if record is not None and record.status == "running" and record.host not in ("", socket.gethostname()):

@@ -181,10 +181,8 @@ class RunFolder:
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
-        except OSError as error:
-            if error.errno in _NO_LOCKS:
-                return self._says_so(file)
-            raise
+        except OSError:  # no locks, or a file system that fails
+            return self._says_so(file)
         else:
             return self.is_elsewhere() and self._says_so(file)
         finally:
@@ -222,7 +220,7 @@ class RunFolder:
             if not isinstance(found, dict):
                 raise ValueError("it is not a JSON object")  # noqa: TRY004, TRY301 -- joins the other causes below
             return cast(RunRecord, events.read(RunRecord, found))
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"the run {self.name} has no readable record {self.record_path}: {error}") from error
 
     def has_summaries(self) -> bool:

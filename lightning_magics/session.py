@@ -213,6 +213,10 @@ class Session:
         Raises:
             RunError: there is no such run.
         """
+        if isinstance(typed, str):  # of two runs of this name, the one that is listed
+            listed = Path(self.settings.run_dir).expanduser() / typed
+            if typed and (listed / "run.json").is_file():
+                return runs.find(self.settings.run_dir, str(listed))
         found = self.find_run(typed) or (self.namespace.get(typed) if isinstance(typed, str) else typed)
         folder = getattr(found, "folder", None)
         if isinstance(folder, runs.RunFolder):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 import pytorch_lightning
 import torch
@@ -83,6 +85,7 @@ def test_hyperparameters_are_read_as_data_and_never_run(tmp_path, text, expected
     [
         ("a: [1", "hparams.yaml cannot be read: while parsing a flow sequence"),
         ("x" * 300_000, "hparams.yaml cannot be read: it is larger than 262144 bytes"),
+        ("[" * 100_000, "hparams.yaml cannot be read: it is nested more than 50 deep"),
         ("a: !!int x", "hparams.yaml cannot be read: invalid literal for int()"),
     ],
 )
@@ -110,3 +113,9 @@ def test_events_that_are_cut_off_or_broken(tmp_path):
     assert foreign.read(path.parent, with_metrics=True).started == pytest.approx(path.stat().st_mtime, abs=5)
     path.write_bytes(b"\x05" + b"\0" * 11 + b"\xff" * 9 + whole)
     assert foreign.read(path.parent, with_metrics=True).problem.startswith("the metrics cannot be read: events.out.tf")
+
+
+def test_events_without_tensorboard_are_told(tmp_path, monkeypatch):
+    (tmp_path / "events.out.tfevents.1").write_bytes(b"x" * 40)
+    monkeypatch.setitem(sys.modules, "tensorboard.compat.proto.event_pb2", None)
+    assert foreign.read(tmp_path, with_metrics=True).problem.startswith("the metrics cannot be read: ")

@@ -79,6 +79,11 @@ def test_a_failed_run_says_why(root):
     [
         ("{", "run.json cannot be read: Expecting property name enclosed in double quotes"),
         ('{"run": 3}', "run.json cannot be read: RunRecord.run cannot be 3"),
+        ("[" * 100_000, "run.json cannot be read: maximum recursion depth exceeded"),
+        (
+            '{"run": "a", "verb": "fit", "model": "b", "status": "completed", "started": 1e20}',
+            "run.json cannot be read: started",
+        ),
     ],
 )
 def test_a_broken_folder_is_a_row_that_says_so(root, content, problem):
@@ -273,3 +278,4 @@ def test_metrics_of_plain_lightning_are_read_as_far_as_that_is_quick(root, monke
         *(("version_2", {"val_loss": 0.5}), ("version_1", {}), ("version_0", {}))
     ]
     assert "… the metrics of 2 runs of plain Lightning are not read; %lightning_runs PATTERN" in repr(found)
+    assert [row.best for row in listing.Listing(root, "version_0").rows] == [{"val_loss": 0.5}]

@@ -264,3 +264,10 @@ def test_several_metrics_can_be_typed_with_spaces_or_commas(typed):
 def test_a_metric_with_arguments_is_one_expression():
     given = parse("model", "Net --metrics Accuracy(num_classes=3,top_k=2)").options
     assert make("model", given).metrics == ("Accuracy(num_classes=3,top_k=2)",)
+
+
+def test_zero_is_an_option_that_was_given(shell):
+    from lightning_magics.calls import Call
+
+    assert Call.of("fit", {"seed": 0}).own["seed"] == 0
+    assert "seed" not in Call.of("fit", {}).own

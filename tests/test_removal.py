@@ -9,6 +9,8 @@ from recorded import add, fitted, plain
 
 from lightning_magics import catalog, list_runs, removal
 from lightning_magics.errors import InputError, RunError
+from lightning_magics.launch import Run
+from lightning_magics.progress import RunState
 
 ROOT = Path("lightning_logs")
 
@@ -178,4 +180,49 @@ def test_what_is_interrupted_can_be_named_again(monkeypatch):
             removal.delete(ROOT, catalog.rows(ROOT))
     assert folder.record_path.exists()
     removal.delete(ROOT, catalog.rows(ROOT))
+    assert names() == []
+
+
+def test_keep_counts_fits_alone_and_those_that_have_the_metric():
+    fitted(ROOT, {"val_loss": [0.3]}, started=1)
+    fitted(ROOT, {"other": [0.3]}, started=2)
+    for place in range(2):
+        add(ROOT, verb="test", started=5 + place, metrics={"test_loss": 0.5})
+    list_runs(keep=2, yes=True)
+    assert names() == ["Digits/test_0", "Digits/test_1", "Digits/version_0", "Digits/version_1"]
+    list_runs(sort="val_loss", keep=0, yes=True)
+    assert names() == ["Digits/test_0", "Digits/test_1", "Digits/version_1"]
+
+
+def test_a_folder_that_may_be_no_run_is_left_to_the_user():
+    (ROOT / "src" / "app").mkdir(parents=True)
+    (ROOT / "src" / "app" / "run.json").write_text('{"scripts": 1}')
+    with pytest.raises(
+        RunError, match=r"^src/app has a record that cannot be read, and may be no run at all\. .*src/app"
+    ):
+        list_runs(delete=["src/app"])
+    list_runs(keep=0, yes=True)
+    assert (ROOT / "src" / "app" / "run.json").exists()
+
+
+def test_a_link_to_a_models_folder_deletes_nothing_twice():
+    for place in range(2):
+        fitted(ROOT, {"val_loss": [0.3]}, started=place)
+    (ROOT / "alias").symlink_to("Digits")
+    list_runs("Digits", keep=1, yes=True)
+    assert names() == ["Digits/version_1", "alias/version_1"]
+    with pytest.raises(RunError, match=r"^alias/version_1 is a link to "):
+        list_runs(delete=["alias/version_1"])
+
+
+def test_a_run_of_another_folder_is_not_taken_for_its_namesake(tmp_path):
+    add(ROOT)
+    other = add(tmp_path / "other")
+    run = Run(other, other.read(), RunState(), None)
+    with pytest.raises(
+        RunError, match=r"^Digits/version_0 lies in .*other/Digits/version_0, outside of lightning_logs"
+    ):
+        list_runs(delete=[run])
+    assert names() == ["Digits/version_0"]
+    list_runs(delete=[str(ROOT / "Digits" / "version_0")])  # by its path
     assert names() == []
