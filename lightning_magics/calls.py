@@ -252,6 +252,11 @@ class Call:
             InputError: there is none.
         """
         run = self.session.find_run(net)
+        if run is None and isinstance(net, str) and net in self.session.run_names():
+            raise InputError(
+                f"{net} is a run of another session. Bring its model back first: net = %lightning_load {net}, then "
+                f"%lightning_{self.verb} net"
+            )
         found = run or self.session.find_model(net)
         if isinstance(found, Run):
             run = found
@@ -321,6 +326,9 @@ class Call:
         owner: Any = run.data[0] if run is not None else None
         if owner is None and run is not None and run.record.data in self.session.datas:
             owner = self.session.datas[run.record.data].new()
+            if matching.is_of_texts(owner):
+                load(owner)
+                matching.check_kept(owner, run.folder, run.record.data)
         if matching.is_of_texts(owner):
             load(owner)
             return owner

@@ -287,7 +287,8 @@ class LightningMagics(Magics):
         parsed = self._parsed("export", line)
         if parsed is not None:
             path = api.export(self._one(parsed, "export"), *parsed.positional[1:], **parsed.options)
-            print(f"written: {path}. Run it: python {path}")  # noqa: T201 -- the cell's answer
+            run_it = f"jupyter execute --inplace {path}" if path.suffix == ".ipynb" else f"python {path}"
+            print(f"written: {path}. Run it: {run_it}")  # noqa: T201 -- the cell's answer
 
     @line_magic
     def lightning_board(self, line: str) -> None:

@@ -12,6 +12,7 @@ import torch
 from .definition import load
 from .errors import InputError
 from .pretrained import BALANCED
+from .runs import RunFolder, shown
 from .texts import cuts
 
 
@@ -57,6 +58,23 @@ def check(model: Any, datamodule: Any, name: str, data: str, trained_on: Any = N
     for config in _configs(model):
         _check_config(config, tokenizer, len(classes), longest, (name, data))
     return (f"{cut:,} of {total:,} texts are cut at {longest} tokens",) if cut else ()
+
+
+def check_kept(datamodule: Any, folder: RunFolder, data: str) -> None:
+    """Check that texts are encoded as those of a run that another kernel trained: by the tokenizer that it kept.
+
+    Raises:
+        InputError: they are not.
+    """
+    from transformers import AutoTokenizer
+
+    if not folder.tokenizer_path.is_dir():
+        return
+    if AutoTokenizer.from_pretrained(folder.tokenizer_path).get_vocab() != datamodule.tokenizer.get_vocab():
+        raise InputError(
+            f"{data} of this notebook has another vocabulary than the texts that {folder.name} was trained on. Define "
+            f"it with the tokenizer of that run: %lightning_data {data} --tokenizer {shown(folder.tokenizer_path)}"
+        )
 
 
 def _check_same(trained_on: Any, datamodule: Any, name: str, data: str) -> None:

@@ -204,6 +204,8 @@ def _unknown(verb: str, typed: str) -> str:
     homes = [other for other in DECLARED if name in own_options(other)]
     if not homes and verb not in RUNNING and (name in trainer_options() or "." in name):
         homes = ["fit"]
+    if verb in RUNNING and name in ("lr", "weight_decay"):
+        return f"{text} It is a hyperparameter of the model: --model.{name} VALUE"
     if homes:
         return f"{text} It is one of %lightning_{homes[0]}."
     return text + (_near(verb, name) or f" Type %lightning_{verb} --help for what there is.")

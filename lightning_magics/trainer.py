@@ -60,6 +60,9 @@ def make_trainer(job: Job, ours: Sequence[Any]) -> Any:
         arguments["precision"] = amp_precision(str(arguments.get("accelerator", "auto")))
     arguments.setdefault("default_root_dir", str(job.folder))
     arguments.setdefault("enable_progress_bar", False)
+    if job.verb != "fit":
+        # What is made in inference mode, such as a metric's state, cannot be trained with: the instance lives on.
+        arguments.setdefault("inference_mode", False)
     if job.verb == "fit" and not arguments.get("barebones"):
         made = [loggers.logger(item, job.folder, package) if isinstance(item, str) else item for item in job.loggers]
         arguments["logger"] = made or False  # in the run folder, where Lightning's users and tools look

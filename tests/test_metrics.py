@@ -10,6 +10,7 @@ from sklearn import metrics as by_hand
 from torch import nn
 from torch.nn import functional as F
 
+from lightning_magics import api
 from lightning_magics.errors import InputError
 
 pytestmark = SMALL_RUNS
@@ -211,3 +212,12 @@ def test_what_cannot_be_used_is_said(asked, message):
     names = namespace(number=3)
     with pytest.raises(InputError, match=message):
         model("nn.Linear(4, 3)", names=names, **{"loss": "cross_entropy", **asked})
+
+
+def test_an_instance_that_was_validated_trains_on(shell):
+    net = model("nn.Linear(2, 1)", name="Net", loss="mse_loss", metrics=("mean_absolute_error",)).cls()
+    data = loader(torch.rand(6, 2), torch.rand(6, 1))
+    quiet = {"quiet": True, "logger": False, "enable_checkpointing": False}
+    for _ in range(2):
+        assert api.fit(net, data, data, max_epochs=1, **quiet).status == "completed"
+        assert api.validate(net, data, quiet=True).status == "completed"

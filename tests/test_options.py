@@ -113,7 +113,11 @@ def test_help_is_answered_before_anything_is_refused(line):
         ("fit", "--sede 3", r"--sede is not an option of %lightning_fit\. Did you mean '--seed'\?"),
         ("fit", "--qqq", r"--qqq is not an option of %lightning_fit\. Type %lightning_fit --help for what there is\."),
         ("fit", "-x", r"-x is not an option of %lightning_fit\."),
-        ("fit", "--lr 3", r"--lr is not an option of %lightning_fit\. It is one of %lightning_model\."),
+        (
+            "fit",
+            "--lr 3",
+            r"--lr is not an option of %lightning_fit\. It is a hyperparameter .*: --model\.lr VALUE",
+        ),
         (
             "model",
             "Net --max-epochs 3",

@@ -14,6 +14,7 @@ from transformers import AutoTokenizer
 
 from lightning_magics import api
 from lightning_magics.errors import InputError
+from lightning_magics.session import current
 
 pytestmark = SMALL_RUNS
 SETUP = """
@@ -191,6 +192,26 @@ def test_what_only_texts_can_do_is_said_of_other_data(films):
 def test_several_names_are_for_files_alone(films):
     with pytest.raises(InputError, match=r"%%lightning_data takes one name; found 'films more'"):
         films.run_cell_magic("lightning_data", "films more", "1")
+
+
+def test_a_run_of_another_session_takes_no_texts_encoded_otherwise(films):
+    run_cells(films, FIT)
+    name = films.user_ns["run"].name
+    run_cells(films, DATA.replace("--vocab_size 60", "--vocab_size 50"), f"again = %lightning_attach {name}")
+    message = rf"films of this notebook has another vocabulary than the texts that {name} was .*/tokenizer$"
+    with pytest.raises(InputError, match=message):
+        api.predict(films.user_ns["again"], "a warm film")
+    kept = films.user_ns["again"].folder.tokenizer_path
+    run_cells(films, DATA.replace("--vocab_size 60", f"--tokenizer {kept}"))
+    assert api.predict(films.user_ns["again"], "a warm film").predictions[0]["label"] == "good"
+
+
+def test_a_run_of_another_session_is_brought_back_first(films):
+    run_cells(films, FIT)
+    name = films.user_ns.pop("run").name
+    current()._named.clear()
+    with pytest.raises(InputError, match=rf"^{name} is a run of another session\. .* %lightning_load {name}, then"):
+        api.predict(name, "a warm film")
 
 
 @pytest.fixture(scope="module")
