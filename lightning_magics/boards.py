@@ -5,9 +5,11 @@ What such a process does is in `server`, where a board is shown in `frame`: noth
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import importlib.util
+import itertools
 import json
 import os
 import re
@@ -19,12 +21,12 @@ import tempfile
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from .errors import MissingPackage
 from .processes import hold, interpreter, release
-from .runs import shown
+from .runs import RunFolder, shown
 
 _START_S = 60.0
 _PROBE_S = 5.0
@@ -51,14 +53,16 @@ class Source:
         return cls((("", str(path)),), shown(path))
 
     @classmethod
-    def of_places(cls, places: Iterable[tuple[str, Path]]) -> Source:
-        """Some runs or folders alone, each under its name."""
-        found: dict[str, str] = {}
-        for name, path in sorted((name, path.expanduser().resolve()) for name, path in places):
-            while found.get(name, str(path)) != str(path):  # a run of the same name, below another folder
-                name = f"{path.parent.parent.name}/{name}"
-            found[name] = str(path)
-        return cls(tuple(found.items()), ", ".join(found))
+    def of_places(cls, places: Iterable[RunFolder | Path]) -> Source:
+        """Some runs or folders alone, each under the last parts of its path; a folder shows all that is below it."""
+        asked = {
+            item.path.resolve() if isinstance(item, RunFolder) else item.expanduser().resolve(): item for item in places
+        }
+        paths = [path for path in sorted(asked) if not any(outer in asked for outer in path.parents)]
+        if len(paths) == 1 and isinstance(asked[paths[0]], Path):
+            return cls.of_folder(paths[0])
+        found = _named({path: 2 if isinstance(asked[path], RunFolder) else 1 for path in paths})
+        return cls(tuple(sorted(found.items())), ", ".join(sorted(found)))
 
     @property
     def path(self) -> str:
@@ -76,13 +80,11 @@ class Board:
         port: on 127.0.0.1, where it listens.
         path: of its first page, ``/lightning_logs-3f2a91/``.
         title: what it shows, as a user reads it.
-        pid: of its process.
     """
 
     port: int
     path: str
     title: str
-    pid: int
 
 
 @dataclass(frozen=True)
@@ -108,15 +110,19 @@ class _Server:
     def __init__(self, source: Source, port: int | None, strict: bool) -> None:
         self._source = source
         self.port = port
-        self._passing = "" if source.places[0][0] == "" else _linked(dict(source.places))
-        self._logdir = self._passing or source.places[0][1]
-        self._socket, theirs = socket.socketpair()
-        hold(self._socket.fileno())
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- as long as the process
-        request = (self._logdir, source.path, port, strict, self._passing)
-        code = f"from lightning_magics.server import main; main({theirs.fileno()}, *{request!r})"
-        with theirs:
-            self._process = interpreter(code, (theirs.fileno(),), self._said, dict(os.environ))
+        with contextlib.ExitStack() as undo:
+            self._passing = "" if source.places[0][0] == "" else _linked(dict(source.places))
+            undo.callback(shutil.rmtree, self._passing, ignore_errors=True)
+            self._logdir = self._passing or source.places[0][1]
+            self._socket, theirs = socket.socketpair()
+            hold(self._socket.fileno())
+            undo.callback(lambda: release(self._socket.detach()))
+            request = (self._logdir, source.path, port, strict, self._passing)
+            code = f"from lightning_magics.server import main; main({theirs.fileno()}, *{request!r})"
+            with theirs:
+                self._said = undo.enter_context(tempfile.TemporaryFile())
+                self._process = interpreter(code, (theirs.fileno(),), self._said, dict(os.environ))
+            undo.pop_all()  # it has started
 
     def wait(self) -> Board | Failed:
         """Wait until it listens, or has failed to."""
@@ -139,7 +145,7 @@ class _Server:
 
     def board(self) -> Board:
         """Where it is."""
-        return Board(self.port or 0, f"{self._source.path}/", self._source.title, self._process.pid)
+        return Board(self.port or 0, f"{self._source.path}/", self._source.title)
 
     def answers(self) -> bool:
         """Whether it serves this log folder now; its process being there does not tell."""
@@ -237,6 +243,24 @@ def close() -> None:
     with _lock:
         while _servers:
             _servers.popitem()[1].end()
+
+
+def _named(lengths: Mapping[Path, int]) -> dict[str, str]:
+    """Paths under names, none of which is another's or lies below it: a link would be made through a link.
+
+    Args:
+        lengths: of each path, none within another, how many of its last parts are its name where nothing clashes.
+    """
+    names = {path: PurePath(*path.relative_to(path.anchor).parts[-length:]) for path, length in lengths.items()}
+    clashing = {
+        path
+        for pair in itertools.permutations(names, 2)
+        if names[pair[0]].is_relative_to(names[pair[1]])
+        for path in pair
+    }
+    if clashing:
+        return _named({path: length + (path in clashing) for path, length in lengths.items()})
+    return {str(name): str(path) for path, name in names.items()}
 
 
 def _linked(places: Mapping[str, str]) -> str:

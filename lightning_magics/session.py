@@ -234,17 +234,12 @@ class Session:
         """
         if not asked:
             return boards.Source.of_folder(self.settings.run_dir)
-        folders = [self._log_folder(item) for item in asked]
-        if len(asked) == 1 and isinstance(folders[0], Path):
-            return boards.Source.of_folder(folders[0])
-        return boards.Source.of_places(
-            (item.name, item) if isinstance(item, Path) else (item.name, item.path) for item in folders
-        )
+        return boards.Source.of_places(self._log_folder(item) for item in asked)
 
     def _log_folder(self, typed: Any) -> runs.RunFolder | Path:
         """A run, or the path of a folder that is none: the user's own, or that of all runs of a model."""
         for root in ("", self.settings.run_dir):
-            path = Path(root).expanduser() / typed if isinstance(typed, str | Path) else None
+            path = Path(root).expanduser() / Path(typed).expanduser() if isinstance(typed, str | Path) else None
             if path is not None and path.is_dir() and not (path / "run.json").exists():
                 return path.resolve()
         folder = self.folder(typed)

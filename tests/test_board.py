@@ -4,6 +4,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import time
 import types
 import urllib.request
@@ -15,12 +16,13 @@ import psutil
 import pytest
 from torch.utils.tensorboard import SummaryWriter
 
-from lightning_magics import boards, frame
+from lightning_magics import boards, frame, processes
 from lightning_magics.boards import Board, Failed, Source
 from lightning_magics.errors import BoardError, InputError, MissingPackage, RunError
+from lightning_magics.runs import RunFolder
 
 ASKED = frame.Asked(Source.of_folder("/logs"), "%lightning_board", 500)
-BOARD = Board(6006, "/logs-1/", "logs", 1)
+BOARD = Board(6006, "/logs-1/", "logs")
 
 
 def write_run(folder: Path) -> None:
@@ -51,6 +53,11 @@ def started(source: Source, port: int | None = None) -> Board:
     return outcome
 
 
+def pid_of(board: Board) -> int:
+    (server,) = (server for server in boards._servers.values() if server.board() == board)
+    return server._process.pid
+
+
 def page(board: Board, name: str = "") -> str:
     with urllib.request.urlopen(f"http://127.0.0.1:{board.port}{board.path}{name}", timeout=10) as answer:
         return answer.read().decode()
@@ -68,7 +75,7 @@ def test_a_folder_has_one_server_however_it_is_spelled(logs, tmp_path, monkeypat
     (tmp_path / "link").symlink_to(logs)
     monkeypatch.chdir(logs.parent)
     for spelled in ("logs", f"{logs}/", "logs/../logs", tmp_path / "link"):
-        assert started(Source.of_folder(spelled)) == Board(first.port, first.path, first.title, first.pid)
+        assert started(Source.of_folder(spelled)) == first
     assert eventually(lambda: boards.has_values(first, "Digits/version_1"))
     assert 'src="live.js"' in page(first)
     assert "autoReload" in page(first, "live.js")
@@ -76,16 +83,17 @@ def test_a_folder_has_one_server_however_it_is_spelled(logs, tmp_path, monkeypat
 
 def test_a_server_listens_to_this_machine_alone(logs):
     board = started(Source.of_folder(logs))
-    found = [item.laddr for item in psutil.Process(board.pid).net_connections() if item.status == "LISTEN"]
+    found = [item.laddr for item in psutil.Process(pid_of(board)).net_connections() if item.status == "LISTEN"]
     assert [(item.ip, item.port) for item in found] == [("127.0.0.1", board.port)]
 
 
 def test_a_killed_server_is_replaced_where_it_was(logs):
     first = started(Source.of_folder(logs))
-    os.kill(first.pid, signal.SIGKILL)
+    killed = pid_of(first)
+    os.kill(killed, signal.SIGKILL)
     second = started(Source.of_folder(logs))
-    assert second.pid != first.pid
-    assert (second.port, second.path) == (first.port, first.path)
+    assert second == first
+    assert pid_of(second) != killed
     assert eventually(lambda: boards.has_values(second, "Digits/version_0"))
 
 
@@ -99,7 +107,7 @@ def test_a_server_that_is_another_by_now_is_not_taken_for_alive(logs):
 
 def test_some_runs_are_shown_alone_and_their_links_go_with_the_server(logs, tmp_path):
     write_run(tmp_path / "logs/Digits/version_1")  # of the same name
-    places = [("Digits/version_1", folder / "Digits/version_1") for folder in (logs, tmp_path / "logs")]
+    places = [RunFolder(folder / "Digits/version_1") for folder in (logs, tmp_path / "logs")]
     source = Source.of_places(places)
     assert source == Source.of_places(reversed(places))
     board = started(source)
@@ -109,9 +117,41 @@ def test_some_runs_are_shown_alone_and_their_links_go_with_the_server(logs, tmp_
     assert not boards.has_values(board, "Digits/version_0")
     links = Path(boards._servers[source]._logdir)
     assert links.is_dir()
+    pid = pid_of(board)
     boards.close()
-    assert not psutil.pid_exists(board.pid)
+    assert not psutil.pid_exists(pid)
     assert not links.exists()
+
+
+def test_no_link_is_made_through_a_link(logs, tmp_path):
+    """Also where one place has the name of a folder of another."""
+    write_run(tmp_path / "other/Digits/version_0")
+    run, elsewhere = RunFolder(logs / "Digits/version_0"), RunFolder(tmp_path / "other/Digits/version_0")
+    before = sorted(logs.rglob("*"))
+    assert Source.of_places([logs / "Digits", run]) == Source.of_folder(logs / "Digits")  # which shows the run
+    board = started(Source.of_places([logs / "Digits", run, elsewhere]))
+    assert eventually(lambda: boards.has_values(board, "logs/Digits/version_0"))
+    assert eventually(lambda: boards.has_values(board, "other/Digits/version_0"))
+    assert sorted(logs.rglob("*")) == before
+
+
+def test_names_are_those_of_the_resolved_paths(tmp_path):
+    around = RunFolder(tmp_path / "a/Net/version_0/../version_1")
+    assert Source.of_places([around]).places == (("Net/version_1", f"{tmp_path}/a/Net/version_1"),)
+    first, inner, last = Path("/y"), RunFolder("/x/y/Net"), RunFolder("/x/Net/z")
+    assert [name for name, _ in Source.of_places([last, inner, first]).places] == ["Net/z", "x/y/Net", "y"]
+    assert Source.of_places([Path("/"), last]) == Source.of_folder("/")
+
+
+def test_a_server_that_cannot_be_started_leaves_nothing(logs, tmp_path, monkeypatch):
+    held = set(processes._held)
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    outcome = boards.start(Source.of_places([RunFolder(logs / "Digits/version_0")]))
+    assert isinstance(outcome, Failed)
+    assert outcome.reason.startswith("TensorBoard cannot be started: [Errno 2] No such file or directory")
+    assert list(tmp_path.iterdir()) == []
+    assert processes._held == held
 
 
 def test_a_port_that_was_asked_for_is_taken_or_refused(logs):
@@ -120,14 +160,16 @@ def test_a_port_that_was_asked_for_is_taken_or_refused(logs):
         stranger.listen()
         port = stranger.getsockname()[1]
         kept = started(Source.of_folder(logs))
+        pid = pid_of(kept)
         outcome = boards.start(Source.of_folder(logs), port)
         assert outcome == Failed(
             f"port {port} is in use by another program. Type another --port, or none: a free one is then found"
         )
         assert started(Source.of_folder(logs)) == kept  # which goes on
+        assert pid_of(kept) == pid
     moved = started(Source.of_folder(logs), port)
     assert moved.port == port
-    assert not psutil.pid_exists(kept.pid)
+    assert not psutil.pid_exists(pid)
 
 
 def test_a_broken_tensorboard_says_how_to_repair_it(tmp_path, monkeypatch):
@@ -199,6 +241,12 @@ def test_a_terminal_gets_the_link(shell, logs, capsys):
     shell.run_line_magic("lightning_board", f"{logs}")
     board = started(Source.of_folder(logs))
     assert capsys.readouterr().out == f"TensorBoard of {logs}: http://127.0.0.1:{board.port}{board.path}\n"
+
+
+def test_a_folder_is_found_below_the_home(shell, logs, monkeypatch, capsys):
+    monkeypatch.setenv("HOME", str(logs.parent))
+    shell.run_line_magic("lightning_board", "~/logs")
+    assert f"TensorBoard of {logs}: " in capsys.readouterr().out
 
 
 def test_what_cannot_be_shown_is_said_before_anything_starts(shell, tmp_path):
@@ -274,7 +322,8 @@ def test_a_server_ends_with_its_kernel_and_survives_its_interrupts(running):
     (pid,) = pids(running)
     family = [pid, *(child.pid for child in psutil.Process(pid).children())]  # with TensorBoard's data server
     running.manager.interrupt_kernel()
-    assert running.value("boards.start(*boards._servers).pid") == pid
+    running.run("boards.start(*boards._servers)")
+    assert pids(running) == [pid]
     os.kill(running.value("__import__('os').getpid()"), signal.SIGKILL)
     assert eventually(lambda: not any(psutil.pid_exists(item) for item in family))
 
