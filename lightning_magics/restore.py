@@ -43,8 +43,9 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
     with short_traceback(), random_state_kept():
         found = recalled.model()
         model = found.new(**recalled.values(recipe.arguments)) if isinstance(found, Definition) else found
-        take(model, None, path, trusted=not weights_only)
-    print(f"weights: {runs.shown(path)}")  # noqa: T201 -- which of them
+        goes_on = take(model, None, path, trusted=not weights_only)
+    more = "" if goes_on else ", which holds them alone: a fit of the model begins anew"
+    print(f"weights: {runs.shown(path)}{more}")  # noqa: T201 -- which of them
     session.add_recalled(recalled.unit)
     _register_model(session, recalled, found, model)
     _register_data(session, recalled)
