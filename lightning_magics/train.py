@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -278,7 +278,7 @@ def load(path: Path, trusted: bool) -> Any:
         ) from error
 
 
-def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool) -> bool:
+def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool) -> Mapping[str, Any]:
     """Put the state that other processes left into live objects; the rest of it stays on disk for the next fit.
 
     Args:
@@ -288,7 +288,7 @@ def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool) -> bool:
         trusted: whether it may hold other objects than tensors, which loading creates.
 
     Returns:
-        Whether there is such a rest: a checkpoint may hold the weights alone, and the next fit then begins anew.
+        What the checkpoint holds. Where `is_whole` says that it is the weights alone, the next fit begins anew.
 
     Raises:
         InputError: it is no checkpoint.
@@ -313,10 +313,14 @@ def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool) -> bool:
     for callback in callbacks if isinstance(callbacks, list | tuple) else [callbacks]:
         if callback is not None and callback.state_key in state.get("callbacks", ()):
             callback.load_state_dict(state["callbacks"][callback.state_key])
-    whole = {"callbacks", "optimizer_states", "loops"} <= state.keys()
     model.trainer = None
-    _left[model] = _Left(checkpoint, mark, trusted, whole)
-    return whole
+    _left[model] = _Left(checkpoint, mark, trusted, is_whole(state))
+    return cast(Mapping[str, Any], state)
+
+
+def is_whole(state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint holds more than the weights, and a fit can go on from it."""
+    return {"callbacks", "optimizer_states", "loops"} <= state.keys()
 
 
 def _take_type(model: Any, weights: dict[str, Any]) -> None:

@@ -344,7 +344,7 @@ def notices(told):
 
 def test_a_fit_goes_on_from_a_checkpoint_that_is_as_it_was_when_it_was_taken(tmp_path, left):
     model = make_model()
-    assert train.take(model, None, left, trusted=False)
+    assert train.is_whole(train.take(model, None, left, trusted=False))
     _, told = go(tmp_path, model, continues=True)
     assert (told[0].first_epoch, notices(told)) == (2, [])
 
@@ -377,7 +377,7 @@ def test_weights_alone_are_taken_and_a_fit_begins_anew(tmp_path, left):
     del state["callbacks"], state["optimizer_states"], state["lr_schedulers"]  # ModelCheckpoint(save_weights_only=True)
     torch.save(state, left)
     model = make_model()
-    assert not train.take(model, None, left, trusted=False)
+    assert not train.is_whole(train.take(model, None, left, trusted=False))
     assert torch.equal(model.net[0].weight, state["state_dict"]["net.0.weight"])
     assert train.was_fitted(model)  # of which its record tells
     _, told = go(tmp_path, model, continues=True)
