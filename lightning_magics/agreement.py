@@ -138,8 +138,8 @@ def unrepeated(run: str, recipe: Recipe, seed: int | None) -> list[str]:
         found.append("no seed: weights and the order of the data are drawn anew each time. Give one: --seed 1")
     if recipe.trained:
         found.append(f"{run} went on from an instance that had been trained; this begins anew")
-    elif seed is not None and recipe.model and recipe.arguments is None and recipe.model.isidentifier():
-        found.append("the model is an instance: it was made before the seed was set")
+    elif recipe.model and recipe.arguments is None and recipe.model.isidentifier():
+        found.append("the model is an instance: it is made before a fit sets its seed")
     return found
 
 

@@ -74,7 +74,7 @@ def test_weights_that_are_not_the_last_ones_say_so(tmp_path, default_dtype, caps
     [
         ({}, None),
         ({"seed": None}, "No seed: weights and the order of the data are drawn anew each time. Give one: --seed 1."),
-        ({"model": "net", "arguments": None}, "The model is an instance: it was made before the seed was set."),
+        ({"model": "net", "arguments": None}, "The model is an instance: it is made before a fit sets its seed."),
         (
             {"trained": True},
             "Net/version_0 went on from an instance that had been trained; this begins anew.",
