@@ -23,7 +23,7 @@ class Agreement:
         changed: options that were given anew, as they are typed.
 
     Attributes:
-        verdict: ``identical``, ``within tolerance`` or ``different``.
+        verdict: ``identical``, ``within tolerance``, ``different``, or ``nothing`` where neither logged a metric.
         reasons: why the numbers may differ, as far as the records show.
     """
 
@@ -31,14 +31,15 @@ class Agreement:
         self._before, self._after = before, after
         names = [*before.metrics, *(name for name in after.metrics if name not in before.metrics)]
         self._rows = [(name, before.metrics.get(name), after.metrics.get(name)) for name in names]
-        found = {_how(one, other) for _, one, other in self._rows} or {"different"}
-        self.verdict = next(item for item in ("different", "within tolerance", "identical") if item in found)
-        self.reasons = [] if self.verdict == "identical" else _reasons(before, after, changed)
+        found = {_how(one, other) for _, one, other in self._rows} or {"nothing"}
+        self.verdict = next(item for item in ("different", "within tolerance", "identical", "nothing") if item in found)
+        compared = self.verdict in ("different", "within tolerance")
+        self.reasons = _reasons(before, after, changed) if compared else []
 
     def __repr__(self) -> str:
         """The table as text."""
-        labels, rows = self._table()
-        return "\n".join([self._headline(), "", report.text_table((labels, rows), left=_LEFT), *self._said()])
+        table = ["", report.text_table(self._table(), left=_LEFT)] if self._rows else []
+        return "\n".join([self._headline(), *table, *self._said()])
 
     def _repr_html_(self) -> str:
         """The table as html, with inline styles only."""
@@ -48,14 +49,16 @@ class Agreement:
             f"<tr>{''.join(_cell('td', label, cell) for label, cell in zip(labels, row, strict=True))}</tr>"
             for row in rows
         )
+        table = (
+            '<div style="overflow-x:auto"><table style="margin:0;border-collapse:collapse;'
+            f'font-variant-numeric:tabular-nums"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+        )
         below = "".join(f'<div style="opacity:.8;font-size:.92em">{escape(line)}</div>' for line in self._said())
         sign, colour = _SIGNS[self.verdict]
         mark = f'<span style="color:{colour}">{sign}</span>'
         return (
             f'<div style="margin:2px 0 6px"><div style="margin-bottom:4px">{mark} {escape(self._headline())}</div>'
-            '<div style="overflow-x:auto"><table style="margin:0;border-collapse:collapse;'
-            f'font-variant-numeric:tabular-nums"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-            f"{below}</div>"
+            f"{table if self._rows else ''}{below}</div>"
         )
 
     def _headline(self) -> str:
@@ -63,6 +66,7 @@ class Agreement:
             "identical": "gives the same numbers as",
             "within tolerance": f"agrees within {_TOLERANCE:.1%} with",
             "different": "differs from",
+            "nothing": "logged no metric, nothing to compare with",
         }
         return f"{self._after.run} {how[self.verdict]} {self._before.run}"
 
@@ -72,14 +76,19 @@ class Agreement:
         return labels, [[formats.clip(row[0], 40), *row[1:]] for row in cells]
 
     def _said(self) -> list[str]:
-        if self.verdict == "identical":
-            return []
+        if self.verdict in ("identical", "nothing"):
+            return [f"· {ending}" for ending in _endings(self._before, self._after)]
         if not self.reasons:
             return ["No reason is to be seen: operations that are not deterministic, or files that changed, are two."]
         return [f"· {reason}" for reason in self.reasons]
 
 
-_SIGNS = {"identical": ("✓", "#2da44e"), "within tolerance": ("≈", "#bf8700"), "different": ("≠", "#d9534f")}
+_SIGNS = {
+    "identical": ("✓", "#2da44e"),
+    "within tolerance": ("≈", "#bf8700"),
+    "different": ("≠", "#d9534f"),
+    "nothing": ("–", "#888"),
+}
 
 
 def _how(one: float | None, other: float | None) -> str:
@@ -98,14 +107,10 @@ def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str]) -> lis
     """What in the records may be the reason."""
     recipe = Recipe.of(before)
     found = [f"changed: {option}" for option in changed]
-    if before.seed is None and after.seed is None:
-        found.append("no seed: weights and the order of the data were drawn anew. Give one: --seed 1")
-    if recipe.trained:
-        found.append(f"{before.run} went on from an instance that had been trained; this began anew")
-    elif recipe.model and recipe.arguments is None and recipe.model.isidentifier():
-        found.append("the model is an instance: it was made before the seed was set")
-    if before.status != "completed":
-        found.append(f"{before.run} was {before.status}, after {formats.plural(before.steps, 'step')}")
+    found += unrepeated(before.run, recipe, after.seed)
+    if before.seed != after.seed:
+        found.append(f"seed: {_seed(before)} → {_seed(after)}")
+    found += _endings(before, after)
     found += _differing("data", before.fingerprint, after.fingerprint)
     found += _differing("", before.versions, after.versions)
     facts: tuple[str, ...] = ("devices", "precision")
@@ -118,6 +123,38 @@ def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str]) -> lis
     if before.git.get("commit") != after.git.get("commit"):
         found.append("the git commit of the working folder is another one: modules that are imported may have changed")
     return found
+
+
+def unrepeated(run: str, recipe: Recipe, seed: int | None) -> list[str]:
+    """What of a fit comes out otherwise each time that it is run from its source.
+
+    Args:
+        run: its name.
+        recipe: how it was put together.
+        seed: of ``--seed``, or None.
+    """
+    found = []
+    if seed is None:
+        found.append("no seed: weights and the order of the data are drawn anew each time. Give one: --seed 1")
+    if recipe.trained:
+        found.append(f"{run} went on from an instance that had been trained; this begins anew")
+    elif recipe.model and recipe.arguments is None and recipe.model.isidentifier():
+        found.append("the model is an instance: it is made before a fit sets its seed")
+    return found
+
+
+def _seed(record: RunRecord) -> str:
+    return "none" if record.seed is None else str(record.seed)
+
+
+def _endings(*records: RunRecord) -> list[str]:
+    """How runs ended that did not reach their end."""
+    return [
+        f"{record.run} {'failed' if record.status == 'failed' else f'was {record.status}'}, "
+        f"after {formats.plural(record.steps, 'step')}"
+        for record in records
+        if record.status != "completed"
+    ]
 
 
 def _differing(what: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:

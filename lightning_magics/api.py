@@ -169,7 +169,9 @@ def rerun(asked: Any, **changed: Any) -> Run:
 
     session = current()
     recalled = Recalled.of(session.folder(asked), session.namespace)
-    print(recalled.announced([*recalled.recipe.model_codes, *recalled.recipe.data_codes]))  # noqa: T201 -- told first
+    recipe = recalled.recipe
+    codes = [*recipe.model_codes, *recipe.data_codes, *recipe.codes]
+    print(recalled.announced(codes))  # noqa: T201 -- told first
     run, agreement = train_again(session, recalled, changed)
     show(agreement)
     return run

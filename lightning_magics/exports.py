@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from . import runs
+from .agreement import unrepeated
 from .calls import Call
 from .definition import is_module
 from .errors import InputError
@@ -70,7 +71,7 @@ def _model(session: Session, asked: Any) -> Any:
 def _of_run(session: Session, asked: Any) -> tuple[Script, str]:
     recalled = Recalled.of(session.folder(asked), {})
     record, recipe = recalled.record, recalled.recipe
-    notes = ["It went on from an instance that had been trained; this begins anew."] if recipe.trained else []
+    notes = [f"{reason[0].upper()}{reason[1:]}." for reason in unrepeated(record.run, recipe, record.seed)]
     script = Script(
         record.model,
         recipe,

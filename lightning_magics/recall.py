@@ -86,12 +86,16 @@ class Recalled:
     def execute(self, codes: Iterable[str]) -> None:
         """Run the statements that some code needs, each once, with random numbers of their own.
 
+        Settings of torch stay as they make them, since the run's model was trained with these; it is told.
+
         Raises:
             RunError: the source lacks something.
             Exception: what the source raises.
         """
         from .probe import RandomState, random_state_kept
+        from .surroundings import Surroundings
 
+        before = Surroundings.taken(None)
         path = str(self.folder.source_path)
         trees = [statement.tree for statement, _ in self._history().statements]
         with random_state_kept():
@@ -104,6 +108,8 @@ class Recalled:
                     with self._lacking_nothing():
                         exec(code, self.namespace)
             self._random = RandomState.taken()
+        for text in Surroundings.taken(None).settings_since(before):
+            print(f"the run's source has set torch's {text}, which stays so")  # noqa: T201 -- of the whole notebook
 
     def value(self, code: str) -> Any:
         """The value of an expression; what it needs has run.

@@ -31,7 +31,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         Exception: what the source raises.
     """
     from .probe import random_state_kept
-    from .train import check_checkpoint, take
+    from .train import check_checkpoint, is_whole, take
 
     path, recipe, record = recalled.checkpoint(checkpoint), recalled.recipe, recalled.record
     if weights_only:
@@ -43,8 +43,12 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
     with short_traceback(), random_state_kept():
         found = recalled.model()
         model = found.new(**recalled.values(recipe.arguments)) if isinstance(found, Definition) else found
-        take(model, None, path, trusted=not weights_only)
-    print(f"weights: {runs.shown(path)}")  # noqa: T201 -- which of them
+        state = take(model, None, path, trusted=not weights_only)
+    alone = "" if is_whole(state) else ", which holds them alone: a fit of the model begins anew"
+    print(f"weights: {runs.shown(path)}{alone}")  # noqa: T201 -- which of them
+    step = state.get("global_step", record.steps)
+    if checkpoint in (None, "last") and step < record.steps:
+        print(f"weights of step {step} of {record.steps}: the run kept no later checkpoint")  # noqa: T201 -- likewise
     session.add_recalled(recalled.unit)
     _register_model(session, recalled, found, model)
     _register_data(session, recalled)

@@ -27,11 +27,12 @@ _LOGGERS = {
     "tensorboard": "PL.loggers.TensorBoardLogger('.')",
     "csv": "PL.loggers.CSVLogger('.')",
     "mlflow": "PL.loggers.MLFlowLogger(experiment_name=NAME, tracking_uri='sqlite:///mlflow.db')",
+    "wandb": "PL.loggers.WandbLogger(project=NAME, offline=True)",
 }
 _PRINT = """
 if TRAINER.is_global_zero:
-    for name, value in TRAINER.callback_metrics.items():
-        print(f"{name}={float(value)}")
+    for METRIC, VALUE in TRAINER.callback_metrics.items():
+        print(f"{METRIC}={float(VALUE)}")
 """
 
 
@@ -86,8 +87,9 @@ class Script:
             about: its first sentence.
         """
         main = self._main(under_torchrun=True)
-        function = snippet("def main():\n    BODY", BODY=main)
-        guard = snippet("if __name__ == '__main__':\n    main()")
+        name = self._free("main")
+        function = snippet(f"def {name}():\n    BODY", BODY=main)
+        guard = snippet(f"if __name__ == '__main__':\n    {name}()")
         text = "\n".join([about, *(["", *self.notes] if self.notes else [])])
         head = f'"""{text}"""' if not self.notes else f'"""{text}\n"""'
         body = [*self.module.body, _text(function), _text(guard)]
@@ -127,7 +129,8 @@ class Script:
         fit = expression("TRAINER.fit(MODEL)", TRAINER=trainer, MODEL=model)
         assert isinstance(fit, ast.Call)
         fit.keywords = [*given, *self._from_checkpoint()]
-        return [*statements, ast.Expr(fit), *snippet(_PRINT, TRAINER=trainer)]
+        names = {name.upper(): _name(self._free(name)) for name in ("metric", "value")}
+        return [*statements, ast.Expr(fit), *snippet(_PRINT, TRAINER=trainer, **names)]
 
     def _data(self, statements: list[ast.stmt]) -> list[ast.keyword]:
         """Add the statements that make the data; return what `fit` is given of it."""
@@ -246,10 +249,17 @@ class Script:
         name = name or module
         text = f"import {module} as {name}" if name != module else f"import {module}"
         if text not in self.module.imports and name in self._taken:
-            name = f"{name}_"
+            name = self._free(name)
             text = f"import {module} as {name}"
         self._imports[text] = None
         return _name(name)
+
+    def _free(self, name: str) -> str:
+        """A name that hides none of the module's."""
+        taken = self._taken
+        while name in taken:
+            name = f"{name}_"
+        return name
 
     @property
     def _taken(self) -> set[str]:
@@ -261,7 +271,7 @@ class Script:
         """The name of a value, which is assigned to it; it hides none that the code has. A name stays as it is."""
         if isinstance(value, ast.Name):
             return value
-        name = f"{name}_" if name in self._taken else name
+        name = self._free(name)
         statements.append(ast.Assign([ast.Name(name, ast.Store())], value))
         return _name(name)
 

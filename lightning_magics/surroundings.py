@@ -64,6 +64,12 @@ class Surroundings:
             warning_filters=[item for item in warnings.filters if item[2].__module__ == "builtins"],
         )
 
+    def settings_since(self, before: Surroundings) -> list[str]:
+        """Settings of torch that are others than before, with their values."""
+        names = ("threads", "default_dtype", "matmul_precision", "deterministic", "cudnn")
+        found = {name: (getattr(before, name), getattr(self, name)) for name in names}
+        return [f"{name.replace('_', ' ')}: {one} → {other}" for name, (one, other) in found.items() if one != other]
+
     def apply(self, ranks: int) -> None:
         """Make them those of this process, one of several ranks."""
         import numpy as np

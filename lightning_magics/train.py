@@ -17,7 +17,7 @@ import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.utils.data import DataLoader
@@ -171,12 +171,28 @@ def check_checkpoint(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is no checkpoint: torch cannot read it. Give a run, or another path")
     try:
-        torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"the checkpoint {path} holds Python objects besides tensors, and loading those runs code. "
             "If you trust it, type --weights_only false"
         ) from error
+    _check_content(path, found)
+
+
+def _check_content(path: Path, found: Any) -> None:
+    """Check that what a file holds is what Lightning saves.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(found, Mapping) and "state_dict" in found:
+        return
+    holds = ", ".join(map(str, list(found)[:3])) if isinstance(found, Mapping) else f"a {type(found).__name__}"
+    raise InputError(
+        f"{shown(path)} is no checkpoint of Lightning's: it holds no state_dict, but {holds or 'nothing'}. If these "
+        f"are the weights: model.load_state_dict(torch.load({str(path)!r}))"
+    )
 
 
 @contextlib.contextmanager
@@ -209,13 +225,36 @@ def seeded(package: str, seed: int | None) -> Iterator[None]:
         raise raised
 
 
-_left: weakref.WeakKeyDictionary[Any, Path] = weakref.WeakKeyDictionary()  # instance → state of its last fit
+@dataclass(frozen=True)
+class _Left:
+    """The state of a fit that other processes left in a file.
+
+    Attributes:
+        path: of the file; `mark` tells whether it is still the same one.
+        trusted: whether it may hold other objects than tensors.
+        whole: whether it holds more than the weights: a fit can go on from it.
+    """
+
+    path: Path
+    mark: tuple[int, int]
+    trusted: bool
+    whole: bool
+
+    @property
+    def lost(self) -> str:
+        """What has become of it since; empty if it is as it was."""
+        if not self.path.exists():
+            return f"{shown(self.path)} is gone"
+        return f"{shown(self.path)} is another file by now" if _mark(self.path) != self.mark else ""
 
 
-def leave(model: Any, checkpoint: Path) -> None:
-    """Note that an instance was fitted by other processes, and where its state is."""
-    model.trainer = None
-    _left[model] = checkpoint
+_left: weakref.WeakKeyDictionary[Any, _Left] = weakref.WeakKeyDictionary()  # instance → state of its last fit
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    """What differs when a file is written anew."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_ino
 
 
 def load(path: Path, trusted: bool) -> Any:
@@ -239,7 +278,7 @@ def load(path: Path, trusted: bool) -> Any:
         ) from error
 
 
-def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool) -> None:
+def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool) -> Mapping[str, Any]:
     """Put the state that other processes left into live objects; the rest of it stays on disk for the next fit.
 
     Args:
@@ -248,10 +287,16 @@ def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool) -> None:
         checkpoint: what the run saved last.
         trusted: whether it may hold other objects than tensors, which loading creates.
 
+    Returns:
+        What the checkpoint holds. Where `is_whole` says that it is the weights alone, the next fit begins anew.
+
     Raises:
+        InputError: it is no checkpoint.
         RunError: it holds weights that the model has no place for, or lacks some that it has.
     """
+    mark = _mark(checkpoint)
     state = load(checkpoint, trusted)
+    _check_content(checkpoint, state)
     weights = state["state_dict"]
     if weights.keys() - model.state_dict().keys():
         model.configure_model()  # layers that are made where the model trains
@@ -266,9 +311,16 @@ def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool) -> None:
     _take_type(model, weights)
     model.load_state_dict(weights, strict=model.strict_loading)
     for callback in callbacks if isinstance(callbacks, list | tuple) else [callbacks]:
-        if callback is not None and callback.state_key in state["callbacks"]:
+        if callback is not None and callback.state_key in state.get("callbacks", ()):
             callback.load_state_dict(state["callbacks"][callback.state_key])
-    leave(model, checkpoint)
+    model.trainer = None
+    _left[model] = _Left(checkpoint, mark, trusted, is_whole(state))
+    return cast(Mapping[str, Any], state)
+
+
+def is_whole(state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint holds more than the weights, and a fit can go on from it."""
+    return {"callbacks", "optimizer_states", "loops"} <= state.keys()
 
 
 def _take_type(model: Any, weights: dict[str, Any]) -> None:
@@ -288,7 +340,9 @@ def continued(job: Job) -> Job:
         return job
     state = _state_behind(job.model)
     if state is None:
-        return job
+        lost = _left[job.model].lost if job.model in _left else ""
+        notice = f"the model's weights stay, and this fit begins anew: the rest of its last fit cannot be read, {lost}"
+        return dataclasses.replace(job, continues=False, notices=(*job.notices, notice)) if lost else job
     path = RunFolder(job.folder).continue_checkpoint_path
     state["callbacks"].pop("Timer", None)  # each fit has its own --max_time
     checkpoints.save(state, path)
@@ -309,7 +363,7 @@ def _epochs_done(state: Mapping[str, Any]) -> int:
 
 
 def was_fitted(model: Any) -> bool:
-    """Whether an instance has a fit behind it, that a further one would go on from."""
+    """Whether an instance has a fit behind it, or the weights of one."""
     behind = getattr(model, "_trainer", None)
     return (behind is not None and behind.global_step > 0) or model in _left
 
@@ -322,10 +376,10 @@ def _state_behind(model: Any) -> dict[str, Any] | None:
             return None
         found: dict[str, Any] = behind._checkpoint_connector.dump_checkpoint(weights_only=False)  # as save_checkpoint
         return found
-    path = _left.get(model)
-    if path is None or not path.exists():
+    left = _left.get(model)
+    if left is None or not left.whole or left.lost:
         return None
-    found = torch.load(path, map_location="cpu", weights_only=False, mmap=True)
+    found = load(left.path, left.trusted)
     return found | {"state_dict": model.state_dict()}  # the instance's weights may have been changed since
 
 

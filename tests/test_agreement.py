@@ -47,7 +47,33 @@ def test_nan_agrees_with_nan_and_a_metric_that_is_gone_does_not():
     nan = dataclasses.replace(BEFORE, metrics={"a": float("nan")})
     assert Agreement(nan, after(metrics={"a": float("nan")})).verdict == "identical"
     assert Agreement(nan, after(metrics={})).verdict == "different"
-    assert Agreement(after(metrics={}), after(metrics={})).verdict == "different"
+
+
+def test_runs_that_log_nothing_have_nothing_to_compare():
+    bare = dataclasses.replace(BEFORE, metrics={})
+    found = Agreement(bare, after(metrics={}, versions={"torch": "2.7"}))
+    assert (found.verdict, found.reasons) == ("nothing", [])
+    assert repr(found) == "Net/version_1 logged no metric, nothing to compare with Net/version_0"
+    assert "<table" not in found._repr_html_()
+    assert "Net/version_1 was interrupted, after 1 step" in repr(
+        Agreement(bare, after(metrics={}, status="interrupted", steps=1))
+    )
+
+
+def test_a_repetition_that_did_not_reach_its_end_says_so():
+    found = Agreement(BEFORE, after(metrics={"val_loss": 1.0}, status="interrupted", steps=3))
+    assert found.reasons == ["Net/version_1 was interrupted, after 3 steps"]
+    found = Agreement(dataclasses.replace(BEFORE, status="failed", steps=1), after(metrics={"val_loss": 1.0}))
+    assert found.reasons == ["Net/version_0 failed, after 1 step"]
+    assert "· Net/version_1 was interrupted, after 3 steps" in repr(
+        Agreement(BEFORE, after(status="interrupted", steps=3))  # its numbers are the same all the same
+    )
+
+
+def test_another_seed_is_named():
+    assert Agreement(BEFORE, after(metrics={}, seed=2)).reasons == ["seed: 1 → 2"]
+    unseeded = dataclasses.replace(BEFORE, seed=None)
+    assert Agreement(unseeded, after(metrics={})).reasons == ["seed: none → 1"]
 
 
 def test_the_reasons_that_the_records_show():
@@ -74,7 +100,7 @@ def test_the_reasons_that_the_records_show():
 def test_runs_that_cannot_be_repeated_say_why():
     recipes = {
         "no seed": (None, Recipe(model="Net", arguments={}), "completed"),
-        "made before the seed was set": (1, Recipe(model="net"), "completed"),
+        "made before a fit sets its seed": (1, Recipe(model="net"), "completed"),
         "went on from an instance that had been trained": (1, Recipe(model="net", trained=True), "completed"),
         "Net/version_0 was interrupted, after 7 steps": (1, Recipe(model="Net", arguments={}), "interrupted"),
     }

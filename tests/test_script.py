@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from lightning_magics import options
 from lightning_magics.closure import Module
 from lightning_magics.errors import InputError
 from lightning_magics.recipe import Recipe
@@ -27,8 +28,8 @@ def test_a_script_of_a_model_that_brings_its_data():
         "    )\n"
         "    trainer.fit(model)\n"
         "    if trainer.is_global_zero:\n"
-        "        for name, value in trainer.callback_metrics.items():\n"
-        '            print(f"{name}={float(value)}")'
+        "        for metric, value in trainer.callback_metrics.items():\n"
+        '            print(f"{metric}={float(value)}")'
     )
 
 
@@ -51,10 +52,16 @@ def test_options_are_lightnings_own():
         (["csv"], 'logger=pl.loggers.CSVLogger(".")'),
         (["tensorboard", "mine()"], 'logger=[pl.loggers.TensorBoardLogger("."), mine()]'),
         (["mlflow"], 'pl.loggers.MLFlowLogger(experiment_name="Net", tracking_uri="sqlite:///mlflow.db")'),
+        (["wandb"], 'logger=pl.loggers.WandbLogger(project="Net", offline=True)'),
     ],
 )
 def test_loggers(loggers, code):
     assert code in main(options={"logger": loggers})
+
+
+def test_every_logger_that_has_a_name_is_made():
+    for name in options.LOGGERS:
+        assert "logger=pl.loggers." in main(options={"logger": [name]})
 
 
 def test_devices_that_are_no_number_stay_as_they_are():
@@ -77,6 +84,19 @@ def test_names_of_main_hide_none_of_the_notebook():
     assert "    trainer_ = pl.Trainer(" in text
     assert 'os_.environ.get("LOCAL_WORLD_SIZE", 1)' in text
     assert main(model="net", arguments=None).startswith("    trainer = ")
+
+
+def test_the_names_that_the_metrics_are_printed_with_hide_none_of_the_notebook():
+    text = main(source=f"{SOURCE}metric = 1\nvalue = 2\nvalue_ = 3\n", arguments={"rate": "value", "size": "metric"})
+    assert "for metric_, value__ in trainer.callback_metrics.items():" in text
+    assert 'print(f"{metric_}={float(value__)}")' in text
+    assert "model = Net(rate=value, size=metric)" in text
+
+
+def test_a_function_main_of_the_notebook_stays():
+    text = Script("Net", Recipe(model="main()"), module_of(f"{SOURCE}def main(): return Net()\n", {})).python("About.")
+    assert "def main_():\n    model = main()\n" in text
+    assert text.endswith('if __name__ == "__main__":\n    main_()\n')
 
 
 def test_both_packages_become_the_models():

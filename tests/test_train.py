@@ -331,6 +331,72 @@ def test_file_that_is_no_checkpoint_is_named_before_the_start(tmp_path):
     assert told == []
 
 
+@pytest.fixture
+def left(tmp_path):
+    """A checkpoint of a fit of two epochs."""
+    go(tmp_path, make_model(), trainer={"max_epochs": 2})
+    return next(tmp_path.glob("Net/version_0/checkpoints/*.ckpt"))
+
+
+def notices(told):
+    return [notice.text for notice in of(events.Notice, told) if "begins anew" in notice.text]
+
+
+def test_a_fit_goes_on_from_a_checkpoint_that_is_as_it_was_when_it_was_taken(tmp_path, left):
+    model = make_model()
+    assert train.is_whole(train.take(model, None, left, trusted=False))
+    _, told = go(tmp_path, model, continues=True)
+    assert (told[0].first_epoch, notices(told)) == (2, [])
+
+
+def test_a_checkpoint_that_was_replaced_or_is_gone_since_is_not_read(tmp_path, left):
+    replaced, gone = make_model(), make_model()
+    for model in (replaced, gone):
+        train.take(model, None, left, trusted=False)
+    left.write_bytes(b"this would not even load")
+    os.utime(left, ns=(0, 0))
+    said = "the model's weights stay, and this fit begins anew: the rest of its last fit cannot be read, "
+    _, told = go(tmp_path, replaced, continues=True)
+    assert (told[0].first_epoch, notices(told)) == (0, [f"{said}{runs.shown(left)} is another file by now"])
+    left.unlink()
+    _, told = go(tmp_path, gone, continues=True)
+    assert (told[0].first_epoch, notices(told)) == (0, [f"{said}{runs.shown(left)} is gone"])
+
+
+def test_a_checkpoint_that_is_not_trusted_is_read_as_tensors_by_the_next_fit_too(left):
+    model = make_model()
+    train.take(model, None, left, trusted=False)
+    torch.save({"state_dict": {}, "object": threading.Event}, left)
+    train._left[model] = train._Left(left, train._mark(left), trusted=False, whole=True)
+    with pytest.raises(InputError, match="holds Python objects besides tensors"):
+        train._state_behind(model)
+
+
+def test_weights_alone_are_taken_and_a_fit_begins_anew(tmp_path, left):
+    state = torch.load(left, weights_only=True)
+    del state["callbacks"], state["optimizer_states"], state["lr_schedulers"]  # ModelCheckpoint(save_weights_only=True)
+    torch.save(state, left)
+    model = make_model()
+    assert not train.is_whole(train.take(model, None, left, trusted=False))
+    assert torch.equal(model.net[0].weight, state["state_dict"]["net.0.weight"])
+    assert train.was_fitted(model)  # of which its record tells
+    _, told = go(tmp_path, model, continues=True)
+    assert (told[0].first_epoch, told[-1].status, notices(told)) == (0, "completed", [])
+
+
+@pytest.mark.parametrize("read", [lambda path: train.take(make_model(), None, path, False), train.check_checkpoint])
+def test_a_file_of_something_else_says_what_it_is(tmp_path, read):
+    path = tmp_path / "weights.pt"
+    torch.save(make_model().state_dict(), path)
+    with pytest.raises(InputError) as refused:
+        read(path)
+    assert str(refused.value) == (
+        f"{runs.shown(path)} is no checkpoint of Lightning's: it holds no state_dict, but "
+        "net.0.weight, net.0.bias, net.2.weight. If these are the weights: "
+        f"model.load_state_dict(torch.load({str(path)!r}))"
+    )
+
+
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 def test_missing_data_is_named_before_the_start(tmp_path, verb):
     told = []

@@ -1,0 +1,89 @@
+import dataclasses
+
+import pytest
+import torch
+
+from lightning_magics import exports, runs
+from lightning_magics.recall import Recalled
+from lightning_magics.recipe import Recipe
+from lightning_magics.restore import restore
+from lightning_magics.runs import RunRecord
+from lightning_magics.session import DefaultSettings, Session
+
+SOURCE = """
+import pytorch_lightning as pl
+import torch
+
+torch.set_default_dtype(torch.float64)
+
+
+class Net(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.net = torch.nn.Linear(1, 1)
+
+
+net = Net()
+"""
+
+
+@pytest.fixture
+def default_dtype():
+    before = torch.get_default_dtype()
+    yield
+    torch.set_default_dtype(before)
+
+
+def recorded(root, steps=8, seed=1, **recipe):
+    """A run of eight steps, of which the checkpoint of the fourth was kept."""
+    folder = runs.create(root, "Net")
+    made = Recipe(**{"model": "Net", "arguments": {}, **recipe})
+    folder.write(
+        RunRecord("Net/version_0", "fit", "Net", "completed", 1.0, steps=steps, seed=seed, recipe=vars(made).copy())
+    )
+    folder.source_path.write_text(SOURCE)
+    state = {"net.weight": torch.ones(1, 1).double(), "net.bias": torch.ones(1).double()}
+    torch.save({"state_dict": state, "global_step": 4}, folder.checkpoints_path / "best.ckpt")
+    return folder
+
+
+def test_a_setting_of_torch_that_the_source_makes_is_told(tmp_path, default_dtype, capsys):
+    recalled = Recalled.of(recorded(tmp_path), {})
+    recalled.model()
+    recalled.model()
+    assert capsys.readouterr().out == (
+        "the run's source has set torch's default dtype: torch.float32 → torch.float64, which stays so\n"
+    )
+
+
+def test_weights_that_are_not_the_last_ones_say_so(tmp_path, default_dtype, capsys):
+    folder = recorded(tmp_path)
+    told = "weights of step 4 of 8: the run kept no later checkpoint\n"
+    restore(Session({}), Recalled.of(folder, {}), "last", weights_only=True)
+    out = capsys.readouterr().out
+    assert out.endswith(
+        f"weights: {runs.shown(folder.checkpoints_path / 'best.ckpt')}, which holds them alone: a fit of the model "
+        f"begins anew\n{told}"
+    )
+    restore(Session({}), Recalled.of(folder, {}), "best.ckpt", weights_only=True)
+    assert told not in capsys.readouterr().out  # asked for by name
+
+
+@pytest.mark.parametrize(
+    ("run", "note"),
+    [
+        ({}, None),
+        ({"seed": None}, "No seed: weights and the order of the data are drawn anew each time. Give one: --seed 1."),
+        ({"model": "net", "arguments": None}, "The model is an instance: it is made before a fit sets its seed."),
+        (
+            {"trained": True},
+            "Net/version_0 went on from an instance that had been trained; this begins anew.",
+        ),
+    ],
+)
+def test_a_script_that_cannot_give_the_runs_numbers_says_why(tmp_path, run, note):
+    folder = recorded(tmp_path, **run)
+    settings = dataclasses.replace(DefaultSettings(), run_dir=str(tmp_path))
+    path = exports.export(Session({}, settings), folder.name, [tmp_path / "train.py"], notebook=False, overwrite=False)
+    about = '"""Train Net as in Net/version_0.'
+    assert path.read_text().startswith(f'{about}"""\n' if note is None else f'{about}\n\n{note}\n"""\n')
