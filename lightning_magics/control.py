@@ -53,8 +53,8 @@ class Control:
         self._numbers[_ASKED] = _TO_END if now else max(_TO_STOP, self._numbers[_ASKED])
 
     def asked(self) -> bool:
-        """Whether the ranks were asked to stop."""
-        return bool(self._numbers[_ASKED])
+        """Whether the ranks were asked to stop; those that are to be ended at once save nothing more."""
+        return bool(self._numbers[_ASKED] == _TO_STOP)
 
     def asked_now(self) -> bool:
         """Whether they are to be ended at once."""

@@ -59,7 +59,9 @@ class Follower:
         if self._control is None:
             with contextlib.suppress(OSError, ValueError):  # the run trains in a kernel, has not begun or is over
                 self._control = Control(self._folder.control_path)
-        now = events.Watched(time.time(), stopping=self._control is not None and self._control.asked())
+        control = self._control
+        stopping = control is not None and (control.asked() or control.asked_now())
+        now = events.Watched(time.time(), stopping)
         if now.stopping == self._watched.stopping and time.monotonic() < self._due:
             return []
         self._watched, self._due = now, time.monotonic() + _TELL_S
