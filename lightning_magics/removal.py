@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -35,7 +34,7 @@ def obstacle(root: Path, row: Row) -> str:
         )
     if row.status == "running" or folder.is_alive():
         return f"{row.run} is running. Stop it first: %lightning_stop {row.run}"
-    if record is not None and record.status == "running" and record.host not in ("", socket.gethostname()):
+    if record is not None and folder.is_elsewhere():
         return f"{row.run} runs on {record.host}, as far as its record says. Delete it there"
     return ""
 
