@@ -116,16 +116,23 @@ def _parts(self, labels):
 _BUILD: dict[Vocabulary, str] = {
     "wordpiece": '''
 def _build_tokenizer(self, texts):
-    """Return a WordPiece tokenizer with a vocabulary built from texts."""
+    """Return a WordPiece tokenizer with a vocabulary built from texts.
+
+    Of pieces that are as frequent, the trainer joins those first that it numbered first, and it numbers the letters
+    within words as it meets them, in no order: they are found by a training for letters alone, and given to it sorted.
+    """
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(unk_token="[UNK]"))
-    made.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False, strip_accents=False)
-    made.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    found = tokenizers.Tokenizer(tokenizers.models.WordPiece())
+    found.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    found.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    first = [*special.values()]
+    for size in (0, self.hparams.vocab_size):
+        first += sorted(piece for piece in found.get_vocab() if piece.startswith("##"))
+        trainer = tokenizers.trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, show_progress=False)
+        found.train_from_iterator(texts, trainer)
+    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(found.get_vocab(), unk_token="[UNK]"))
+    made.normalizer, made.pre_tokenizer = (found.normalizer, found.pre_tokenizer)
     made.decoder = tokenizers.decoders.WordPiece()
-    trainer = tokenizers.trainers.WordPieceTrainer(
-        vocab_size=self.hparams.vocab_size, special_tokens=[*special.values()], show_progress=False
-    )
-    made.train_from_iterator(texts, trainer)
     made.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
 ''',

@@ -2,6 +2,7 @@ import collections
 import importlib.util
 import json
 import os
+import subprocess
 import sys
 import types
 
@@ -188,9 +189,34 @@ def test_a_vocabulary_of_byte_pairs_gives_back_any_text():
     assert len(instance.tokenizer) == 300
 
 
-def test_a_vocabulary_of_byte_pairs_is_the_same_each_time():
-    first, second = (ready(define(PAIRS, vocab_size=290, vocabulary="bpe")).tokenizer for _ in range(2))
-    assert first.get_vocab() == second.get_vocab()
+VOCABULARIES = """
+import json, sys
+from lightning_magics import datamodules, options
+names = {"__name__": "__main__", "pairs": [tuple(pair) for pair in json.load(sys.stdin)]}
+for kind in ("wordpiece", "bpe"):
+    asked = options.DataOptions(vocab_size=290, vocabulary=kind)
+    made = datamodules.define_data("pairs", names["pairs"], asked, names, "lightning.pytorch")
+    print(json.dumps(made.loaded[0].get_vocab()))
+"""
+
+
+def test_the_same_texts_give_the_same_vocabulary_in_each_interpreter():
+    # Most pieces of these are as frequent as others, so that the order in which they are met would decide.
+    environment = {**os.environ, "PYTHONHASHSEED": "1", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, "-c", VOCABULARIES]
+    told = subprocess.run(command, input=json.dumps(PAIRS), env=environment, capture_output=True, text=True)
+    for kind, line in zip(("wordpiece", "bpe"), told.stdout.splitlines(), strict=True):
+        for _ in range(2):
+            built = ready(define(PAIRS, vocab_size=290, vocabulary=kind)).tokenizer
+            assert built.get_vocab() == json.loads(line)
+
+
+def test_pieces_of_words_are_no_special_tokens():
+    tokenizer = ready(define(PAIRS)).tokenizer
+    assert sorted(tokenizer.all_special_tokens) == ["[CLS]", "[PAD]", "[SEP]", "[UNK]"]
+    ids = tokenizer("warmly ##e [SEP]")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True) == "warmly e"
+    assert tokenizer.convert_ids_to_tokens(ids)[-4:] == ["[UNK]", "e", "[SEP]", "[SEP]"]
 
 
 def test_an_object_can_be_the_tokenizer():
