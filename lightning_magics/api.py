@@ -17,7 +17,6 @@ from .calls import Call
 from .cells import Source
 from .comparison import Comparison
 from .dataframe import Framed
-from .definition import Definition, is_module
 from .errors import InputError, RunError, short_traceback
 from .launch import Run
 from .listing import Listing
@@ -102,7 +101,7 @@ def attach(asked: Any) -> Run:
         on_stop=functools.partial(spawned.ask_to_stop, folder),
         background=True,
     )
-    run = spawned.attach(folder, view, functools.partial(_built, session))
+    run = spawned.attach(folder, view, session.built)
     session.started(run)
     return run
 
@@ -307,23 +306,6 @@ def _rows(session: Session, root: Path, asked: Sequence[Any]) -> list[catalog.Ro
             raise RunError(f"{held.name} lies in {path}, outside of {root}. Type %config LightningMagics.run_dir first")
         found.append(places.get(path.resolve(), str(item)))
     return catalog.named(listed, found, str(root))
-
-
-def _built(session: Session, record: runs.RunRecord) -> Any:
-    """An instance of the model of a run that another kernel started.
-
-    Raises:
-        RunError: this notebook has no model of that name.
-    """
-    found = session.models.get(record.model) or session.namespace.get(record.model)
-    if isinstance(found, Definition):
-        return found.new(**record.hyperparameters)
-    if isinstance(found, type) and is_module(found):
-        return found(**record.hyperparameters)
-    raise RunError(
-        f"the model of {record.run} is not defined in this notebook. Run the cell that defines {record.model}, then "
-        f"ask again; or let the run's own source define it: %lightning_load {record.run}"
-    )
 
 
 def define_model(name: str | None, definition: Any, **asked: Any) -> Any:

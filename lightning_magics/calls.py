@@ -9,7 +9,6 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import json
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,14 +18,15 @@ from typing import Any
 
 from . import boards, events, formats, frame, options, provenance, runs
 from .closure import Module
-from .definition import Definition, check_hyperparameters, is_datamodule, is_module, load, package_of
+from .definition import Definition, check_hyperparameters, is_datamodule, is_module, package_of
 from .errors import InputError, short_traceback
 from .job import Job
 from .launch import Run, recording, run_in_kernel
+from .progress import RunState
 from .recipe import Part, Recipe, Writer
 from .session import Session, current, is_code
-from .spawned import How, SpawnedRun, ask_to_stop, run_in_processes
-from .views import open_view
+from .spawned import How, SpawnedRun, ask_to_stop, attach, run_in_processes
+from .views import HiddenView, open_view
 
 
 @dataclass(frozen=True)
@@ -41,11 +41,6 @@ class Subject:
     run: Run | None = None  # whose model is evaluated
     notices: tuple[str, ...] = ()
 
-    @property
-    def trained_on(self) -> Any:
-        """The DataModule of the fit that is evaluated, None where there is none."""
-        return self.run.data[0] if self.run is not None and self.run.verb == "fit" else None
-
 
 @dataclass(frozen=True)
 class Data:
@@ -56,6 +51,7 @@ class Data:
     parts: tuple[Part, ...] = ()
     forms: tuple[str, ...] = ()
     read: Callable[[Any], Any] | None = None  # makes answers of predictions
+    notices: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -99,9 +95,10 @@ class Call:
                 model = subject.make()
             data = self.datas(datas, subject)
             datamodule, loaders = data.make()
-            notices = subject.notices
+            notices = subject.notices + data.notices
             if datamodule is not None or self.verb != "predict":
-                notices += matching.check(model, datamodule, subject.name, data.name, subject.trained_on)
+                trained_on = self.session.readers.get(model) if self.verb != "fit" else None
+                notices += matching.check(model, datamodule, subject.name, data.name, trained_on)
             job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
             job = dataclasses.replace(job, notices=notices)
             if self.verb == "fit":
@@ -150,6 +147,8 @@ class Call:
 
     def run(self, job: Job, subject: Subject, data: Data, how: How | None) -> Run:
         """Make the run folder and run the job in it."""
+        from . import sentences
+
         settings = self.session.settings
         record = self.record(job, subject, data)
         module = Module()
@@ -175,7 +174,8 @@ class Call:
         run = Run(folder, record, view.state, job) if how is None else SpawnedRun(folder, record, view, job)
         run._reading = data.read
         if self.verb == "fit":
-            _keep_tokenizer(folder, job.datamodule)
+            with recording(folder):
+                sentences.keep(folder, job.datamodule)
         try:
             if isinstance(run, SpawnedRun) and how is not None:
                 run_in_processes(run, how, sources, self.session.started, self.session.ended)
@@ -251,12 +251,7 @@ class Call:
         Raises:
             InputError: there is none.
         """
-        run = self.session.find_run(net)
-        if run is None and isinstance(net, str) and net in self.session.run_names():
-            raise InputError(
-                f"{net} is a run of another session. Bring its model back first: net = %lightning_load {net}, then "
-                f"%lightning_{self.verb} net"
-            )
+        run = self.session.find_run(net) or self.recorded(net)
         found = run or self.session.find_model(net)
         if isinstance(found, Run):
             run = found
@@ -276,6 +271,27 @@ class Call:
             notice += f", from before {found.name} was defined again"
         return dataclasses.replace(subject, name=run.record.model, run=run, notices=(notice,))
 
+    def recorded(self, name: Any) -> Run | None:
+        """A fit of another session by its name, None where there is none; its model is made by this notebook's code.
+
+        Raises:
+            InputError: this notebook does not have that code.
+        """
+        if not isinstance(name, str) or name not in self.session.run_names():
+            return None
+        folder = self.session.folder(name)
+        model = folder.read().model
+        if model not in self.session.models and not is_module(self.session.namespace.get(model)):
+            raise InputError(
+                f"{name} is a run of another session. Bring its model back first: net = %lightning_load {name}, then "
+                f"%lightning_{self.verb} net"
+            )
+        if folder.is_alive():
+            raise InputError(
+                f"{name} goes on elsewhere: to {self.verb} with it, wait for its end. %lightning_attach {name} shows it"
+            )
+        return attach(folder, HiddenView(RunState()), self.session.built)
+
     def datas(self, typed: Sequence[Any], subject: Subject) -> Data:
         """Find the data that is meant.
 
@@ -285,10 +301,10 @@ class Call:
         from .samples import features, form_of, to_dataloaders
 
         if self.verb == "predict" and typed:
-            owner = self.owner(subject, typed)
-            texts = self.session.texts(typed) if owner is not None else None
+            reader = self.reader(subject, typed)
+            texts = self.session.texts(typed) if reader is not None else None
             if texts is not None:
-                return _texts(texts, owner)
+                return _texts(texts, reader, _words(typed, subject.name))
         found = [self.session.find_data(item) for item in typed]
         if not found and self.data:
             raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
@@ -313,28 +329,22 @@ class Call:
         forms = tuple(form_of(item) or "loaders" for item in found)
         return Data(name, lambda: (None, loaders), parts, forms)
 
-    def owner(self, subject: Subject, typed: Sequence[Any]) -> Any:
-        """The DataModule of the texts that a model was trained on, None where it was trained on other data.
+    def reader(self, subject: Subject, typed: Sequence[Any]) -> Any:
+        """What makes sentences the input of a model, None where it was trained on other data.
 
         Raises:
-            InputError: it was, and what was typed can be nothing but a sentence.
+            InputError: it was, and what was typed can be nothing but a sentence; or the texts cannot be read.
         """
-        from . import matching
+        from . import sentences
 
-        fits = [run for run in self.session.fits.values() if run._model is subject.made]
-        run = subject.run or next(iter(fits), None)
-        owner: Any = run.data[0] if run is not None else None
-        if owner is None and run is not None and run.record.data in self.session.datas:
-            owner = self.session.datas[run.record.data].new()
-            if matching.is_of_texts(owner):
-                load(owner)
-                matching.check_kept(owner, run.folder, run.record.data)
-        if matching.is_of_texts(owner):
-            load(owner)
-            return owner
+        known, run = self.session.readers, subject.run or self.session.run_of(subject.made)
+        if subject.made not in known and run is not None:
+            data = self.session.datas.get(run.record.data)
+            known[subject.made] = sentences.kept(run.folder, subject.package, data)
+        found = known.get(subject.made)
         sentence = next((item for item in typed if isinstance(item, str) and not is_code(item)), None)
-        if sentence is None:
-            return None
+        if found is not None or sentence is None:
+            return found
         raise InputError(
             f"{sentence!r} is no data, and {subject.name} was not trained on texts in this session, so that a text "
             f"means nothing to it. Give data, or a model that was: %lightning_data NAME FILE --text COLUMN …"
@@ -472,23 +482,21 @@ class Call:
         )
 
 
-def _texts(texts: list[str], owner: Any) -> Data:
+def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
     """Describe texts to predict for, which are encoded as those that the model was trained on."""
     from .answers import answers
 
-    read = functools.partial(answers, texts, owner.classes)
-    return Data(formats.plural(len(texts), "text"), make=lambda: (None, (owner.texts_dataloader(texts),)), read=read)
+    read = functools.partial(answers, texts, reader.classes)
+    name, make = formats.plural(len(texts), "text"), lambda: (None, (reader.texts_dataloader(texts),))
+    return Data(name, make, read=read, notices=notices)
 
 
-def _keep_tokenizer(folder: runs.RunFolder, datamodule: Any) -> None:
-    """Keep with a run how texts become the model's input, and what its outputs are called."""
-    from . import matching
-
-    if matching.is_of_texts(datamodule):
-        tokenizer, classes, _ = datamodule.data
-        with recording(folder):
-            tokenizer.save_pretrained(folder.tokenizer_path)
-            runs.write_text(folder.classes_path, json.dumps(classes) + "\n")
+def _words(typed: Sequence[Any], model: str) -> tuple[str, ...]:
+    """What to know of several words that may have been meant as one sentence."""
+    if len(typed) < 2 or not all(isinstance(item, str) and len(item.split()) == 1 for item in typed):
+        return ()
+    sentence = " ".join(typed)
+    return (f'{len(typed)} texts of a word each. A sentence is in quotes: %lightning_predict {model} "{sentence}"',)
 
 
 def _datamodule(part: Part, name: str) -> Data:

@@ -35,7 +35,7 @@ class Definition:
         draws: whether loading data draws random numbers, so that loading it once more gives other data.
         owned: functions, classes and objects that the cell put into the notebook and that the class needs, by name.
         notebook: the notebook's globals.
-        summary: what the data holds, in a line, of data that takes long to load; else empty.
+        summary: what the data holds, in a line, of data that takes long to load; of a model, which weights are new.
         variant: such data as it was loaded last for other hyperparameters, by these.
     """
 

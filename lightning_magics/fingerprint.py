@@ -10,7 +10,7 @@ import hashlib
 from typing import Any
 
 import torch
-from torch.utils.data import ConcatDataset, StackDataset, Subset, TensorDataset
+from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset
 
 _MOST_VALUES = 4096  # that are looked at of each tensor, spread over it
 _MOST_PARTS = 64  # datasets within a dataset
@@ -20,17 +20,17 @@ def fingerprints(trainer: Any) -> dict[str, str]:
     """Describe the data of a fit that has begun: ``train`` and, where it is known by then, ``val``."""
     found = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
     try:
-        return {name: _of_loaders(loaders) for name, loaders in found.items() if loaders is not None}
+        return {name: of_loaders(loaders) for name, loaders in found.items() if loaders is not None}
     except Exception:  # of a dataset of the user's: a fit does not fail for this
         return {}
 
 
-def _of_loaders(loaders: Any) -> str:
+def of_loaders(loaders: Any) -> str:
     """Describe what dataloaders are over, in whatever they are collected."""
     if isinstance(loaders, dict):
         loaders = list(loaders.values())
     if isinstance(loaders, list | tuple):
-        return " + ".join(_of_loaders(item) for item in loaders)
+        return " + ".join(of_loaders(item) for item in loaders)
     return describe(getattr(loaders, "dataset", loaders))
 
 
@@ -67,6 +67,8 @@ def _add(value: Any, digest: Any, left: list[int]) -> bool:
         parts = list(value.datasets)
     elif isinstance(value, StackDataset):
         parts = list(value.datasets.values() if isinstance(value.datasets, dict) else value.datasets)
+    elif isinstance(value, Dataset):
+        parts = [part for part in vars(value).values() if isinstance(part, torch.Tensor)]
     return any([_add(part, digest, left) for part in parts])  # noqa: C419 -- each of them is to be added
 
 

@@ -27,7 +27,7 @@ class _Judge:
         self._emit = emit
         self._output: Any = None
         self._matrix: torch.Tensor | None = None
-        self._mistakes: list[tuple[float, int, dict[str, Any]]] = []
+        self._mistakes: list[tuple[float, int, dict[str, Any], Any]] = []  # the last are token ids, or None
         self._number = itertools.count()
         self._hook: Any = None
 
@@ -68,21 +68,30 @@ class _Judge:
             return
         names = self._datamodule.classes
         found = {"actual": names[actual], "predicted": names[predicted], "probability": probability}
-        tokenizer = getattr(self._datamodule, "tokenizer", None)
-        if tokenizer is not None and isinstance(batch, Mapping) and "input_ids" in batch:
-            text = tokenizer.decode(batch["input_ids"][place].tolist(), skip_special_tokens=True)
-            found = {"text": text, **found}
+        ids = None
+        if isinstance(batch, Mapping) and {"input_ids", "attention_mask"} <= batch.keys():
+            ids = batch["input_ids"][place][batch["attention_mask"][place] == 1].cpu()
         push = heapq.heappushpop if len(self._mistakes) == _MOST_MISTAKES else heapq.heappush
-        push(self._mistakes, (probability, next(self._number), found))
+        push(self._mistakes, (probability, next(self._number), found, ids))
+
+    def _text(self, ids: Any, dataset: Any) -> dict[str, str]:
+        """The text of token ids: as the data has it, else as the tokenizer gives it back."""
+        tokenizer = getattr(self._datamodule, "tokenizer", None)
+        if ids is None or tokenizer is None:
+            return {}
+        text = dataset.text_of(ids) if hasattr(dataset, "text_of") else None
+        return {"text": tokenizer.decode(ids.tolist(), skip_special_tokens=True) if text is None else text}
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
         if self._hook is None:
             return
         self._hook.remove()
-        parts: list[Any] = [(self._matrix, self._mistakes)]
+        dataset = getattr(trainer.test_dataloaders, "dataset", None)
+        mine = [(*item, self._text(ids, dataset) | found) for *item, found, ids in self._mistakes]
+        parts: list[Any] = [(self._matrix, mine)]
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, (self._matrix, self._mistakes))
+            torch.distributed.all_gather_object(parts, (self._matrix, mine))
         if any(matrix is None for matrix, _ in parts) or not parts:
             return
         matrix = sum(matrix for matrix, _ in parts)

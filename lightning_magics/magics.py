@@ -89,7 +89,8 @@ class LightningMagics(Magics):
         if parsed is not None:
             name, definition = self._defined("model", parsed, cell)
             made = api.define_model(name, definition, **parsed.options)
-            print(f"{signature(made)}. Train it: %lightning_fit {made.name} DATA")  # noqa: T201 -- the cell's answer
+            told = f"\n{made.summary}" if made.summary else ""
+            print(f"{signature(made)}. Train it: %lightning_fit {made.name} DATA{told}")  # noqa: T201 -- the answer
 
     @line_cell_magic
     def lightning_data(self, line: str, cell: str | None = None) -> None:

@@ -12,13 +12,8 @@ import torch
 from .definition import load
 from .errors import InputError
 from .pretrained import BALANCED
-from .runs import RunFolder, shown
+from .sentences import is_of_texts
 from .texts import cuts
-
-
-def is_of_texts(datamodule: Any) -> bool:
-    """Whether a DataModule is one of texts."""
-    return hasattr(type(datamodule), "texts_dataloader")
 
 
 def check(model: Any, datamodule: Any, name: str, data: str, trained_on: Any = None) -> tuple[str, ...]:
@@ -29,7 +24,7 @@ def check(model: Any, datamodule: Any, name: str, data: str, trained_on: Any = N
         datamodule: its DataModule, or None.
         name: of the model.
         data: name of the data.
-        trained_on: DataModule that the model was trained on, where it was.
+        trained_on: reader of the texts that the model was trained on (`sentences`), None where that is not known.
 
     Returns:
         What the user should know.
@@ -46,7 +41,7 @@ def check(model: Any, datamodule: Any, name: str, data: str, trained_on: Any = N
         return ()
     load(datamodule)
     tokenizer, classes, splits = datamodule.data
-    if is_of_texts(trained_on) and trained_on is not datamodule:
+    if trained_on is not None:
         _check_same(trained_on, datamodule, name, data)
     size = _embedding_size(model)
     if size is not None and len(tokenizer) > size:
@@ -60,28 +55,10 @@ def check(model: Any, datamodule: Any, name: str, data: str, trained_on: Any = N
     return (f"{cut:,} of {total:,} texts are cut at {longest} tokens",) if cut else ()
 
 
-def check_kept(datamodule: Any, folder: RunFolder, data: str) -> None:
-    """Check that texts are encoded as those of a run that another kernel trained: by the tokenizer that it kept.
-
-    Raises:
-        InputError: they are not.
-    """
-    from transformers import AutoTokenizer
-
-    if not folder.tokenizer_path.is_dir():
-        return
-    if AutoTokenizer.from_pretrained(folder.tokenizer_path).get_vocab() != datamodule.tokenizer.get_vocab():
-        raise InputError(
-            f"{data} of this notebook has another vocabulary than the texts that {folder.name} was trained on. Define "
-            f"it with the tokenizer of that run: %lightning_data {data} --tokenizer {shown(folder.tokenizer_path)}"
-        )
-
-
 def _check_same(trained_on: Any, datamodule: Any, name: str, data: str) -> None:
     """Check that texts are encoded as those that a model was trained on."""
-    load(trained_on)
     tokenizer, classes, _ = datamodule.data
-    if tokenizer.get_vocab() != trained_on.tokenizer.get_vocab():
+    if tokenizer is not trained_on.tokenizer and tokenizer.get_vocab() != trained_on.tokenizer.get_vocab():
         raise InputError(
             f"{data} has another vocabulary than the texts that {name} was trained on. Define it with the tokenizer of "
             f"that run: %lightning_data {data} --tokenizer {{run.log_dir}}/tokenizer"

@@ -40,7 +40,7 @@ from .networks import FORMS, Network, find_network
 from .optimizers import HELPERS as OF_OPTIMIZERS
 from .optimizers import Optimizing, configure
 from .pretrained import HELPERS as OF_FINE_TUNING
-from .pretrained import FineTuning, calm, check_names, is_loaded
+from .pretrained import FineTuning, check_names, is_loaded, new_weights, told
 from .probe import class_kinds, default_values, execute, random_state_kept
 from .provenance import class_source
 from .scopes import Function, binds, names_read, parameters
@@ -126,14 +126,16 @@ class _Model:
     source: Source | None
     network: Network | None = None
     tuning: FineTuning = field(default_factory=FineTuning)
+    summary: str = ""
 
     @random_state_kept()
     def define(self) -> Definition:
         """Generate the class, bind it in the notebook, and describe it."""
         cell = self.cell
         if cell.expression is not None:
-            with calm(report=True):
+            with new_weights() as names:
                 self.network = find_network(cell, self.source, self.notebook)
+            self.summary = told(names)
         defaults = default_values(cell, self.source, self.notebook.namespace)
         own = frozenset(binds(cell.inner))
         notebook = dataclasses.replace(self.notebook, hyperparameters=defaults, instance_names=own)
@@ -358,6 +360,7 @@ class _Model:
             self.package,
             owned=owned,
             notebook=namespace,
+            summary=self.summary,
         )
 
 

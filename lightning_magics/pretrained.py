@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import logging
+import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -72,6 +74,7 @@ def setup(self, stage):
 '''
 BALANCED = "balanced"
 HELPERS = ("_frozen", "_layer", "_loss")
+_FEW = 6  # weights of a head that is new
 
 
 @dataclass(frozen=True)
@@ -182,27 +185,74 @@ def check_names(tree: ast.Module, namespace: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def calm(report: bool = False) -> Iterator[None]:
-    """Within it transformers draws no bar for each model that it loads.
-
-    Args:
-        report: whether it says which weights it did not find, as for a head that is new.
-    """
+def calm() -> Iterator[None]:
+    """Within it transformers neither draws a bar for each model that it loads, nor says anything but errors."""
     found = sys.modules.get("transformers")
     if found is None:
         yield
         return
-    logging = found.utils.logging
-    bars, verbosity = logging.is_progress_bar_enabled(), logging.get_verbosity()
-    logging.disable_progress_bar()
-    if not report:
-        logging.set_verbosity_error()
+    verbosity = found.utils.logging.get_verbosity()
+    found.utils.logging.set_verbosity_error()
+    try:
+        with _without_bars(found):
+            yield
+    finally:
+        found.utils.logging.set_verbosity(verbosity)
+
+
+@contextlib.contextmanager
+def new_weights() -> Iterator[list[str]]:
+    """Within it transformers draws no bars either; what it reports of weights that it did not find is gathered.
+
+    Yields:
+        Their names, as they come; its other warnings are shown.
+    """
+    names: list[str] = []
+    found = sys.modules.get("transformers")
+    if found is None:
+        yield names
+        return
+
+    def show(record: logging.LogRecord) -> bool:
+        text = re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage())
+        if "LOAD REPORT" not in text and "newly initialized: [" not in text:
+            return True
+        new = re.findall(r"^(\S+) *\| *MIS(?:SING|MATCH)", text, re.MULTILINE)
+        new += re.findall(r"'([^']+)'", text.partition("newly initialized: [")[2].partition("]")[0])
+        names.extend(name for name in new if name not in names)  # of several handlers, each is asked
+        return False
+
+    handlers = logging.getLogger("transformers").handlers
+    for handler in handlers:
+        handler.addFilter(show)
+    try:
+        with _without_bars(found):
+            yield names
+    finally:
+        for handler in handlers:
+            handler.removeFilter(show)
+
+
+@contextlib.contextmanager
+def _without_bars(transformers: Any) -> Iterator[None]:
+    """Within it transformers draws no bars."""
+    bars = transformers.utils.logging.is_progress_bar_enabled()
+    transformers.utils.logging.disable_progress_bar()
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            transformers.utils.logging.enable_progress_bar()
+
+
+def told(names: Sequence[str]) -> str:
+    """Say which weights of a model are new, in a line; nothing where all are pretrained."""
+    if len(names) <= _FEW:
+        return f"without pretrained weights, for training to learn: {', '.join(names)}" if names else ""
+    return (
+        f"without pretrained weights: {', '.join(names[:_FEW])} and {len(names) - _FEW} more. Is this the class that "
+        f"the weights are of?"
+    )
 
 
 def is_loaded(code: Iterable[ast.AST]) -> bool:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from . import runs
-from .definition import Definition
-from .errors import RunError, short_traceback
+from .definition import Definition, load
+from .errors import LightningMagicsError, RunError, short_traceback
 from .launch import Run
 from .progress import RunState
 from .recall import Recalled
+from .sentences import kept
 from .session import Session
 
 
@@ -51,7 +53,9 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         print(f"weights of step {step} of {record.steps}: the run kept no later checkpoint")  # noqa: T201 -- likewise
     session.add_recalled(recalled.unit)
     _register_model(session, recalled, found, model)
-    _register_data(session, recalled)
+    data = _register_data(session, recalled)
+    with contextlib.suppress(LightningMagicsError):  # said where a sentence is given
+        session.readers[model] = kept(recalled.folder, recipe.package, data)
     return model
 
 
@@ -68,29 +72,50 @@ def _register_model(session: Session, recalled: Recalled, found: Any, model: Any
     _bind(session, cls.__name__, cls)
     run = Run(recalled.folder, recalled.record, RunState(runs.shown(recalled.folder.path)), None)
     run._model = model
-    session.fits[name] = run
+    session.brought_back(run)
 
 
-def _register_data(session: Session, recalled: Recalled) -> None:
-    """Make the data known under its name, where it can be made here."""
+def _register_data(session: Session, recalled: Recalled) -> Definition | None:
+    """Make the data known under its name, where it can be made here, and return its definition, if it is one."""
     name = recalled.record.data
     if not recalled.recipe.data:
-        return
+        return None
     try:
         found = recalled.data()
     except Exception as error:  # a file of data may be gone; the model is of use all the same
         reason = f"{type(error).__name__}: {error}"
         print(f"without its data {name}: {' '.join(reason.split())}. Give other data")  # noqa: T201
-        return
+        return None
     if isinstance(found, Definition):
         if name in session.datas:
-            print(f"the data {name} of this notebook stays as it is")  # noqa: T201
-            return
+            print(f"the data {name} of this notebook stays as it is{_compared(session.datas[name], recalled)}")  # noqa: T201
+            return found
         session.add_data(found, adopted=True)
         _bind(session, found.cls.__name__, found.cls)
+        return found
     for code, value in zip(recalled.recipe.data, found if isinstance(found, list) else [], strict=False):
         if code.isidentifier():
             _bind(session, code, value, replace=False)
+    return None
+
+
+def _compared(data: Definition, recalled: Recalled) -> str:
+    """Whether data of the notebook is what a run was trained on; nothing where that is not to be seen in memory."""
+    from .fingerprint import of_loaders
+
+    before = recalled.record.fingerprint.get("train")
+    given = recalled.values(recalled.recipe.data_arguments)
+    if before is None or data.loaded is None or data.reloads_for & given.keys():
+        return ""
+    try:
+        instance = data.new(**given)
+        load(instance)
+        now = of_loaders(instance.train_dataloader())
+    except Exception:  # of a hook of the user's, or a hyperparameter that this data has not
+        return ""
+    if now != before:
+        return f", and is other data than the run's: train {before} → {now}"
+    return ": it is the run's own" if ", " in now else ""  # with a hash of its values
 
 
 def _bind(session: Session, name: str, value: Any, replace: bool = True) -> None:

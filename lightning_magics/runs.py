@@ -117,7 +117,7 @@ class RunFolder:
         self.control_path = self.path / "control"
         self.predictions_path = self.path / "predictions.pt"
         self.tokenizer_path = self.path / "tokenizer"
-        self.classes_path = self.path / "classes.json"
+        self.texts_path = self.path / "texts.json"
 
     @property
     def name(self) -> str:

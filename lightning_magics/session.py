@@ -18,13 +18,13 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import boards, catalog, processes, recipe, runs
-from .errors import InputError, did_you_mean
+from .definition import Definition, is_module
+from .errors import InputError, RunError, did_you_mean
 from .history import History, Unit, of_notebook
 from .scopes import names_read
 from .shell import cell_number, running_shell
 
 if TYPE_CHECKING:
-    from .definition import Definition
     from .launch import Run
 
 
@@ -61,6 +61,8 @@ class Session:
         models: what ``%%lightning_model`` defined, by name; `datas` what ``%%lightning_data`` did.
         last: the run that was started last; `fits` the newest of each model that trained at all. Other runs live
             as long as the user holds them: a run holds its model, optimizer and data.
+        readers: of each live model that was trained here or brought back, what makes sentences its input: see
+            `sentences`; None where it was trained on other data.
         interrupted: whether a fit of the cell that runs now was interrupted.
         units: code that came into the notebook other than as text of its cells.
         failed: of each cell that failed, the line that it failed in.
@@ -74,6 +76,7 @@ class Session:
     datas: dict[str, Definition] = field(default_factory=dict)
     last: Run | None = None
     fits: dict[str, Run] = field(default_factory=dict)
+    readers: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary)
     interrupted: bool = False
     units: list[Unit] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
@@ -125,7 +128,36 @@ class Session:
             if self.last is run:
                 self.last = next(reversed(list(self._named.values())), None)
         if run.verb == "fit" and run.record.steps:
+            from .sentences import reader
+
             self.fits[run.record.model] = run
+            self.readers[run._model] = reader(run.data[0])
+
+    def brought_back(self, run: Run) -> None:
+        """Take note of a run whose model was loaded from its folder."""
+        self.fits[run.record.model] = run
+        self._named.setdefault(run.name, run)
+
+    def run_of(self, model: Any) -> Run | None:
+        """Return a fit of this session that a live model is of, None where there is none that is still held."""
+        known = [*self.fits.values(), *self._named.values()]
+        return next((run for run in known if run.verb == "fit" and run._model is model), None)
+
+    def built(self, record: runs.RunRecord) -> Any:
+        """Return an instance of the model of a run that another kernel started.
+
+        Raises:
+            RunError: this notebook has no model of that name.
+        """
+        found = self.models.get(record.model) or self.namespace.get(record.model)
+        if isinstance(found, Definition):
+            return found.new(**record.hyperparameters)
+        if isinstance(found, type) and is_module(found):
+            return found(**record.hyperparameters)
+        raise RunError(
+            f"the model of {record.run} is not defined in this notebook. Run the cell that defines {record.model}, "
+            f"then ask again; or let the run's own source define it: %lightning_load {record.run}"
+        )
 
     def find_model(self, typed: Any) -> Any:
         """Return what a model argument stands for: a Definition, or any object.

@@ -24,7 +24,7 @@ from .errors import InputError, LightningMagicsError, RunError
 from .follow import Follower
 from .job import Abort, Job, Stop
 from .launch import Run, Screen, interrupts_ask, recording, removed_unless_started, write_sources
-from .runs import EventWriter, RunFolder, RunRecord
+from .runs import EventWriter, RunFolder, RunRecord, shown
 from .supervisor import ENDED_AT_ONCE, Request, clear
 
 if TYPE_CHECKING:
@@ -271,14 +271,31 @@ class SpawnedRun(Run):
             return
         if self._model is None and self._build is not None:
             self._model = self._build(self.record)
-        if self.verb == "fit" and self.folder.last_checkpoint_path.exists() and not self.record.error:
+        checkpoint = self._checkpoint()
+        if checkpoint is not None:
             from .train import take
 
             callbacks = self._job.trainer.get("callbacks") if self._job is not None else None
-            take(self._model, callbacks, self.folder.last_checkpoint_path, trusted=self._job is not None)
+            take(self._model, callbacks, checkpoint, trusted=self._job is not None)
             if self._job is not None and self._job.trainer.get("enable_checkpointing") is False:  # needed to continue
                 weakref.finalize(self._model, self.folder.last_checkpoint_path.unlink, missing_ok=True)
         self._settled = True
+
+    def _checkpoint(self) -> Path | None:
+        """What the live model takes its weights from, None where it keeps those that it has.
+
+        Raises:
+            RunError: the model is made anew, and the run kept nothing.
+        """
+        last = self.folder.last_checkpoint_path
+        if self.verb != "fit":
+            return None
+        if self._build is None:
+            return last if last.exists() and not self.record.error else None
+        found = last if last.exists() else self.folder.newest_checkpoint()  # which a fit in a kernel has alone
+        if found is None:
+            raise RunError(f"{self.name} kept no checkpoint in {shown(self.folder.checkpoints_path)}, and no weights")
+        return found
 
 
 def run_in_processes(

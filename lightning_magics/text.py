@@ -170,7 +170,11 @@ def _encode(self, tokenizer, texts, labels=None):
     os.environ["TOKENIZERS_PARALLELISM"] = parallel or "false"
     lengths = torch.tensor([len(row) for row in rows])
     padding = {"padding_value": tokenizer.pad_token_id, "padding_side": tokenizer.padding_side}
-    return TEXTS(torch.cat(rows), lengths.cumsum(0) - lengths, lengths, labels, cut, padding)
+    written = [text.encode(errors="replace") for text in texts]
+    sizes = torch.tensor([len(text) for text in written])
+    spans = torch.stack([sizes.cumsum(0) - sizes, sizes.cumsum(0)], dim=1)
+    written = torch.frombuffer(bytearray(b"".join([*written, b"."])), dtype=torch.uint8)
+    return TEXTS(torch.cat(rows), lengths.cumsum(0) - lengths, lengths, labels, cut, padding, written, spans)
 '''
 _LOADER = '''
 def _loader(self, texts, ordered=False, shuffle=False):
@@ -193,15 +197,20 @@ def texts_dataloader(self, texts):
 '''
 _TEXTS_CLASS = '''
 class TEXTS(torch.utils.data.Dataset):
-    """Encoded texts: the token ids of all end to end; of each where it starts, its length, label, and if it was cut."""
+    """Encoded texts: the token ids of all end to end; of each where it starts, its length, label, and if it was cut.
 
-    def __init__(self, ids, starts, lengths, labels, cut, padding):
+    The texts themselves are kept likewise, as bytes in UTF-8 end to end, and of each the span of its own.
+    """
+
+    def __init__(self, ids, starts, lengths, labels, cut, padding, written, spans):
         self.ids = ids
         self.starts = starts
         self.lengths = lengths
         self.labels = labels
         self.cut = cut
         self.padding = padding
+        self.written = written
+        self.spans = spans
 
     def __len__(self):
         return len(self.lengths)
@@ -212,8 +221,16 @@ class TEXTS(torch.utils.data.Dataset):
 
     def take(self, places):
         """Return some of the texts."""
-        columns = (self.starts, self.lengths, self.labels, self.cut)
-        return type(self)(self.ids, *[column[places] for column in columns], self.padding)
+        columns = [column[places] for column in (self.starts, self.lengths, self.labels, self.cut)]
+        return type(self)(self.ids, *columns, self.padding, self.written, self.spans[places])
+
+    def text_of(self, ids):
+        """Return the text that was encoded as these token ids, None if there is none."""
+        places = (self.lengths == len(ids)).nonzero().flatten()
+        for column, token in enumerate(ids.tolist()):
+            places = places[self.ids[self.starts[places] + column] == token]
+        for start, end in self.spans[places].tolist():
+            return bytes(self.written[start:end].tolist()).decode()
 
     def collate(self, samples):
         """Return a batch, padded to the longest of its texts."""

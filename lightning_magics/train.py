@@ -399,7 +399,7 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None], gather: Callable
         if gather is not None:
             found = gather(found, trainer)
         predictions = [joined(batches) for batches in found] if several else joined(found)
-        emit(Notice(f"predictions: {describe(predictions)}", level="info"))
+        emit(Notice(f"predictions: {describe(predictions)}, in run.predictions or by -o NAME", level="info"))
         return predictions
     rows = getattr(trainer, job.verb)(job.model, **data, verbose=False)
     emit(Results([{name: float(value) for name, value in row.items()} for row in rows]))

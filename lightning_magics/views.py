@@ -311,6 +311,13 @@ class LineView(QuietView):
         print(report.line(self.state))  # noqa: T201
 
 
+class HiddenView(QuietView):
+    """Nothing at all: of a run that is read for what it left."""
+
+    def _show(self) -> None:
+        pass
+
+
 def _display(bundle: dict[str, str]) -> None:
     from IPython.display import display
 

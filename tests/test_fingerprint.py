@@ -42,5 +42,8 @@ def test_other_datasets_are_known_by_type_and_length_and_never_read():
         def __getitem__(self, index):
             raise AssertionError("read")
 
-    assert describe(Own()) == "1,234 of Own"
+    own = Own()
+    assert describe(own) == "1,234 of Own"
+    own.tokens = torch.ones(3)  # an attribute is looked at
+    assert describe(own).startswith("1,234 of Own, ")
     assert describe(iter([1])) == "list_iterator"

@@ -1,3 +1,6 @@
+import logging
+import re
+
 import pytest
 import torch
 from notebook import SMALL_RUNS, data, model, namespace, trainer
@@ -237,6 +240,23 @@ def test_a_model_is_loaded_without_a_bar(tmp_path, capfd):
     with pretrained.calm():
         BertForSequenceClassification.from_pretrained(tmp_path)
     assert capfd.readouterr() == ("", "")
-    with pretrained.calm(report=True):
-        BertForSequenceClassification.from_pretrained(tmp_path)
-    assert "Loading weights" not in capfd.readouterr().err
+
+
+def test_which_weights_are_new_is_said_in_a_line(tmp_path, capfd):
+    tiny_encoder().save_pretrained(tmp_path)
+    capfd.readouterr()
+    cell = "BertForSequenceClassification.from_pretrained(FOLDER)"
+    definition = model(cell, "Tiny", names=names(FOLDER=str(tmp_path)))
+    line = "without pretrained weights, for training to learn: classifier.weight, classifier.bias"
+    assert definition.summary.replace("bias, classifier.weight", "weight, classifier.bias") == line
+    assert capfd.readouterr() == ("", "")
+    assert tiny().summary == ""
+
+
+def test_weights_of_another_class_are_said_to_be_no_use():
+    names = [f"encoder.layer.{number}.weight" for number in range(9)]
+    assert re.search(r"encoder.layer.5.weight and 3 more. Is this the class that", pretrained.told(names))
+    old = "Some weights of Bert were newly initialized: ['head.bias', 'head.weight']\nYou should probably TRAIN"
+    with pretrained.new_weights() as found:
+        logging.getLogger("transformers.modeling_utils").warning(old)
+    assert found == ["head.bias", "head.weight"]

@@ -273,7 +273,7 @@ def test_predictions_are_joined_in_input_order(tmp_path):
     outcome, told = go(tmp_path, model, "predict", loaders=(loader(batch_size=5),), trainer={})
     with torch.no_grad():
         torch.testing.assert_close(outcome.predictions, model.net(DATA))
-    assert of(events.Notice, told)[-1].text == "predictions: float32 (16, 1)"
+    assert of(events.Notice, told)[-1].text == "predictions: float32 (16, 1), in run.predictions or by -o NAME"
 
 
 def test_predictions_of_several_dataloaders_stay_apart(tmp_path):
