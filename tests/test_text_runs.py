@@ -2,8 +2,11 @@
 
 import importlib.util
 import json
+import os
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -74,15 +77,16 @@ def test_sentences_are_trained_tested_and_predicted(films, capsys):
     assert tested.judged.classes == ["bad", "good"]
     assert [(answer["text"], answer["label"]) for answer in said] == [("warm film", "good"), ("dull", "bad")]
     assert said[0]["probability"] > 0.8
-    assert re.search(
-        r"text +label +bad +good\nwarm film +good +0\.\d{3} +[01]\.\d{3}\ndull +bad", capsys.readouterr().out
-    )
+    shown = capsys.readouterr().out
+    assert re.search(r"text +label +bad +good\nwarm film +good +0\.\d{3} +[01]\.\d{3}\ndull +bad", shown)
+    assert "predictions: float32 (2, 2), in run.predictions or by -o NAME" in shown
 
 
 def test_a_run_keeps_its_tokenizer_and_its_classes(films):
     run_cells(films, FIT)
     folder = films.user_ns["run"].folder
-    assert json.loads(folder.classes_path.read_text()) == ["bad", "good"]
+    told = json.loads(folder.texts_path.read_text())
+    assert told == {"classes": ["bad", "good"], "max_length": 512, "batch_size": 8, "cleaned": False}
     kept, used = AutoTokenizer.from_pretrained(folder.tokenizer_path), films.user_ns["run"].data[0].tokenizer
     assert kept("the film is warm")["input_ids"] == used("the film is warm")["input_ids"]
 
@@ -110,7 +114,7 @@ def test_weights_of_classes_are_of_the_loss_alone(films):
 
 
 def test_mistakes_are_shown_with_their_texts(films, tmp_path):
-    rows = ["sentence\tfeeling", "warm and warm\tbad", "so dull\tgood", "flat\tbad"]
+    rows = ["sentence\tfeeling", "Warm, and  warm\tbad", "so dull\tgood", "flat\tbad"]
     (tmp_path / "odd.tsv").write_text("\n".join(rows))
     odd = "%lightning_data odd both --text sentence --label feeling"
     run_cells(films, FIT, "both = {'train': 'films.tsv', 'test': 'odd.tsv'}", f"{odd} --vocab_size 60")
@@ -122,7 +126,7 @@ def test_mistakes_are_shown_with_their_texts(films, tmp_path):
     run_cells(films, odd + " --tokenizer {run.log_dir}/tokenizer")
     tested = api.test("Bag", "odd", quiet=True)
     assert {(row["text"], row["actual"], row["predicted"]) for row in tested.judged.mistakes} == {
-        ("warm and warm", "bad", "good"),
+        ("Warm, and  warm", "bad", "good"),
         ("so dull", "good", "bad"),
     }
     assert tested.judged.mistakes[0]["probability"] >= tested.judged.mistakes[-1]["probability"]
@@ -194,24 +198,89 @@ def test_several_names_are_for_files_alone(films):
         films.run_cell_magic("lightning_data", "films more", "1")
 
 
-def test_a_run_of_another_session_takes_no_texts_encoded_otherwise(films):
+def forget_runs():
+    """Let the session be as in a fresh kernel, where its cells have run again."""
+    session = current()
+    for known in (session._named, session.fits, session.readers):
+        known.clear()
+
+
+def said_of(net, text="a warm film"):
+    return api.predict(net, text, quiet=True).predictions[0]
+
+
+def test_a_run_of_another_session_reads_sentences_as_it_was_trained(films, capsys):
     run_cells(films, FIT)
-    name = films.user_ns["run"].name
-    run_cells(films, DATA.replace("--vocab_size 60", "--vocab_size 50"), f"again = %lightning_attach {name}")
-    message = rf"films of this notebook has another vocabulary than the texts that {name} was .*/tokenizer$"
-    with pytest.raises(InputError, match=message):
-        api.predict(films.user_ns["again"], "a warm film")
-    kept = films.user_ns["again"].folder.tokenizer_path
-    run_cells(films, DATA.replace("--vocab_size 60", f"--tokenizer {kept}"))
-    assert api.predict(films.user_ns["again"], "a warm film").predictions[0]["label"] == "good"
+    name, expected = films.user_ns["run"].name, said_of(films.user_ns["run"])
+    forget_runs()
+    del films.user_ns["run"]
+    current().datas.clear()
+    capsys.readouterr()
+    assert said_of(name) == expected
+    assert capsys.readouterr().out.count("\n") == 1  # of the prediction alone
+    run_cells(films, f"again = %lightning_attach {name}", "net = again.model")
+    assert said_of(films.user_ns["again"]) == said_of(films.user_ns["net"]) == expected
+    run_cells(films, DATA.replace("--vocab_size 60", "--vocab_size 50"))
+    with pytest.raises(InputError, match=r"films has another vocabulary than the texts that Bag was trained on"):
+        api.test(films.user_ns["net"], "films", quiet=True)
+
+
+def test_each_model_that_was_loaded_reads_sentences_by_its_own_tokenizer(films, capsys):
+    run_cells(
+        films,
+        FIT,
+        DATA.replace("--vocab_size 60", "--vocab_size 50"),
+        f"{FIT} --model.vocab_size 50".replace("run", "other"),
+    )
+    names = [films.user_ns.pop(name).name for name in ("run", "other")]
+    expected = [said_of(name) for name in names]
+    forget_runs()
+    capsys.readouterr()
+    run_cells(films, *(f"net_{number} = %lightning_load {name}" for number, name in enumerate(names)))
+    told = capsys.readouterr().out
+    other = (
+        r"the data films of this notebook stays as it is, and is other data than the run's: train 76 of FilmsTexts, "
+    )
+    assert re.search(rf"{other}\w+ → 76 of FilmsTexts, \w+\n", told)
+    assert "the data films of this notebook stays as it is: it is the run's own\n" in told
+    sizes = [len(current().readers[films.user_ns[f"net_{number}"]].tokenizer) for number in (0, 1)]
+    assert sizes[0] > sizes[1]
+    assert [said_of(films.user_ns[f"net_{number}"]) for number in (0, 1)] == expected
+    assert said_of("Bag") == expected[1]
+
+
+def test_texts_that_were_cleaned_are_read_with_the_code_that_cleans(films):
+    run_cells(films, "def calm(text):\n    return text.replace('!', '')", f"{DATA} --clean lower calm", FIT)
+    name, expected = films.user_ns["run"].name, said_of(films.user_ns["run"], "a DULL!! film")
+    assert expected["probability"] == said_of(films.user_ns["run"], "a dull film")["probability"]
+    forget_runs()
+    assert said_of(name, "a DULL!! film") == expected
+    del current().datas["films"]
+    with pytest.raises(InputError, match=rf"texts of {name} were cleaned, by code of its data films. .* {name}$"):
+        said_of(name)
+    run_cells(films, f"net = %lightning_load {name}")
+    del current().datas["films"]
+    assert said_of(films.user_ns["net"], "a DULL!! film") == expected
 
 
 def test_a_run_of_another_session_is_brought_back_first(films):
     run_cells(films, FIT)
     name = films.user_ns.pop("run").name
-    current()._named.clear()
+    forget_runs()
+    del current().models["Bag"], films.user_ns["Bag"]
     with pytest.raises(InputError, match=rf"^{name} is a run of another session\. .* %lightning_load {name}, then"):
         api.predict(name, "a warm film")
+    run_cells(films, f"%lightning_load {name}")
+    assert said_of(name)["label"] == "good"
+
+
+def test_words_that_may_be_one_sentence_are_predicted_and_said(films, capsys):
+    run_cells(films, FIT, "%lightning_predict Bag a warm film -o said")
+    assert [answer["text"] for answer in films.user_ns["said"]] == ["a", "warm", "film"]
+    hint = '3 texts of a word each. A sentence is in quotes: %lightning_predict Bag "a warm film"'
+    assert hint in capsys.readouterr().out
+    run_cells(films, "%lightning_predict Bag 'a warm film' dull")
+    assert "in quotes" not in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")
@@ -234,6 +303,21 @@ def test_two_processes_train_test_and_predict_as_one_does(kernel):
     assert kernel.value("tested.judged.matrix") == [[10, 0], [0, 10]]
     assert kernel.value("[answer['label'] for answer in said]") == ["good", "bad"]
     assert "huggingface/tokenizers" not in kernel.value("run.logs(0) + run.logs(1)")
+
+
+def test_a_run_on_a_vocabulary_of_its_own_is_repeated_to_the_digit(kernel, tmp_path):
+    """Loaded, run again and exported, it builds the vocabulary again."""
+    kernel.run(
+        FIT.replace("run =", "first ="), "again = %lightning_rerun {first.name}", "loaded = %lightning_load last"
+    )
+    assert kernel.value("first.metrics") == kernel.value("again.metrics")
+    kernel.run(f"%lightning_export {{first.name}} {tmp_path / 'train.py'}")
+    environment = {**os.environ, "PYTHONHASHSEED": "3", "PYTHONWARNINGS": "ignore"}
+    command = [sys.executable, str(tmp_path / "train.py")]
+    done = subprocess.run(command, cwd=kernel.folder, env=environment, capture_output=True, text=True, timeout=120)
+    printed = dict(line.split("=") for line in done.stdout.splitlines() if re.match(r"\w+=", line))
+    expected = kernel.value("first.metrics")
+    assert {name: float(printed.get(name, "nan")) for name in expected} == expected, done.stderr
 
 
 def test_a_run_in_the_background_says_what_texts_mean_once_it_has_ended(kernel):
