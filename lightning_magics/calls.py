@@ -275,12 +275,15 @@ class Call:
         """A fit of another session by its name, None where there is none; its model is made by this notebook's code.
 
         Raises:
-            InputError: this notebook does not have that code.
+            InputError: this notebook does not have that code, the run goes on, or is no fit.
         """
-        if not isinstance(name, str) or name not in self.session.run_names():
+        if not isinstance(name, str) or "/" not in name or name not in self.session.run_names():
             return None
         folder = self.session.folder(name)
-        model = folder.read().model
+        record = folder.read()
+        if record.verb != "fit":
+            raise InputError(f"{name} is a {record.verb}, which trains no model. Name a fit: %lightning_runs")
+        model = record.model
         if model not in self.session.models and not is_module(self.session.namespace.get(model)):
             raise InputError(
                 f"{name} is a run of another session. Bring its model back first: net = %lightning_load {name}, then "
@@ -304,7 +307,7 @@ class Call:
             reader = self.reader(subject, typed)
             texts = self.session.texts(typed) if reader is not None else None
             if texts is not None:
-                return _texts(texts, reader, _words(typed, subject.name))
+                return _texts(texts, reader, _words(texts, subject.name) if texts == list(typed) else ())
         found = [self.session.find_data(item) for item in typed]
         if not found and self.data:
             raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
@@ -491,12 +494,12 @@ def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
     return Data(name, make, read=read, notices=notices)
 
 
-def _words(typed: Sequence[Any], model: str) -> tuple[str, ...]:
+def _words(texts: list[str], model: str) -> tuple[str, ...]:
     """What to know of several words that may have been meant as one sentence."""
-    if len(typed) < 2 or not all(isinstance(item, str) and len(item.split()) == 1 for item in typed):
+    if len(texts) < 2 or any(len(text.split()) > 1 for text in texts):
         return ()
-    sentence = " ".join(typed)
-    return (f'{len(typed)} texts of a word each. A sentence is in quotes: %lightning_predict {model} "{sentence}"',)
+    sentence = " ".join(texts)
+    return (f'{len(texts)} texts of a word each. A sentence is in quotes: %lightning_predict {model} "{sentence}"',)
 
 
 def _datamodule(part: Part, name: str) -> Data:

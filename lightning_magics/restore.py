@@ -103,15 +103,14 @@ def _compared(data: Definition, recalled: Recalled) -> str:
     """Whether data of the notebook is what a run was trained on; nothing where that is not to be seen in memory."""
     from .fingerprint import of_loaders
 
-    before = recalled.record.fingerprint.get("train")
-    given = recalled.values(recalled.recipe.data_arguments)
-    if before is None or data.loaded is None or data.reloads_for & given.keys():
+    before, arguments = recalled.record.fingerprint.get("train"), recalled.recipe.data_arguments or {}
+    if before is None or data.loaded is None or data.reloads_for & arguments.keys():
         return ""
     try:
-        instance = data.new(**given)
+        instance = data.new(**recalled.values(arguments))
         load(instance)
         now = of_loaders(instance.train_dataloader())
-    except Exception:  # of a hook of the user's, or a hyperparameter that this data has not
+    except Exception:  # of a hook of the user's, or a hyperparameter that this data does not have
         return ""
     if now != before:
         return f", and is other data than the run's: train {before} → {now}"

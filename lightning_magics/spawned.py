@@ -269,7 +269,7 @@ class SpawnedRun(Run):
             raise RunError(f"{self.name} is still running. Wait for it with run.wait(), or end it with run.stop()")
         if self._settled:
             return
-        if self._model is None and self._build is not None:
+        if self._model is None and self._build is not None and self.verb == "fit":
             self._model = self._build(self.record)
         checkpoint = self._checkpoint()
         if checkpoint is not None:

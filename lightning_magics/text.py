@@ -229,8 +229,10 @@ class TEXTS(torch.utils.data.Dataset):
         places = (self.lengths == len(ids)).nonzero().flatten()
         for column, token in enumerate(ids.tolist()):
             places = places[self.ids[self.starts[places] + column] == token]
-        for start, end in self.spans[places].tolist():
-            return bytes(self.written[start:end].tolist()).decode()
+        if not len(places):
+            return None
+        start, end = self.spans[places[0]].tolist()
+        return bytes(self.written[start:end].tolist()).decode()
 
     def collate(self, samples):
         """Return a batch, padded to the longest of its texts."""
