@@ -39,9 +39,9 @@ whole = {{"train": read("train"), "val": read("dev")}}
 small = {{"train": whole["train"][:2000], "val": whole["val"]}}
 few = {{"train": whole["train"][:{few}]}}
 """
-BATCH, EPOCHS = 32, "--max_epochs 2"
+BATCH, EPOCHS = 16, "--max_epochs 2"
 ASKED = "--text sentence --label label --tokenizer weights --max_length 64"
-SENTIMENT = """%%lightning_model Sentiment --lr 5e-5 --metrics accuracy f1 --scheduler linear_warmup
+SENTIMENT = """%%lightning_model Sentiment --lr 2e-4 --metrics accuracy f1 --scheduler linear_warmup
 AutoModelForSequenceClassification.from_pretrained(weights, num_labels=2)"""
 BAG = """%%lightning_model Bag --loss cross_entropy --metrics accuracy --lr 3e-3
 class MeanOfWords(nn.Module):
@@ -75,7 +75,7 @@ class Plain(pl.LightningModule):
         self.log("train_loss", loss)
         return loss
     def configure_optimizers(self):
-        return torch.optim.AdamW(self.parameters(), lr=5e-5)
+        return torch.optim.AdamW(self.parameters(), lr=2e-4)
 
 class Clock(pl.Callback):
     def on_train_start(self, trainer, model):
