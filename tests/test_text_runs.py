@@ -238,9 +238,7 @@ def test_each_model_that_was_loaded_reads_sentences_by_its_own_tokenizer(films, 
     capsys.readouterr()
     run_cells(films, *(f"net_{number} = %lightning_load {name}" for number, name in enumerate(names)))
     told = capsys.readouterr().out
-    other = (
-        r"the data films of this notebook stays as it is, and is other data than the run's: train 76 of FilmsTexts, "
-    )
+    other = r"films of this notebook stays as it is, and is other data than the run's: train 76 of FilmsTexts, "
     assert re.search(rf"{other}\w+ → 76 of FilmsTexts, \w+\n", told)
     assert "the data films of this notebook stays as it is: it is the run's own\n" in told
     sizes = [len(current().readers[films.user_ns[f"net_{number}"]].tokenizer) for number in (0, 1)]
@@ -272,6 +270,13 @@ def test_a_run_of_another_session_is_brought_back_first(films):
         api.predict(name, "a warm film")
     run_cells(films, f"%lightning_load {name}")
     assert said_of(name)["label"] == "good"
+    forget_runs()
+    with pytest.raises(InputError, match=r"^Bag/predict_0 is a predict, which trains no model\. Name a fit: %lightn"):
+        api.predict("Bag/predict_0", "a warm film")
+    held = current().folder(name).lock()
+    with pytest.raises(InputError, match=rf"^{name} goes on elsewhere: .*%lightning_attach {name} shows it"):
+        api.predict(name, "a warm film")
+    os.close(held)
 
 
 def test_words_that_may_be_one_sentence_are_predicted_and_said(films, capsys):
