@@ -47,7 +47,7 @@ BAG = """%%lightning_model Bag --loss cross_entropy --metrics accuracy --lr 3e-3
 class MeanOfWords(nn.Module):
     def __init__(self, width: int = 64, dropout: float = 0.5):
         super().__init__()
-        self.embed = nn.Embedding(4000, width)
+        self.embed = nn.Embedding(8000, width)
         self.out = nn.Sequential(nn.Dropout(dropout), nn.Linear(width, 2))
 
     def forward(self, input_ids, attention_mask):
@@ -162,7 +162,7 @@ def ranks(kernel: Kernel, seeds: list[int]) -> None:
 
 
 def scratch(kernel: Kernel, seeds: list[int]) -> None:
-    asked = "--text sentence --label label --vocab_size 4000 --max_length 64 --batch_size 32"
+    asked = "--text sentence --label label --vocab_size 8000 --max_length 64 --batch_size 32"
     kernel.run(f"%lightning_data whole {asked}", BAG)
     found = [trained(kernel, "whole", "Bag", "--max_epochs 8", seed) for seed in seeds]
     judged("accuracy on a vocabulary of its own, from scratch", found, 0.78)
