@@ -21,25 +21,28 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from . import payload, raised, shards
 from .callback import StopFlag
-from .control import Alone, Control, Together
+from .control import Alone, Control, Together, Wish, reach
+from .distant import Agreed
 from .events import Ended, Event, Notice
 from .job import Job
 from .recorder import Recorder
 from .runs import RunFolder, marked
-from .train import train
+from .supervision import RESUME
+from .train import resumed, train
 from .workers import notebook_objects_travel
 
 _TO_END_S = 1.0  # once it has failed: the other ranks wait for it
 _TO_FINISH_S = 15.0  # once it is done, for threads of the user's that have work left
 
 
-def main(folder: RunFolder, rank: int, ranks: int) -> None:
+def main(folder: RunFolder, rank: int, ranks: int, local_rank: int | None = None) -> None:
     """Run the folder's job as one of its ranks.
 
     Args:
         folder: of the run, with the job in it.
         rank: this one, from 0.
         ranks: number of them.
+        local_rank: among the ranks of its machine, from 0; None where they are all on this one.
 
     Raises:
         SystemExit: with 1 where the job failed; what was raised is in the folder.
@@ -47,7 +50,8 @@ def main(folder: RunFolder, rank: int, ranks: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     folder.take_output(rank)
     sys.stdout, sys.stderr = _written_to(1), _written_to(2)
-    os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+    os.environ["RANK"] = str(rank)
+    os.environ["LOCAL_RANK"] = str(rank if local_rank is None else local_rank)
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # set for good when Lightning was imported, which the template did
     notebook_objects_travel()
     threading.Thread(target=_end_with_parent, daemon=True).start()
@@ -62,28 +66,41 @@ def main(folder: RunFolder, rank: int, ranks: int) -> None:
 
 
 def _run(folder: RunFolder, rank: int, ranks: int) -> None:
-    control = Control(folder.control_path)
+    control = reach(folder.control_path)
     job = dataclasses.replace(payload.load(folder.job_path), rank=rank)
-    if control.loaded(rank):
-        folder.job_path.unlink(missing_ok=True)  # it stays mapped
-    job.surroundings.apply(ranks)
+    stop: StopFlag = Alone(control)
+    if isinstance(control, Control):
+        if control.loaded(rank):
+            folder.job_path.unlink(missing_ok=True)  # it stays mapped
+        threads = job.surroundings.threads // ranks
+        stop = Together(control, rank) if job.verb != "predict" or ranks == 1 else stop
+    else:
+        job = resumed(job, os.environ.get(RESUME, ""))
+        threads = _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        stop = Agreed(control, rank) if job.verb == "fit" and ranks > 1 else stop
+    job.surroundings.apply(ranks, threads)
     job.model.cpu()  # where its weights have arrived; it may think that it is on the kernel's GPU
-    recorder = Recorder(folder, folder.read(), _say) if rank == 0 else None
-    stop: Together | Alone = Together(control, rank)
     gather = None
     if job.verb == "predict" and ranks > 1:
-        stop = Alone(control)
         job = shards.of_rank(job, rank, ranks)
         gather = functools.partial(_gathered, folder, control, rank)
-    if recorder is None:
-        train(job, _nothing, stop, gather)
+    if rank == 0:
+        _train_and_tell(job, control, stop, gather)
     else:
-        _train_and_tell(job, recorder, stop, gather)
-    control.done(rank)
+        train(job, _nothing, stop, gather)
+    if isinstance(control, Control):
+        control.done(rank)
 
 
-def _train_and_tell(job: Job, recorder: Recorder, stop: StopFlag, gather: Any) -> None:
+def _cores() -> int:
+    """Processors of this machine that the job may use: a task may see those of others too."""
+    return int(os.environ.get("SLURM_CPUS_ON_NODE") or 0) or len(os.sched_getaffinity(0))
+
+
+def _train_and_tell(job: Job, control: Control | Wish, stop: StopFlag, gather: Any) -> None:
     """Train as the rank that tells what happens; predictions are kept before the end is told."""
+    folder = RunFolder(job.folder)
+    recorder = Recorder(folder, folder.read(), _say)
     ended: list[Ended] = []
 
     def emit(event: Event) -> None:
@@ -95,18 +112,18 @@ def _train_and_tell(job: Job, recorder: Recorder, stop: StopFlag, gather: Any) -
     try:
         outcome = train(job, emit, stop, gather)
         if outcome.predictions is not None:
-            _keep(outcome.predictions, RunFolder(job.folder).predictions_path)
+            _keep(outcome.predictions, folder.predictions_path)
     except BaseException as error:
         if ended and not ended[0].error:
             ended[0] = dataclasses.replace(ended[0], status="failed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
         for event in ended:
-            recorder.emit(event)
+            recorder.emit(dataclasses.replace(event, reason=control.why()) if event.status == "interrupted" else event)
         recorder.close()
 
 
-def _gathered(folder: RunFolder, control: Control, rank: int, found: Any, trainer: Any) -> Any:
+def _gathered(folder: RunFolder, control: Control | Wish, rank: int, found: Any, trainer: Any) -> Any:
     """All ranks' predictions in rank 0, in input order; in the others their own."""
     path = folder.path / f"predictions_{rank}.pt"
     if rank:
@@ -114,7 +131,7 @@ def _gathered(folder: RunFolder, control: Control, rank: int, found: Any, traine
     trainer.strategy.barrier()
     if rank:
         return found
-    paths = [folder.path / f"predictions_{item}.pt" for item in range(1, control.ranks)]
+    paths = [folder.path / f"predictions_{item}.pt" for item in range(1, trainer.world_size)]
     parts = [found, *map(payload.load, paths)]
     for path in paths:
         path.unlink()

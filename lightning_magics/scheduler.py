@@ -1,0 +1,121 @@
+"""What the scheduler of a cluster says of a run's job, for whoever watches the run: it waits, it goes on, it is gone.
+
+What it is asked with is `slurm`'s part; what happens in the run its own events tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+from . import events, slurm
+from .control import reach
+from .errors import LightningMagicsError, RunError
+from .runs import RunFolder
+from .supervision import CANCELLED, clear, tell_end
+
+_QUEUE_S = 2.0  # between two questions while it waits; at most a hundredth of the time that it has waited
+_RUNNING_S = 10.0  # while it runs: its own events tell more
+_MOST_S = 60.0
+_LAST_WORDS_S = 10.0  # for what its processes wrote last, to be seen through the file system that they share
+_SILENT_S = 600.0  # a scheduler that says nothing for so long, or does not know the job, has forgotten it
+_TO_END_S = 60.0
+
+
+class Scheduler:
+    """What is known of one run's job.
+
+    Args:
+        folder: of the run.
+        show: takes what is to be seen: `Queued`.
+    """
+
+    def __init__(self, folder: RunFolder, show: Callable[[events.Event], None]) -> None:
+        self._folder = folder
+        self._job = folder.job()
+        self._show = show
+        self._began = self._known = time.monotonic()
+        self._due = 0.0
+        self._gone_since: float | None = None
+        self._state: slurm.State | None = None
+        self._is_cancelled = False
+
+    def goes_on(self) -> bool:
+        """Whether the job waits or runs, as far as is known; asks the scheduler now and then."""
+        self._cancel_if_asked()
+        now = time.monotonic()
+        if now >= self._due:
+            self._look(now)
+        return self._gone_since is None or now - self._gone_since < _LAST_WORDS_S
+
+    def why(self) -> str:
+        """How the job came to its end, for a person; empty if it has not."""
+        if self._gone_since is None or self._state is None:
+            return ""
+        return CANCELLED if self._state.word == "CANCELLED" else slurm.why(self._state, self._folder.path)
+
+    def _look(self, now: float) -> None:
+        state = slurm.state(self._job)
+        if state.kind != "unknown":
+            self._known = now
+        elif now - self._known < _SILENT_S:
+            self._due = now + _RUNNING_S
+            return
+        is_gone = state.kind in ("ended", "unknown")
+        self._gone_since = (self._gone_since or now) if is_gone else None
+        waits = self._state is not None and self._state.kind == "queued"
+        if state.kind == "queued":
+            self._show(events.Queued(state.reason, state.position, state.waiting, state.start))
+        elif waits:
+            self._show(events.Queued(""))
+        self._state = state
+        waited_s = now - self._began
+        self._due = now + (min(max(_QUEUE_S, waited_s / 100), _MOST_S) if state.kind == "queued" else _RUNNING_S)
+
+    def _cancel_if_asked(self) -> None:
+        """Cancel a job that is to end at once, and one that is to stop before it has begun."""
+        if self._is_cancelled:
+            return
+        with contextlib.suppress(OSError):  # the run is over
+            control = reach(self._folder.control_path)
+            is_queued = self._state is not None and self._state.kind == "queued"
+            if control.asked_now() or (control.asked() and is_queued):
+                self._is_cancelled = True
+                self._due = 0.0
+                with contextlib.suppress(RunError):  # what becomes of it is seen
+                    slurm.cancel(self._job)
+
+
+def stop(folder: RunFolder) -> None:
+    """Ask a run's job to stop after its batch; one that waits in the queue is cancelled.
+
+    Raises:
+        RunError: the scheduler refuses.
+    """
+    if slurm.state(folder.job()).kind == "queued":
+        end(folder)
+        return
+    with contextlib.suppress(FileNotFoundError):  # it has just ended
+        reach(folder.control_path).ask()
+
+
+def end(folder: RunFolder) -> None:
+    """Cancel a run's job, and wait until it is gone.
+
+    Raises:
+        RunError: the scheduler refuses, or it does not end.
+    """
+    job = folder.job()
+    with contextlib.suppress(FileNotFoundError):
+        reach(folder.control_path).ask(now=True)
+    slurm.cancel(job)
+    until = time.monotonic() + _TO_END_S
+    while slurm.state(job).kind in ("queued", "running"):
+        if time.monotonic() > until:
+            raise RunError(f"job {job} of {folder.name} was cancelled, and has not ended yet: squeue --jobs {job}")
+        time.sleep(0.2)
+    with contextlib.suppress(LightningMagicsError):
+        if folder.read().status == "running":
+            tell_end(folder, CANCELLED)
+            clear(folder)
