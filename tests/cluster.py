@@ -8,6 +8,7 @@ import contextlib
 import functools
 import itertools
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -19,12 +20,12 @@ from typing import Any
 
 import pytest
 from jupyter_client.manager import KernelManager
-
 from kernel import Kernel
 
 HOSTS = {"n1": "10.77.0.1", "n2": "10.77.0.2"}
 NEEDED = ("slurmctld", "slurmd", "munged", "sbatch", "unshare", "nsenter", "ip", "setpriv")
 NEEDED_FOR_ACCOUNTING = ("slurmdbd", "sacct", "sacctmgr", "mariadbd", "mariadb-install-db", "mariadb")
+COMMANDS = ("sbatch", "squeue", "scancel", "scontrol", "sinfo", "srun", "salloc", "sacct")
 CPUS = 4  # of each node, as Slurm is told
 CONF = """
 ClusterName=test
@@ -118,7 +119,8 @@ class Cluster:
 
     Attributes:
         folder: of its configuration, state and logs; the same on all hosts, as all of this machine's files are.
-        environment: what a process needs to find this Slurm.
+        environment: what a process on its hosts needs to find this Slurm.
+        commands: Slurm's commands, which run on host n1 wherever they are called, for the path of a test.
     """
 
     def __init__(self, accounting: bool = False) -> None:
@@ -126,6 +128,7 @@ class Cluster:
         self.folder = Path(tempfile.mkdtemp(prefix="slurm-", dir="/tmp"))  # short: a socket's path has 107 characters
         self.folder.chmod(0o755)
         self.environment = {"SLURM_CONF": str(self.folder / "slurm.conf")}
+        self.commands = self.folder / "bin"
         self._holders: dict[str, subprocess.Popen[str]] = {}
         self._daemons: dict[str, subprocess.Popen[bytes]] = {}
         self._kernels = itertools.count()
@@ -296,6 +299,14 @@ class Cluster:
         (self.folder / "gres.conf").write_text(f"NodeName=n3 Name=gpu Type=a100 File={self.folder}/gpu[0-1]\n")
         for name in ("state", "spool-n1", "spool-n2", "spool-n3"):
             (self.folder / name).mkdir()
+        self.commands.mkdir()
+        env = [f"{name}={value}" for name, value in self.environment.items()]
+        for name in COMMANDS:
+            line = shlex.join([*self.on("n1", ["env", *env, f"/usr/bin/{name}"], Path("PWD"))]).replace(
+                "=PWD", '="$PWD"'
+            )
+            (self.commands / name).write_text(f'#!/bin/sh\nexec {line} "$@"\n')
+            (self.commands / name).chmod(0o755)
         key = self.folder / "munge.key"
         key.touch(mode=0o600)
         key.write_bytes(os.urandom(1024))
