@@ -1,0 +1,115 @@
+"""Runs as jobs of a Slurm cluster: the submission, through submitit, and the front of all that is about Slurm.
+
+What a run may ask is `request`'s part, how jobs stand `jobs`'. The processes of a job are started on its nodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from .allocation import Allocation, allocation, hosts
+from .errors import InputError
+from .jobs import NO_FOLDER, NO_PYTHON, State, cancel, requeue, state, states, why
+from .request import SIGNAL_DELAY_S, Asked, asked, defaults, parameter_names, partition_names
+
+# Everything about Slurm that the rest of the package needs, under this module's name.
+__all__ = [
+    "NO_FOLDER",
+    "NO_PYTHON",
+    "Allocation",
+    "Asked",
+    "State",
+    "allocation",
+    "asked",
+    "cancel",
+    "defaults",
+    "hosts",
+    "parameter_names",
+    "partition_names",
+    "requeue",
+    "state",
+    "states",
+    "submit",
+    "why",
+]
+# Beginnings of the names of variables that a job has; SLURM_CONF is none.
+_OF_A_JOB = (
+    *(f"SLURM_{part}" for part in ("JOB", "STEP", "CPU", "MEM", "GPU", "TRES", "TASK", "NODE", "PROC", "LOCAL")),
+    *("SLURM_NTASKS", "SLURM_NNODES", "SLURM_NPROCS", "SRUN_"),
+)
+
+
+def submit(what: Asked, folder: Path, name: str, function: Callable[..., Any], *arguments: Any) -> str:
+    """Submit a job that calls a function on its first node; return the job's id.
+
+    The batch script becomes the process that calls it: it gets SIGUSR2 before the time limit, and SIGTERM when the
+    job is cancelled or gives way.
+
+    Args:
+        what: it asks for.
+        folder: of submitit's own files: script, pickle and logs; on a file system that the nodes see.
+        name: of the job.
+        function: is sent with `arguments` by pickle.
+        arguments: of the function.
+
+    Raises:
+        InputError: Slurm refuses it.
+    """
+    from submitit import SlurmExecutor
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    folder = folder.absolute()
+    parameters = {"job_name": name, "time": None, **what.parameters}  # None leaves the time limit to the partition
+    setup = [*parameters.pop("setup", ()), *_checks(folder)]
+    # `--gpus-per-node` and `--gres` say the same; the kind of GPU can be told by either.
+    if what.gpus and "gres" not in parameters:
+        parameters["gpus_per_node"] = what.gpus
+    delay = parameters.get("signal_delay_s", SIGNAL_DELAY_S)
+    forced = {"signal": f"B:USR2@{delay}", "requeue": True, **parameters.pop("additional_parameters", {})}
+    executor = SlurmExecutor(folder, python=f"exec {shlex.quote(sys.executable)}")
+    executor.update_parameters(
+        nodes=what.nodes,
+        ntasks_per_node=what.processes,
+        setup=setup,
+        use_srun=False,
+        additional_parameters=forced,
+        **parameters,
+    )
+    try:
+        with _outside_of_jobs(), contextlib.redirect_stderr(None):  # submitit prints sbatch's words too
+            return str(executor.submit(function, *arguments).job_id)
+    except (FailedJobError, FailedSubmissionError) as error:
+        words = " ".join(str(error).replace("sbatch: error: ", "").split())
+        raise InputError(f"Slurm refuses the job: {words or 'sbatch failed'}. Asked for: {_described(what)}") from error
+
+
+def _checks(folder: Path) -> list[str]:
+    """Lines of a batch script that end it, with a code that says why, on a node that lacks what the run needs."""
+    return [
+        f"[ -d {shlex.quote(str(folder))} ] || exit {NO_FOLDER}",
+        f"[ -x {shlex.quote(sys.executable)} ] || exit {NO_PYTHON}",
+    ]
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Without the variables of a job that this process is in: Slurm would take some for those of the new one."""
+    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_OF_A_JOB)}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _described(what: Asked) -> str:
+    """What was asked for, in a line."""
+    parts = [f"{what.nodes} nodes", f"{what.processes} processes a node"]
+    parts += [f"{what.gpus} GPUs a node"] if what.gpus else []
+    parts += [f"{name} {value}" for name, value in what.parameters.items() if name not in ("setup", "signal_delay_s")]
+    return ", ".join(parts)
