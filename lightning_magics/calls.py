@@ -119,6 +119,8 @@ class Call:
         from . import devices
 
         asked = self.options
+        if asked.cluster is not None:
+            return self.on_cluster(trainer, package)
         if asked.ddp:
             trainer = devices.with_ddp(trainer, asked.ddp, package)
         if not asked.background and not devices.needs_processes(trainer, package):
@@ -128,6 +130,30 @@ class Call:
         if ranks == 1:
             trainer.setdefault("use_distributed_sampler", False)  # the order of the data is then the kernel's
         return trainer, How(ranks, asked.background, self.session.settings.start_method)
+
+    def on_cluster(self, trainer: dict[str, Any], package: str) -> tuple[dict[str, Any], How]:
+        """The same for ranks on the nodes of a cluster, each of which has the same number.
+
+        Raises:
+            InputError: the cluster cannot give what is asked for.
+        """
+        from . import devices, slurm
+
+        asked = self.options
+        strategy, accelerator = trainer.get("strategy", "auto"), trainer.get("accelerator", "auto")
+        devices.check_strategy(strategy, package)
+        count = trainer.get("devices", asked.ddp if asked.ddp is not True else "auto") or None
+        parameters = slurm.defaults(self.session.settings.slurm, self.slurm)
+        what = slurm.asked(asked.nodes or trainer.get("num_nodes", 1), count, accelerator, parameters)
+        ranks = what.nodes * what.processes
+        trainer = {**trainer, "num_nodes": what.nodes, "devices": what.processes}
+        if accelerator == "auto":  # of the kernel's machine, it would say nothing of the nodes
+            trainer["accelerator"] = "gpu" if what.gpus else "cpu"
+        if ranks > 1 and strategy == "auto":
+            trainer["strategy"] = "ddp"
+        if ranks == 1:
+            trainer.setdefault("use_distributed_sampler", False)
+        return trainer, How(ranks, asked.background, self.session.settings.start_method, what)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:

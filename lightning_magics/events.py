@@ -228,18 +228,7 @@ class Ended:
 
 
 Event = (
-    Launched
-    | Started
-    | Step
-    | Metrics
-    | Fingerprint
-    | Results
-    | Judged
-    | Notice
-    | Printed
-    | Watched
-    | Queued
-    | Ended
+    Launched | Started | Step | Metrics | Fingerprint | Results | Judged | Notice | Printed | Watched | Queued | Ended
 )
 _TYPES: dict[str, type] = {cls.__name__: cls for cls in typing.get_args(Event)}
 

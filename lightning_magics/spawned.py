@@ -38,6 +38,9 @@ _FAR_S = 0.5  # the same of a run on a cluster: what it writes comes over a netw
 _KILL_S = 15.0  # for a supervisor to end: as an interpreter of its own it takes seconds to begin
 
 
+Line = processes.Lifeline | processes.Unbound
+
+
 @dataclass(frozen=True)
 class How:
     """How a job's processes are started.
@@ -345,7 +348,7 @@ def run_in_processes(
         raise
 
 
-def _in_foreground(run: SpawnedRun, begin: Callable[[], processes.Lifeline]) -> None:
+def _in_foreground(run: SpawnedRun, begin: Callable[[], Line]) -> None:
     """Run to the end; with the kernel, the processes end too.
 
     Raises:
@@ -358,7 +361,7 @@ def _in_foreground(run: SpawnedRun, begin: Callable[[], processes.Lifeline]) -> 
         raise Abort
 
 
-def _in_background(run: SpawnedRun, begin: Callable[[], processes.Lifeline], ended: Callable[[Run], None]) -> None:
+def _in_background(run: SpawnedRun, begin: Callable[[], Line], ended: Callable[[Run], None]) -> None:
     try:
         with contextlib.closing(begin()) as lifeline:
             run.follow(lifeline.wait)
@@ -371,7 +374,7 @@ def _in_background(run: SpawnedRun, begin: Callable[[], processes.Lifeline], end
     ended(run)
 
 
-def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable[[], processes.Lifeline]:
+def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable[[], Line]:
     """Write everything that the processes need; returns what starts them."""
     from . import payload
     from .surroundings import Surroundings
@@ -393,8 +396,8 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
             surroundings = Surroundings.taken(run.record.seed, anew)
             job = dataclasses.replace(going_on, leaves_state=True, surroundings=surroundings)
             payload.save(job, folder.job_path)
-            control = Control(folder.control_path, how.ranks) if how.cluster is None else Wish(folder.control_path, True)
-            run._stop = _RemoteStop(control)
+            shares_memory, path = how.cluster is None, folder.control_path
+            run._stop = _RemoteStop(Control(path, how.ranks) if shares_memory else Wish(path, make=True))
         except BaseException:
             processes.release(lock)
             raise

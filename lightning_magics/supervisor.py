@@ -95,9 +95,10 @@ def main(lifeline: int, lock: int, method: str) -> None:
             _LocalRanks(request, pipe.fileno(), lock, method).run()
             return
         heard, _ = terminations()
-        lifeline = None if request.background else pipe.fileno()
+        nodes, processes = request.step
         os.environ["PYTHONPATH"] = os.pathsep.join(own_path(request.path))
-        NodeRanks(RunFolder(request.folder), *request.step, heard, lifeline).run()
+        ends = None if request.background else pipe.fileno()
+        NodeRanks(RunFolder(request.folder), nodes, processes, heard, ends).run()
 
 
 def _surround(request: Request) -> None:
