@@ -21,6 +21,7 @@ _MOST_S = 60.0
 _LAST_WORDS_S = 10.0  # for what its processes wrote last, to be seen through the file system that they share
 _SILENT_S = 600.0  # a scheduler that says nothing for so long, or does not know the job, has forgotten it
 _TO_END_S = 60.0
+_NOW = "now"
 
 
 class Scheduler:
@@ -39,15 +40,20 @@ class Scheduler:
         self._due = 0.0
         self._gone_since: float | None = None
         self._state: slurm.State | None = None
+        self._last_words_s = _LAST_WORDS_S
         self._is_cancelled = False
 
     def goes_on(self) -> bool:
         """Whether the job waits or runs, as far as is known; asks the scheduler now and then."""
-        self._cancel_if_asked()
         now = time.monotonic()
-        if now >= self._due:
+        is_asked = self._is_asked()
+        if now >= self._due or (is_asked and not self._is_cancelled and self._waits):
             self._look(now)
-        return self._gone_since is None or now - self._gone_since < _LAST_WORDS_S
+        if is_asked and not self._is_cancelled and (is_asked == _NOW or self._waits):
+            self._is_cancelled, self._due = True, 0.0
+            with contextlib.suppress(RunError):  # what becomes of it is seen
+                slurm.cancel(self._job)
+        return self._gone_since is None or now - self._gone_since < self._last_words_s
 
     def why(self) -> str:
         """How the job came to its end, for a person; empty if it has not."""
@@ -55,36 +61,34 @@ class Scheduler:
             return ""
         return CANCELLED if self._state.word == "CANCELLED" else slurm.why(self._state, self._folder.path)
 
+    @property
+    def _waits(self) -> bool:
+        return self._state is not None and self._state.kind == "queued"
+
+    def _is_asked(self) -> str:
+        """What the run was asked for by its user: to stop, or to end now."""
+        with contextlib.suppress(OSError):  # the run is over
+            control = reach(self._folder.control_path)
+            return _NOW if control.asked_now() else "stop" if control.asked() else ""
+        return ""
+
     def _look(self, now: float) -> None:
-        state = slurm.state(self._job)
+        state, waited = slurm.state(self._job), self._waits
         if state.kind != "unknown":
             self._known = now
         elif now - self._known < _SILENT_S:
             self._due = now + _RUNNING_S
             return
-        is_gone = state.kind in ("ended", "unknown")
-        self._gone_since = (self._gone_since or now) if is_gone else None
-        waits = self._state is not None and self._state.kind == "queued"
-        if state.kind == "queued":
-            self._show(events.Queued(state.reason, state.position, state.waiting, state.start))
-        elif waits:
-            self._show(events.Queued(""))
         self._state = state
+        if state.kind in ("ended", "unknown"):
+            self._gone_since = self._gone_since or now
+            self._last_words_s = 0.0 if waited else _LAST_WORDS_S
+        if self._waits:
+            self._show(events.Queued(state.reason, state.position, state.waiting, state.start))
+        elif waited:
+            self._show(events.Queued(""))
         waited_s = now - self._began
-        self._due = now + (min(max(_QUEUE_S, waited_s / 100), _MOST_S) if state.kind == "queued" else _RUNNING_S)
-
-    def _cancel_if_asked(self) -> None:
-        """Cancel a job that is to end at once, and one that is to stop before it has begun."""
-        if self._is_cancelled:
-            return
-        with contextlib.suppress(OSError):  # the run is over
-            control = reach(self._folder.control_path)
-            is_queued = self._state is not None and self._state.kind == "queued"
-            if control.asked_now() or (control.asked() and is_queued):
-                self._is_cancelled = True
-                self._due = 0.0
-                with contextlib.suppress(RunError):  # what becomes of it is seen
-                    slurm.cancel(self._job)
+        self._due = now + (min(max(_QUEUE_S, waited_s / 100), _MOST_S) if self._waits else _RUNNING_S)
 
 
 def stop(folder: RunFolder) -> None:

@@ -27,7 +27,7 @@ from .events import Ended, Event, Notice
 from .job import Job
 from .recorder import Recorder
 from .runs import RunFolder, marked
-from .supervision import RESUME
+from .supervision import RESUME, terminations
 from .train import resumed, train
 from .workers import notebook_objects_travel
 
@@ -55,6 +55,8 @@ def main(folder: RunFolder, rank: int, ranks: int, local_rank: int | None = None
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # set for good when Lightning was imported, which the template did
     notebook_objects_travel()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if local_rank is not None:
+        _end_when_terminated()
     try:
         _run(folder, rank, ranks)
     except BaseException as error:
@@ -119,7 +121,10 @@ def _train_and_tell(job: Job, control: Control | Wish, stop: StopFlag, gather: A
         raise
     finally:
         for event in ended:
-            recorder.emit(dataclasses.replace(event, reason=control.why()) if event.status == "interrupted" else event)
+            if event.status == "interrupted":
+                event = dataclasses.replace(event, reason=control.why())
+            if event.status != "failed" or isinstance(control, Control):
+                recorder.emit(event)  # else the supervisor tells it: it knows whether the job goes on elsewhere
         recorder.close()
 
 
@@ -188,6 +193,20 @@ def _end_soon(seconds: float, code: int) -> None:
             sys.stderr.flush()
         finally:
             os._exit(code)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def _end_when_terminated() -> None:
+    """End this process at SIGTERM, also where its main thread waits for other ranks, which a scheduler ends too.
+
+    Lightning would raise an exception after the batch, and the run would seem to have failed.
+    """
+    heard, _ = terminations()
+
+    def end() -> None:
+        os.read(heard, 1)
+        os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=end, daemon=True).start()
 
