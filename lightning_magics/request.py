@@ -13,7 +13,7 @@ from typing import Any
 from .allocation import allocation
 from .client import is_installed
 from .errors import InputError, MissingPackage, did_you_mean
-from .partitions import UNLIMITED, Partition, gpus, named, partitions, with_gpus
+from .partitions import UNLIMITED, Partition, gpus, named, partitions, seconds, with_gpus
 
 OWN = ("inside", "requeues")  # parameters that are this package's, beside submitit's
 SIGNAL_DELAY_S = 90  # submitit's own: how long before the time limit a job is told
@@ -142,6 +142,8 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
                 f"Others go through --slurm.additional_parameters \"{{'{name.replace('_', '-')}': VALUE}}\""
             )
     found = dict(given)
+    if isinstance(found.get("time"), str):  # as Slurm writes it: 2:00:00
+        found["time"] = -(-(seconds(found["time"]) or 0) // 60) or found["time"]
     for name in ("time", "signal_delay_s"):
         if name in found:
             _check_whole(name, found[name])
@@ -155,8 +157,8 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_whole(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        unit = "minutes" if name == "time" else "seconds"
-        raise InputError(f"--slurm.{name} takes a whole number of {unit}, at least 1; found {value!r}.")
+        unit = "minutes, or 2:00:00" if name == "time" else "seconds"
+        raise InputError(f"--slurm.{name} takes a whole number of {unit}; found {value!r}.")
 
 
 def _count(devices: Any) -> int | None:
