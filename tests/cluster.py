@@ -43,7 +43,7 @@ JobCompType=jobcomp/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=2,sched_min_interval=0,bf_interval=2
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0,bf_interval=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
@@ -355,7 +355,7 @@ class Cluster:
         while not done():
             ended = [name for name, daemon in self._daemons.items() if daemon.poll() is not None]
             if ended or time.monotonic() > end:
-                logs = {path.name: path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.log")}
+                logs = {path.name: path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.out")}
                 pytest.fail(f"waited for {what}; daemons that ended: {ended}; logs: {logs}")
             time.sleep(0.1)
 
