@@ -93,8 +93,8 @@ class Partition:
         if processes * cpus > most:
             count = f"{plural(processes, 'process')} of {cpus}"
             raise InputError(
-                f"{plural(processes * cpus, 'CPU')} a node were asked for of partition {self.name} ({count}), and no node of it has "
-                f"more than {most}. Type --devices {max(1, most // cpus)}"
+                f"{plural(processes * cpus, 'CPU')} a node were asked for of partition {self.name} ({count}), and no node of "
+                f"it has more than {most}. Type --devices {max(1, most // cpus)}"
             )
         with_gpus = f" with {plural(gpus, 'GPU')}" if gpus else ""
         there = self.count(gpus)

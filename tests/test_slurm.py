@@ -306,7 +306,8 @@ def test_nodes_that_are_down_are_named(login: clusters.Cluster) -> None:
         asked(2, 1, "auto", {})
     said = str(refused.value).replace("down*", "down")  # the star: it does not respond
     assert said == (
-        "--nodes 2: of partition main, 1 node can be had now; not: n2 (down). Type --nodes 1, or wait until they are back"
+        "--nodes 2: of partition main, 1 node can be had now; not: n2 (down). Type --nodes 1, or wait until they are "
+        "back"
     )
 
 
@@ -342,6 +343,17 @@ def test_a_controller_that_does_not_answer_is_no_end(login: clusters.Cluster, mo
             slurm.cancel("4242")
     finally:
         os.kill(controller, signal.SIGCONT)
+
+
+def test_a_kernel_of_the_login_node_completes_and_refuses(cluster: clusters.Cluster, tmp_path: Path) -> None:
+    with cluster.kernel(tmp_path) as kernel:
+        kernel.run("%load_ext lightning_magics\nimport socket, time")
+        assert kernel.value("socket.gethostname()") == "n1"
+        assert kernel.value("get_ipython().complete('%lightning_fit Net --slurm.partition u')[1]") == ["urgent"]
+        assert kernel.value("get_ipython().complete('%lightning_fit Net --slurm.part')[1]") == ["--slurm.partition"]
+        kernel.run('%config LightningMagics.slurm = {"partition": "gpu"}')
+        sent = kernel.interrupt_when("print('begun')\ntime.sleep(60)", "begun")
+        assert "KeyboardInterrupt" in kernel.finish(sent).error
 
 
 def test_names_are_known_for_completion(login: clusters.Cluster) -> None:
