@@ -91,10 +91,10 @@ class Partition:
             )
         most = max((node.cpus for node in self.nodes), default=0)
         if processes * cpus > most:
-            count = f"{plural(processes, 'process')} of {cpus}"
+            asked = f"{plural(processes * cpus, 'CPU')} a node ({plural(processes, 'process')} of {cpus})"
             raise InputError(
-                f"{plural(processes * cpus, 'CPU')} a node were asked for of partition {self.name} ({count}), and no node of "
-                f"it has more than {most}. Type --devices {max(1, most // cpus)}"
+                f"{asked} were asked for of partition {self.name}, and no node of it has more than {most}. "
+                f"Type --devices {max(1, most // cpus)}"
             )
         with_gpus = f" with {plural(gpus, 'GPU')}" if gpus else ""
         there = self.count(gpus)

@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -367,7 +368,7 @@ class KernelOfHost(Kernel):
         self.folder = folder
         self.manager: Any = KernelManager(transport="ipc", ip=str(sockets), kernel_name="python3")
         spec = self.manager.kernel_spec
-        spec.argv = cluster.on("n1", spec.argv, folder)
+        spec.argv = cluster.on("n1", [sys.executable, *spec.argv[1:]], folder)
         self.manager.start_kernel(cwd=str(folder), env={**os.environ, **cluster.environment})
         self.client = self.manager.client()
         self.client.start_channels()

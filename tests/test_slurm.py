@@ -242,7 +242,7 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
             5,
             "auto",
             {},
-            r"5 CPUs a node were asked for of partition main \(5 processes of 1\), and no node of it has more than 4. "
+            r"5 CPUs a node \(5 processes of 1\) were asked for of partition main, and no node of it has more than 4. "
             "Type --devices 4",
         ),
         (
@@ -250,7 +250,7 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
             2,
             "auto",
             {"cpus_per_task": 3},
-            r"6 CPUs a node were asked for of partition main \(2 processes of 3\), and no node of it has more than 4. "
+            r"6 CPUs a node \(2 processes of 3\) were asked for of partition main, and no node of it has more than 4. "
             "Type --devices 1",
         ),
         (0, 1, "auto", {}, "--nodes takes a whole number of at least 1; found 0."),
