@@ -24,6 +24,7 @@ from .errors import InputError, short_traceback
 from .job import Job
 from .launch import Run, recording, run_in_kernel
 from .recipe import Part, Recipe, Writer
+from .request import defaults
 from .session import Session, current, is_code
 from .spawned import How, SpawnedRun, ask_to_stop, run_in_processes
 from .views import open_view
@@ -68,19 +69,24 @@ class Call:
     trainer: Mapping[str, Any]
     model: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    slurm: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, verb: events.Verb, asked: Mapping[str, Any]) -> Call:
         """Sort keyword arguments into the verb's own options, the Trainer's, and hyperparameters."""
         asked = dict(asked)
-        model, data = asked.pop("model", None) or {}, asked.pop("data", None) or {}
-        for name, value in {"model": model, "data": data}.items():
+        model, data, slurm = (asked.pop(name, None) or {} for name in ("model", "data", "slurm"))
+        for name, value in {"model": model, "data": data, "slurm": slurm}.items():
             if not isinstance(value, Mapping):
-                raise InputError(f"{name}= takes a dict of hyperparameters; found a {type(value).__name__}")
+                kind = "parameters" if name == "slurm" else "hyperparameters"
+                raise InputError(f"{name}= takes a dict of {kind}; found a {type(value).__name__}")
         options.check_names(verb, asked)
         own = {name: value for name, value in asked.items() if name in options.own_options(verb)}
         trainer = {name: value for name, value in asked.items() if name not in own}
-        return cls(verb, current(), options.make(verb, own), trainer, model, data)
+        made, session = options.make(verb, own), current()
+        _check_cluster(made, slurm)
+        slurm = defaults(session.settings.slurm, slurm) if made.cluster else {}
+        return cls(verb, session, made, trainer, model, data, slurm)
 
     def start(self, net: Any, datas: Sequence[Any]) -> Run:
         """Check everything, make the instances and the folder, and run.
@@ -496,6 +502,21 @@ class Call:
             hardware=provenance.hardware(),
             git=provenance.git(),
         )
+
+
+def _check_cluster(made: Any, slurm: Mapping[str, Any]) -> None:
+    """Refuse what only a cluster can be asked for.
+
+    Raises:
+        InputError: there is no ``--cluster``.
+    """
+    if made.cluster is None and made.nodes is not None:
+        raise InputError(
+            f"--nodes {made.nodes} asks for machines of a cluster. Type --nodes {made.nodes} --cluster slurm; on this "
+            "machine, --devices N says how many processes"
+        )
+    if made.cluster is None and slurm:
+        raise InputError(f"--slurm.{next(iter(slurm))} is a parameter of a cluster. Type --cluster slurm too")
 
 
 def _texts(texts: list[str], owner: Any) -> Data:

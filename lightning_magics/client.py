@@ -34,8 +34,9 @@ class Answer:
         return [line for line in self.text.splitlines() if line.strip()]
 
 
-def ask(*command: str, timeout_s: float = TIMEOUT_S) -> Answer:
+def ask(*command: str, timeout_s: float | None = None) -> Answer:
     """Run a command of Slurm's; a failure is an answer too. Times in it are Unix times."""
+    timeout_s = timeout_s or TIMEOUT_S
     env = {**os.environ, "LC_ALL": "C.UTF-8", "SLURM_TIME_FORMAT": "%s"}
     try:
         done = subprocess.run(

@@ -28,7 +28,10 @@ def processes(trainer: Mapping[str, Any], package: str) -> int:
     """
     nodes = trainer.get("num_nodes", 1)
     if nodes != 1:
-        raise InputError(f"--num_nodes {nodes} asks for other machines; a run takes the one it is on: --num_nodes 1")
+        raise InputError(
+            f"--num_nodes {nodes} asks for other machines; a run takes the one it is on: --num_nodes 1. On "
+            f"a cluster: --nodes {nodes} --cluster slurm"
+        )
     strategy = trainer.get("strategy", "auto")
     check_strategy(strategy, package)
     given = getattr(strategy, "parallel_devices", None)  # a Strategy object can bring its own

@@ -35,6 +35,7 @@ _WAITS = {
     "JobHeldAdmin": "held by an administrator",
     "PartitionDown": "its partition is down",
     "PartitionInactive": "its partition is inactive",
+    "PartitionConfig": "no node of the partition has what it asks for",
     "PartitionNodeLimit": "it asks for more nodes than the partition allows",
     "PartitionTimeLimit": "it asks for more time than the partition allows",
     "ReqNodeNotAvail": "a node that it asks for is not available",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from .client import ask
 from .errors import InputError, did_you_mean
+from .formats import plural
 
 _AWAY = ("down", "drain", "drng", "fail", "error", "unk", "inval", "future", "maint", "reboot")
 UNLIMITED = 0  # as a time limit
@@ -23,13 +24,14 @@ class Node:
     Attributes:
         names: as Slurm writes them: ``n[1-2]``; `count` how many these are.
         state: in Slurm's words.
-        gpus: of each.
+        gpus: of each; `cpus` likewise.
     """
 
     names: str
     count: int
     state: str
     gpus: int
+    cpus: int
 
     @property
     def is_up(self) -> bool:
@@ -69,8 +71,14 @@ class Partition:
         counts = sorted({node.gpus for node in self.nodes}, reverse=True)
         return next((gpus for gpus in counts if self.count(gpus) >= nodes), 0)
 
-    def check(self, nodes: int, gpus: int) -> None:
+    def check(self, nodes: int, gpus: int, processes: int, cpus: int) -> None:
         """Refuse what the partition can never give, and what it cannot give before nodes are repaired.
+
+        Args:
+            nodes: number of nodes.
+            gpus: of each node.
+            processes: on each node.
+            cpus: of each process.
 
         Raises:
             InputError: says what it has.
@@ -78,10 +86,17 @@ class Partition:
         if gpus > self.most_gpus:
             has = f"no node of it has more than {self.most_gpus}" if self.most_gpus else "its nodes have none"
             raise InputError(
-                f"{gpus} {'GPU' if gpus == 1 else 'GPUs'} a node were asked for of partition {self.name}, and {has}. "
+                f"{plural(gpus, 'GPU')} a node were asked for of partition {self.name}, and {has}. "
                 f"Type --devices {self.most_gpus or 1}{'' if self.most_gpus else ' --accelerator cpu'}"
             )
-        with_gpus = f" with {gpus} {'GPU' if gpus == 1 else 'GPUs'}" if gpus else ""
+        most = max((node.cpus for node in self.nodes), default=0)
+        if processes * cpus > most:
+            asked = f"{plural(processes * cpus, 'CPU')} a node ({plural(processes, 'process')} of {cpus})"
+            raise InputError(
+                f"{asked} were asked for of partition {self.name}, and no node of it has more than {most}. "
+                f"Type --devices {max(1, most // cpus)}"
+            )
+        with_gpus = f" with {plural(gpus, 'GPU')}" if gpus else ""
         there = self.count(gpus)
         if nodes > there:
             raise InputError(
@@ -92,18 +107,18 @@ class Partition:
             away = ", ".join(f"{node.names} ({node.state})" for node in self.nodes if not node.is_up)
             typed = f"--nodes {working}" if working else "--slurm.partition NAME for another one"
             raise InputError(
-                f"--nodes {nodes}: of partition {self.name}, {_nodes(working)}{with_gpus} work; not: {away}. "
+                f"--nodes {nodes}: of partition {self.name}, {_nodes(working)}{with_gpus} can be had now; not: {away}. "
                 f"Type {typed}, or wait until they are back"
             )
 
 
-def partitions(timeout_s: float = 10.0) -> list[Partition]:
+def partitions(timeout_s: float | None = None) -> list[Partition]:
     """Return the partitions of the cluster.
 
     Raises:
         InputError: Slurm's controller does not answer.
     """
-    answer = ask("sinfo", "--noheader", "--format=%P|%D|%T|%G|%l|%L|%N", timeout_s=timeout_s)
+    answer = ask("sinfo", "--noheader", "--format=%P|%D|%T|%G|%l|%L|%N|%c", timeout_s=timeout_s)
     if answer.error:
         raise InputError(
             f"Slurm does not answer: {answer.error}. Try again; `sinfo` in a terminal shows when it is back"
@@ -167,11 +182,16 @@ def seconds(text: str) -> int | None:
 
 
 def _partition(name: str, rows: Sequence[Sequence[str]]) -> Partition:
-    nodes = tuple(Node(row[6], int(row[1]), row[2], gpus(row[3])) for row in rows if int(row[1]))
+    nodes = tuple(Node(row[6], int(row[1]), row[2], gpus(row[3]), _number(row[7])) for row in rows if int(row[1]))
     longest = seconds(rows[0][4]) or UNLIMITED
     usual = seconds(rows[0][5])
     return Partition(name.rstrip("*"), nodes, longest if usual is None else usual, longest, name.endswith("*"))
 
 
+def _number(text: str) -> int:
+    """4 of ``4`` and of ``4+``, which is said of nodes that are alike in all else."""
+    return int(text.rstrip("+"))
+
+
 def _nodes(count: int) -> str:
-    return f"{count or 'no'} {'node' if count == 1 else 'nodes'}"
+    return plural(count, "node") if count else "no nodes"

@@ -13,7 +13,8 @@ from typing import Any
 from .allocation import allocation
 from .client import is_installed
 from .errors import InputError, MissingPackage, did_you_mean
-from .partitions import UNLIMITED, Partition, gpus, named, partitions, with_gpus
+from .formats import plural
+from .partitions import UNLIMITED, Partition, gpus, named, partitions, seconds, with_gpus
 
 OWN = ("inside", "requeues")  # parameters that are this package's, beside submitit's
 SIGNAL_DELAY_S = 90  # submitit's own: how long before the time limit a job is told
@@ -142,7 +143,9 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
                 f"Others go through --slurm.additional_parameters \"{{'{name.replace('_', '-')}': VALUE}}\""
             )
     found = dict(given)
-    for name in ("time", "signal_delay_s"):
+    if isinstance(found.get("time"), str):  # as Slurm writes it: 2:00:00
+        found["time"] = -(-(seconds(found["time"]) or 0) // 60) or found["time"]
+    for name in ("time", "signal_delay_s", "cpus_per_task"):
         if name in found:
             _check_whole(name, found[name])
     if "setup" in found:
@@ -155,8 +158,8 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def _check_whole(name: str, value: Any) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        unit = "minutes" if name == "time" else "seconds"
-        raise InputError(f"--slurm.{name} takes a whole number of {unit}, at least 1; found {value!r}.")
+        unit = {"time": " of minutes, or 2:00:00", "signal_delay_s": " of seconds"}.get(name, "")
+        raise InputError(f"--slurm.{name} takes a whole number{unit}; found {value!r}.")
 
 
 def _count(devices: Any) -> int | None:
@@ -215,10 +218,10 @@ def _asked_of_partition(
     in_gres = gpus(str(given.get("gres", "")))
     if in_gres and in_gres != gpus_asked:
         raise InputError(
-            f"--slurm.gres {given['gres']} asks for {in_gres} GPUs a node and --devices for {gpus_asked}: "
+            f"--slurm.gres {given['gres']} asks for {plural(in_gres, 'GPU')} a node and --devices for {gpus_asked}: "
             f"type --devices {in_gres}"
         )
-    partition.check(nodes, gpus_asked)
+    partition.check(nodes, gpus_asked, processes, given.get("cpus_per_task", 1))
     return Asked(nodes, processes, gpus_asked, {**given, **_times(partition, given)}, requeues=requeues)
 
 

@@ -6,6 +6,7 @@ What a run may ask is `request`'s part, how jobs stand `jobs`'. The processes of
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import shlex
 import sys
@@ -15,6 +16,7 @@ from typing import Any
 
 from .allocation import Allocation, allocation, hosts
 from .errors import InputError
+from .formats import plural
 from .jobs import NO_FOLDER, NO_PYTHON, State, cancel, requeue, state, states, why
 from .request import SIGNAL_DELAY_S, Asked, asked, defaults, parameter_names, partition_names
 
@@ -82,10 +84,11 @@ def submit(what: Asked, folder: Path, name: str, function: Callable[..., Any], *
         **parameters,
     )
     try:
-        with _outside_of_jobs(), contextlib.redirect_stderr(None):  # submitit prints sbatch's words too
+        with _outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's words too
             return str(executor.submit(function, *arguments).job_id)
     except (FailedJobError, FailedSubmissionError) as error:
         words = " ".join(str(error).replace("sbatch: error: ", "").split())
+        words = words.removeprefix("Batch job submission failed: ")
         raise InputError(f"Slurm refuses the job: {words or 'sbatch failed'}. Asked for: {_described(what)}") from error
 
 
@@ -109,7 +112,7 @@ def _outside_of_jobs() -> Iterator[None]:
 
 def _described(what: Asked) -> str:
     """What was asked for, in a line."""
-    parts = [f"{what.nodes} nodes", f"{what.processes} processes a node"]
-    parts += [f"{what.gpus} GPUs a node"] if what.gpus else []
+    parts = [plural(what.nodes, "node"), f"{plural(what.processes, 'process')} on each"]
+    parts += [f"{plural(what.gpus, 'GPU')} on each"] if what.gpus else []
     parts += [f"{name} {value}" for name, value in what.parameters.items() if name not in ("setup", "signal_delay_s")]
     return ", ".join(parts)

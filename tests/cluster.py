@@ -12,6 +12,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -43,7 +44,7 @@ JobCompType=jobcomp/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU
 SchedulerType=sched/backfill
-SchedulerParameters=sched_interval=2,sched_min_interval=0,bf_interval=2
+SchedulerParameters=batch_sched_delay=0,sched_interval=2,sched_min_interval=0,bf_interval=2
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
@@ -355,7 +356,7 @@ class Cluster:
         while not done():
             ended = [name for name, daemon in self._daemons.items() if daemon.poll() is not None]
             if ended or time.monotonic() > end:
-                logs = {path.name: path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.log")}
+                logs = {path.name: path.read_text(errors="replace")[-2000:] for path in self.folder.glob("*.out")}
                 pytest.fail(f"waited for {what}; daemons that ended: {ended}; logs: {logs}")
             time.sleep(0.1)
 
@@ -367,7 +368,7 @@ class KernelOfHost(Kernel):
         self.folder = folder
         self.manager: Any = KernelManager(transport="ipc", ip=str(sockets), kernel_name="python3")
         spec = self.manager.kernel_spec
-        spec.argv = cluster.on("n1", spec.argv, folder)
+        spec.argv = cluster.on("n1", [sys.executable, *spec.argv[1:]], folder)
         self.manager.start_kernel(cwd=str(folder), env={**os.environ, **cluster.environment})
         self.client = self.manager.client()
         self.client.start_channels()
