@@ -149,8 +149,7 @@ class Call:
         strategy, accelerator = trainer.get("strategy", "auto"), trainer.get("accelerator", "auto")
         devices.check_strategy(strategy, package)
         count = trainer.get("devices", asked.ddp if asked.ddp is not True else "auto") or None
-        parameters = slurm.defaults(self.session.settings.slurm, self.slurm)
-        what = slurm.asked(asked.nodes or trainer.get("num_nodes", 1), count, accelerator, parameters)
+        what = slurm.asked(asked.nodes or trainer.get("num_nodes", 1), count, accelerator, self.slurm)
         ranks = what.nodes * what.processes
         trainer = {**trainer, "num_nodes": what.nodes, "devices": what.processes}
         if accelerator == "auto":  # of the kernel's machine, it would say nothing of the nodes

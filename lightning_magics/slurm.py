@@ -18,6 +18,7 @@ from .allocation import Allocation, allocation, hosts
 from .errors import InputError
 from .formats import plural
 from .jobs import NO_FOLDER, NO_PYTHON, State, cancel, requeue, state, states, why
+from .nodes import own_path
 from .request import SIGNAL_DELAY_S, Asked, asked, defaults, parameter_names, partition_names
 
 # Everything about Slurm that the rest of the package needs, under this module's name.
@@ -93,8 +94,13 @@ def submit(what: Asked, folder: Path, name: str, function: Callable[..., Any], *
 
 
 def _checks(folder: Path) -> list[str]:
-    """Lines of a batch script that end it, with a code that says why, on a node that lacks what the run needs."""
+    """Lines of a batch script that end it, with a code that says why, on a node that lacks what the run needs.
+
+    Signals of the time limit are not heard before Python hears them: the shell would end.
+    """
     return [
+        "trap '' USR2",
+        f"export PYTHONPATH={shlex.quote(os.pathsep.join(own_path(sys.path)))}",
         f"[ -d {shlex.quote(str(folder))} ] || exit {NO_FOLDER}",
         f"[ -x {shlex.quote(sys.executable)} ] || exit {NO_PYTHON}",
     ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -32,6 +33,7 @@ from .train import resumed, train
 from .workers import notebook_objects_travel
 
 _TO_END_S = 1.0  # once it has failed: the other ranks wait for it
+_THROUGH_S = 1.0
 _TO_FINISH_S = 15.0  # once it is done, for threads of the user's that have work left
 
 
@@ -57,6 +59,7 @@ def main(folder: RunFolder, rank: int, ranks: int, local_rank: int | None = None
     threading.Thread(target=_end_with_parent, daemon=True).start()
     if local_rank is not None:
         _end_when_terminated()
+        _write_through(folder, rank)
     try:
         _run(folder, rank, ranks)
     except BaseException as error:
@@ -209,6 +212,20 @@ def _end_when_terminated() -> None:
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=end, daemon=True).start()
+
+
+def _write_through(folder: RunFolder, rank: int) -> None:
+    """Have what is logged and told written every second, where it is read on another machine: nothing waits for it."""
+    files = [1, os.open(folder.events_path, os.O_RDONLY)] if rank == 0 else [1]
+
+    def write() -> None:
+        while True:
+            time.sleep(_THROUGH_S)
+            for file in files:
+                with contextlib.suppress(OSError):
+                    os.fsync(file)
+
+    threading.Thread(target=write, daemon=True).start()
 
 
 def _end_with_parent() -> None:
