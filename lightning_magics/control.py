@@ -180,15 +180,19 @@ class Wish:
             os.close(file)
 
 
-def reach(path: Path) -> Control | Wish:
+def reach(path: Path, look_s: float = 0.0) -> Control | Wish:
     """Return what the processes of a run are told to stop by: the memory that they share, or a file.
+
+    Args:
+        path: of either.
+        look_s: seconds from one look at a file to the next, at least.
 
     Raises:
         OSError: the run trains in a kernel, has not begun or is over.
     """
     with path.open("rb") as file:
         is_text = file.read(2)[1:] == b" "
-    return Wish(path) if is_text else Control(path)
+    return Wish(path, look_s=look_s) if is_text else Control(path)
 
 
 class Together:

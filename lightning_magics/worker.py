@@ -34,6 +34,7 @@ from .workers import notebook_objects_travel
 
 _TO_END_S = 1.0  # once it has failed: the other ranks wait for it
 _THROUGH_S = 1.0
+_LOOK_S, _SELDOM_S = 0.2, 2.0  # between two looks of rank 0 at the wish to stop, and of another one
 _TO_FINISH_S = 15.0  # once it is done, for threads of the user's that have work left
 
 
@@ -71,7 +72,7 @@ def main(folder: RunFolder, rank: int, ranks: int, local_rank: int | None = None
 
 
 def _run(folder: RunFolder, rank: int, ranks: int) -> None:
-    control = reach(folder.control_path)
+    control = reach(folder.control_path, _LOOK_S if rank == 0 else _SELDOM_S)
     job = dataclasses.replace(payload.load(folder.job_path), rank=rank)
     stop: StopFlag = Alone(control)
     if isinstance(control, Control):
