@@ -228,7 +228,7 @@ def _state(row: dict[str, str], queue: _Queue) -> State:
         return replace(found, reason=_waits(row), position=place[0], waiting=place[1], start=_start(row["StartTime"]))
     if kind == "ended":
         return replace(found, reason="cancelled" if word == "CANCELLED" else _plain(row["Reason"]))
-    return found
+    return replace(found, reason="its processes are being ended") if word == "COMPLETING" else found
 
 
 def _kind(word: str) -> Literal["queued", "running", "ended"]:
