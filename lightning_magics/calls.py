@@ -460,6 +460,12 @@ class Call:
         given = vars(self.options).items()
         return {name: value for name, value in given if value is not None and value is not False and value != ()}
 
+    @property
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """What was given to constructors, and to a cluster."""
+        slurm = {"slurm": dict(self.slurm)} if self.slurm else {}
+        return {"model": dict(self.model), "data": dict(self.data), **slurm}
+
     def recipe(self, job: Job, subject: Subject, data: Data) -> tuple[Recipe, Module]:
         """How a fit was put together, and the source that it needs; a fit does not fail for this."""
         from .train import was_fitted
@@ -472,6 +478,7 @@ class Call:
             given = {name: value for name, value in self.own.items() if name not in ("quiet", "background", "resume")}
             given |= {"resume": str(job.checkpoint)} if job.checkpoint is not None else {}
             given |= {"logger": ()} if self.options.logger == () else {}
+            given |= {"slurm": provenance.plain(dict(self.slurm))} if self.slurm else {}
             given |= {} if self.options.weights_only else {"weights_only": False}
             writer.options(given)
             return writer.written()
@@ -493,7 +500,7 @@ class Call:
             data=data.name,
             status="running",
             started=time.time(),
-            options=provenance.plain({**self.own, **self.trainer, "model": dict(self.model), "data": dict(self.data)}),
+            options=provenance.plain({**self.own, **self.trainer, **self.parts}),
             trainer=provenance.plain(trainer),
             hyperparameters=provenance.plain(dict(getattr(job.model, "hparams", {}))),
             seed=self.options.seed,

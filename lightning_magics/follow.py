@@ -17,7 +17,7 @@ _MOST_LOGS = 32  # that are read while a run goes on
 _TELL_S = 1.0
 
 # What libraries write below Python, where no logger and no warning filter is asked.
-_NOISE = re.compile(r"slurmstepd\S*: error: \*\*\*|\[Gloo\]|(\[rank\d+\]:)?\[[WI]\d{4} |NCCL version")
+_NOISE = re.compile(r"\[Gloo\]|(\[rank\d+\]:)?\[[WI]\d{4} |NCCL version")
 
 
 class Follower:

@@ -66,8 +66,8 @@ class State:
     """How a job stands.
 
     Attributes:
-        kind: queued, running, ended; or unknown, where nobody knows the job or nobody answers.
-        word: Slurm's own: PENDING, RUNNING, TIMEOUT, NODE_FAIL, CANCELLED, FAILED …
+        kind: queued, running, ended; or unknown, where nobody answers.
+        word: Slurm's own: PENDING, RUNNING, TIMEOUT, NODE_FAIL, CANCELLED, FAILED …; FORGOTTEN is none of these
         reason: for a person: why it waits, or how it ended.
         position: of one that waits, among those of its partition by priority, from 1; `waiting` how many these are.
         start: Slurm's estimate of one that waits, Unix time in seconds.
@@ -108,7 +108,7 @@ def state(job: str) -> State:
     """Return how one job stands; where the queue has forgotten it, what the accounting says, if there is any."""
     found = states([job]).get(job)
     if found is None:
-        return _accounted(job) or State("unknown", "", "Slurm does not know the job any more")
+        return _accounted(job) or State("ended", "FORGOTTEN", "Slurm does not know the job any more")
     if found.word == "CANCELLED":  # by whom, only the accounting says
         told = _accounted(job)
         return replace(found, reason=told.reason) if told is not None and told.kind == "ended" else found
@@ -160,6 +160,7 @@ def why(state: State, folder: Path) -> str:
         "OUT_OF_MEMORY": f"the job used more memory than it had{where}. More of it: --slurm.mem 64GB",
         "PREEMPTED": "the job gave way to one of higher priority",
         "COMPLETED": "the job has ended",
+        "FORGOTTEN": "the job has ended, and Slurm has forgotten how",
     }
     if state.word in told:
         return told[state.word]

@@ -42,12 +42,14 @@ _TO_SAY_WHY_S = 1.0  # for the other ranks, to say what they raised
 _TO_REPORT_S = 10.0  # for srun, to say what became of a rank whose peers have lost it
 _TO_END_S = 10.0  # for srun, once it is asked to end all ranks
 
-# What a shell does on a node for each rank.
+# What a shell does on a node for each rank. Slurm would open the log before a check could say what is wrong.
 _BEFORE = f"""test -e "$0/job.pt" || exit {NO_FOLDER}
 command -v "$1" >/dev/null || exit {NO_PYTHON}
-RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID NODE_RANK=$SLURM_NODEID exec "$1" -u -m lightning_magics.rank "$0"
+export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID NODE_RANK=$SLURM_NODEID
+exec "$1" -u -m lightning_magics.rank "$0" >>"$0/rank_$RANK.log" 2>&1
 """
 _REPORT = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+)")
+_NO_LAUNCH = re.compile(r"srun: error: task (\d+) launch failed: (.+)")
 _NODE_LOST = re.compile(r"srun: error: Node failure on (\S+)")
 _CANCELLED = re.compile(r"slurmstepd.*: error: \*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+(?: DUE TO (.+?))? \*\*\*")
 _SIGNALS = {"Killed": 9, "Terminated": 15, "Segmentation fault": 11, "Aborted": 6, "Bus error": 7}
@@ -79,7 +81,8 @@ class NodeRanks(Supervision):
         self._died: dict[int, str] = {}
         self._lost = ""  # a node that srun has lost
         self._last_said = ""
-        self._log_begin = 0
+        self._ends = False  # whether it is asked for here
+        self._cause: str | None = None  # why the scheduler ended the ranks: empty if it was told to
 
     def start(self) -> None:
         """Start the ranks."""
@@ -88,9 +91,6 @@ class NodeRanks(Supervision):
         os.environ["MASTER_PORT"] = str(free_port())  # of the first node, where this process is if it is the job
         os.environ["WORLD_SIZE"] = str(self.ranks)
         os.environ["LOCAL_WORLD_SIZE"] = str(self._processes)
-        log = self.folder.log_path(0)
-        self._log_begin = log.stat().st_size if log.exists() else 0
-        logs = str(self.folder.path.absolute() / "rank_%t.log").replace("%", "%%").replace("%%t.log", "%t.log")
         cpus = os.environ.get("SLURM_CPUS_PER_TASK")  # srun has not taken it over since Slurm 22.05
         command = [
             "srun",
@@ -100,8 +100,6 @@ class NodeRanks(Supervision):
             *([f"--cpus-per-task={cpus}"] if cpus else []),
             *([] if self._job else ["--overlap"]),
             "--kill-on-bad-exit=0",  # the other ranks have something to say too
-            f"--output={logs}",
-            "--open-mode=append",
             *("sh", "-c", _BEFORE, str(self.folder.path.absolute()), sys.executable),
         ]
         self._srun = subprocess.Popen(
@@ -118,8 +116,8 @@ class NodeRanks(Supervision):
             if self._died:
                 return self._failed()
             if wait([self._heard], timeout=0):
-                self._gather(_TO_SAY_WHY_S, lambda: self._cause() is not None)
-                return self._scheduled(self._cause() or "")
+                self._gather(_TO_SAY_WHY_S, lambda: self._cause is not None)
+                return self._scheduled(self._cause or "")
             if wait(ends, timeout=0):
                 return KERNEL_ENDED
             if self.folder.is_removed():
@@ -128,6 +126,7 @@ class NodeRanks(Supervision):
 
     def end(self) -> None:
         """End all ranks: srun does that when it is terminated."""
+        self._ends = True
         if self._srun is None:
             return
         for end in (self._srun.terminate, self._srun.kill):
@@ -164,6 +163,10 @@ class NodeRanks(Supervision):
         self._last_said = line or self._last_said
         if found := _NODE_LOST.match(line):
             self._lost = found[1]
+        if (found := _CANCELLED.match(line)) and not self._ends:
+            self._cause = found[1] or ""
+        if found := _NO_LAUNCH.match(line):
+            self._died[int(found[1])] = f"rank {found[1]} of {self.ranks} cannot be started: {found[2]}"
         if found := _REPORT.match(line):
             node, tasks, how = found.groups()
             for rank in _ranks(tasks):
@@ -192,10 +195,9 @@ class NodeRanks(Supervision):
         self._gather(_TO_SAY_WHY_S)
         if self._peer_is_lost():
             self._gather(_TO_REPORT_S, lambda: not self._peer_is_lost())
-        cause = self._cause()
         self.end()
-        if cause is not None:
-            return self._scheduled(cause)
+        if self._cause is not None:
+            return self._scheduled(self._cause)
         if self._lost or self._peer_is_lost():
             return self._scheduled("NODE FAILURE")
         return self.why(self._died or {0: f"its processes cannot be started: {self._last_said or 'srun failed'}"})
@@ -206,14 +208,6 @@ class NodeRanks(Supervision):
         found = raised.earliest(self.folder.error_path(rank) for rank in have_raised)
         is_told = bool(self._died.keys() - have_raised) or len(have_raised) == self.ranks
         return found is not None and found.secondary and not is_told
-
-    def _cause(self) -> str | None:
-        """Why the scheduler ended the ranks: empty if it was told to, None if it did not."""
-        with contextlib.suppress(OSError), self.folder.log_path(0).open("rb") as log:
-            log.seek(self._log_begin)
-            if found := _CANCELLED.findall(log.read().decode("utf-8", "replace")):
-                return str(found[-1])
-        return None
 
     def _scheduled(self, cause: str) -> str:
         """What the scheduler's ending of the ranks means for the run."""

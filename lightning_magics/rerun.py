@@ -55,6 +55,8 @@ def asked(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
     found = {**_as_typed(recipe.trainer), **own, **changed}
     if found.get("logger") == []:
         found["logger"] = False
+    if own.get("slurm") or changed.get("slurm"):
+        found["slurm"] = {**own.get("slurm", {}), **(changed.get("slurm") or {})}
     for part, codes in (("model", recipe.arguments), ("data", recipe.data_arguments)):
         found[part] = {**typed(codes), **(changed.get(part) or {})}
     return found

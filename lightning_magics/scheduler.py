@@ -19,7 +19,6 @@ _QUEUE_S = 2.0  # between two questions while it waits; at most a hundredth of t
 _RUNNING_S = 10.0  # while it runs: its own events tell more
 _MOST_S = 60.0
 _LAST_WORDS_S = 10.0  # for what its processes wrote last, to be seen through the file system that they share
-_SILENT_S = 600.0  # a scheduler that says nothing for so long, or does not know the job, has forgotten it
 _TO_END_S = 60.0
 _NOW = "now"
 
@@ -36,7 +35,7 @@ class Scheduler:
         self._folder = folder
         self._job = folder.job()
         self._show = show
-        self._began = self._known = time.monotonic()
+        self._began = time.monotonic()
         self._due = 0.0
         self._gone_since: float | None = None
         self._state: slurm.State | None = None
@@ -74,13 +73,11 @@ class Scheduler:
 
     def _look(self, now: float) -> None:
         state, waited = slurm.state(self._job), self._waits
-        if state.kind != "unknown":
-            self._known = now
-        elif now - self._known < _SILENT_S:
+        if state.kind == "unknown":  # it does not answer, which says nothing of the job
             self._due = now + _RUNNING_S
             return
         self._state = state
-        if state.kind in ("ended", "unknown"):
+        if state.kind == "ended":
             self._gone_since = self._gone_since or now
             self._last_words_s = 0.0 if waited else _LAST_WORDS_S
         if self._waits:
@@ -92,34 +89,40 @@ class Scheduler:
 
 
 def stop(folder: RunFolder) -> None:
-    """Ask a run's job to stop after its batch; one that waits in the queue is cancelled.
+    """Ask a run's job to stop after its batch; one that waits in the queue is cancelled, and what is gone is told.
 
     Raises:
-        RunError: the scheduler refuses.
+        RunError: the scheduler refuses, or does not answer.
     """
-    if slurm.state(folder.job()).kind == "queued":
+    state = slurm.state(folder.job())
+    if state.kind == "running":
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            reach(folder.control_path).ask()
+    elif state.kind == "unknown":
+        raise RunError(f"job {folder.job()} of {folder.name} cannot be stopped: {state.reason}")
+    else:
         end(folder)
-        return
-    with contextlib.suppress(FileNotFoundError):  # it has just ended
-        reach(folder.control_path).ask()
 
 
 def end(folder: RunFolder) -> None:
-    """Cancel a run's job, and wait until it is gone.
+    """Cancel a run's job, wait until it is gone, and record the end if its processes did not.
 
     Raises:
-        RunError: the scheduler refuses, or it does not end.
+        RunError: the scheduler refuses, or the job does not end.
     """
     job = folder.job()
     with contextlib.suppress(FileNotFoundError):
         reach(folder.control_path).ask(now=True)
-    slurm.cancel(job)
     until = time.monotonic() + _TO_END_S
-    while slurm.state(job).kind in ("queued", "running"):
+    was = state = slurm.state(job)
+    if was.kind != "ended":
+        slurm.cancel(job)
+    while state.kind != "ended":
         if time.monotonic() > until:
             raise RunError(f"job {job} of {folder.name} was cancelled, and has not ended yet: squeue --jobs {job}")
         time.sleep(0.2)
+        state = slurm.state(job)
     with contextlib.suppress(LightningMagicsError):
         if folder.read().status == "running":
-            tell_end(folder, CANCELLED)
+            tell_end(folder, slurm.why(was, folder.path) if was.kind == "ended" else CANCELLED)
             clear(folder)

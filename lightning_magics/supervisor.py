@@ -92,6 +92,7 @@ def main(lifeline: int, lock: int, method: str) -> None:
         request = Request(**json.loads(line))
         _surround(request)
         if request.step is None:
+            _meet_here(request)
             _LocalRanks(request, pipe.fileno(), lock, method).run()
             return
         heard, _ = terminations()
@@ -109,6 +110,10 @@ def _surround(request: Request) -> None:
     with contextlib.suppress(OSError):  # the folder was removed; the kernel lives on without it too
         os.chdir(request.cwd)
     RunFolder(request.folder).take_output(0)
+
+
+def _meet_here(request: Request) -> None:
+    """Let the ranks meet on this machine."""
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     os.environ["MASTER_PORT"] = str(free_port())
     os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(request.ranks)
