@@ -18,19 +18,15 @@ from .partitions import UNLIMITED, Partition, gpus, named, partitions, seconds, 
 
 OWN = ("inside", "requeues")  # parameters that are this package's, beside submitit's
 SIGNAL_DELAY_S = 90  # submitit's own: how long before the time limit a job is told
-# Parameters of submitit that other options stand for, and what is typed in their place.
+# Parameters of submitit that are not taken, and why, or what is typed in their place.
 _INSTEAD = {
-    "nodes": "--nodes N",
-    "ntasks_per_node": "--devices N: a process for each device",
-    "gpus_per_node": "--devices N: a GPU for each",
-    "gpus_per_task": "--devices N: a GPU for each",
-    "num_gpus": "--devices N: a GPU for each",
-    "array_parallelism": "a fit is one job, never an array: leave it out",
-    "use_srun": "the processes are started by srun already: leave it out",
-    "srun_args": "--slurm.additional_parameters \"{'OPTION': VALUE}\", which reaches sbatch, or a variable of srun's: "
-    "--slurm.setup 'export SRUN_…'",
-    "teardown": "--slurm.setup \"trap 'COMMAND' EXIT\" is not run either, since the script becomes the run's own "
-    "process, which is to hear of the time limit. Clean up in a callback's teardown() hook",
+    "nodes": "type --nodes N",
+    **dict.fromkeys(
+        ("ntasks_per_node", "gpus_per_node", "gpus_per_task", "num_gpus"), "type --devices N, of each node"
+    ),
+    "array_parallelism": "a run is one job, never an array",
+    "use_srun": "the processes of a run are started by srun",
+    "srun_args": "srun reads them from variables too: --slurm.setup 'export SRUN_CPUS_PER_TASK=4'",
 }
 _ALIASES = {"timeout_min": "time", "mem_gb": "mem", "name": "job_name", "tasks_per_node": "ntasks_per_node"}
 
@@ -134,7 +130,7 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     known = parameter_names()
     for name in given:
         if name in _INSTEAD:
-            raise InputError(f"--slurm.{name} is not taken. Type {_INSTEAD[name]}")
+            raise InputError(f"--slurm.{name} is not taken: {_INSTEAD[name]}")
         if name not in known:
             alias = _ALIASES.get(name)
             near = f" Did you mean {alias!r}?" if alias in known else did_you_mean(name, known)
@@ -148,9 +144,8 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("time", "signal_delay_s", "cpus_per_task"):
         if name in found:
             _check_whole(name, found[name])
-    if "setup" in found:
-        lines = found["setup"]
-        found["setup"] = [lines] if isinstance(lines, str) else list(lines)
+    for name in {"setup", "teardown"} & found.keys():
+        found[name] = [found[name]] if isinstance(found[name], str) else list(found[name])
     if not isinstance(found.get("additional_parameters", {}), Mapping):
         raise InputError("--slurm.additional_parameters takes a dict: \"{'reservation': 'NAME'}\"")
     return found

@@ -17,11 +17,12 @@ from typing import Any
 from .allocation import Allocation, allocation, hosts
 from .errors import InputError
 from .formats import plural
-from .jobs import NO_FOLDER, NO_PYTHON, State, cancel, requeue, state, states, why
+from .jobs import FORGOTTEN, NO_FOLDER, NO_PYTHON, State, cancel, requeue, state, states, why
 from .request import SIGNAL_DELAY_S, Asked, asked, defaults, parameter_names, partition_names
 
 # Everything about Slurm that the rest of the package needs, under this module's name.
 __all__ = [
+    "FORGOTTEN",
     "NO_FOLDER",
     "NO_PYTHON",
     "Allocation",
@@ -45,13 +46,18 @@ _OF_A_JOB = (
     *(f"SLURM_{part}" for part in ("JOB", "STEP", "CPU", "MEM", "GPU", "TRES", "TASK", "NODE", "PROC", "LOCAL")),
     *("SLURM_NTASKS", "SLURM_NNODES", "SLURM_NPROCS", "SRUN_"),
 )
+# A shell that goes on after the command, and passes on the signal that Slurm sends to the shell alone.
+_SUPERVISED = (
+    """supervised() { trap 'kill -USR2 $!' USR2; trap : TERM; "$@" & """
+    "until wait $!; do code=$?; kill -0 $! 2>/dev/null || return $code; done; }"
+)
 
 
 def submit(what: Asked, folder: Path, name: str, function: Callable[..., Any], *arguments: Any) -> str:
     """Submit a job that calls a function on its first node; return the job's id.
 
-    The batch script becomes the process that calls it: it gets SIGUSR2 before the time limit, and SIGTERM when the
-    job is cancelled or gives way.
+    The process that calls it gets SIGUSR2 before the time limit, and SIGTERM when the job is cancelled or gives way:
+    the batch script becomes that process, or where there are lines to run after it, passes the signal on.
 
     Args:
         what: it asks for.
@@ -74,7 +80,12 @@ def submit(what: Asked, folder: Path, name: str, function: Callable[..., Any], *
         parameters["gpus_per_node"] = what.gpus
     delay = parameters.get("signal_delay_s", SIGNAL_DELAY_S)
     forced = {"signal": f"B:USR2@{delay}", "requeue": True, **parameters.pop("additional_parameters", {})}
-    executor = SlurmExecutor(folder, python=f"exec {shlex.quote(sys.executable)}")
+    run_python = "exec"
+    if "teardown" in parameters:
+        setup.append(_SUPERVISED)
+        run_python = "supervised"
+        parameters["teardown"] = ["code=$?", *parameters["teardown"], "exit $code"]
+    executor = SlurmExecutor(folder, python=f"{run_python} {shlex.quote(sys.executable)}")
     executor.update_parameters(
         nodes=what.nodes,
         ntasks_per_node=what.processes,

@@ -139,15 +139,24 @@ def test_a_python_that_a_node_lacks_is_named(login: clusters.Cluster, job: Calla
     assert slurm.why(state, Path()).startswith(f"this notebook's Python is not found on n2: {sys.executable}. Use an")
 
 
-def test_the_job_is_told_of_its_time_limit(login: clusters.Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parameters", [{}, {"teardown": "touch cleaned"}])
+def test_the_job_is_told_of_its_time_limit(
+    login: clusters.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: dict[str, Any]
+) -> None:
     """What Slurm does before the limit, asked for now: the process that runs the function gets the signal."""
-    program = "signal.signal(12, lambda *_: (path / 'told').touch()); (path / 'ready').touch(); signal.pause()"
+    monkeypatch.chdir(tmp_path)  # where the job runs, too
+    program = (
+        "signal.signal(12, lambda *_: (path / 'told').touch()); (path / 'ready').touch(); signal.pause(); "
+        "(path / 'done').touch(); import os; os._exit(5)"
+    )
     setting = {"signal": signal, "path": tmp_path}
-    ours = slurm.submit(asked(1, 1, "auto", {}), tmp_path / "slurm", "Net", exec, program, setting)
+    ours = slurm.submit(asked(1, 1, "auto", parameters), tmp_path / "slurm", "Net", exec, program, setting)
     until((tmp_path / "ready").exists)
     login.run("scancel", "--signal=USR2", "--batch", ours)
-    assert ended(ours).word == "COMPLETED"
+    assert (ended(ours).word, ended(ours).exit_code) == ("FAILED", 5)
     assert (tmp_path / "told").exists()
+    assert (tmp_path / "done").exists()
+    assert (tmp_path / "cleaned").exists() == bool(parameters)
 
 
 def test_gpus_of_a_node_are_asked_for_and_the_time_is_the_partitions(login: clusters.Cluster, tmp_path: Path) -> None:
@@ -207,13 +216,13 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
             {"partition": "man"},
             "--slurm.partition 'man' is not a partition of this cluster: main, urgent, gpu. Did you mean 'main'?",
         ),
-        (1, 1, "auto", {"nodes": 2}, "--slurm.nodes is not taken. Type --nodes N"),
+        (1, 1, "auto", {"nodes": 2}, "--slurm.nodes is not taken: type --nodes N"),
         (
             1,
             1,
             "auto",
             {"gpus_per_node": 2},
-            "--slurm.gpus_per_node is not taken. Type --devices N: a GPU for each",
+            "--slurm.gpus_per_node is not taken: type --devices N, of each node",
         ),
         (1, 1, "auto", {"partitoin": "x"}, r"--slurm.partitoin is not a parameter .* Did you mean 'partition'\? There"),
         (1, 1, "auto", {"timeout_min": 3}, r"--slurm.timeout_min is .* Did you mean 'time'\? There are: account, "),
@@ -331,7 +340,7 @@ def test_a_machine_without_slurm_says_where_to_go(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_controller_that_does_not_answer_is_no_end(login: clusters.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert slurm.state("4242") == State("unknown", "", "Slurm does not know the job any more")
+    assert slurm.state("4242") == slurm.FORGOTTEN
     monkeypatch.setattr(client, "TIMEOUT_S", 0.5)
     [controller] = login.kill("n1", "slurmctld -D", signal.SIGSTOP)
     try:
