@@ -6,7 +6,7 @@ What the cluster has is `partitions`' part; the submission is `slurm`'s.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +21,7 @@ SIGNAL_DELAY_S = 90  # submitit's own: how long before the time limit a job is t
 # Parameters of submitit that are not taken, and why, or what is typed in their place.
 _INSTEAD = {
     "nodes": "type --nodes N",
-    **dict.fromkeys(
-        ("ntasks_per_node", "gpus_per_node", "gpus_per_task", "num_gpus"), "type --devices N, of each node"
-    ),
+    **dict.fromkeys(("ntasks_per_node", "gpus_per_node", "gpus_per_task", "num_gpus"), "type --devices N"),
     "array_parallelism": "a run is one job, never an array",
     "use_srun": "the processes of a run are started by srun",
     "srun_args": "srun reads them from variables too: --slurm.setup 'export SRUN_CPUS_PER_TASK=4'",
@@ -79,7 +77,7 @@ def asked(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[str, A
         )
     wants_gpus = _wants_gpus(accelerator)
     if inside:
-        return _asked_inside(nodes, _count(devices), wants_gpus, given, requeues)
+        return _asked_inside(nodes, _count(devices), wants_gpus, [name for name in parameters if name != "inside"])
     return _asked_of_queue(nodes, _count(devices), wants_gpus, given, requeues)
 
 
@@ -244,9 +242,7 @@ def _times(partition: Partition, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"signal_delay_s": delay_s}
 
 
-def _asked_inside(
-    nodes: int, count: int | None, wants_gpus: bool | None, given: Mapping[str, Any], requeues: int
-) -> Asked:
+def _asked_inside(nodes: int, count: int | None, wants_gpus: bool | None, given: Sequence[str]) -> Asked:
     held = allocation()
     if held is None:
         raise InputError(
@@ -254,8 +250,7 @@ def _asked_inside(
             "Jupyter in one (salloc, or a job), or leave --slurm.inside out to submit a job"
         )
     if given:
-        name = next(iter(given))
-        raise InputError(f"--slurm.{name} is asked of a queue, and --slurm.inside has none. Leave one of them out")
+        raise InputError(f"--slurm.{given[0]} is asked of a queue, and --slurm.inside has none. Leave one of them out")
     if nodes > len(held.hosts):
         raise InputError(
             f"--nodes {nodes}: the allocation {held.job} has {len(held.hosts)} ({', '.join(held.hosts)}). "
@@ -269,4 +264,4 @@ def _asked_inside(
         raise InputError(
             f"--devices {processes}: the allocation {held.job} has {held.gpus} on each node. Type --devices {held.gpus}"
         )
-    return Asked(nodes, processes, processes if has_gpus else 0, {}, inside=True, requeues=requeues)
+    return Asked(nodes, processes, processes if has_gpus else 0, inside=True)

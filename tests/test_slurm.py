@@ -222,7 +222,7 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
             1,
             "auto",
             {"gpus_per_node": 2},
-            "--slurm.gpus_per_node is not taken: type --devices N, of each node",
+            "--slurm.gpus_per_node is not taken: type --devices N",
         ),
         (1, 1, "auto", {"partitoin": "x"}, r"--slurm.partitoin is not a parameter .* Did you mean 'partition'\? There"),
         (1, 1, "auto", {"timeout_min": 3}, r"--slurm.timeout_min is .* Did you mean 'time'\? There are: account, "),
