@@ -69,7 +69,7 @@ def asked(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[str, A
         raise InputError(f"--nodes takes a whole number of at least 1; found {nodes!r}.")
     given = {name: value for name, value in parameters.items() if value is not None}
     inside, requeues = _own(given)
-    given = _checked(given)
+    parameters = _checked({name: value for name, value in given.items() if name not in OWN})
     if not is_installed("srun" if inside else "sbatch"):
         raise InputError(
             f"--cluster slurm: there is no {'srun' if inside else 'sbatch'} on this machine's path. Start the notebook "
@@ -77,8 +77,8 @@ def asked(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[str, A
         )
     wants_gpus = _wants_gpus(accelerator)
     if inside:
-        return _asked_inside(nodes, _count(devices), wants_gpus, [name for name in parameters if name != "inside"])
-    return _asked_of_queue(nodes, _count(devices), wants_gpus, given, requeues)
+        return _asked_inside(nodes, _count(devices), wants_gpus, [name for name in given if name != "inside"])
+    return _asked_of_queue(nodes, _count(devices), wants_gpus, parameters, requeues)
 
 
 def defaults(settings: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
@@ -109,9 +109,9 @@ def _parameters() -> Mapping[str, Any]:
     return found
 
 
-def _own(given: dict[str, Any]) -> tuple[bool, int]:
-    """Take this package's own parameters out: inside, and the number of requeues."""
-    inside, requeues = given.pop("inside", False), given.pop("requeues", 3)
+def _own(given: Mapping[str, Any]) -> tuple[bool, int]:
+    """This package's own parameters: inside, and the number of requeues."""
+    inside, requeues = given.get("inside", False), given.get("requeues", 3)
     if not isinstance(inside, bool):
         raise InputError(f"--slurm.inside takes true or false; found {inside!r}.")
     if isinstance(requeues, bool) or not isinstance(requeues, int) or requeues < 0:

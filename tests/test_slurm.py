@@ -1,5 +1,6 @@
 """Slurm itself, asked by `slurm`: two hosts with its daemons."""
 
+import json
 import os
 import re
 import signal
@@ -176,6 +177,7 @@ def test_gpus_are_left_alone_where_the_cpu_is_asked_for(login: clusters.Cluster)
     assert asked(1, 2, "auto", {"partition": "main,gpu"}).gpus == 0
 
 
+GPUS = "from lightning_magics import slurm; print(slurm.asked(1, 'auto', 'auto', {'inside': True}).gpus)"
 INSIDE = """
 import json
 from lightning_magics import slurm
@@ -183,7 +185,7 @@ from lightning_magics.errors import InputError
 held = slurm.allocation()
 found = slurm.asked(2, 2, "auto", {"inside": True})
 said = [held.job, *held.hosts, held.gpus, found.nodes, found.processes, found.gpus, found.inside]
-for nodes, accelerator, parameters in ((3, "auto", {}), (1, "gpu", {}), (1, "auto", {"partition": "main"})):
+for nodes, accelerator, parameters in ((3, "auto", {}), (1, "gpu", {}), (1, "auto", {"requeues": 1})):
     try:
         slurm.asked(nodes, 1, accelerator, {"inside": True, **parameters})
     except InputError as error:
@@ -193,8 +195,6 @@ print(json.dumps(said))
 
 
 def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp_path: Path) -> None:
-    import json
-
     (tmp_path / "inside.py").write_text(INSIDE)
     said = login.run("salloc", "--quiet", "--nodes=2", sys.executable, str(tmp_path / "inside.py"))
     job, *found = json.loads(said.splitlines()[-1])
@@ -202,8 +202,10 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
     assert found[7:] == [
         f"--nodes 3: the allocation {job} has 2 (n1, n2). Type --nodes 2",
         f"--accelerator gpu: the allocation {job} has no GPUs. Type --accelerator cpu",
-        "--slurm.partition is asked of a queue, and --slurm.inside has none. Leave one of them out",
+        "--slurm.requeues is asked of a queue, and --slurm.inside has none. Leave one of them out",
     ]
+    gpu = ("--partition=gpu", "--gpus-per-node=1", "--nodes=1")
+    assert login.run("salloc", "--quiet", *gpu, sys.executable, "-c", GPUS).endswith("1")
 
 
 @pytest.mark.parametrize(
