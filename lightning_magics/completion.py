@@ -12,7 +12,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .declarations import DECLARED, RUNNING, SLURM_FLAGS, Option, Verb, own_options
+from .declarations import DECLARED, RUNNING, SLURM_FLAGS, SLURM_LINES, Option, Verb, own_options
 from .errors import InputError
 from .options import is_option, known_names
 from .request import parameter_names, partition_names
@@ -123,8 +123,8 @@ def _options(verb: Verb, tokens: list[str], word: str, params: Mapping[str, Sequ
 
 
 def _of_slurm(given: Set[str]) -> list[str]:
-    """Parameters of Slurm that are not on the line yet; setup lines may be several."""
-    return [f"--slurm.{name}" for name in parameter_names() if f"slurm.{name}" not in given or name == "setup"]
+    """Parameters of Slurm that are not on the line yet; lines of a script may be several."""
+    return [f"--slurm.{name}" for name in parameter_names() if f"slurm.{name}" not in given or name in SLURM_LINES]
 
 
 def _known(verb: Verb) -> list[str]:

@@ -37,7 +37,8 @@ Verb = Literal[
 ]
 LOGGERS = ("tensorboard", "csv", "mlflow", "wandb")
 CLUSTERS = ("slurm",)
-# Parameters of Slurm that mean true without a value.
+# Parameters of Slurm that are lines of a script, and may be given again; those that mean true without a value.
+SLURM_LINES = ("setup", "teardown")
 SLURM_FLAGS = ("inside", "exclusive", "stderr_to_stdout")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 

@@ -88,6 +88,9 @@ class State:
     signal: int = 0
 
 
+FORGOTTEN = State("ended", "FORGOTTEN", "Slurm does not know the job any more")
+
+
 def states(jobs: Iterable[str]) -> dict[str, State]:
     """Return how jobs stand, all asked for at once; one that the queue does not know is left out.
 
@@ -97,7 +100,7 @@ def states(jobs: Iterable[str]) -> dict[str, State]:
     if not wanted:
         return {}
     answer = _squeue(f"--jobs={','.join(wanted)}", "--states=all")
-    if answer.silent:
+    if answer.error and "Invalid job id" not in answer.error:  # which it says of a single one that it does not know
         return {job: State("unknown", "", answer.error) for job in wanted}
     rows = {row["JobID"]: row for row in map(_row, answer.text.splitlines()) if row["JobID"] in wanted}
     queue = _Queue(row["Partition"] for row in rows.values() if row["State"] == "PENDING")
@@ -105,10 +108,10 @@ def states(jobs: Iterable[str]) -> dict[str, State]:
 
 
 def state(job: str) -> State:
-    """Return how one job stands; where the queue has forgotten it, what the accounting says, if there is any."""
+    """Return how one job stands; where the queue has forgotten it, what the accounting says, or `FORGOTTEN`."""
     found = states([job]).get(job)
     if found is None:
-        return _accounted(job) or State("ended", "FORGOTTEN", "Slurm does not know the job any more")
+        return _accounted(job) or FORGOTTEN
     if found.word == "CANCELLED":  # by whom, only the accounting says
         told = _accounted(job)
         return replace(found, reason=told.reason) if told is not None and told.kind == "ended" else found

@@ -17,6 +17,7 @@ from .declarations import (
     LOGGERS,
     RUNNING,
     SLURM_FLAGS,
+    SLURM_LINES,
     TRUE,
     DataOptions,
     FitOptions,
@@ -194,7 +195,7 @@ class _Parser:
         bare = name in SLURM_FLAGS and not (self.tokens and self.tokens[0].lower() in (*TRUE, *FALSE))
         value = to_value("true" if given is None and bare else self._value(f"slurm.{name}", given, "VALUE"))
         value = value.text if isinstance(value, Expression) else value
-        if name == "setup":  # lines of a script, which add up
+        if name in SLURM_LINES:
             target[name] = [*target.get(name, ()), *(value if isinstance(value, list) else [str(value)])]
         else:
             self._once(name, target, "slurm.")

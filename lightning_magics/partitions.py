@@ -118,7 +118,7 @@ def partitions(timeout_s: float | None = None) -> list[Partition]:
     Raises:
         InputError: Slurm's controller does not answer.
     """
-    answer = ask("sinfo", "--noheader", "--format=%P|%D|%T|%G|%l|%L|%N|%c", timeout_s=timeout_s)
+    answer = ask("sinfo", "--all", "--noheader", "--format=%P|%D|%T|%G|%l|%L|%N|%c", timeout_s=timeout_s)
     if answer.error:
         raise InputError(
             f"Slurm does not answer: {answer.error}. Try again; `sinfo` in a terminal shows when it is back"

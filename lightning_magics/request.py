@@ -6,7 +6,7 @@ What the cluster has is `partitions`' part; the submission is `slurm`'s.
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,19 +18,13 @@ from .partitions import UNLIMITED, Partition, gpus, named, partitions, seconds, 
 
 OWN = ("inside", "requeues")  # parameters that are this package's, beside submitit's
 SIGNAL_DELAY_S = 90  # submitit's own: how long before the time limit a job is told
-# Parameters of submitit that other options stand for, and what is typed in their place.
+# Parameters of submitit that are not taken, and why, or what is typed in their place.
 _INSTEAD = {
-    "nodes": "--nodes N",
-    "ntasks_per_node": "--devices N: a process for each device",
-    "gpus_per_node": "--devices N: a GPU for each",
-    "gpus_per_task": "--devices N: a GPU for each",
-    "num_gpus": "--devices N: a GPU for each",
-    "array_parallelism": "a fit is one job, never an array: leave it out",
-    "use_srun": "the processes are started by srun already: leave it out",
-    "srun_args": "--slurm.additional_parameters \"{'OPTION': VALUE}\", which reaches sbatch, or a variable of srun's: "
-    "--slurm.setup 'export SRUN_…'",
-    "teardown": "--slurm.setup \"trap 'COMMAND' EXIT\" is not run either, since the script becomes the run's own "
-    "process, which is to hear of the time limit. Clean up in a callback's teardown() hook",
+    "nodes": "type --nodes N",
+    **dict.fromkeys(("ntasks_per_node", "gpus_per_node", "gpus_per_task", "num_gpus"), "type --devices N"),
+    "array_parallelism": "a run is one job, never an array",
+    "use_srun": "the processes of a run are started by srun",
+    "srun_args": "srun reads them from variables too: --slurm.setup 'export SRUN_CPUS_PER_TASK=4'",
 }
 _ALIASES = {"timeout_min": "time", "mem_gb": "mem", "name": "job_name", "tasks_per_node": "ntasks_per_node"}
 
@@ -75,7 +69,7 @@ def asked(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[str, A
         raise InputError(f"--nodes takes a whole number of at least 1; found {nodes!r}.")
     given = {name: value for name, value in parameters.items() if value is not None}
     inside, requeues = _own(given)
-    given = _checked(given)
+    parameters = _checked({name: value for name, value in given.items() if name not in OWN})
     if not is_installed("srun" if inside else "sbatch"):
         raise InputError(
             f"--cluster slurm: there is no {'srun' if inside else 'sbatch'} on this machine's path. Start the notebook "
@@ -83,8 +77,8 @@ def asked(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[str, A
         )
     wants_gpus = _wants_gpus(accelerator)
     if inside:
-        return _asked_inside(nodes, _count(devices), wants_gpus, given, requeues)
-    return _asked_of_queue(nodes, _count(devices), wants_gpus, given, requeues)
+        return _asked_inside(nodes, _count(devices), wants_gpus, [name for name in given if name != "inside"])
+    return _asked_of_queue(nodes, _count(devices), wants_gpus, parameters, requeues)
 
 
 def defaults(settings: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
@@ -115,9 +109,9 @@ def _parameters() -> Mapping[str, Any]:
     return found
 
 
-def _own(given: dict[str, Any]) -> tuple[bool, int]:
-    """Take this package's own parameters out: inside, and the number of requeues."""
-    inside, requeues = given.pop("inside", False), given.pop("requeues", 3)
+def _own(given: Mapping[str, Any]) -> tuple[bool, int]:
+    """This package's own parameters: inside, and the number of requeues."""
+    inside, requeues = given.get("inside", False), given.get("requeues", 3)
     if not isinstance(inside, bool):
         raise InputError(f"--slurm.inside takes true or false; found {inside!r}.")
     if isinstance(requeues, bool) or not isinstance(requeues, int) or requeues < 0:
@@ -134,7 +128,7 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     known = parameter_names()
     for name in given:
         if name in _INSTEAD:
-            raise InputError(f"--slurm.{name} is not taken. Type {_INSTEAD[name]}")
+            raise InputError(f"--slurm.{name} is not taken: {_INSTEAD[name]}")
         if name not in known:
             alias = _ALIASES.get(name)
             near = f" Did you mean {alias!r}?" if alias in known else did_you_mean(name, known)
@@ -148,9 +142,8 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     for name in ("time", "signal_delay_s", "cpus_per_task"):
         if name in found:
             _check_whole(name, found[name])
-    if "setup" in found:
-        lines = found["setup"]
-        found["setup"] = [lines] if isinstance(lines, str) else list(lines)
+    for name in {"setup", "teardown"} & found.keys():
+        found[name] = [found[name]] if isinstance(found[name], str) else list(found[name])
     if not isinstance(found.get("additional_parameters", {}), Mapping):
         raise InputError("--slurm.additional_parameters takes a dict: \"{'reservation': 'NAME'}\"")
     return found
@@ -249,9 +242,7 @@ def _times(partition: Partition, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"signal_delay_s": delay_s}
 
 
-def _asked_inside(
-    nodes: int, count: int | None, wants_gpus: bool | None, given: Mapping[str, Any], requeues: int
-) -> Asked:
+def _asked_inside(nodes: int, count: int | None, wants_gpus: bool | None, given: Sequence[str]) -> Asked:
     held = allocation()
     if held is None:
         raise InputError(
@@ -259,8 +250,7 @@ def _asked_inside(
             "Jupyter in one (salloc, or a job), or leave --slurm.inside out to submit a job"
         )
     if given:
-        name = next(iter(given))
-        raise InputError(f"--slurm.{name} is asked of a queue, and --slurm.inside has none. Leave one of them out")
+        raise InputError(f"--slurm.{given[0]} is asked of a queue, and --slurm.inside has none. Leave one of them out")
     if nodes > len(held.hosts):
         raise InputError(
             f"--nodes {nodes}: the allocation {held.job} has {len(held.hosts)} ({', '.join(held.hosts)}). "
@@ -274,4 +264,4 @@ def _asked_inside(
         raise InputError(
             f"--devices {processes}: the allocation {held.job} has {held.gpus} on each node. Type --devices {held.gpus}"
         )
-    return Asked(nodes, processes, processes if has_gpus else 0, {}, inside=True, requeues=requeues)
+    return Asked(nodes, processes, processes if has_gpus else 0, inside=True)

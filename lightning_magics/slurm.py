@@ -17,12 +17,14 @@ from typing import Any
 from .allocation import Allocation, allocation, hosts
 from .errors import InputError
 from .formats import plural
-from .jobs import NO_FOLDER, NO_PYTHON, State, cancel, requeue, state, states, why
+from .jobs import FORGOTTEN, NO_FOLDER, NO_PYTHON, State, cancel, requeue, state, states, why
 from .nodes import own_path
+from .partitions import gpus
 from .request import SIGNAL_DELAY_S, Asked, asked, defaults, parameter_names, partition_names
 
 # Everything about Slurm that the rest of the package needs, under this module's name.
 __all__ = [
+    "FORGOTTEN",
     "NO_FOLDER",
     "NO_PYTHON",
     "Allocation",
@@ -46,13 +48,18 @@ _OF_A_JOB = (
     *(f"SLURM_{part}" for part in ("JOB", "STEP", "CPU", "MEM", "GPU", "TRES", "TASK", "NODE", "PROC", "LOCAL")),
     *("SLURM_NTASKS", "SLURM_NNODES", "SLURM_NPROCS", "SRUN_"),
 )
+# A shell that goes on after the command, and passes on the signal that Slurm sends to the shell alone.
+_SUPERVISED = (
+    """supervised() { trap 'kill -USR2 $!' USR2; trap : TERM; "$@" & """
+    "until wait $!; do code=$?; kill -0 $! 2>/dev/null || return $code; done; }"
+)
 
 
 def submit(what: Asked, folder: Path, name: str, function: Callable[..., Any], *arguments: Any) -> str:
     """Submit a job that calls a function on its first node; return the job's id.
 
-    The batch script becomes the process that calls it: it gets SIGUSR2 before the time limit, and SIGTERM when the
-    job is cancelled or gives way.
+    The process that calls it gets SIGUSR2 before the time limit, and SIGTERM when the job is cancelled or gives way:
+    the batch script becomes that process, or where there are lines to run after it, passes the signal on.
 
     Args:
         what: it asks for.
@@ -64,18 +71,34 @@ def submit(what: Asked, folder: Path, name: str, function: Callable[..., Any], *
     Raises:
         InputError: Slurm refuses it.
     """
-    from submitit import SlurmExecutor
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    folder = folder.absolute()
+    executor = _executor(what, folder.absolute(), name)
+    try:
+        with _outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's words too
+            return str(executor.submit(function, *arguments).job_id)
+    except (FailedJobError, FailedSubmissionError) as error:
+        words = " ".join(str(error).replace("sbatch: error: ", "").split())
+        words = words.removeprefix("Batch job submission failed: ")
+        raise InputError(f"Slurm refuses the job: {words or 'sbatch failed'}. Asked for: {_described(what)}") from error
+
+
+def _executor(what: Asked, folder: Path, name: str) -> Any:
+    """Submitit's, with all that the batch script says."""
+    from submitit import SlurmExecutor
+
     parameters = {"job_name": name, "time": None, **what.parameters}  # None leaves the time limit to the partition
     setup = [*parameters.pop("setup", ()), *_checks(folder)]
-    # `--gpus-per-node` and `--gres` say the same; the kind of GPU can be told by either.
-    if what.gpus and "gres" not in parameters:
+    delay_s = parameters.get("signal_delay_s", SIGNAL_DELAY_S)
+    forced = {"signal": f"B:USR2@{delay_s}", "requeue": True, **parameters.pop("additional_parameters", {})}
+    run = "exec"
+    if "teardown" in parameters:
+        run = "supervised"
+        setup.append(_SUPERVISED)
+        parameters["teardown"] = ["code=$?", *parameters["teardown"], "exit $code"]
+    if what.gpus and not gpus(str(parameters.get("gres", ""))):  # which may ask for them by their kind
         parameters["gpus_per_node"] = what.gpus
-    delay = parameters.get("signal_delay_s", SIGNAL_DELAY_S)
-    forced = {"signal": f"B:USR2@{delay}", "requeue": True, **parameters.pop("additional_parameters", {})}
-    executor = SlurmExecutor(folder, python=f"exec {shlex.quote(sys.executable)}")
+    executor = SlurmExecutor(folder, python=f"{run} {shlex.quote(sys.executable)}")
     executor.update_parameters(
         nodes=what.nodes,
         ntasks_per_node=what.processes,
@@ -84,13 +107,7 @@ def submit(what: Asked, folder: Path, name: str, function: Callable[..., Any], *
         additional_parameters=forced,
         **parameters,
     )
-    try:
-        with _outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's words too
-            return str(executor.submit(function, *arguments).job_id)
-    except (FailedJobError, FailedSubmissionError) as error:
-        words = " ".join(str(error).replace("sbatch: error: ", "").split())
-        words = words.removeprefix("Batch job submission failed: ")
-        raise InputError(f"Slurm refuses the job: {words or 'sbatch failed'}. Asked for: {_described(what)}") from error
+    return executor
 
 
 def _checks(folder: Path) -> list[str]:
@@ -120,5 +137,9 @@ def _described(what: Asked) -> str:
     """What was asked for, in a line."""
     parts = [plural(what.nodes, "node"), f"{plural(what.processes, 'process')} on each"]
     parts += [f"{plural(what.gpus, 'GPU')} on each"] if what.gpus else []
-    parts += [f"{name} {value}" for name, value in what.parameters.items() if name not in ("setup", "signal_delay_s")]
+    parts += [
+        f"{name} {value}"
+        for name, value in what.parameters.items()
+        if name not in ("setup", "teardown", "signal_delay_s")
+    ]
     return ", ".join(parts)

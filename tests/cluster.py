@@ -67,6 +67,14 @@ PartitionName=main Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP PriorityTie
 PartitionName=urgent Nodes=n1,n2 MaxTime=INFINITE State=UP PriorityTier=10
 PartitionName=gpu Nodes=n3 DefaultTime=10 MaxTime=60 State=UP
 """
+# What a host's holder does when its input closes, as when the process that started it ends in whatever way.
+SWEEP = """
+here=$(readlink /proc/self/ns/net)
+for one in /proc/[0-9]*; do
+    [ "$(readlink $one/ns/net)" = "$here" ] && [ "$one" != "/proc/$$" ] && kill -9 "${one#/proc/}"
+done
+rm -rf "$0"
+"""
 WITHOUT_ACCOUNTING = "AccountingStorageType=accounting_storage/none\nJobAcctGatherType=jobacct_gather/none\n"
 # Slurm forgets an ended job after two seconds, so that only the accounting knows it.
 WITH_ACCOUNTING = """MinJobAge=2
@@ -155,10 +163,7 @@ class Cluster:
             except subprocess.TimeoutExpired:
                 daemon.kill()
                 daemon.wait()
-        for host in self._holders:
-            self.kill(host)
         for holder in self._holders.values():
-            holder.kill()
             holder.communicate()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -278,9 +283,10 @@ class Cluster:
         hosts.write_text("127.0.0.1 localhost\n" + "".join(f"{address} {name}\n" for name, address in HOSTS.items()))
         for name in HOSTS:
             ready = f"hostname {name} && mount --bind {hosts} /etc/hosts && ip link set lo up && echo ready"
-            hold = ["unshare", "-n", "-u", "-m", "--propagation", "private", "sh", "-c", f"{ready} && exec cat"]
-            # It ends with this process, whose end closes its input.
-            self._holders[name] = subprocess.Popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+            hold = ["unshare", "-n", "-u", "-m", "--propagation", "private", "sh", "-c", f"{ready} && read _\n{SWEEP}"]
+            hold += [str(self.folder)]
+            pipe = subprocess.PIPE
+            self._holders[name] = subprocess.Popen(hold, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
         for name, holder in self._holders.items():
             assert holder.stdout is not None
             assert holder.stdout.readline() == "ready\n", f"no host {name}"

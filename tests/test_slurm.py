@@ -1,5 +1,6 @@
 """Slurm itself, asked by `slurm`: two hosts with its daemons."""
 
+import json
 import os
 import re
 import signal
@@ -139,15 +140,24 @@ def test_a_python_that_a_node_lacks_is_named(login: clusters.Cluster, job: Calla
     assert slurm.why(state, Path()).startswith(f"this notebook's Python is not found on n2: {sys.executable}. Use an")
 
 
-def test_the_job_is_told_of_its_time_limit(login: clusters.Cluster, tmp_path: Path) -> None:
+@pytest.mark.parametrize("parameters", [{}, {"teardown": "touch cleaned"}])
+def test_the_job_is_told_of_its_time_limit(
+    login: clusters.Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parameters: dict[str, Any]
+) -> None:
     """What Slurm does before the limit, asked for now: the process that runs the function gets the signal."""
-    program = "signal.signal(12, lambda *_: (path / 'told').touch()); (path / 'ready').touch(); signal.pause()"
+    monkeypatch.chdir(tmp_path)  # where the job runs, too
+    program = (
+        "signal.signal(12, lambda *_: (path / 'told').touch()); (path / 'ready').touch(); signal.pause(); "
+        "(path / 'done').touch(); import os; os._exit(5)"
+    )
     setting = {"signal": signal, "path": tmp_path}
-    ours = slurm.submit(asked(1, 1, "auto", {}), tmp_path / "slurm", "Net", exec, program, setting)
+    ours = slurm.submit(asked(1, 1, "auto", parameters), tmp_path / "slurm", "Net", exec, program, setting)
     until((tmp_path / "ready").exists)
     login.run("scancel", "--signal=USR2", "--batch", ours)
-    assert ended(ours).word == "COMPLETED"
+    assert (ended(ours).word, ended(ours).exit_code) == ("FAILED", 5)
     assert (tmp_path / "told").exists()
+    assert (tmp_path / "done").exists()
+    assert (tmp_path / "cleaned").exists() == bool(parameters)
 
 
 def test_gpus_of_a_node_are_asked_for_and_the_time_is_the_partitions(login: clusters.Cluster, tmp_path: Path) -> None:
@@ -167,6 +177,7 @@ def test_gpus_are_left_alone_where_the_cpu_is_asked_for(login: clusters.Cluster)
     assert asked(1, 2, "auto", {"partition": "main,gpu"}).gpus == 0
 
 
+GPUS = "from lightning_magics import slurm; print(slurm.asked(1, 'auto', 'auto', {'inside': True}).gpus)"
 INSIDE = """
 import json
 from lightning_magics import slurm
@@ -174,7 +185,7 @@ from lightning_magics.errors import InputError
 held = slurm.allocation()
 found = slurm.asked(2, 2, "auto", {"inside": True})
 said = [held.job, *held.hosts, held.gpus, found.nodes, found.processes, found.gpus, found.inside]
-for nodes, accelerator, parameters in ((3, "auto", {}), (1, "gpu", {}), (1, "auto", {"partition": "main"})):
+for nodes, accelerator, parameters in ((3, "auto", {}), (1, "gpu", {}), (1, "auto", {"requeues": 1})):
     try:
         slurm.asked(nodes, 1, accelerator, {"inside": True, **parameters})
     except InputError as error:
@@ -184,8 +195,6 @@ print(json.dumps(said))
 
 
 def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp_path: Path) -> None:
-    import json
-
     (tmp_path / "inside.py").write_text(INSIDE)
     said = login.run("salloc", "--quiet", "--nodes=2", sys.executable, str(tmp_path / "inside.py"))
     job, *found = json.loads(said.splitlines()[-1])
@@ -193,8 +202,10 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
     assert found[7:] == [
         f"--nodes 3: the allocation {job} has 2 (n1, n2). Type --nodes 2",
         f"--accelerator gpu: the allocation {job} has no GPUs. Type --accelerator cpu",
-        "--slurm.partition is asked of a queue, and --slurm.inside has none. Leave one of them out",
+        "--slurm.requeues is asked of a queue, and --slurm.inside has none. Leave one of them out",
     ]
+    gpu = ("--partition=gpu", "--gpus-per-node=1", "--nodes=1")
+    assert login.run("salloc", "--quiet", *gpu, sys.executable, "-c", GPUS).endswith("1")
 
 
 @pytest.mark.parametrize(
@@ -207,13 +218,13 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
             {"partition": "man"},
             "--slurm.partition 'man' is not a partition of this cluster: main, urgent, gpu. Did you mean 'main'?",
         ),
-        (1, 1, "auto", {"nodes": 2}, "--slurm.nodes is not taken. Type --nodes N"),
+        (1, 1, "auto", {"nodes": 2}, "--slurm.nodes is not taken: type --nodes N"),
         (
             1,
             1,
             "auto",
             {"gpus_per_node": 2},
-            "--slurm.gpus_per_node is not taken. Type --devices N: a GPU for each",
+            "--slurm.gpus_per_node is not taken: type --devices N",
         ),
         (1, 1, "auto", {"partitoin": "x"}, r"--slurm.partitoin is not a parameter .* Did you mean 'partition'\? There"),
         (1, 1, "auto", {"timeout_min": 3}, r"--slurm.timeout_min is .* Did you mean 'time'\? There are: account, "),
@@ -331,7 +342,7 @@ def test_a_machine_without_slurm_says_where_to_go(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_controller_that_does_not_answer_is_no_end(login: clusters.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert slurm.state("4242") == State("unknown", "", "Slurm does not know the job any more")
+    assert slurm.state("4242") == slurm.FORGOTTEN
     monkeypatch.setattr(client, "TIMEOUT_S", 0.5)
     [controller] = login.kill("n1", "slurmctld -D", signal.SIGSTOP)
     try:
