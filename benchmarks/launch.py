@@ -2,7 +2,8 @@
 
 Times, rates and memory are medians of rounds in which the ways take turns; each line gives its bar. A machine that
 does other things too gives other times: the load is printed.
-Run: python benchmarks/launch.py [--what launch|speed|weights|memory|watch|runs|all] [--rounds N]
+Run: python benchmarks/launch.py [--what launch|speed|weights|memory|watch|runs|slurm|all] [--rounds N]
+`slurm` uses the cluster that it is on; where there is none, two hosts of the tests' own, as root.
 """
 
 import argparse
@@ -84,10 +85,11 @@ def loader(rows=2048, width=64, **options):
     return DataLoader(TensorDataset(torch.rand(rows, width), torch.zeros(rows, dtype=torch.long)), **options)
 """
 SETUP = f"{MODEL}\n%load_ext lightning_magics"
-FIT = "run = %lightning_fit {model} batches --accelerator cpu --ddp 2 --logger false --callbacks {callback}"
+FIT = "run = %lightning_fit {model} batches --accelerator cpu {where} --logger false --callbacks {callback}"
+NODES = "--cluster slurm --nodes 2 --slurm.time 10"
 SCRIPT = """
 if __name__ == "__main__":
-    trainer = pl.Trainer(accelerator="cpu", devices=2, strategy="{strategy}", max_epochs=-1, max_steps={steps},
+    trainer = pl.Trainer(accelerator="cpu", {where}, strategy="{strategy}", max_epochs=-1, max_steps={steps},
                          logger=False, enable_progress_bar=False, callbacks=[Clock("clock.json")])
     trainer.fit(Small(), loader(batch_size=32))
 """
@@ -119,11 +121,13 @@ class Kernel:
         reply = self.client.execute_interactive("", user_expressions=asked, output_hook=lambda _: None)
         return json.loads(eval(reply["content"]["user_expressions"]["value"]["data"]["text/plain"]))
 
-    def fit(self, steps: int, model: str = "Small", more: str = "") -> tuple[dict[str, float], float]:
+    def fit(
+        self, steps: int, model: str = "Small", more: str = "", where: str = "--ddp 2"
+    ) -> tuple[dict[str, float], float]:
         """Fit with two ranks; returns what the clock of rank 0 says, and the time of the cell's start."""
         self.cell("clock = Clock('clock.json')")
         start = time.time()
-        self.cell(f"{FIT.format(model=model, callback='clock')} --max_steps {steps} {more}")
+        self.cell(f"{FIT.format(model=model, callback='clock', where=where)} --max_steps {steps} {more}")
         return json.loads((self.folder / "clock.json").read_text()), start
 
     def status(self, name: str) -> int:
@@ -154,7 +158,7 @@ def torchrun(folder: Path, steps: int) -> tuple[dict[str, float], float]:
 
 def script(folder: Path, steps: int, strategy: str, *launcher: str) -> tuple[dict[str, float], float]:
     """Fit in a script, as `Kernel.fit`."""
-    (folder / "script.py").write_text(MODEL + SCRIPT.format(steps=steps, strategy=strategy))
+    (folder / "script.py").write_text(MODEL + SCRIPT.format(steps=steps, strategy=strategy, where="devices=2"))
     start = time.time()
     command = [sys.executable, *launcher, "script.py"]
     subprocess.run(command, cwd=folder, check=True, capture_output=True, env=environment())
@@ -303,7 +307,64 @@ def runs(rounds: int) -> None:
         show("runs: %lightning_runs of 1,000", [ours.cell("%lightning_runs") for _ in range(rounds)], "s", 0.5)
 
 
-WHAT = {"launch": launch, "speed": speed, "weights": weights, "memory": memory, "watch": watch, "runs": runs}
+def slurm(rounds: int) -> None:
+    """Submit → first step, beside ``sbatch`` of a plain Lightning script; on a queue that is empty."""
+    found: dict[str, list[float]] = {"our cell": [], "script": []}
+    with cluster(), kernel() as ours:
+        for _ in range(rounds):
+            for name, fit in (
+                ("our cell", lambda: ours.fit(5, where=NODES)),
+                ("script", lambda: sbatch(ours.folder, 5)),
+            ):
+                clock, start = fit()
+                found[name].append(clock["first"] - start)
+    for name, values in found.items():
+        show(f"slurm: two nodes submit to first step, {name}", values, "s")
+    pairs = zip(found["our cell"], found["script"], strict=True)
+    show("slurm: our cell / script", [ours / theirs for ours, theirs in pairs], "×")
+
+
+def sbatch(folder: Path, steps: int) -> tuple[dict[str, float], float]:
+    """Fit in a script that is submitted, as `Kernel.fit`."""
+    where = "num_nodes=2, devices=1"
+    (folder / "script.py").write_text(MODEL + SCRIPT.format(steps=steps, strategy="ddp", where=where))
+    options = ["--wait", "--nodes=2", "--ntasks-per-node=1", "--time=10", "--output=script.log"]
+    command = f"srun {sys.executable} script.py"
+    start = time.time()
+    subprocess.run(
+        ["sbatch", *options, f"--wrap={command}"], cwd=folder, check=True, capture_output=True, env=environment()
+    )
+    return json.loads((folder / "clock.json").read_text()), start
+
+
+@contextlib.contextmanager
+def cluster() -> Iterator[None]:
+    """A Slurm cluster: the one that this machine is of, else two hosts that the tests bring up."""
+    if not subprocess.run(["sinfo"], check=False, capture_output=True).returncode:
+        yield
+        return
+    sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+    from cluster import started
+
+    with started() as made:
+        before = dict(os.environ)
+        os.environ.update(made.environment, PATH=f"{made.commands}{os.pathsep}{os.environ['PATH']}")
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+
+WHAT = {
+    "launch": launch,
+    "speed": speed,
+    "weights": weights,
+    "memory": memory,
+    "watch": watch,
+    "runs": runs,
+    "slurm": slurm,
+}
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)

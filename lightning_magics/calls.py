@@ -24,6 +24,7 @@ from .job import Job
 from .launch import Run, recording, run_in_kernel
 from .progress import RunState
 from .recipe import Part, Recipe, Writer
+from .request import defaults
 from .session import Session, current, is_code
 from .spawned import How, SpawnedRun, ask_to_stop, attach, run_in_processes
 from .views import HiddenView, open_view
@@ -64,19 +65,24 @@ class Call:
     trainer: Mapping[str, Any]
     model: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
+    slurm: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, verb: events.Verb, asked: Mapping[str, Any]) -> Call:
         """Sort keyword arguments into the verb's own options, the Trainer's, and hyperparameters."""
         asked = dict(asked)
-        model, data = asked.pop("model", None) or {}, asked.pop("data", None) or {}
-        for name, value in {"model": model, "data": data}.items():
+        model, data, slurm = (asked.pop(name, None) or {} for name in ("model", "data", "slurm"))
+        for name, value in {"model": model, "data": data, "slurm": slurm}.items():
             if not isinstance(value, Mapping):
-                raise InputError(f"{name}= takes a dict of hyperparameters; found a {type(value).__name__}")
+                kind = "parameters" if name == "slurm" else "hyperparameters"
+                raise InputError(f"{name}= takes a dict of {kind}; found a {type(value).__name__}")
         options.check_names(verb, asked)
         own = {name: value for name, value in asked.items() if name in options.own_options(verb)}
         trainer = {name: value for name, value in asked.items() if name not in own}
-        return cls(verb, current(), options.make(verb, own), trainer, model, data)
+        made, session = options.make(verb, own), current()
+        _check_cluster(made, slurm)
+        slurm = defaults(session.settings.slurm, slurm) if made.cluster else {}
+        return cls(verb, session, made, trainer, model, data, slurm)
 
     def start(self, net: Any, datas: Sequence[Any]) -> Run:
         """Check everything, make the instances and the folder, and run.
@@ -116,6 +122,8 @@ class Call:
         from . import devices
 
         asked = self.options
+        if asked.cluster is not None:
+            return self.on_cluster(trainer, package)
         if asked.ddp:
             trainer = devices.with_ddp(trainer, asked.ddp, package)
         if not asked.background and not devices.needs_processes(trainer, package):
@@ -125,6 +133,29 @@ class Call:
         if ranks == 1:
             trainer.setdefault("use_distributed_sampler", False)  # the order of the data is then the kernel's
         return trainer, How(ranks, asked.background, self.session.settings.start_method)
+
+    def on_cluster(self, trainer: dict[str, Any], package: str) -> tuple[dict[str, Any], How]:
+        """The same for ranks on the nodes of a cluster, each of which has the same number.
+
+        Raises:
+            InputError: the cluster cannot give what is asked for.
+        """
+        from . import devices, slurm
+
+        asked = self.options
+        strategy, accelerator = trainer.get("strategy", "auto"), trainer.get("accelerator", "auto")
+        devices.check_strategy(strategy, package)
+        count = trainer.get("devices", asked.ddp if asked.ddp is not True else "auto") or None
+        what = slurm.asked(asked.nodes or trainer.get("num_nodes", 1), count, accelerator, self.slurm)
+        ranks = what.nodes * what.processes
+        trainer = {**trainer, "num_nodes": what.nodes, "devices": what.processes}
+        if accelerator == "auto":  # of the kernel's machine, it would say nothing of the nodes
+            trainer["accelerator"] = "gpu" if what.gpus else "cpu"
+        if ranks > 1 and strategy == "auto":
+            trainer["strategy"] = "ddp"
+        if ranks == 1:
+            trainer.setdefault("use_distributed_sampler", False)
+        return trainer, How(ranks, asked.background, self.session.settings.start_method, what)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -442,6 +473,12 @@ class Call:
         given = vars(self.options).items()
         return {name: value for name, value in given if value is not None and value is not False and value != ()}
 
+    @property
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """What was given to constructors, and to a cluster."""
+        slurm = {"slurm": dict(self.slurm)} if self.slurm else {}
+        return {"model": dict(self.model), "data": dict(self.data), **slurm}
+
     def recipe(self, job: Job, subject: Subject, data: Data) -> tuple[Recipe, Module]:
         """How a fit was put together, and the source that it needs; a fit does not fail for this."""
         from .train import was_fitted
@@ -454,6 +491,7 @@ class Call:
             given = {name: value for name, value in self.own.items() if name not in ("quiet", "background", "resume")}
             given |= {"resume": str(job.checkpoint)} if job.checkpoint is not None else {}
             given |= {"logger": ()} if self.options.logger == () else {}
+            given |= {"slurm": provenance.plain(dict(self.slurm))} if self.slurm else {}
             given |= {} if self.options.weights_only else {"weights_only": False}
             writer.options(given)
             return writer.written()
@@ -475,7 +513,7 @@ class Call:
             data=data.name,
             status="running",
             started=time.time(),
-            options=provenance.plain({**self.own, **self.trainer, "model": dict(self.model), "data": dict(self.data)}),
+            options=provenance.plain({**self.own, **self.trainer, **self.parts}),
             trainer=provenance.plain(trainer),
             hyperparameters=provenance.plain(dict(getattr(job.model, "hparams", {}))),
             seed=self.options.seed,
@@ -483,6 +521,21 @@ class Call:
             hardware=provenance.hardware(),
             git=provenance.git(),
         )
+
+
+def _check_cluster(made: Any, slurm: Mapping[str, Any]) -> None:
+    """Refuse what only a cluster can be asked for.
+
+    Raises:
+        InputError: there is no ``--cluster``.
+    """
+    if made.cluster is None and made.nodes is not None:
+        raise InputError(
+            f"--nodes {made.nodes} asks for machines of a cluster. Type --nodes {made.nodes} --cluster slurm; on this "
+            "machine, --devices N says how many processes"
+        )
+    if made.cluster is None and slurm:
+        raise InputError(f"--slurm.{next(iter(slurm))} is a parameter of a cluster. Type --cluster slurm too")
 
 
 def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:

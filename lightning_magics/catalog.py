@@ -5,6 +5,7 @@ How they are shown is in `listing` and `comparison`; what a folder without a rec
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import os
 import time
@@ -17,6 +18,7 @@ from typing import Any
 from . import foreign, scores
 from .errors import InputError, RunError, did_you_mean
 from .events import Status
+from .jobs import states
 from .runs import RunFolder, RunRecord
 
 _YEAR_9999_S = 253_370_764_800
@@ -40,6 +42,7 @@ class Row:
         hyperparameters: of the model, and as ``data.NAME`` what was given to the data.
         metrics: last value of every metric; `best` the best one.
         unread: whether it has metrics that were not read, for there are too many.
+        queued: why its job waits in the queue of a cluster, empty if it does not.
     """
 
     run: str
@@ -55,6 +58,12 @@ class Row:
     metrics: dict[str, float] = field(default_factory=dict)
     best: dict[str, float] = field(default_factory=dict)
     unread: bool = False
+    queued: str = ""
+
+    @property
+    def standing(self) -> str:
+        """How it stands, in a word; empty where there is no telling."""
+        return "queued" if self.queued else self.status or ""
 
 
 def rows(root: str | Path, pattern: str = "", model: str = "") -> list[Row]:
@@ -83,7 +92,7 @@ def rows(root: str | Path, pattern: str = "", model: str = "") -> list[Row]:
             raise InputError(
                 f"--model {model}: no run has that model.{did_you_mean(model, models)} There are: {_listed(models)}"
             )
-    found = [row for row in found if _matches(pattern, row.run, row.model)]
+    found = _scheduled([row for row in found if _matches(pattern, row.run, row.model)])
     return sorted(found, key=lambda row: (row.started, row.run), reverse=True)
 
 
@@ -139,6 +148,23 @@ def _recorded(path: Path) -> Row:
         metrics=record.metrics,
         best=best,
     )
+
+
+def _scheduled(found: list[Row]) -> list[Row]:
+    """Runs that say they go on, with what a cluster says of their jobs: these may wait in its queue, or be gone."""
+    going_on = {row.run: RunFolder(row.path).job() for row in found if row.status == "running"}
+    known = states(filter(None, going_on.values()))
+
+    def scheduled(row: Row) -> Row:
+        job = going_on.get(row.run)
+        if not job:
+            return row
+        state = known.get(job)
+        if state is None or state.kind == "ended":
+            return dataclasses.replace(row, status="failed")
+        return dataclasses.replace(row, queued=state.reason) if state.kind == "queued" else row
+
+    return [scheduled(row) for row in found]
 
 
 def _written(path: Path) -> float:

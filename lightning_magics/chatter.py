@@ -23,6 +23,7 @@ _NOISE = re.compile(
     r"|Experiment logs directory"
     r"|You're resuming from a checkpoint that ended before the epoch ended"
     r"|is not supported by the model summary"
+    r"|The `srun` command is available on your system"
     r"|LeafSpec|TorchScript|is deprecated|was deprecated"
 )
 _REWORDED = [

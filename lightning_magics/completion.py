@@ -9,12 +9,13 @@ import inspect
 import re
 import sys
 import types
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Protocol
 
-from .declarations import DECLARED, RUNNING, Option, Verb, own_options
+from .declarations import DECLARED, RUNNING, SLURM_FLAGS, SLURM_LINES, Option, Verb, own_options
 from .errors import InputError
 from .options import is_option, known_names
+from .request import parameter_names, partition_names
 from .tokens import tokenize
 from .trainer_options import TrainerOption, trainer_options
 
@@ -115,9 +116,15 @@ def _options(verb: Verb, tokens: list[str], word: str, params: Mapping[str, Sequ
         for prefix in ("model", "data"):
             dotted = [f"--{prefix}.{name}" for name in params.get(prefix, ()) if f"{prefix}.{name}" not in given]
             offered += dotted or [f"--{prefix}."]
+        offered += _of_slurm(given) if word.startswith("--slurm.") else ["--slurm."]
     if "-" in word[2:]:
         offered = ["--" + item[2:].replace("_", "-") for item in offered]
     return _starting(word, [*offered, "--help"])
+
+
+def _of_slurm(given: Set[str]) -> list[str]:
+    """Parameters of Slurm that are not on the line yet; lines of a script may be several."""
+    return [f"--slurm.{name}" for name in parameter_names() if f"slurm.{name}" not in given or name in SLURM_LINES]
 
 
 def _known(verb: Verb) -> list[str]:
@@ -133,6 +140,9 @@ def _find(verb: Verb, name: str) -> Option | TrainerOption:
         return own_options(verb)[name]
     if name in _known(verb):
         return trainer_options()[name]
+    prefix, _, parameter = name.partition(".")
+    if prefix == "slurm":
+        return Option(name, (bool,) if parameter in SLURM_FLAGS else (str,), None, "")
     return Option(name, (object,), None, "")
 
 
@@ -174,6 +184,8 @@ def _values(option: Option | TrainerOption, names: Sequence[str]) -> list[str]:
         return words if option.flag or option.types <= {"str", "None"} else [*words, *names]
     if option.flag:
         return list(_BOOLS)
+    if option.name == "slurm.partition":
+        return partition_names()
     words = [*option.choices, *option.words, *_loaded(option.name)]
     return [*words, *names] if option.kinds == (object,) else words
 

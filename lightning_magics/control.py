@@ -60,6 +60,10 @@ class Control:
         """Whether they are to be ended at once."""
         return bool(self._numbers[_ASKED] == _TO_END)
 
+    def why(self) -> str:
+        """Why it was asked, empty if a user did."""
+        return ""
+
     def loaded(self, rank: int) -> bool:
         """Note that a rank has its payload; returns whether all have."""
         self._numbers[self._place(rank, _LOADED)] = 1
@@ -123,6 +127,74 @@ class Control:
         return 1 + _EACH * rank + what
 
 
+class Wish:
+    """The wish to stop of a run whose ranks share no memory: a file that the kernel writes and its processes read.
+
+    It is opened for each look, which is when a network file system asks its server.
+
+    Args:
+        path: its file.
+        make: whether it is made anew.
+        look_s: seconds from one look to the next, at least.
+    """
+
+    def __init__(self, path: Path, make: bool = False, look_s: float = 0.0) -> None:
+        self._path = path
+        self._look_s = look_s
+        self._due = 0.0
+        self._asked = 0
+        self._why = ""
+        if make:
+            self._write(0, "")
+
+    def ask(self, now: bool = False, why: str = "") -> None:
+        """Ask all ranks to stop, or their supervisor to end them at once; why, if it is not a user who asks."""
+        self._write(_TO_END if now else max(_TO_STOP, self._look()), why)
+
+    def asked(self) -> bool:
+        """Whether the ranks were asked to stop; those that are to be ended at once save nothing more."""
+        return self._look() == _TO_STOP
+
+    def asked_now(self) -> bool:
+        """Whether they are to be ended at once."""
+        return self._look() == _TO_END
+
+    def why(self) -> str:
+        """Why it was asked, empty if a user did."""
+        return self._why
+
+    def _look(self) -> int:
+        if self._asked != _TO_END and time.monotonic() >= self._due:
+            with contextlib.suppress(OSError, ValueError):  # the file system fails, or the run is over
+                asked, _, self._why = self._path.read_text(encoding="utf-8").partition(" ")
+                self._asked = max(self._asked, int(asked))
+            self._due = time.monotonic() + self._look_s
+        return self._asked
+
+    def _write(self, wish: int, why: str) -> None:
+        file = os.open(self._path, os.O_WRONLY | os.O_CREAT, 0o600)
+        try:
+            os.ftruncate(file, os.write(file, f"{wish} {why}".encode()))  # in this order: it is never empty
+            os.fsync(file)
+        finally:
+            os.close(file)
+
+
+def reach(path: Path, look_s: float = 0.0) -> Control | Wish:
+    """Return what the processes of a run are told to stop by: the memory that they share, or a file.
+
+    Args:
+        path: of either.
+        look_s: seconds from one look at a file to the next, at least.
+
+    Raises:
+        OSError: the run trains in a kernel, has not begun or is over.
+    """
+    with path.open("rb") as file:
+        is_text = file.read(2)[1:] == b" "
+    return Wish(path, look_s=look_s) if is_text else Control(path)
+
+
 class Together:
     """The wish to stop as one rank sees it: `is_set` is asked once before each batch, in every rank alike.
 
@@ -166,7 +238,7 @@ class Together:
 class Alone:
     """The wish to stop where ranks share no collective, as in predict: each stops by itself."""
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control | Wish) -> None:
         self._control = control
 
     def is_set(self, trained: int = 0) -> bool:

@@ -13,7 +13,7 @@ _FACTS: dict[str, Callable[[Row], Any]] = {
     "model": lambda row: row.model,
     "verb": lambda row: row.record.verb if row.record else None,
     "data": lambda row: row.record.data if row.record else None,
-    "status": lambda row: "broken" if row.problem else row.status,
+    "status": lambda row: "broken" if row.problem else row.standing or None,
     "started": lambda row: datetime.datetime.fromtimestamp(row.started),
     "took_s": lambda row: row.took_s,
     "epochs": lambda row: row.epochs,

@@ -36,6 +36,10 @@ Verb = Literal[
     "export",
 ]
 LOGGERS = ("tensorboard", "csv", "mlflow", "wandb")
+CLUSTERS = ("slurm",)
+# Parameters of Slurm that are lines of a script, and may be given again; those that mean true without a value.
+SLURM_LINES = ("setup", "teardown")
+SLURM_FLAGS = ("inside", "exclusive", "stderr_to_stdout")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -164,6 +168,8 @@ class RunOptions:
     quiet: bool = _option(False, "show nothing while it runs, then the result")
     ddp: bool | int = _option(False, "run in N processes (DDP); without N, in one for each GPU", "[N]", minimum=1)
     background: bool = _option(False, "run in processes of its own, and return at once")
+    cluster: str | None = _option(None, "run on a cluster, in place of this machine", choices=CLUSTERS)
+    nodes: int | None = _option(None, "machines to run on, with --cluster; --devices is of each", "N", minimum=1)
 
 
 @dataclass(frozen=True)

@@ -28,9 +28,12 @@ def processes(trainer: Mapping[str, Any], package: str) -> int:
     """
     nodes = trainer.get("num_nodes", 1)
     if nodes != 1:
-        raise InputError(f"--num_nodes {nodes} asks for other machines; a run takes the one it is on: --num_nodes 1")
+        raise InputError(
+            f"--num_nodes {nodes} asks for other machines; a run takes the one it is on: --num_nodes 1. On "
+            f"a cluster: --nodes {nodes} --cluster slurm"
+        )
     strategy = trainer.get("strategy", "auto")
-    _check_strategy(strategy, package)
+    check_strategy(strategy, package)
     given = getattr(strategy, "parallel_devices", None)  # a Strategy object can bring its own
     if given:
         return len(given)
@@ -152,7 +155,12 @@ def _accelerator(trainer: Mapping[str, Any], package: str) -> Any:
     raise InputError(f"--accelerator {asked} is not to be had; this machine has {there}. Type --accelerator auto")
 
 
-def _check_strategy(strategy: Any, package: str) -> None:
+def check_strategy(strategy: Any, package: str) -> None:
+    """Check that a strategy is Lightning's, and starts no processes by itself.
+
+    Raises:
+        InputError: it does not, or does.
+    """
     method = getattr(strategy, "_start_method", None)
     if isinstance(strategy, str):
         registry = importlib.import_module(f"{package}.strategies").StrategyRegistry

@@ -2,8 +2,8 @@
 
 The events of a run, in order: `Launched` where processes of its own run it, `Started`, then `Step`, `Metrics`,
 `Fingerprint`, `Results`, `Judged` and `Notice` as they happen, then `Ended`; of two, where a rank fails after another
-has ended, the last counts. `Printed` and `Watched` are made by who follows a run, for its view alone. A reader ignores
-keys and events that it does not know, so that an older notebook can watch a newer run.
+has ended, the last counts. `Printed`, `Watched` and `Queued` are made by who follows a run, for its view alone. A
+reader ignores keys and events that it does not know, so that an older notebook can watch a newer run.
 """
 
 from __future__ import annotations
@@ -185,6 +185,22 @@ class Watched:
 
 
 @dataclass(frozen=True)
+class Queued:
+    """That the job of a run waits in the queue of a cluster; never part of the recorded events.
+
+    Attributes:
+        reason: why, for a person; empty when it waits no longer.
+        position: among the jobs that wait there, from 1, if that is known; `waiting` how many these are.
+        start: when it is expected to begin, Unix time in seconds, if that is known.
+    """
+
+    reason: str
+    position: int | None = None
+    waiting: int | None = None
+    start: float | None = None
+
+
+@dataclass(frozen=True)
 class Ended:
     """The run is over.
 
@@ -211,7 +227,9 @@ class Ended:
     monitor: str | None = None
 
 
-Event = Launched | Started | Step | Metrics | Fingerprint | Results | Judged | Notice | Printed | Watched | Ended
+Event = (
+    Launched | Started | Step | Metrics | Fingerprint | Results | Judged | Notice | Printed | Watched | Queued | Ended
+)
 _TYPES: dict[str, type] = {cls.__name__: cls for cls in typing.get_args(Event)}
 
 

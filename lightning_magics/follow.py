@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import time
 from pathlib import Path
 
 from . import events
-from .control import Control
+from .control import Control, Wish, reach
 from .runs import MARK, RunFolder
 
 _MOST_BYTES = 1 << 16  # of a log, read at once: what lies before was too much to be read by a person
-
+_MOST_LOGS = 32  # that are read while a run goes on
 _TELL_S = 1.0
 
 # What libraries write below Python, where no logger and no warning filter is asked.
@@ -30,7 +31,7 @@ class Follower:
         self._folder = folder
         self._events = _Lines(folder.events_path)
         self._logs: dict[int, _Lines] = {}
-        self._control: Control | None = None
+        self._control: Control | Wish | None = None
         self._watched = events.Watched(0.0, stopping=False)
         self._due = 0.0
 
@@ -58,7 +59,7 @@ class Follower:
         """The present state of what no event tells, when it has changed or a second has passed."""
         if self._control is None:
             with contextlib.suppress(OSError, ValueError):  # the run trains in a kernel, has not begun or is over
-                self._control = Control(self._folder.control_path)
+                self._control = reach(self._folder.control_path)
         control = self._control
         stopping = control is not None and (control.asked() or control.asked_now())
         now = events.Watched(time.time(), stopping)
@@ -68,7 +69,8 @@ class Follower:
         return [now]
 
     def _printed(self, last: bool) -> list[events.Printed]:
-        while self._folder.log_path(rank := len(self._logs)).exists():  # they come one after the other
+        # They come one after the other; of a thousand ranks, the first tell enough.
+        while (rank := len(self._logs)) < _MOST_LOGS and self._folder.log_path(rank).exists():
             self._logs[rank] = _Lines(self._folder.log_path(rank), _MOST_BYTES)
         found = []
         for rank, log in self._logs.items():
@@ -93,10 +95,10 @@ class _Lines:
 
     def read(self, last: bool = False) -> list[str]:
         try:
-            size = self._path.stat().st_size
-            if size <= self._place:
-                return []
-            with self._path.open("rb") as file:
+            with self._path.open("rb") as file:  # opened for each look: that is when a network file system asks
+                size = os.fstat(file.fileno()).st_size
+                if size <= self._place:
+                    return []
                 if self._most is not None and size - self._place > self._most:
                     file.seek(size - self._most)
                     self._place = file.tell() + len(file.readline())

@@ -162,12 +162,12 @@ def _curves(found: list[Row], metric: str) -> dict[int, Curve]:
 def status_text(row: Row) -> str:
     """Return a run's status with its sign."""
     if row.status:
-        return f"{report.SIGNS[row.status][0]} {row.status}"
+        return f"{report.SIGNS[row.status][0]} {row.standing}"
     return "⚠ broken" if row.problem else "· unknown"
 
 
 def _html_status(row: Row) -> str:
-    return f"{report.html_sign(row.status)} {row.status}" if row.status else status_text(row)
+    return f"{report.html_sign(row.status)} {row.standing}" if row.status else status_text(row)
 
 
 def ran_on(row: Row) -> str:
@@ -178,6 +178,8 @@ def ran_on(row: Row) -> str:
 
 
 def _problem(row: Row) -> str:
+    if row.queued:
+        return report.one_line(row.queued)
     if row.status == "failed" and row.record:
         return report.one_line(row.record.error) or "stopped before its end"
     return report.one_line(row.problem)

@@ -49,6 +49,10 @@ class LightningMagics(Magics):
         help="How the processes of a run start: forked from one that stands ready, or each as a new interpreter.",
     ).tag(config=True)
 
+    slurm = traitlets.Dict(
+        key_trait=traitlets.Unicode(), help='Parameters of runs on a Slurm cluster: {"partition": "gpu", "time": 120}.'
+    ).tag(config=True)
+
     @traitlets.default("prewarm")
     def _prewarm_where_someone_waits(self) -> bool:
         return someone_waits()
@@ -141,7 +145,8 @@ class LightningMagics(Magics):
 
         Takes every argument of Trainer as an option too (--max_epochs 3, --precision bf16-mixed), and
         --model.NAME and --data.NAME for the constructors; a value can be any expression of the notebook.
-        %lightning_fit --help lists them all. Interrupt the kernel once to stop after the batch and keep the
+        %lightning_fit --help lists them all. With --nodes N --cluster slurm it trains on a Slurm cluster, and
+        --slurm.partition NAME and the like say how. Interrupt the kernel once to stop after the batch and keep the
         weights, twice to stop at once.
 
         Options of %lightning_fit MODEL [DATA ...]:
@@ -269,8 +274,7 @@ class LightningMagics(Magics):
         parsed = self._parsed("rerun", line)
         if parsed is None:
             return None
-        asked = {**parsed.trainer, **parsed.options, "model": parsed.model, "data": parsed.data}
-        return api.rerun(self._one(parsed, "rerun"), **asked)
+        return api.rerun(self._one(parsed, "rerun"), **parsed.asked)
 
     @line_magic
     def lightning_export(self, line: str) -> None:
@@ -375,8 +379,7 @@ class LightningMagics(Magics):
                 f"%lightning_{verb} takes a model; found none. Type %lightning_{verb} MODEL. Defined: {known}"
             )
         output = parsed.options.pop("output", None)
-        asked = {**parsed.trainer, **parsed.options, "model": parsed.model, "data": parsed.data}
-        run: Run = getattr(api, verb)(*parsed.positional, **asked)
+        run: Run = getattr(api, verb)(*parsed.positional, **parsed.asked)
         if output is not None:
             self.session.namespace[output] = run.predictions
         return run

@@ -13,8 +13,12 @@ from typing import Any
 
 from .declarations import (
     DECLARED,
+    FALSE,
     LOGGERS,
     RUNNING,
+    SLURM_FLAGS,
+    SLURM_LINES,
+    TRUE,
     DataOptions,
     FitOptions,
     ModelOptions,
@@ -81,6 +85,7 @@ class Parsed:
         trainer: arguments of Trainer, as typed (True for a bare flag): see `check_trainer`.
         model: what ``--model.NAME`` gave: Python literals, or an `Expression`: see `resolve`.
         data: likewise for ``--data.NAME``.
+        slurm: what ``--slurm.NAME`` gave: Python literals, other text as it is.
     """
 
     positional: list[str] = field(default_factory=list)
@@ -88,6 +93,12 @@ class Parsed:
     trainer: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
+    slurm: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> dict[str, Any]:
+        """The same as keyword arguments of the Python API."""
+        return {**self.trainer, **self.options, "model": self.model, "data": self.data, "slurm": self.slurm}
 
 
 def parse(verb: Verb, line: str) -> Parsed:
@@ -132,6 +143,8 @@ class _Parser:
             prefix, dot, name = typed.partition(".")
             if dot and prefix in ("model", "data") and name and self.verb in RUNNING:
                 self._dotted(prefix, name.replace("-", "_"), given)
+            elif dot and prefix == "slurm" and name and self.verb in RUNNING:
+                self._slurm(name.replace("-", "_"), given)
             else:
                 self._named(typed, given)
 
@@ -176,6 +189,17 @@ class _Parser:
         target = self.parsed.model if prefix == "model" else self.parsed.data
         self._once(name, target, f"{prefix}.")
         target[name] = to_value(self._value(f"{prefix}.{name}", given, "VALUE"))
+
+    def _slurm(self, name: str, given: str | None) -> None:
+        target = self.parsed.slurm
+        bare = name in SLURM_FLAGS and not (self.tokens and self.tokens[0].lower() in (*TRUE, *FALSE))
+        value = to_value("true" if given is None and bare else self._value(f"slurm.{name}", given, "VALUE"))
+        value = value.text if isinstance(value, Expression) else value
+        if name in SLURM_LINES:
+            target[name] = [*target.get(name, ()), *(value if isinstance(value, list) else [str(value)])]
+        else:
+            self._once(name, target, "slurm.")
+            target[name] = value
 
     def _value(self, name: str, given: str | None, metavar: str) -> str:
         if given is not None:
@@ -277,6 +301,13 @@ def full_help(verb: str) -> str:
         parts.append(
             "Constructor arguments:\n  --model.NAME VALUE  a hyperparameter of the model\n"
             "  --data.NAME VALUE   one of the data module"
+        )
+        parts.append(
+            "With --cluster slurm:\n"
+            "  --slurm.NAME VALUE       a parameter of submitit: partition, time (minutes), mem …\n"
+            "  --slurm.setup LINE       a line to run on the node first, such as 'module load cuda'; may be repeated\n"
+            "  --slurm.inside           start in the allocation that this notebook is in, without a queue\n"
+            "  --slurm.requeues N       how often a job that lost a node begins again at most (default 3)"
         )
         rows = []
         for option in trainer_options().values():

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -50,6 +51,17 @@ class Lifeline:
     def close(self) -> None:
         """Let go of the supervisor."""
         release(self._file)
+
+
+class Unbound:
+    """In place of a lifeline, for a job of a cluster: it does not depend on the kernel."""
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait for some time."""
+        time.sleep(timeout_s)
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
 
 
 _held: set[int] = set()

@@ -18,6 +18,7 @@ from .events import (
     Metrics,
     Notice,
     Printed,
+    Queued,
     Results,
     Started,
     Step,
@@ -78,6 +79,7 @@ class RunState:
         ended: how it ended, None while it runs.
         elapsed_s: seconds since the start, by the latest event that tells it.
         watched: when it was last seen to go on, and whether it is about to stop; None for a run of the kernel.
+        queued: how its job waits in the queue of a cluster; None if it does not.
         rows: epoch to its row, in order.
         charts: metric, without its stage, to the lines drawn together: ``train_loss`` and ``val_loss`` are "loss".
         results: rows of validate and test.
@@ -98,6 +100,7 @@ class RunState:
         self.ended: Ended | None = None
         self.elapsed_s = 0.0
         self.watched: Watched | None = None
+        self.queued: Queued | None = None
         self.rows: dict[int, Row] = {}
         self.charts: dict[str, dict[Line, Curve]] = {}
         self.results: list[dict[str, float]] = []
@@ -125,10 +128,12 @@ class RunState:
             self.points += 1
         elif isinstance(event, Watched):
             self.watched = event
+        elif isinstance(event, Queued):
+            self.queued = event if event.reason else None
         elif isinstance(event, Launched):
             self.launched = event
         elif isinstance(event, Started):
-            self.started = event
+            self._apply_started(event)
         elif isinstance(event, Results):
             self.results = list(event.rows)
             self.points += 1
@@ -146,6 +151,12 @@ class RunState:
         if self.ended is None:
             error = "stopped before its end" if self.started else "stopped before it began"
             self.apply(Ended("failed", self.elapsed_s, error=error))
+
+    def _apply_started(self, event: Started) -> None:
+        """Take in a beginning; of a job that has begun again, what was measured before it says nothing."""
+        self.started, self.queued = event, None
+        self._first = self._epoch_first = None
+        self._epoch_end_s = 0.0
 
     def _apply_step(self, event: Step) -> None:
         before, self.step = self.step, event

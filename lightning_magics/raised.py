@@ -18,7 +18,7 @@ import traceback
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import CodeType, TracebackType
+from types import CodeType, FunctionType, TracebackType
 from typing import Any
 
 from . import pickling
@@ -33,7 +33,10 @@ _DURING = "\nDuring handling of the above exception, another exception occurred:
 
 @dataclass(frozen=True)
 class Frame:
-    """A line of a traceback; lines from 1, columns in UTF-8 bytes from 0, None where Python does not know."""
+    """A line of a traceback; lines from 1, columns in UTF-8 bytes from 0, None where Python does not know.
+
+    `first` is the line where its function begins: IPython counts from there.
+    """
 
     filename: str
     line: int
@@ -41,6 +44,7 @@ class Frame:
     end_line: int | None = None
     column: int | None = None
     end_column: int | None = None
+    first: int | None = None
 
 
 @dataclass(frozen=True)
@@ -198,7 +202,8 @@ def _frames(trace: TracebackType | None) -> list[tuple[Any, ...]]:
         positions = list(code.co_positions())
         place = trace.tb_lasti // 2
         _, end_line, column, end_column = positions[place] if place < len(positions) else (None,) * 4
-        found.append((code.co_filename, trace.tb_lineno, code.co_name, end_line, column, end_column))
+        place_of_it = (code.co_filename, trace.tb_lineno, code.co_name, end_line, column, end_column)
+        found.append((*place_of_it, code.co_firstlineno))
         trace = trace.tb_next
     return found
 
@@ -210,14 +215,26 @@ def _traceback(frame: Frame, inner: TracebackType | None) -> TracebackType:
     for node in (statement, statement.exc):
         node.lineno, node.end_lineno = frame.line, frame.end_line if known else frame.line  # type: ignore[union-attr]
         node.col_offset, node.end_col_offset = (frame.column, frame.end_column) if known else (0, 0)  # type: ignore
-    code: CodeType = compile(ast.Module([statement], []), frame.filename, "exec")
-    names = {"error": _Here(), "__name__": "__main__"}
+    names: dict[str, Any] = {"error": _Here(), "__name__": "__main__"}
+    code = _code(statement, frame).replace(co_name=frame.name, co_qualname=frame.name)
     try:
-        exec(code.replace(co_name=frame.name, co_qualname=frame.name), names)
+        FunctionType(code, names)()
     except _Here as here:
         own = here.__traceback__.tb_next  # type: ignore[union-attr]
     del names["error"]
     return TracebackType(inner, own.tb_frame, own.tb_lasti, frame.line)  # type: ignore[union-attr]
+
+
+def _code(statement: ast.Raise, frame: Frame) -> CodeType:
+    """Code that begins where a frame's function does, and raises at its line."""
+    if frame.name == "<module>" or frame.first is None or frame.first > frame.line:
+        return compile(ast.Module([statement], []), frame.filename, "exec")
+    function = ast.parse("def function(): pass").body[0]
+    assert isinstance(function, ast.FunctionDef)
+    function.body = [statement]
+    function.lineno, function.end_lineno = frame.first, frame.line
+    whole = compile(ast.Module([function], []), frame.filename, "exec")
+    return next(item for item in whole.co_consts if isinstance(item, CodeType))
 
 
 class _Here(Exception):  # noqa: N818 -- no error: it makes a traceback

@@ -79,7 +79,7 @@ def header(state: RunState) -> tuple[str, str]:
         facts += [started.devices, started.precision]
     elif state.launched:
         processes = formats.plural(state.launched.processes, "process")
-        facts.append(f"starting {processes} …" if state.starting else processes)
+        facts.append(f"starting {processes} …" if state.starting and state.queued is None else processes)
     if started and started.parameters is not None:
         frozen = started.trainable_parameters is not None and started.trainable_parameters != started.parameters
         trainable = f" ({formats.count(started.trainable_parameters or 0)} trainable)" if frozen else ""
@@ -111,6 +111,16 @@ def summary(state: RunState) -> str:
     )
     how = "interrupted after" if ended.status == "interrupted" else "completed:"
     return f"{verb}{how} {done} in {formats.duration(ended.elapsed_s)}{_because(ended.reason)}"
+
+
+def waiting(state: RunState) -> str:
+    """Return how the run's job waits in the queue of a cluster; empty if it does not."""
+    queued = state.queued
+    if queued is None:
+        return ""
+    place = f", {queued.position} of {queued.waiting}" if queued.position and queued.waiting else ""
+    start = f" · expected to begin {formats.moment(queued.start)}" if queued.start else ""
+    return f"in the queue{place}: {one_line(queued.reason)}{start}"
 
 
 def _because(reason: str) -> str:
@@ -294,6 +304,8 @@ def text(state: RunState, width: int | None = None) -> str:
     lines = [f"{model} · {facts}" if facts else model]
     if not state.starting:  # the header says so
         lines.append(summary(state))
+    if state.queued is not None and state.ended is None:
+        lines.append(waiting(state))
     if found := table(state):
         lines += ["", text_table(found, width), ""]
     if state.judged is not None:
@@ -470,13 +482,16 @@ def _html_prints(state: RunState) -> str:
 def html_status(state: RunState, hint: str = "") -> str:
     """Return the live header: what runs, a bar for the epochs, one for the steps, speed, time left and memory.
 
-    While processes start there are no bars yet, and room for them.
+    While processes start, or a job waits in its queue, there are no bars, and room for them.
     """
     room = f'<div style="height:{3 if state.verb == "fit" else 1.5}em"></div>'
     note = html_note(hint) if hint else ""
+    if state.queued is not None:
+        room = f'<div style="min-height:{3 if state.verb == "fit" else 1.5}em">{escape(waiting(state))}</div>'
+    is_waiting = state.starting or state.queued is not None
     return (
         f'<div style="line-height:1.5;font-variant-numeric:tabular-nums;{_INK}">{html_header(state)}'
-        f"{room if state.starting else _html_bars(state)}{note}</div>"
+        f"{room if is_waiting else _html_bars(state)}{note}</div>"
     )
 
 

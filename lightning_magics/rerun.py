@@ -22,7 +22,7 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
     Args:
         session: of the notebook.
         recalled: the run.
-        changed: options of the fit that take the place of the recorded ones; `model` and `data` are dicts.
+        changed: options of the fit that take the place of the recorded ones; `model`, `data`, `slurm` are dicts.
 
     Raises:
         InputError: an option cannot be changed, or does not fit.
@@ -55,6 +55,8 @@ def asked(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
     found = {**_as_typed(recipe.trainer), **own, **changed}
     if found.get("logger") == []:
         found["logger"] = False
+    if own.get("slurm") or changed.get("slurm"):
+        found["slurm"] = {**own.get("slurm", {}), **(changed.get("slurm") or {})}
     for part, codes in (("model", recipe.arguments), ("data", recipe.data_arguments)):
         found[part] = {**typed(codes), **(changed.get(part) or {})}
     return found
@@ -67,8 +69,8 @@ def _as_typed(codes: dict[str, str]) -> dict[str, Any]:
 
 def _shown(changed: Mapping[str, Any]) -> list[str]:
     """What was changed, as it is typed."""
-    options = {name: value for name, value in changed.items() if name not in ("model", "data", "quiet")}
-    for part in ("model", "data"):
+    options = {name: value for name, value in changed.items() if name not in ("model", "data", "slurm", "quiet")}
+    for part in ("model", "data", "slurm"):
         options |= {f"{part}.{name}": value for name, value in (changed.get(part) or {}).items()}
     return [f"--{name} {getattr(value, 'text', value)}" for name, value in options.items()]
 

@@ -115,6 +115,8 @@ class RunFolder:
         self.continue_checkpoint_path = self.checkpoints_path / "continue.ckpt"
         self.job_path = self.path / "job.pt"
         self.control_path = self.path / "control"
+        self.submission_path = self.path / "submission.json"
+        self.submissions_path = self.path / "slurm"
         self.predictions_path = self.path / "predictions.pt"
         self.tokenizer_path = self.path / "tokenizer"
         self.texts_path = self.path / "texts.json"
@@ -189,17 +191,41 @@ class RunFolder:
             os.close(file)
 
     def is_elsewhere(self) -> bool:
-        """Whether another machine works on the run, as far as is known: its lock need not be seen here."""
+        """Whether another machine works on the run or is to, as far as is known: its lock need not be seen here."""
         with contextlib.suppress(RunError):
             record = self.read()
-            return record.status == "running" and record.host not in ("", socket.gethostname())
+            return record.status == "running" and (self.job() != "" or record.host not in ("", socket.gethostname()))
         return False
 
     def _says_so(self, events_file: int) -> bool:
-        """Whether the record says that the run goes on, and something has happened in it not long ago."""
+        """Whether the record says that the run goes on, and something has happened in it not long ago.
+
+        A job of a cluster may wait in its queue for days: of that, the cluster is asked.
+        """
         with contextlib.suppress(RunError):
-            return self.read().status == "running" and time.time() - os.fstat(events_file).st_mtime < _SILENT_S
+            is_silent = time.time() - os.fstat(events_file).st_mtime >= _SILENT_S
+            return self.read().status == "running" and (not is_silent or self.job() != "")
         return False
+
+    def job(self) -> str:
+        """Id of the Slurm job that the run was submitted as, empty if it was not."""
+        return str(self._submission().get("slurm", ""))
+
+    def yields(self) -> int:
+        """How often that job has made room for another one, or was queued again by hand."""
+        found = self._submission().get("yields", 0)
+        return found if isinstance(found, int) else 0
+
+    def submitted(self, job: str, yields: int = 0) -> None:
+        """Keep the run's job: in a file of its own, for it may begin before the one who submits it knows its id."""
+        write_text(self.submission_path, json.dumps({"slurm": job, "yields": yields}) + "\n")
+
+    def _submission(self) -> dict[str, Any]:
+        try:
+            found = json.loads(self.submission_path.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return found if isinstance(found, dict) else {}
 
     def status(self, record: RunRecord) -> events.Status:
         """How a run stands: one that is recorded as running and that nothing works on has failed."""

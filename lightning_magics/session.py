@@ -37,6 +37,7 @@ class Settings(Protocol):
     package: str
     prewarm: bool
     start_method: str
+    slurm: dict[str, Any]
 
 
 @dataclass
@@ -49,6 +50,7 @@ class DefaultSettings:
     package: str = ""
     prewarm: bool = False
     start_method: str = processes.DEFAULT_METHOD
+    slurm: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass

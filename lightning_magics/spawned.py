@@ -18,21 +18,27 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import events, processes, raised
-from .control import Control
+from . import events, nodes, processes, raised, scheduler, slurm
+from .control import Control, Wish, reach
 from .errors import InputError, LightningMagicsError, RunError
 from .follow import Follower
 from .job import Abort, Job, Stop
 from .launch import Run, Screen, interrupts_ask, recording, removed_unless_started, write_sources
 from .runs import EventWriter, RunFolder, RunRecord, shown
-from .supervisor import ENDED_AT_ONCE, Request, clear
+from .scheduler import Scheduler
+from .supervision import CANCELLED, ENDED_AT_ONCE, clear
+from .supervisor import Request
 
 if TYPE_CHECKING:
     from .views import View
 
 _WATCH_S = 0.05
 _CALM_S = 0.2  # between two looks at a run that is under way: each takes the processor from a rank
+_FAR_S = 0.5  # the same of a run on a cluster: what it writes comes over a network
 _KILL_S = 15.0  # for a supervisor to end: as an interpreter of its own it takes seconds to begin
+
+
+Line = processes.Lifeline | processes.Unbound
 
 
 @dataclass(frozen=True)
@@ -43,11 +49,18 @@ class How:
         ranks: number of them.
         background: whether the call returns at once, and the run outlives the kernel.
         method: ``forkserver`` or ``spawn``.
+        cluster: what is asked of Slurm; None for processes of this machine.
     """
 
     ranks: int
     background: bool
     method: str
+    cluster: slurm.Asked | None = None
+
+    @property
+    def queues(self) -> bool:
+        """Whether they are a job of their own, which waits in a queue."""
+        return self.cluster is not None and not self.cluster.inside
 
 
 class _RemoteStop(Stop):
@@ -57,7 +70,7 @@ class _RemoteStop(Stop):
         control: shared with them.
     """
 
-    def __init__(self, control: Control) -> None:
+    def __init__(self, control: Control | Wish) -> None:
         super().__init__()
         self.control = control
         self._late = False  # whether an interrupt came when the run was ending by itself
@@ -101,6 +114,7 @@ class SpawnedRun(Run):
         self._build = build
         self._screen = Screen(folder, view)
         self._follower = Follower(folder)
+        self._scheduler: Scheduler | None = None
         self._error: BaseException | None = None
         self._settled = False  # whether what the run left is in the live objects
 
@@ -183,15 +197,22 @@ class SpawnedRun(Run):
             wait: for some seconds, or until the run has ended.
         """
         alive, until = True, float("inf")
+        if self.folder.job():
+            self._scheduler = Scheduler(self.folder, self._screen.show)
+        calm_s = _CALM_S if self._scheduler is None else _FAR_S
         while alive:
-            alive = self.folder.is_alive()  # asked before reading: nothing is written after the end
+            alive = self._goes_on()  # asked before reading: nothing is written after the end
             self.catch_up()
             if self._is_to_end():
                 until = min(until, time.monotonic() + _KILL_S)
                 alive = alive and time.monotonic() < until
             if alive:
-                wait(_CALM_S if self._state.started else _WATCH_S)
+                wait(calm_s if self._state.started else _WATCH_S)
         self.catch_up(last=True)
+
+    def _goes_on(self) -> bool:
+        """Whether processes work on the run, or are to."""
+        return self.folder.is_alive() and (self._scheduler is None or self._scheduler.goes_on())
 
     def _is_to_end(self) -> bool:
         """Whether it was asked here that its processes end at once."""
@@ -218,18 +239,26 @@ class SpawnedRun(Run):
             ending.callback(self._screen.close)
             with contextlib.suppress(LightningMagicsError):
                 self.record = self.folder.read()
-            if self.record.status == "running" and not (self.folder.is_alive() or self.folder.is_elsewhere()):
-                self._tell_end(error)
+            if self.record.status == "running" and self._is_gone():
+                self._tell_end(error or (self._scheduler.why() if self._scheduler else ""))
             if self.record.status == "failed":
                 self._error = self._raised()
             self._stop = Stop()  # the other one holds a file open
             self._stop.end()
             self._follower.close()
 
+    def _is_gone(self) -> bool:
+        """Whether nothing works on a run that says it goes on."""
+        if self._scheduler is not None:
+            return not self._scheduler.goes_on() or self._is_to_end()
+        return not (self.folder.is_alive() or self.folder.is_elsewhere())
+
     def _tell_end(self, error: str) -> None:
         """Record the end of a run that says it goes on."""
         status: events.Status = "failed"
-        if self._is_to_end():
+        if error == CANCELLED:
+            status = "interrupted"
+        elif self._is_to_end():
             status, error = "interrupted", ENDED_AT_ONCE
         elif not self.folder.path.exists():
             error = f"its folder {self.folder.path} was removed"
@@ -336,7 +365,7 @@ def run_in_processes(
         raise
 
 
-def _in_foreground(run: SpawnedRun, begin: Callable[[], processes.Lifeline]) -> None:
+def _in_foreground(run: SpawnedRun, begin: Callable[[], Line]) -> None:
     """Run to the end; with the kernel, the processes end too.
 
     Raises:
@@ -349,7 +378,7 @@ def _in_foreground(run: SpawnedRun, begin: Callable[[], processes.Lifeline]) -> 
         raise Abort
 
 
-def _in_background(run: SpawnedRun, begin: Callable[[], processes.Lifeline], ended: Callable[[Run], None]) -> None:
+def _in_background(run: SpawnedRun, begin: Callable[[], Line], ended: Callable[[Run], None]) -> None:
     try:
         with contextlib.closing(begin()) as lifeline:
             run.follow(lifeline.wait)
@@ -362,7 +391,7 @@ def _in_background(run: SpawnedRun, begin: Callable[[], processes.Lifeline], end
     ended(run)
 
 
-def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable[[], processes.Lifeline]:
+def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable[[], Line]:
     """Write everything that the processes need; returns what starts them."""
     from . import payload
     from .surroundings import Surroundings
@@ -384,11 +413,16 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
             surroundings = Surroundings.taken(run.record.seed, anew)
             job = dataclasses.replace(going_on, leaves_state=True, surroundings=surroundings)
             payload.save(job, folder.job_path)
-            run._stop = _RemoteStop(Control(folder.control_path, how.ranks))
+            shares_memory, path = how.cluster is None, folder.control_path
+            run._stop = _RemoteStop(Control(path, how.ranks) if shares_memory else Wish(path, make=True))
         except BaseException:
             processes.release(lock)
             raise
-    request = Request.of(folder.path, how.ranks, how.background)
+    if how.cluster is not None and how.queues:
+        _submit(folder, how.cluster, lock)
+        return processes.Unbound
+    step = None if how.cluster is None else [how.cluster.nodes, how.cluster.processes]
+    request = Request.of(folder.path, how.ranks, how.background, step)
 
     def notice(text: str) -> None:
         run._screen.show(events.Notice(text))
@@ -400,6 +434,19 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
     return functools.partial(processes.start, request, lock, job.package, how.method, notice, waiting)
 
 
+def _submit(folder: RunFolder, asked: slurm.Asked, lock: int) -> None:
+    """Submit a run as a job; its lock is let go, for the job to take.
+
+    Raises:
+        InputError: Slurm refuses it.
+    """
+    place = (str(folder.path.absolute()), asked.nodes, asked.processes, asked.requeues)
+    try:
+        folder.submitted(slurm.submit(asked, folder.submissions_path, folder.name, nodes.job, *place))
+    finally:
+        processes.release(lock)
+
+
 def ask_to_stop(folder: RunFolder) -> None:
     """Ask the processes of a run to stop after their batch; a run that has ended stays as it is.
 
@@ -408,9 +455,12 @@ def ask_to_stop(folder: RunFolder) -> None:
     """
     if not folder.is_alive():
         return
+    if folder.job():
+        scheduler.stop(folder)
+        return
     _refuse_elsewhere(folder, "")
     try:
-        Control(folder.control_path).ask()
+        reach(folder.control_path).ask()
     except FileNotFoundError:
         _refuse_in_kernel(folder)
 
@@ -423,11 +473,14 @@ def kill(folder: RunFolder) -> None:
     Raises:
         RunError: it runs on another machine, or in a kernel, or its supervisor does not answer.
     """
+    if folder.job() and folder.is_alive():
+        scheduler.end(folder)
+        return
     until = time.monotonic() + _KILL_S
     while folder.is_alive():
         _refuse_elsewhere(folder, " --now")
         try:
-            Control(folder.control_path).ask(now=True)
+            reach(folder.control_path).ask(now=True)
         except FileNotFoundError:  # it is just beginning, or just ending
             _refuse_in_kernel(folder)
         if time.monotonic() > until:

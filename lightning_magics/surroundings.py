@@ -70,11 +70,11 @@ class Surroundings:
         found = {name: (getattr(before, name), getattr(self, name)) for name in names}
         return [f"{name.replace('_', ' ')}: {one} → {other}" for name, (one, other) in found.items() if one != other]
 
-    def apply(self, ranks: int) -> None:
-        """Make them those of this process, one of several ranks."""
+    def apply(self, ranks: int, threads: int) -> None:
+        """Make them those of this process, one of several ranks, which takes some of torch's threads."""
         import numpy as np
 
-        torch.set_num_threads(max(1, self.threads // ranks))
+        torch.set_num_threads(max(1, threads))
         torch.set_default_dtype(self.default_dtype)
         torch.set_float32_matmul_precision(self.matmul_precision)
         torch.use_deterministic_algorithms(self.deterministic[0], warn_only=self.deterministic[1])

@@ -12,7 +12,7 @@ import time
 from typing import Any, TextIO
 
 from . import formats, prints, report
-from .events import Event, Launched, Metrics, Notice, Printed, Started, Step, Watched
+from .events import Event, Launched, Metrics, Notice, Printed, Queued, Started, Step, Watched
 from .progress import Row, RunState
 
 _NARROWEST = 8  # of a column of numbers
@@ -70,6 +70,7 @@ class TextView:
         self._names: list[str] = []
         self._told = 0
         self._stopping = False
+        self._waiting: tuple[str, int | None] | None = None
         self._allowance = prints.Allowance()
         self._closed = False
 
@@ -92,6 +93,8 @@ class TextView:
             self._print_row(self.state.rows[event.epoch])
         elif isinstance(event, Notice):
             self._print_notices()
+        elif isinstance(event, Queued):
+            self._say_waiting()
         elif isinstance(event, Watched) and event.stopping and not self._stopping:
             self._stopping = True
             _say(STOPPING)
@@ -99,9 +102,17 @@ class TextView:
     def _say_header(self) -> None:
         _say(" · ".join(filter(None, report.header(self.state))))
 
+    def _say_waiting(self) -> None:
+        """Say how the job waits, when that has changed; that it is expected a little later is no change."""
+        queued = self.state.queued
+        told = (queued.reason, queued.position) if queued else None
+        if told != self._waiting and queued is not None:
+            _say(report.waiting(self.state))
+        self._waiting = told
+
     def _open(self) -> None:
         self._say_header()
-        if not self._with_bar:
+        if not self._with_bar or self._bar is not None:
             return
         from tqdm import tqdm
 

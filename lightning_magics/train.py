@@ -356,6 +356,14 @@ def continued(job: Job) -> Job:
     )
 
 
+def resumed(job: Job, checkpoint: str) -> Job:
+    """Let a job go on from a checkpoint of its own, where it was ended before and has begun again; empty for none."""
+    if not checkpoint:
+        return job
+    done = _epochs_done(load(Path(checkpoint), trusted=True))
+    return dataclasses.replace(job, checkpoint=Path(checkpoint), first_epoch=done, weights_only=False, continues=False)
+
+
 def _epochs_done(state: Mapping[str, Any]) -> int:
     """Epochs that a checkpoint's fit need not train again: one that was saved at an epoch's end counts that one."""
     epochs: int = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
@@ -418,12 +426,12 @@ def _started(job: Job, trainer: Any) -> Started:
     parameters = [item for item in job.model.parameters() if not torch.nn.parameter.is_lazy(item)]
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-    steps = trainer.max_steps
+    steps, nodes = trainer.max_steps, trainer.num_nodes
     return Started(
         run=RunFolder(job.folder).name,
         verb=job.verb,
         time=time.time(),
-        devices=f"{trainer.num_devices} × {name}",
+        devices=f"{trainer.num_devices * nodes} × {name}" + (f" on {nodes} nodes" if nodes > 1 else ""),
         precision=str(trainer.precision),
         parameters=sum(item.numel() for item in parameters),
         trainable_parameters=sum(item.numel() for item in parameters if item.requires_grad),

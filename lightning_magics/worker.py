@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import io
@@ -21,25 +22,30 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from . import payload, raised, shards
 from .callback import StopFlag
-from .control import Alone, Control, Together
+from .control import Alone, Control, Together, Wish, reach
+from .distant import Agreed
 from .events import Ended, Event, Notice
 from .job import Job
 from .recorder import Recorder
 from .runs import RunFolder, marked
-from .train import train
+from .supervision import RESUME, terminations
+from .train import resumed, train
 from .workers import notebook_objects_travel
 
 _TO_END_S = 1.0  # once it has failed: the other ranks wait for it
+_THROUGH_S = 1.0
+_LOOK_S, _SELDOM_S = 0.2, 2.0  # between two looks of rank 0 at the wish to stop, and of another one
 _TO_FINISH_S = 15.0  # once it is done, for threads of the user's that have work left
 
 
-def main(folder: RunFolder, rank: int, ranks: int) -> None:
+def main(folder: RunFolder, rank: int, ranks: int, local_rank: int | None = None) -> None:
     """Run the folder's job as one of its ranks.
 
     Args:
         folder: of the run, with the job in it.
         rank: this one, from 0.
         ranks: number of them.
+        local_rank: among the ranks of its machine, from 0; None where they are all on this one.
 
     Raises:
         SystemExit: with 1 where the job failed; what was raised is in the folder.
@@ -47,10 +53,14 @@ def main(folder: RunFolder, rank: int, ranks: int) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     folder.take_output(rank)
     sys.stdout, sys.stderr = _written_to(1), _written_to(2)
-    os.environ["RANK"] = os.environ["LOCAL_RANK"] = str(rank)
+    os.environ["RANK"] = str(rank)
+    os.environ["LOCAL_RANK"] = str(rank if local_rank is None else local_rank)
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # set for good when Lightning was imported, which the template did
     notebook_objects_travel()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    if local_rank is not None:
+        _end_when_terminated()
+        _write_through(folder, rank)
     try:
         _run(folder, rank, ranks)
     except BaseException as error:
@@ -62,28 +72,41 @@ def main(folder: RunFolder, rank: int, ranks: int) -> None:
 
 
 def _run(folder: RunFolder, rank: int, ranks: int) -> None:
-    control = Control(folder.control_path)
+    control = reach(folder.control_path, _LOOK_S if rank == 0 else _SELDOM_S)
     job = dataclasses.replace(payload.load(folder.job_path), rank=rank)
-    if control.loaded(rank):
-        folder.job_path.unlink(missing_ok=True)  # it stays mapped
-    job.surroundings.apply(ranks)
+    stop: StopFlag = Alone(control)
+    if isinstance(control, Control):
+        if control.loaded(rank):
+            folder.job_path.unlink(missing_ok=True)  # it stays mapped
+        threads = job.surroundings.threads // ranks
+        stop = Together(control, rank) if job.verb != "predict" or ranks == 1 else stop
+    else:
+        job = resumed(job, os.environ.get(RESUME, ""))
+        threads = _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
+        stop = Agreed(control, rank) if job.verb == "fit" and ranks > 1 else stop
+    job.surroundings.apply(ranks, threads)
     job.model.cpu()  # where its weights have arrived; it may think that it is on the kernel's GPU
-    recorder = Recorder(folder, folder.read(), _say) if rank == 0 else None
-    stop: Together | Alone = Together(control, rank)
     gather = None
     if job.verb == "predict" and ranks > 1:
-        stop = Alone(control)
         job = shards.of_rank(job, rank, ranks)
         gather = functools.partial(_gathered, folder, control, rank)
-    if recorder is None:
-        train(job, _nothing, stop, gather)
+    if rank == 0:
+        _train_and_tell(job, control, stop, gather)
     else:
-        _train_and_tell(job, recorder, stop, gather)
-    control.done(rank)
+        train(job, _nothing, stop, gather)
+    if isinstance(control, Control):
+        control.done(rank)
 
 
-def _train_and_tell(job: Job, recorder: Recorder, stop: StopFlag, gather: Any) -> None:
+def _cores() -> int:
+    """Processors of this machine that the job may use: a task may see those of others too."""
+    return int(os.environ.get("SLURM_CPUS_ON_NODE") or 0) or len(os.sched_getaffinity(0))
+
+
+def _train_and_tell(job: Job, control: Control | Wish, stop: StopFlag, gather: Any) -> None:
     """Train as the rank that tells what happens; predictions are kept before the end is told."""
+    folder = RunFolder(job.folder)
+    recorder = Recorder(folder, folder.read(), _say)
     ended: list[Ended] = []
 
     def emit(event: Event) -> None:
@@ -95,18 +118,21 @@ def _train_and_tell(job: Job, recorder: Recorder, stop: StopFlag, gather: Any) -
     try:
         outcome = train(job, emit, stop, gather)
         if outcome.predictions is not None:
-            _keep(outcome.predictions, RunFolder(job.folder).predictions_path)
+            _keep(outcome.predictions, folder.predictions_path)
     except BaseException as error:
         if ended and not ended[0].error:
             ended[0] = dataclasses.replace(ended[0], status="failed", error=f"{type(error).__name__}: {error}")
         raise
     finally:
         for event in ended:
-            recorder.emit(event)
+            if event.status == "interrupted":
+                event = dataclasses.replace(event, reason=control.why())
+            if event.status != "failed" or isinstance(control, Control):
+                recorder.emit(event)  # else the supervisor tells it: it knows whether the job goes on elsewhere
         recorder.close()
 
 
-def _gathered(folder: RunFolder, control: Control, rank: int, found: Any, trainer: Any) -> Any:
+def _gathered(folder: RunFolder, control: Control | Wish, rank: int, found: Any, trainer: Any) -> Any:
     """All ranks' predictions in rank 0, in input order; in the others their own."""
     path = folder.path / f"predictions_{rank}.pt"
     if rank:
@@ -114,7 +140,7 @@ def _gathered(folder: RunFolder, control: Control, rank: int, found: Any, traine
     trainer.strategy.barrier()
     if rank:
         return found
-    paths = [folder.path / f"predictions_{item}.pt" for item in range(1, control.ranks)]
+    paths = [folder.path / f"predictions_{item}.pt" for item in range(1, trainer.world_size)]
     parts = [found, *map(payload.load, paths)]
     for path in paths:
         path.unlink()
@@ -173,6 +199,34 @@ def _end_soon(seconds: float, code: int) -> None:
             os._exit(code)
 
     threading.Thread(target=end, daemon=True).start()
+
+
+def _end_when_terminated() -> None:
+    """End this process at SIGTERM, also where its main thread waits for other ranks, which a scheduler ends too.
+
+    Lightning would raise an exception after the batch, and the run would seem to have failed.
+    """
+    heard, _ = terminations()
+
+    def end() -> None:
+        os.read(heard, 1)
+        os._exit(128 + signal.SIGTERM)
+
+    threading.Thread(target=end, daemon=True).start()
+
+
+def _write_through(folder: RunFolder, rank: int) -> None:
+    """Have what is logged and told written every second, where it is read on another machine: nothing waits for it."""
+    files = [1, os.open(folder.events_path, os.O_RDONLY)] if rank == 0 else [1]
+
+    def write() -> None:
+        while True:
+            time.sleep(_THROUGH_S)
+            for file in files:
+                with contextlib.suppress(OSError):
+                    os.fsync(file)
+
+    threading.Thread(target=write, daemon=True).start()
 
 
 def _end_with_parent() -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lightning_magics.control import Alone, Control, Together
+from lightning_magics.control import Alone, Control, Together, Wish, reach
 
 
 class Rank(threading.Thread):
@@ -162,3 +162,56 @@ def test_the_shared_memory_is_its_owners_and_takes_its_room_at_once(tmp_path: Pa
     found = (tmp_path / "control").stat()
     assert stat.S_IMODE(found.st_mode) == 0o600
     assert found.st_blocks > 0
+
+
+def test_a_wish_in_a_file_is_seen_by_all_who_look(tmp_path):
+    path = tmp_path / "control"
+    kernel = Wish(path, make=True)
+    rank = reach(path)
+    assert isinstance(rank, Wish)
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert not rank.asked()
+    assert not rank.asked_now()
+    kernel.ask()
+    assert rank.asked()
+    assert rank.why() == ""
+    kernel.ask(now=True)
+    assert rank.asked_now()
+    assert not rank.asked()  # nothing more is saved
+    kernel.ask()
+    assert reach(path).asked_now()  # the stronger wish stays
+
+
+def test_a_wish_says_why_and_a_shorter_one_leaves_nothing_of_it(tmp_path):
+    path = tmp_path / "control"
+    Wish(path, make=True).ask(why="the time limit came near")
+    rank = reach(path)
+    assert rank.asked()
+    assert rank.why() == "the time limit came near"
+    Wish(path).ask(now=True)
+    assert path.read_text() == "2 "
+
+
+def test_a_wish_that_is_looked_at_seldom_is_seen_later(tmp_path):
+    path = tmp_path / "control"
+    kernel = Wish(path, make=True)
+    seldom = reach(path, look_s=3600)
+    assert not seldom.asked()
+    kernel.ask()
+    assert not seldom.asked()
+    assert reach(path).asked()
+
+
+def test_memory_that_is_shared_is_no_wish_in_a_file(tmp_path):
+    control = Control(tmp_path / "control", 2)
+    control.ask()
+    assert isinstance(reach(tmp_path / "control"), Control)
+    with pytest.raises(FileNotFoundError):
+        reach(tmp_path / "nothing")
+
+
+def test_a_wish_whose_file_is_gone_is_as_it_was(tmp_path):
+    path = tmp_path / "control"
+    wish = Wish(path, make=True)
+    path.unlink()
+    assert not wish.asked()

@@ -101,7 +101,10 @@ def test_accelerators_that_are_not_there_are_refused(accelerator, message):
 
 
 def test_several_machines_are_refused():
-    with pytest.raises(InputError, match=r"--num_nodes 2 asks for other machines; a run takes .*: --num_nodes 1$"):
+    with pytest.raises(
+        InputError,
+        match=r"--num_nodes 2 asks for other machines; a run takes .*1\. On a cluster: --nodes 2",
+    ):
         processes({"num_nodes": 2}, PL)
 
 

@@ -13,6 +13,7 @@ import pytest
 import pytorch_lightning
 import torch
 
+from lightning_magics.calls import Call
 from lightning_magics.errors import InputError, LightningMagicsError, RunError
 from lightning_magics.launch import Run
 from lightning_magics.runs import RunRecord
@@ -362,6 +363,12 @@ def test_fit_works_inside_a_function(notebook):
         ("%lightning_fit Net samples --resume nowhere", "no run 'nowhere' was found"),
         ("%lightning_validate Net samples", "Net was not trained in this session"),
         ("%lightning_fit Net --data.batch_size 3", "--data.batch_size needs data to set it for"),
+        ("%lightning_fit Net samples --nodes 2", "--nodes 2 asks for machines of a cluster. Type --nodes 2 --cluster"),
+        (
+            "%lightning_fit Net samples --slurm.time 3",
+            "--slurm.time is a parameter of a cluster. Type --cluster slurm too",
+        ),
+        ("import lightning_magics; lightning_magics.fit(Net, slurm=3)", "slurm= takes a dict of parameters; found a"),
         ("%lightning_fit Net", "there is no data to fit Net with. Type %lightning_fit Net DATA"),
         ("%lightning_predict Net() samples -o 1x", "-o takes the name of a variable; found '1x'"),
         ("%lightning_source Nothing", "%lightning_source takes a name; found 'Nothing'."),
@@ -409,6 +416,14 @@ def test_config_sets_defaults(notebook):
     run = notebook.shell.user_ns["run"]
     assert run.log_dir == str(Path("elsewhere/Net/version_0").absolute())
     assert (run.folder.path / "metrics.csv").is_file()
+
+
+def test_parameters_of_a_call_go_over_those_of_the_settings(notebook):
+    notebook("%config LightningMagics.slurm = {'partition': 'gpu', 'time': 10}")
+    call = Call.of("fit", {"cluster": "slurm", "nodes": 2, "slurm": {"time": 20}})
+    assert (call.options.nodes, call.slurm) == (2, {"partition": "gpu", "time": 20})
+    assert Call.of("test", {"cluster": "slurm", "slurm": {"inside": True}}).slurm == {"inside": True}
+    assert Call.of("fit", {}).slurm == {}
 
 
 @pytest.mark.parametrize("verb", ["model", "data", "source", "fit", "validate", "test", "predict"])

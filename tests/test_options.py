@@ -47,6 +47,26 @@ def test_a_line_is_sorted_into_its_parts():
     )
 
 
+def test_parameters_of_slurm_are_text_unless_they_are_literals_and_setup_lines_add_up():
+    found = parse(
+        "fit",
+        "--slurm.inside Net data --slurm.time 120 --slurm.partition gpu --slurm.setup 'module load cuda'"
+        " --slurm.setup=ls --slurm.additional-parameters {'reservation':'x'} --slurm.exclusive=user --slurm.qos 1-2",
+    )
+    assert found.positional == ["Net", "data"]
+    assert found.slurm == {
+        "inside": True,
+        "time": 120,
+        "partition": "gpu",
+        "setup": ["module load cuda", "ls"],
+        "additional_parameters": {"reservation": "x"},
+        "exclusive": "user",
+        "qos": "1-2",
+    }
+    assert parse("fit", "--slurm.setup ['a','b']").slurm == {"setup": ["a", "b"]}
+    assert parse("fit", "--slurm.inside false Net").slurm == {"inside": False}
+
+
 def test_flags_leave_what_follows_positional():
     found = parse("fit", "--fast_dev_run Net --amp data --deterministic other")
     assert found.positional == ["Net", "data", "other"]
@@ -127,6 +147,11 @@ def test_help_is_answered_before_anything_is_refused(line):
         ("fit", "--max_epochs", r"--max_epochs needs a value\. Type: --max_epochs VALUE"),
         ("fit", "--seed --amp", r"--seed needs a value\. Type: --seed N"),
         ("fit", "--model.hidden", r"--model.hidden needs a value\. Type: --model.hidden VALUE"),
+        ("fit", "--slurm.time", r"--slurm.time needs a value\. Type: --slurm.time VALUE"),
+        ("fit", "--slurm.time 1 --slurm.time 2", r"--slurm.time is given twice\. Type it once\."),
+        ("fit", "--cluster slrum", r"--cluster 'slrum' is not one of: slurm\. Did you mean 'slurm'\?"),
+        ("fit", "--nodes 0", r"--nodes takes a whole number of at least 1; found 0\."),
+        ("runs", "--slurm.time 1", r"--slurm.time is not an option of %lightning_runs\. It is one of %lightning_fit\."),
         ("fit", "--seed x", r"--seed takes a whole number; found 'x'\. For a variable's value type \{x\}\."),
         ("fit", "--seed 1.5", r"--seed takes a whole number; found '1.5'\."),
         ("fit", "--seed -1", r"--seed takes a whole number of at least 0; found -1\."),

@@ -9,7 +9,8 @@ import pytest
 
 from lightning_magics.processes import interpreter
 from lightning_magics.runs import RunFolder
-from lightning_magics.supervisor import Request, clear, died, oom_kills
+from lightning_magics.supervision import clear, died
+from lightning_magics.supervisor import Request, oom_kills
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,294 @@
+"""The ranks of a run on the nodes of a cluster, started by one ``srun`` and watched through it.
+
+Its supervisor is the script of a Slurm job, on the job's first node; within an allocation that a notebook is in
+already, it is a process beside the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import sysconfig
+import time
+from collections.abc import Callable, Sequence
+from multiprocessing.connection import wait
+from pathlib import Path
+
+from . import raised
+from .control import Control, Wish
+from .jobs import NO_FOLDER, NO_PYTHON
+from .runs import RunFolder, marked
+from .supervision import (
+    CANCELLED,
+    ENDED_AT_ONCE,
+    GOES_ON,
+    KERNEL_ENDED,
+    RESUME,
+    Supervision,
+    clear,
+    died,
+    free_port,
+    tell,
+    tell_end,
+    terminations,
+)
+
+_LOOK_S = 0.5
+_TO_SAY_WHY_S = 1.0  # for the other ranks, to say what they raised
+_TO_REPORT_S = 10.0  # for srun, to say what became of a rank whose peers have lost it
+_TO_END_S = 10.0  # for srun, once it is asked to end all ranks
+
+# What a shell does on a node for each rank. Slurm would open the log before a check could say what is wrong.
+_BEFORE = f"""test -e "$0/job.pt" || exit {NO_FOLDER}
+command -v "$1" >/dev/null || exit {NO_PYTHON}
+export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID NODE_RANK=$SLURM_NODEID
+exec "$1" -u -m lightning_magics.rank "$0" >>"$0/rank_$RANK.log" 2>&1
+"""
+_REPORT = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+)")
+_NO_LAUNCH = re.compile(r"srun: error: task (\d+) launch failed: (.+)")
+_NODE_LOST = re.compile(r"srun: error: Node failure on (\S+)")
+_CANCELLED = re.compile(r"slurmstepd.*: error: \*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+(?: DUE TO (.+?))? \*\*\*")
+_SIGNALS = {"Killed": 9, "Terminated": 15, "Segmentation fault": 11, "Aborted": 6, "Bus error": 7}
+
+
+class NodeRanks(Supervision):
+    """Ranks that are the tasks of a Slurm step.
+
+    Args:
+        folder: of the run, on a file system that all nodes share.
+        nodes: number of nodes.
+        processes: ranks on each node.
+        heard: file descriptor that tells of SIGTERM.
+        lifeline: file descriptor whose end means that the kernel is gone, None where that is no matter.
+        job: whether the ranks are all that the Slurm job is for: it may then be queued again.
+    """
+
+    def __init__(
+        self, folder: RunFolder, nodes: int, processes: int, heard: int, lifeline: int | None = None, job: bool = False
+    ) -> None:
+        super().__init__(folder, nodes * processes)
+        self._nodes = nodes
+        self._processes = processes
+        self._heard = heard
+        self._lifeline = lifeline
+        self._job = job
+        self._srun: subprocess.Popen[bytes] | None = None
+        self._said = b""  # by srun, what is not a whole line yet
+        self._died: dict[int, str] = {}
+        self._lost = ""  # a node that srun has lost
+        self._last_said = ""
+        self._ends = False  # whether it is asked for here
+        self._cause: str | None = None  # why the scheduler ended the ranks: empty if it was told to
+
+    def start(self) -> None:
+        """Start the ranks."""
+        hosts = host_names(os.environ["SLURM_JOB_NODELIST"])
+        os.environ["MASTER_ADDR"] = hosts[0] if self._nodes > 1 else "127.0.0.1"
+        os.environ["MASTER_PORT"] = str(free_port())  # of the first node, where this process is if it is the job
+        os.environ["WORLD_SIZE"] = str(self.ranks)
+        os.environ["LOCAL_WORLD_SIZE"] = str(self._processes)
+        cpus = os.environ.get("SLURM_CPUS_PER_TASK")  # srun has not taken it over since Slurm 22.05
+        command = [
+            "srun",
+            f"--nodes={self._nodes}",
+            f"--ntasks={self.ranks}",
+            f"--ntasks-per-node={self._processes}",
+            *([f"--cpus-per-task={cpus}"] if cpus else []),
+            *([] if self._job else ["--overlap"]),
+            "--kill-on-bad-exit=0",  # the other ranks have something to say too
+            *("sh", "-c", _BEFORE, str(self.folder.path.absolute()), sys.executable),
+        ]
+        self._srun = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+        )
+
+    def watch(self, control: Control | Wish) -> str:
+        """Wait for the ranks; returns what was wrong with the one that failed, empty if all ended well."""
+        ends = [self._heard] if self._lifeline is None else [self._heard, self._lifeline]
+        while not control.asked_now():
+            if not self._listen(_LOOK_S, ends):
+                assert self._srun is not None
+                return self._failed() if self._died or self._srun.returncode else ""
+            if self._died:
+                return self._failed()
+            if wait([self._heard], timeout=0):
+                self._gather(_TO_SAY_WHY_S, lambda: self._cause is not None)
+                return self._scheduled(self._cause or "")
+            if wait(ends, timeout=0):
+                return KERNEL_ENDED
+            if self.folder.is_removed():
+                return "its folder was removed"
+        return ENDED_AT_ONCE
+
+    def end(self) -> None:
+        """End all ranks: srun does that when it is terminated."""
+        self._ends = True
+        if self._srun is None:
+            return
+        for end in (self._srun.terminate, self._srun.kill):
+            if self._srun.poll() is None:
+                end()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    self._srun.wait(_TO_END_S)
+
+    def _listen(self, timeout_s: float, ends: Sequence[int] = ()) -> bool:
+        """Take in what srun says, for some time at most; returns whether it goes on."""
+        assert self._srun is not None
+        assert self._srun.stderr is not None
+        said = self._srun.stderr.fileno()
+        if said not in wait([said, *ends], timeout=timeout_s):
+            return True
+        part = os.read(said, 1 << 16)
+        *lines, self._said = (self._said + part).split(b"\n")
+        for line in lines:
+            self._note(line.decode("utf-8", "replace"))
+        if not part:
+            self._srun.wait()
+        return bool(part)
+
+    def _gather(self, seconds: float, enough: Callable[[], bool] = lambda: False) -> None:
+        """Listen for some time to what else there is to hear."""
+        until = time.monotonic() + seconds
+        while (left_s := until - time.monotonic()) > 0 and not enough():
+            if not self._listen(min(left_s, _LOOK_S)):
+                return
+
+    def _note(self, line: str) -> None:
+        """Take note of a line of srun's."""
+        sys.stderr.write(marked(f"{line}\n"))
+        self._last_said = line or self._last_said
+        if found := _NODE_LOST.match(line):
+            self._lost = found[1]
+        if (found := _CANCELLED.match(line)) and not self._ends:
+            self._cause = found[1] or ""
+        if found := _NO_LAUNCH.match(line):
+            self._died[int(found[1])] = f"rank {found[1]} of {self.ranks} cannot be started: {found[2]}"
+        if found := _REPORT.match(line):
+            node, tasks, how = found.groups()
+            for rank in _ranks(tasks):
+                self._died[rank] = self._described(rank, node, how)
+
+    def _described(self, rank: int, node: str, how: str) -> str:
+        """How a rank ended, for a person."""
+        code = re.search(r"exit code (\d+)", how)
+        if code and int(code[1]) == NO_FOLDER:
+            return (
+                f"node {node} does not see the run's folder {self.folder.path.absolute()}, which has to be on a file "
+                "system that all nodes share: %config LightningMagics.run_dir = 'PATH'"
+            )
+        if code and int(code[1]) == NO_PYTHON:
+            return (
+                f"node {node} has no {sys.executable}, the Python of this kernel. Use one that all nodes share, or "
+                "load it there first: --slurm.setup 'module load …'"
+            )
+        number = int(code[1]) if code else -_SIGNALS.get(how.removesuffix(" (core dumped)"), 0)
+        if not number and "Out Of Memory" not in how:
+            return f"rank {rank} of {self.ranks} ended: {how}, on node {node}"
+        return f"{died(rank, self.ranks, number or -9, 'Out Of Memory' in how)}, on node {node}"
+
+    def _failed(self) -> str:
+        """What failed: of all ranks the first, unless the scheduler or the loss of a node lies behind it."""
+        self._gather(_TO_SAY_WHY_S)
+        if self._peer_is_lost():
+            self._gather(_TO_REPORT_S, lambda: not self._peer_is_lost())
+        self.end()
+        if self._cause is not None:
+            return self._scheduled(self._cause)
+        if self._lost or self._peer_is_lost():
+            return self._scheduled("NODE FAILURE")
+        return self.why(self._died or {0: f"its processes cannot be started: {self._last_said or 'srun failed'}"})
+
+    def _peer_is_lost(self) -> bool:
+        """Whether all that ranks say is that another has gone, and nobody says what became of that one."""
+        have_raised = {rank for rank in range(self.ranks) if self.folder.error_path(rank).exists()}
+        found = raised.earliest(self.folder.error_path(rank) for rank in have_raised)
+        is_told = bool(self._died.keys() - have_raised) or len(have_raised) == self.ranks
+        return found is not None and found.secondary and not is_told
+
+    def _scheduled(self, cause: str) -> str:
+        """What the scheduler's ending of the ranks means for the run."""
+        lost = f"node {self._lost}" if self._lost else "a node"
+        if cause.startswith("TIME LIMIT"):
+            return "its job has reached its time limit, before a batch ended at which it could be saved"
+        if cause == "" or not self._job:
+            return CANCELLED if not cause.startswith("NODE") else f"{lost} was lost"
+        if cause.startswith("NODE"):
+            with contextlib.suppress(OSError, subprocess.SubprocessError):  # the scheduler may have done that already
+                subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], timeout=60, check=False)
+            text = f"{lost} was lost: the job is queued again"
+        else:
+            how = "preempted" if cause.startswith("PREEMPT") else "requeued"
+            self.folder.submitted(self.folder.job(), 1 + self.folder.yields())
+            text = f"the job was {how}: it waits in the queue again"
+        tell(self.folder, f"{text} ({time.strftime('%H:%M:%S')})")
+        return GOES_ON
+
+
+def own_path(path: Sequence[str]) -> list[str]:
+    """What of a kernel's ``sys.path`` an interpreter does not have by itself; this package always."""
+    known = {*sysconfig.get_paths().values(), sysconfig.get_path("stdlib") + "/lib-dynload", ""}
+    found = [item for item in path if item not in known and not item.endswith(".zip")]
+    return [*found, str(Path(__file__).parent.parent)]
+
+
+def host_names(nodelist: str) -> list[str]:
+    """The names of a job's nodes: Slurm writes them as ``n[1-2]``."""
+    found = subprocess.run(["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=True)
+    return found.stdout.split()
+
+
+def _ranks(tasks: str) -> list[int]:
+    """The numbers of ``0-2,5``."""
+    spans = [part.partition("-") for part in tasks.split(",") if part]
+    return [rank for first, _, last in spans for rank in range(int(first), int(last or first) + 1)]
+
+
+def job(folder: str, nodes: int, processes: int, requeues: int) -> None:
+    """Be the supervisor of a run as the script of its Slurm job, on the job's first node.
+
+    Args:
+        folder: of the run.
+        nodes: number of nodes.
+        processes: ranks on each node.
+        requeues: how often it is queued again at most after a node was lost.
+    """
+    run = RunFolder(folder)
+    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+    heard, _ = terminations()
+    signal.signal(signal.SIGUSR2, lambda number, frame: _ask_before_the_limit(run))
+    lock = run.lock()
+    try:
+        if run.job() != os.environ["SLURM_JOB_ID"]:
+            run.submitted(os.environ["SLURM_JOB_ID"])
+        losses = restarts - run.yields()
+        if losses > requeues:
+            tell_end(run, f"its job has lost a node {losses} times, and is not queued again: --slurm.requeues {losses}")
+            clear(run)
+            return
+        if restarts:
+            _resume(run)
+        NodeRanks(run, nodes, processes, heard, job=True).run()
+    finally:
+        os.close(lock)
+
+
+def _ask_before_the_limit(folder: RunFolder) -> None:
+    """Ask all ranks to stop: what they save outlives the time limit of their job."""
+    with contextlib.suppress(OSError):
+        Wish(folder.control_path).ask(why="the time limit of its job came near: --slurm.time MINUTES")
+
+
+def _resume(folder: RunFolder) -> None:
+    """Let ranks go on from the last checkpoint of a job that was ended and has begun again."""
+    for rank in folder.path.glob("error_*.pkl"):
+        rank.unlink(missing_ok=True)
+    found = folder.newest_checkpoint()
+    if found is not None:
+        os.environ[RESUME] = str(found)
+    where = f"from {found.name}" if found is not None else "from its beginning, for it had kept no checkpoint"
+    nodes = os.environ.get("SLURM_JOB_NODELIST", "")
+    tell(folder, f"the job has begun again on {nodes}, {where} ({time.strftime('%H:%M:%S')})")

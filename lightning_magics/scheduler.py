@@ -1,0 +1,128 @@
+"""What the scheduler of a cluster says of a run's job, for whoever watches the run: it waits, it goes on, it is gone.
+
+What it is asked with is `slurm`'s part; what happens in the run its own events tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+from . import events, slurm
+from .control import reach
+from .errors import LightningMagicsError, RunError
+from .runs import RunFolder
+from .supervision import CANCELLED, clear, tell_end
+
+_QUEUE_S = 2.0  # between two questions while it waits; at most a hundredth of the time that it has waited
+_RUNNING_S = 10.0  # while it runs: its own events tell more
+_MOST_S = 60.0
+_LAST_WORDS_S = 10.0  # for what its processes wrote last, to be seen through the file system that they share
+_TO_END_S = 60.0
+_NOW = "now"
+
+
+class Scheduler:
+    """What is known of one run's job.
+
+    Args:
+        folder: of the run.
+        show: takes what is to be seen: `Queued`.
+    """
+
+    def __init__(self, folder: RunFolder, show: Callable[[events.Event], None]) -> None:
+        self._folder = folder
+        self._job = folder.job()
+        self._show = show
+        self._began = time.monotonic()
+        self._due = 0.0
+        self._gone_since: float | None = None
+        self._state: slurm.State | None = None
+        self._last_words_s = _LAST_WORDS_S
+        self._is_cancelled = False
+
+    def goes_on(self) -> bool:
+        """Whether the job waits or runs, as far as is known; asks the scheduler now and then."""
+        now = time.monotonic()
+        is_asked = self._is_asked()
+        if now >= self._due or (is_asked and not self._is_cancelled and self._waits):
+            self._look(now)
+        if is_asked and not self._is_cancelled and (is_asked == _NOW or self._waits):
+            self._is_cancelled, self._due = True, 0.0
+            with contextlib.suppress(RunError):  # what becomes of it is seen
+                slurm.cancel(self._job)
+        return self._gone_since is None or now - self._gone_since < self._last_words_s
+
+    def why(self) -> str:
+        """How the job came to its end, for a person; empty if it has not."""
+        if self._gone_since is None or self._state is None:
+            return ""
+        return CANCELLED if self._state.word == "CANCELLED" else slurm.why(self._state, self._folder.path)
+
+    @property
+    def _waits(self) -> bool:
+        return self._state is not None and self._state.kind == "queued"
+
+    def _is_asked(self) -> str:
+        """What the run was asked for by its user: to stop, or to end now."""
+        with contextlib.suppress(OSError):  # the run is over
+            control = reach(self._folder.control_path)
+            return _NOW if control.asked_now() else "stop" if control.asked() else ""
+        return ""
+
+    def _look(self, now: float) -> None:
+        state, waited = slurm.state(self._job), self._waits
+        if state.kind == "unknown":  # it does not answer, which says nothing of the job
+            self._due = now + _RUNNING_S
+            return
+        self._state = state
+        if state.kind == "ended":
+            self._gone_since = self._gone_since or now
+            self._last_words_s = 0.0 if waited else _LAST_WORDS_S
+        if self._waits:
+            self._show(events.Queued(state.reason, state.position, state.waiting, state.start))
+        elif waited:
+            self._show(events.Queued(""))
+        waited_s = now - self._began
+        self._due = now + (min(max(_QUEUE_S, waited_s / 100), _MOST_S) if self._waits else _RUNNING_S)
+
+
+def stop(folder: RunFolder) -> None:
+    """Ask a run's job to stop after its batch; one that waits in the queue is cancelled, and what is gone is told.
+
+    Raises:
+        RunError: the scheduler refuses, or does not answer.
+    """
+    state = slurm.state(folder.job())
+    if state.kind == "running":
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            reach(folder.control_path).ask()
+    elif state.kind == "unknown":
+        raise RunError(f"job {folder.job()} of {folder.name} cannot be stopped: {state.reason}")
+    else:
+        end(folder)
+
+
+def end(folder: RunFolder) -> None:
+    """Cancel a run's job, wait until it is gone, and record the end if its processes did not.
+
+    Raises:
+        RunError: the scheduler refuses, or the job does not end.
+    """
+    job = folder.job()
+    with contextlib.suppress(FileNotFoundError):
+        reach(folder.control_path).ask(now=True)
+    until = time.monotonic() + _TO_END_S
+    was = state = slurm.state(job)
+    if was.kind != "ended":
+        slurm.cancel(job)
+    while state.kind != "ended":
+        if time.monotonic() > until:
+            raise RunError(f"job {job} of {folder.name} was cancelled, and has not ended yet: squeue --jobs {job}")
+        time.sleep(0.2)
+        state = slurm.state(job)
+    with contextlib.suppress(LightningMagicsError):
+        if folder.read().status == "running":
+            tell_end(folder, slurm.why(was, folder.path) if was.kind == "ended" else CANCELLED)
+            clear(folder)

@@ -1,0 +1,96 @@
+"""What a supervisor makes of srun's words; that srun says them is shown in test_cluster."""
+
+import sys
+
+import pytest
+
+from lightning_magics import raised
+from lightning_magics.nodes import NodeRanks, _ranks, own_path
+from lightning_magics.runs import RunFolder
+from lightning_magics.supervision import CANCELLED
+
+
+@pytest.fixture
+def ranks(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.events_path.touch()
+    return NodeRanks(folder, nodes=2, processes=2, heard=0, job=True)
+
+
+def test_ranks_are_read_from_slurms_list_of_tasks():
+    assert _ranks("3") == [3]
+    assert _ranks("0-2,5,7-8") == [0, 1, 2, 5, 7, 8]
+
+
+@pytest.mark.parametrize(
+    ("said", "rank", "told"),
+    [
+        (
+            "srun: error: n2: task 3: Killed",
+            3,
+            "rank 3 of 4 was killed by SIGKILL (which is also what a system does that is short of memory), on node n2",
+        ),
+        ("srun: error: n1: tasks 0-1: Exited with exit code 3", 1, "rank 1 of 4 ended with exit code 3, on node n1"),
+        (
+            "srun: error: n2: task 2: Segmentation fault (core dumped)",
+            2,
+            "rank 2 of 4 was killed by SIGSEGV, on node n2",
+        ),
+        (
+            "srun: error: n2: task 2: Out Of Memory",
+            2,
+            "rank 2 of 4 was killed by SIGKILL, by the system: the machine ran out of memory, on node n2",
+        ),
+        ("srun: error: n2: task 2: Something new", 2, "rank 2 of 4 ended: Something new, on node n2"),
+    ],
+)
+def test_how_a_rank_ended_is_told_with_its_node(ranks, said, rank, told):
+    ranks._note(said)
+    assert ranks._died[rank] == told
+
+
+def test_a_node_without_this_python_is_named(ranks):
+    ranks._note("srun: error: n2: task 2: Exited with exit code 98")
+    assert ranks._died[2] == (
+        f"node n2 has no {sys.executable}, the Python of this kernel. Use one that all nodes share, or load it there "
+        "first: --slurm.setup 'module load …'"
+    )
+
+
+def test_a_peer_is_lost_where_others_say_so_and_nobody_knows_what_became_of_it(ranks):
+    assert not ranks._peer_is_lost()
+    for rank in range(3):
+        raised.save(RuntimeError("Connection closed by peer [10.0.0.2]:1234"), ranks.folder.error_path(rank), rank)
+    assert ranks._peer_is_lost()
+    ranks._note("srun: error: n2: task 3: Killed")
+    assert not ranks._peer_is_lost()
+
+
+@pytest.mark.parametrize(
+    ("said", "cause"),
+    [
+        (
+            "slurmstepd-n1: error: *** STEP 1.0 ON n1 CANCELLED AT 2026-11-25T16:29:02 DUE TO PREEMPTION ***",
+            "PREEMPTION",
+        ),
+        ("slurmstepd: error: *** STEP 1.0 ON n1 CANCELLED AT 2026-11-25T16:29:02 ***", ""),
+    ],
+)
+def test_the_schedulers_own_end_of_the_ranks_is_heard(ranks, said, cause):
+    assert ranks._cause is None
+    ranks._note(said)
+    assert ranks._cause == cause
+
+
+def test_what_is_ended_here_was_not_the_scheduler(ranks):
+    ranks.end()
+    ranks._note("slurmstepd: error: *** STEP 1.0 ON n1 CANCELLED AT 2026-11-25T16:29:02 ***")
+    assert ranks._cause is None
+    assert ranks._scheduled("") == CANCELLED
+
+
+def test_an_interpreter_gets_what_it_does_not_have_by_itself(tmp_path):
+    found = own_path(["", *sys.path, str(tmp_path)])
+    assert str(tmp_path) in found
+    assert "" not in found
+    assert not [item for item in found if item.endswith(("site-packages", "lib-dynload", ".zip"))]
