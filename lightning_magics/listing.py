@@ -80,9 +80,9 @@ class Listing(Framed):
         if not self.rows:
             hint = "%lightning_runs lists all" if self._chosen else "%lightning_fit MODEL DATA makes one"
             return f"no runs{matching} in {self._where}: {hint}"
-        running = sum(row.status == "running" for row in self.rows)
+        standing = [row.standing for row in self.rows]
         facts = [f"{formats.plural(len(self.rows), 'run')}{matching} in {self._where}"]
-        facts += [f"{running} running"] if running else []
+        facts += [f"{standing.count(word)} {word}" for word in ("running", "queued") if word in standing]
         facts += [f"the best {self._sort} first"] if self._sort else []
         return " · ".join([*facts, "metrics at their best"] if self._metrics else facts)
 

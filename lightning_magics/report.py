@@ -360,7 +360,8 @@ def html_header(state: RunState) -> str:
     """Return the line that names the model and what it runs on; while it is watched, for how long."""
     model, facts = header(state)
     if state.running_s is not None and state.ended is None:
-        facts += f" {formats.clock(state.running_s)}" if state.starting else f" · {formats.clock(state.running_s)}"
+        is_starting = state.starting and state.queued is None
+        facts += f" {formats.clock(state.running_s)}" if is_starting else f" · {formats.clock(state.running_s)}"
     return f'<div style="margin-bottom:2px"><b>{escape(model)}</b> <span style="{MUTED}">· {escape(facts)}</span></div>'
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from recorded import add, fitted, plain
 
-from lightning_magics import catalog, charts, listing
+from lightning_magics import catalog, charts, jobs, listing
 from lightning_magics.errors import InputError, MissingPackage
 
 
@@ -279,3 +279,33 @@ def test_metrics_of_plain_lightning_are_read_as_far_as_that_is_quick(root, monke
     ]
     assert "… the metrics of 2 runs of plain Lightning are not read; %lightning_runs PATTERN" in repr(found)
     assert [row.best for row in listing.Listing(root, "version_0").rows] == [{"val_loss": 0.5}]
+
+
+def test_a_job_of_a_cluster_is_queued_or_gone_as_the_cluster_says(root, monkeypatch):
+    for job in "1234":
+        folder = add(root, status="running")
+        folder.events_path.touch()
+        folder.submitted(job)
+    told = {
+        "1": jobs.State("queued", "PENDING", "waiting for resources (Resources)"),
+        "2": jobs.State("running", "RUNNING"),
+        "3": jobs.State("unknown", "", "no answer"),
+    }
+    monkeypatch.setattr(catalog, "states", lambda asked: {job: told[job] for job in asked if job in told})
+    found = listing.Listing(root)
+    assert {row.run[-1]: row.standing for row in found.rows} == {
+        "0": "queued",
+        "1": "running",
+        "2": "running",
+        "3": "failed",
+    }
+    assert "4 runs in" in repr(found)
+    assert "2 running · 1 queued" in repr(found)
+    assert "Digits/version_0: waiting for resources (Resources)" in repr(found)
+
+
+def test_a_listing_without_jobs_asks_no_cluster(root, monkeypatch):
+    add(root)
+    monkeypatch.setattr("lightning_magics.client.ask", lambda *command: pytest.fail("it was asked"))
+    monkeypatch.setattr("lightning_magics.jobs.ask", lambda *command: pytest.fail("it was asked"))
+    assert len(listing.Listing(root).rows) == 1

@@ -7,7 +7,7 @@ import pytest
 from simulated import fit, spawned
 
 from lightning_magics import report
-from lightning_magics.events import Ended, Launched, Metrics, Notice, Printed, Results, Started, Step
+from lightning_magics.events import Ended, Launched, Metrics, Notice, Printed, Queued, Results, Started, Step
 from lightning_magics.progress import RunState
 
 
@@ -300,3 +300,35 @@ def test_a_run_that_was_read_from_its_files_looks_as_it_did_live():
     others = [event for event in events if not isinstance(event, Printed)]
     afterwards = fold(*others, *sorted(prints, key=lambda event: -event.rank))
     assert report.mimebundle(afterwards) == report.mimebundle(fold(*events))
+
+
+WAITING = Queued("waiting for resources (Resources)", 2, 5, 1_790_000_000.0)
+
+
+def test_a_job_in_the_queue_says_how_it_waits_and_has_no_bars():
+    state = fold(LAUNCHED, WAITING)
+    said = "in the queue, 2 of 5: waiting for resources (Resources) · expected to begin 20"
+    assert report.text(state).splitlines()[0] == "Digits · version_3 · 2 processes"
+    assert report.text(state).splitlines()[1].startswith(said)
+    assert said in report.html_status(state)
+    assert report.waiting(fold(LAUNCHED, Queued("it waits for another job (Dependency)"))) == (
+        "in the queue: it waits for another job (Dependency)"
+    )
+    assert report.waiting(fold(LAUNCHED, WAITING, Queued(""))) == ""
+    assert "in the queue" not in report.text(fold(LAUNCHED, WAITING, Ended("interrupted", 1.0)))
+
+
+def test_a_job_that_waits_again_shows_that_in_place_of_its_bars():
+    events = list(fit(epochs=1))[:10]
+    state = fold(LAUNCHED, *events, WAITING)
+    assert "in the queue, 2 of 5" in report.html_status(state)
+    assert "progressbar" not in report.html_status(state)
+    again = fold(LAUNCHED, *events, WAITING, events[0])
+    assert "in the queue" not in report.html_status(again)
+
+
+def test_a_job_that_begins_again_is_timed_anew():
+    first = [Metrics(0, 10, 8.0, {"train_loss": 1.0}, epoch_done=True), Metrics(1, 20, 16.0, {}, epoch_done=True)]
+    begun = next(fit())
+    state = fold(begun, *first, WAITING, begun, Metrics(1, 20, 3.0, {"train_loss": 0.5}, epoch_done=True))
+    assert state.rows[1].time_s == 3.0

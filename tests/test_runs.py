@@ -278,3 +278,26 @@ def test_only_a_folder_that_is_gone_is_removed(tmp_path, monkeypatch):
 
     monkeypatch.setattr(os, "stat", stale)
     assert not folder.is_removed()
+
+
+def test_a_job_of_a_cluster_is_alive_until_its_record_says_otherwise(tmp_path):
+    folder = runs.create(tmp_path, "Digits")
+    record = runs.RunRecord(folder.name, "fit", "Digits", "running", 0.0)
+    folder.write(record)
+    folder.events_path.touch()
+    os.utime(folder.events_path, (0, 0))  # it may wait in its queue for days
+    assert folder.job() == ""
+    assert not folder.is_alive()
+    folder.submitted("17")
+    assert (folder.job(), folder.yields()) == ("17", 0)
+    assert folder.is_alive()
+    folder.submitted("17", yields=2)
+    assert folder.yields() == 2
+    folder.write(dataclasses.replace(record, status="completed"))
+    assert not folder.is_alive()
+
+
+def test_a_submission_that_cannot_be_read_is_none(tmp_path):
+    folder = runs.create(tmp_path, "Digits")
+    folder.submission_path.write_text("[1")
+    assert (folder.job(), folder.yields()) == ("", 0)

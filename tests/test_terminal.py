@@ -9,7 +9,7 @@ import pexpect
 import pytest
 from simulated import fit, spawned
 
-from lightning_magics.events import Ended, Launched, Printed
+from lightning_magics.events import Ended, Launched, Printed, Queued
 from lightning_magics.progress import RunState
 from lightning_magics.terminal import TextView
 
@@ -135,3 +135,13 @@ def test_prints_do_not_flood_a_terminal_and_the_end_says_where_they_are(monkeypa
         "… 950 printed lines not shown here: run.logs(0)",
         "failed: E: x",
     ]
+
+
+def test_a_job_in_the_queue_is_told_when_its_place_changes(capsys):
+    view = TextView(RunState(), 0.0, bar=False)
+    view.handle(Launched("Digits/version_3", "fit", 0.0, 2))
+    for position, start in ((2, 1_790_000_000.0), (2, 1_790_000_060.0), (1, 1_790_000_060.0)):
+        view.handle(Queued("waiting for resources (Resources)", position, 2, start))
+    view.handle(Queued(""))
+    told = [line for line in capsys.readouterr().out.splitlines() if "queue" in line]
+    assert [line.partition(":")[0] for line in told] == ["in the queue, 2 of 2", "in the queue, 1 of 2"]
