@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from elsewhere import Interpreter
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
@@ -21,6 +22,14 @@ def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         patch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path_factory.mktemp("runtime")))
         patch.setenv("JUPYTER_PREFER_ENV_PATH", "1")
         yield
+
+
+@pytest.fixture(scope="session")
+def elsewhere() -> Iterator[Interpreter]:
+    """Runs code in processes that know nothing of this one."""
+    interpreter = Interpreter()
+    yield interpreter
+    interpreter.stop()
 
 
 @pytest.fixture
