@@ -550,7 +550,9 @@ def test_what_a_rank_raised_is_read_after_the_others_have_ended(notebook: Notebo
     (notebook.folder / "heavy.py").write_text(
         "import os, pathlib, time, multiprocessing as m\n"
         f"supervisor = m.current_process().name == 'MainProcess' and os.getpid() != {notebook.pid}\n"
-        "while supervisor and not pathlib.Path('seen').exists(): time.sleep(0.05)  # a package that is slow to import\n"
+        f"end = time.monotonic() + {LIMIT_S} * supervisor\n"
+        "while time.monotonic() < end and not pathlib.Path('seen').exists():\n"
+        "    time.sleep(0.05)  # a package that is slow to import\n"
         "class Heavy(Exception): pass\n"
     )
     notebook.run("def heavy():\n    import heavy\n    raise heavy.Heavy('of a package')")
