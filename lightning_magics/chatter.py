@@ -23,7 +23,7 @@ _NOISE = re.compile(
     r"|Experiment logs directory"
     r"|You're resuming from a checkpoint that ended before the epoch ended"
     r"|is not supported by the model summary"
-    r"|The `srun` command is available on your system"
+    r"|`srun` command is available"  # on a cluster's login node: a fit's processes are named or started by us
     r"|LeafSpec|TorchScript|is deprecated|was deprecated"
 )
 _REWORDED = [

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import cluster as clusters
 import pytest
+from elsewhere import Interpreter
 from IPython.core.interactiveshell import InteractiveShell
 from traitlets.config import Config
 
@@ -29,6 +30,14 @@ def cluster() -> Iterator[clusters.Cluster]:
     """Two hosts with Slurm, brought up once for all tests that need them."""
     with clusters.started() as found:
         yield found
+
+
+@pytest.fixture(scope="session")
+def elsewhere() -> Iterator[Interpreter]:
+    """Runs code in processes that know nothing of this one."""
+    interpreter = Interpreter()
+    yield interpreter
+    interpreter.stop()
 
 
 @pytest.fixture

@@ -145,10 +145,15 @@ TensorDataset(torch.tensor(X / 16, dtype=torch.float32), torch.tensor(y))""",
 )
 
 
+def open_digits(jupyter: lab.Lab, *cells: str) -> None:
+    """Open a notebook that begins with the digits; its kernel is that of the test before, which has all imported."""
+    lab.write_notebook(jupyter.folder / "digits.ipynb", *DIGITS, *cells)
+    jupyter.open_notebook("digits.ipynb")
+
+
 def test_the_first_notebook_of_a_user_reaches_nine_tenths(jupyter):
     fit = "run = %lightning_fit Digits digits --max_epochs 5 --model.hidden 256 --seed 1"
-    lab.write_notebook(jupyter.folder / "digits.ipynb", *DIGITS, fit, "'reached', run.metrics['val_accuracy'] > 0.9")
-    jupyter.open_notebook("digits.ipynb")
+    open_digits(jupyter, fit, "'reached', run.metrics['val_accuracy'] > 0.9")
     jupyter.run_all()
     jupyter.wait_for_text("('reached', True)", timeout_s=120)
     jupyter.wait_idle()
@@ -166,8 +171,7 @@ def test_the_first_notebook_of_a_user_reaches_nine_tenths(jupyter):
 def test_the_interrupt_button_ends_a_fit_and_the_next_cell_has_the_run(jupyter):
     fit = "run = %lightning_fit Digits digits --max_epochs 100000"
     status = "'status', run.status, run.trainer.global_step > 0, next(run.model.parameters()).device.type"
-    lab.write_notebook(jupyter.folder / "stop.ipynb", *DIGITS, fit, status)
-    jupyter.open_notebook("stop.ipynb")
+    open_digits(jupyter, fit, status)
     jupyter.run_all()
     jupyter.wait_for_text("steps/s", timeout_s=120)
     jupyter.interrupt()
@@ -180,8 +184,7 @@ def test_the_interrupt_button_ends_a_fit_and_the_next_cell_has_the_run(jupyter):
 def test_stop_ends_a_background_fit_while_other_cells_run(jupyter):
     fit = "run = %lightning_fit Digits digits --max_epochs 100000 --background"
     stopped = "run.wait(); 'stopped', run.status, run.record.steps > 0"
-    lab.write_notebook(jupyter.folder / "background.ipynb", *DIGITS, fit, "'free', run.status", stopped)
-    jupyter.open_notebook("background.ipynb")
+    open_digits(jupyter, fit, "'free', run.status", stopped)
     for place in range(5):
         jupyter.run_cell(place)
     jupyter.wait_for_text("('free', 'running')", timeout_s=120)
@@ -192,15 +195,14 @@ def test_stop_ends_a_background_fit_while_other_cells_run(jupyter):
     jupyter.wait_for_text("('stopped', 'interrupted', True)")
     jupyter.wait_idle()
     assert jupyter.page.locator(STOP).count() == 0
-    (output,) = [item for item in jupyter.save("background.ipynb").cells[3].outputs if "data" in item]
+    (output,) = [item for item in jupyter.save("digits.ipynb").cells[3].outputs if "data" in item]
     assert set(output.data) == {"text/html", "text/plain"}
 
 
 def test_the_interrupt_button_ends_a_fit_in_two_processes(jupyter):
     fit = "run = %lightning_fit Digits digits --max_epochs 100000 --ddp 2"
     status = "'status', run.status, run.record.steps > 0, next(run.model.parameters()).device.type"
-    lab.write_notebook(jupyter.folder / "two.ipynb", *DIGITS, fit, status)
-    jupyter.open_notebook("two.ipynb")
+    open_digits(jupyter, fit, status)
     jupyter.run_all()
     jupyter.wait_for_text("steps/s", timeout_s=120)
     assert "2 × cpu" in jupyter.outputs()
@@ -213,14 +215,13 @@ def test_the_interrupt_button_ends_a_fit_in_two_processes(jupyter):
 def test_a_background_fit_outlives_the_page_and_the_kernel(jupyter):
     fit = "run = %lightning_fit Digits digits --max_epochs 100000 --background"
     attach = "again = %lightning_attach Digits/version_{}"
-    lab.write_notebook(jupyter.folder / "outlives.ipynb", *DIGITS, fit, "'name', run.name", "", "again.wait(); again")
-    jupyter.open_notebook("outlives.ipynb")
+    open_digits(jupyter, fit, "'name', run.name", "", "again.wait(); again")
     for place in range(5):
         jupyter.run_cell(place)
     jupyter.wait_for_text("('name', 'Digits/version_", timeout_s=120)
     jupyter.wait_for_text("steps/s")
     version = re.search(r"\('name', 'Digits/version_(\d+)'\)", jupyter.outputs())[1]
-    jupyter.save("outlives.ipynb")
+    jupyter.save("digits.ipynb")
 
     jupyter.page.reload(wait_until="domcontentloaded")  # the kernel goes on, and shows the fit in the new page
     jupyter.wait_for_text("steps/s")
@@ -271,34 +272,33 @@ def test_the_board_shows_a_running_fit_after_its_server_and_its_kernel_were_kill
     )
     fit = "run = %lightning_fit Digits digits --max_epochs 100000 --background --callbacks [Calm()] --board"
     pids = "'pids', os.getpid(), [server._process.pid for server in boards._servers.values()]"
-    load, board = "%load_ext lightning_magics", "%lightning_board --height 560"
-    lab.write_notebook(jupyter.folder / "board.ipynb", load, *DIGITS, calm, fit, board, pids)
-    jupyter.open_notebook("board.ipynb")
-    for place in range(6):
+    open_digits(jupyter, calm, fit, "%lightning_board --height 560", pids)
+    for place in range(5):
         jupyter.run_cell(place)
     beside_fit = shown_curve(jupyter, "train_loss_step")
     assert re.search(r"\?runFilter=%5EDigits%2Fversion_\d+%24$", beside_fit)
-    jupyter.run_cell(7)
+    jupyter.run_cell(6)
     jupyter.wait_for_text("('pids', ")
     kernel, server = map(int, re.search(r"\('pids', (\d+), \[(\d+)\]\)", jupyter.outputs()).groups())
 
     os.kill(server, signal.SIGKILL)
-    jupyter.run_cell(6)
+    jupyter.run_cell(5)
     jupyter.wait_idle()
     assert shown_curve(jupyter, "train_loss_step") == beside_fit.partition("?")[0]
 
     os.kill(kernel, signal.SIGKILL)
     jupyter.page.click(".jp-Dialog button:has-text('Ok')", timeout=30_000)
     jupyter.wait_idle()
+    jupyter.edit_cell(0, "%load_ext lightning_magics")
     jupyter.run_cell(0)
-    jupyter.run_cell(6)
+    jupyter.run_cell(5)
     jupyter.wait_idle()
     shown_curve(jupyter, "train_loss_step")
 
-    saved = jupyter.save("board.ipynb")
-    (output,) = saved.cells[6].outputs
+    saved = jupyter.save("digits.ipynb")
+    (output,) = saved.cells[5].outputs
     output.data["text/html"] = output.data["text/html"].replace(":600", ":1600")  # as if the server had gone
-    saved.cells = saved.cells[6:7]
+    saved.cells = saved.cells[5:6]
     nbformat.write(saved, jupyter.folder / "tomorrow.ipynb")
     for trusted in (True, False):
         jupyter.open_notebook("tomorrow.ipynb", trusted=trusted, kernel=False)

@@ -140,6 +140,11 @@ def test_deprecations_inside_libraries_are_only_logged(tmp_path):
             "`max_epochs` was not set. Setting it to 1000 epochs. To train without an epoch limit, set it to -1.",
             "No end was asked for, so Lightning trains 1000 epochs: say --max_epochs N, --max_steps N or --max_time.",
         ),
+        (
+            "The `srun` command is available on your system but is not used. HINT: If your intention is to run "
+            "Lightning on SLURM, prepend your python command with `srun` like so: srun python ...",
+            "",
+        ),
         ("Some\n  new warning", "Some new warning"),
     ],
 )

@@ -1,6 +1,4 @@
 import inspect
-import subprocess
-import sys
 import traceback
 
 import cloudpickle
@@ -155,9 +153,10 @@ samples(size)
     assert run.global_step == 6
 
 
-def test_workers_share_a_stream(tmp_path):
+def test_workers_share_a_stream(elsewhere):
     script = """
-import torch
+import sys, torch
+sys.path.insert(0, sys.argv[1])
 from notebook import data
 cell = "def samples():\\n    yield from torch.arange(10.0).reshape(10, 1)\\nsamples()"
 definition = data(cell, num_workers=2, batch_size=2)
@@ -167,11 +166,7 @@ loader = instance.train_dataloader()
 assert loader.persistent_workers
 print(sorted(torch.cat(list(loader)).flatten().tolist()))
 """
-    path = tmp_path / "script.py"
-    path.write_text(script)
-    here = __file__.rpartition("/")[0]
-    command = [sys.executable, "-W", "ignore", str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"PYTHONPATH": here}, timeout=120)
+    done = elsewhere.run(script, __file__.rpartition("/")[0])
     assert done.stdout.strip() == str([float(i) for i in range(10)]), done.stderr
 
 

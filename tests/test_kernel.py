@@ -1,4 +1,4 @@
-"""From end to end: cells in real kernels, in an executed notebook and in a real terminal."""
+"""From end to end: cells in real kernels and in a real terminal."""
 
 import json
 import re
@@ -7,8 +7,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import nbclient
-import nbformat
 import pexpect
 import pytest
 from kernel import ANSI, DATA, DIGITS, FIT, SETUP, WIDGET, Kernel
@@ -91,23 +89,23 @@ def test_the_second_interrupt_raises_at_once(kernel: Kernel) -> None:
     kernel.run(FIT)
 
 
-def test_two_kernels_that_start_at_the_same_moment_get_two_versions(tmp_path: Path) -> None:
-    kernels = [Kernel(tmp_path), Kernel(tmp_path)]
+def test_two_kernels_that_fit_at_the_same_moment_get_two_versions(kernel: Kernel) -> None:
+    other = Kernel(kernel.folder)
     try:
-        for kernel in kernels:
-            kernel.run(SETUP, DIGITS, DATA)
+        other.run(SETUP, DATA, DIGITS, "%lightning_fit Digits digits --max_steps 1 --quiet")  # all is imported
+        for both in (kernel, other):
+            both.run(DIGITS.replace("Digits", "Twin"))
         at = time.time() + 1
-        fit = f"while time.time() < {at}: pass\nrun = %lightning_fit Digits digits --max_steps 5 --quiet"
-        sent = [kernel.send(fit) for kernel in kernels]
-        for kernel, cell in zip(kernels, sent, strict=True):
-            done = kernel.finish(cell)
+        fit = f"while time.time() < {at}: pass\nrun = %lightning_fit Twin digits --max_steps 5 --quiet"
+        sent = [both.send(fit) for both in (kernel, other)]
+        for both, cell in zip((kernel, other), sent, strict=True):
+            done = both.finish(cell)
             assert done.status == "ok", done.error
     finally:
-        for kernel in kernels:
-            kernel.stop()
-    folders = sorted(path.name for path in (tmp_path / "lightning_logs" / "Digits").iterdir())
+        other.stop()
+    folders = sorted(path.name for path in (kernel.folder / "lightning_logs" / "Twin").iterdir())
     assert folders == ["version_0", "version_1"]
-    records = [json.loads(path.read_text()) for path in tmp_path.glob("lightning_logs/Digits/*/run.json")]
+    records = [json.loads(path.read_text()) for path in kernel.folder.glob("lightning_logs/Twin/*/run.json")]
     assert [record["status"] for record in records] == ["completed", "completed"]
 
 
@@ -149,59 +147,73 @@ def test_a_typo_is_one_line_that_fails_the_cell(kernel: Kernel, line: str, messa
     assert len(list(kernel.folder.glob("lightning_logs/*/*"))) == before
 
 
-def test_an_executed_notebook_holds_the_final_table_and_nothing_else(tmp_path: Path) -> None:
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in (SETUP, DIGITS, DATA, FIT)])
-    client = nbclient.NotebookClient(notebook, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}})
-    client.execute()
-    assert not client.widget_state
-    (output,) = notebook.cells[-1].outputs
-    assert "val_accuracy" in output["data"]["text/html"]
-    assert "val_accuracy" in output["data"]["text/plain"]
-    assert WIDGET not in output["data"]
-    assert len(json.dumps(output)) < 100_000
+class Terminal:
+    """IPython in a terminal."""
+
+    def __init__(self, folder: Path) -> None:
+        arguments = ["-m", "IPython", "--simple-prompt", "--no-banner", "--no-confirm-exit", "--colors=nocolor"]
+        self.child = pexpect.spawn(
+            sys.executable, arguments, cwd=str(folder), encoding="utf-8", timeout=90, dimensions=(40, 110)
+        )
+        self._number = 1
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait until the next cell may be typed."""
+        self.child.expect_exact(f"In [{self._number}]: ")
+
+    def enter(self, cell: str) -> None:
+        """Type a cell; blank lines end it, and a cell magic takes two of them."""
+        lines = [line for line in cell.splitlines() if line.strip()]
+        for line in lines + [""] * (0 if len(lines) == 1 else 2 if cell.startswith("%%") else 1):
+            self.child.sendline(line)
+        self._number += 1
 
 
-@pytest.fixture
-def terminal(tmp_path: Path) -> Iterator[pexpect.spawn]:
-    """A terminal with IPython in it."""
-    arguments = ["-m", "IPython", "--simple-prompt", "--no-banner", "--no-confirm-exit", "--colors=nocolor"]
-    child = pexpect.spawn(
-        sys.executable, arguments, cwd=str(tmp_path), encoding="utf-8", timeout=90, dimensions=(40, 110)
-    )
-    child.expect_exact("In [1]: ")
-    yield child
-    child.close(force=True)
+@pytest.fixture(scope="module")
+def terminal(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Terminal]:
+    """One terminal for the tests of this module."""
+    terminal = Terminal(tmp_path_factory.mktemp("terminal"))
+    for cell in (*SETUP.strip().splitlines(), DIGITS, DATA, SLOW):
+        terminal.enter(cell)
+        terminal.wait()
+    yield terminal
+    terminal.child.close(force=True)
 
 
-def enter(terminal: pexpect.spawn, cell: str) -> None:
-    """Type a cell; blank lines end it, and a cell magic takes two of them."""
-    lines = [line for line in cell.splitlines() if line.strip()]
-    for line in lines + [""] * (0 if len(lines) == 1 else 2 if cell.startswith("%%") else 1):
-        terminal.sendline(line)
-
-
-def test_a_terminal_shows_progress_and_the_final_table(terminal: pexpect.spawn) -> None:
-    for number, cell in enumerate([*SETUP.strip().splitlines(), DIGITS, DATA, FIT], start=2):
-        enter(terminal, cell)
-        terminal.expect_exact(f"In [{number}]: ")
-    shown = ANSI.sub("", terminal.before).replace("\r", "\n")
+def test_a_terminal_shows_progress_and_the_final_table(terminal: Terminal) -> None:
+    terminal.enter(FIT)
+    terminal.wait()
+    shown = ANSI.sub("", terminal.child.before).replace("\r", "\n")
     assert re.search(r"^ *epoch +.*val_accuracy", shown, re.M), shown
     assert re.search(r"^ *5 .* 0\.9\d", shown, re.M), shown
     assert "completed: 5 epochs" in shown
     assert "<div" not in shown
 
 
-def test_ctrl_c_in_a_terminal_returns_the_run(terminal: pexpect.spawn) -> None:
-    cells = [*SETUP.strip().splitlines(), DATA, SLOW]
-    for number, cell in enumerate(cells, start=2):
-        enter(terminal, cell)
-        terminal.expect_exact(f"In [{number}]: ")
-    enter(terminal, "run = %lightning_fit Slow digits --max_epochs 100")
-    terminal.expect_exact("training now")
-    terminal.sendintr()
-    terminal.expect_exact(f"In [{len(cells) + 2}]: ")
-    enter(terminal, "print('status', 'is', run.status)")
-    terminal.expect_exact("status is interrupted")
+def test_ctrl_c_in_a_terminal_returns_the_run(terminal: Terminal) -> None:
+    terminal.enter("run = %lightning_fit Slow digits --max_epochs 100")
+    terminal.child.expect_exact("training now")
+    terminal.child.sendintr()
+    terminal.wait()
+    terminal.enter("print('status', 'is', run.status)")
+    terminal.child.expect_exact("status is interrupted")
+
+
+def test_a_terminal_trains_in_two_processes_and_in_the_background(terminal: Terminal) -> None:
+    for cell, text in (
+        ("run = %lightning_fit Slow digits --max_steps 6 --ddp 2", "completed: 1 epoch, 6 steps"),
+        ("run = %lightning_fit Slow digits --max_epochs 100 --background", "runs in the background"),
+        ("print('it', 'is', run.status)", "it is running"),
+        ("again = %lightning_attach {run.name}", ""),
+        ("%lightning_stop {run.name}", ""),
+        ("print('then', run.wait().status)", "then interrupted"),
+    ):
+        terminal.enter(cell)
+        if text:
+            terminal.child.expect_exact(text)
+        else:
+            terminal.wait()
 
 
 PLACED = """
@@ -228,21 +240,3 @@ def test_code_of_a_cell_stands_in_the_lines_of_that_cell(kernel: Kernel) -> None
     failed = kernel.cell("%lightning_fit Placed (torch.rand(8, 2), torch.rand(8, 1)) --max_epochs 1")
     assert re.search(r"Cell In\[\d+\], line 8, in ", failed.error)
     assert '----> 8     raise RuntimeError("seen on line 8")' in failed.error
-
-
-def test_a_terminal_trains_in_two_processes_and_in_the_background(terminal: pexpect.spawn) -> None:
-    cells = [*SETUP.strip().splitlines(), DATA, SLOW]
-    for number, cell in enumerate(cells, start=2):
-        enter(terminal, cell)
-        terminal.expect_exact(f"In [{number}]: ")
-    number = len(cells) + 1
-    for cell, text in (
-        ("run = %lightning_fit Slow digits --max_steps 6 --ddp 2", "completed: 1 epoch, 6 steps"),
-        ("run = %lightning_fit Slow digits --max_epochs 100 --background", "runs in the background"),
-        ("print('it', 'is', run.status)", "it is running"),
-        ("again = %lightning_attach Slow/version_1", f"In [{number + 4}]: "),
-        ("%lightning_stop Slow/version_1", f"In [{number + 5}]: "),
-        ("print('then', run.wait().status)", "then interrupted"),
-    ):
-        enter(terminal, cell)
-        terminal.expect_exact(text)

@@ -3,7 +3,6 @@ import inspect
 import linecache
 import pickle
 import random
-import subprocess
 import sys
 import traceback
 
@@ -429,7 +428,7 @@ def test_a_trained_model_is_copied_pickled_and_trained_on():
     assert torch.equal(cloudpickle.loads(cloudpickle.dumps(instance)).net[0].weight, instance.net[0].weight)
 
 
-def test_classes_travel_by_value_to_another_process():
+def test_classes_travel_by_value_to_another_process(elsewhere):
     names = namespace()
     model(
         "def double(x): return 2 * x\nhidden: int = 5\nnn.Linear(4, 3)",
@@ -445,8 +444,8 @@ def test_classes_travel_by_value_to_another_process():
         "hooked, cls, x = pickle.load(sys.stdin.buffer)\n"
         "print(tuple(hooked(x).shape), tuple(cls(hidden=2)(x).shape), cls.__module__)"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], input=payload, capture_output=True, check=False)
-    assert done.stdout.decode().strip() == "(8, 3) (8, 3) __main__", done.stderr.decode()
+    done = elsewhere.run(code, given=payload)
+    assert done.stdout.strip() == "(8, 3) (8, 3) __main__", done.stderr
     with pytest.raises((pickle.PicklingError, AttributeError)):
         pickle.dumps(names["Digits"])
 

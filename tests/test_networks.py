@@ -1,6 +1,3 @@
-import subprocess
-import sys
-
 import pytest
 import torch
 from notebook import SMALL_RUNS, adopt, batches, model, namespace, trainer
@@ -164,7 +161,7 @@ def test_what_does_not_shift_the_labels_of_a_causal_language_model_is_refused(as
         model(cell, **asked)
 
 
-def test_defining_a_model_imports_no_front_end():
+def test_defining_a_model_imports_no_front_end(elsewhere):
     code = (
         "import sys\n"
         "from lightning_magics import cells, models, options\n"
@@ -173,5 +170,5 @@ def test_defining_a_model_imports_no_front_end():
         "models.define_model('A', cell, options.ModelOptions(loss='mse_loss'), names, 'pytorch_lightning')\n"
         "print({'IPython', 'ipywidgets'} & set(sys.modules))\n"
     )
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=False)
+    done = elsewhere.run(code)
     assert done.stdout.strip() == "set()", done.stderr

@@ -7,7 +7,6 @@ import linecache
 import os
 import random
 import stat
-import subprocess
 import sys
 import threading
 import types
@@ -86,12 +85,16 @@ def sent(value, tmp_path):
     return back
 
 
-def python(code, *arguments):
-    """Run code in another Python; return what it printed."""
-    command = [sys.executable, "-W", "error", "-c", code, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def python(elsewhere):
+    """Runs code in another Python, where warnings are errors; returns what it printed."""
+
+    def run(code, *arguments):
+        done = elsewhere.run(f"import warnings; warnings.simplefilter('error')\n{code}", *arguments)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    return run
 
 
 def refused(value, tmp_path, name=""):
@@ -102,7 +105,7 @@ def refused(value, tmp_path, name=""):
     return str(caught.value)
 
 
-def test_what_a_cell_defined_trains_in_a_process_that_knows_nothing_of_it(cell, tmp_path):
+def test_what_a_cell_defined_trains_in_a_process_that_knows_nothing_of_it(cell, python, tmp_path):
     path = tmp_path / "job.pt"
     model = cell.Net(hidden=5)
     payload.save(job(model, datamodule=cell.Data(), trainer={"max_epochs": 2, "callbacks": [cell.Stop()]}), path)
@@ -275,7 +278,7 @@ def test_parametrized_modules_go_on_and_can_be_sent_again(make, tmp_path):
     assert type(other) is nn.Linear
 
 
-def test_what_one_process_writes_no_other_sees_and_the_data_is_in_memory_once(tmp_path):
+def test_what_one_process_writes_no_other_sees_and_the_data_is_in_memory_once(python, tmp_path):
     path = tmp_path / "data.pt"
     count = 16_000_000
     payload.save({"tensor": torch.ones(count), "array": np.ones(count, np.float32)}, path)
@@ -310,7 +313,7 @@ def test_a_file_is_its_owners_alone_from_the_first_byte_and_replaces_another(tmp
     assert (modes, payload.load(path)) == ([0o600], [1])
 
 
-def test_a_full_disk_is_told_and_nothing_half_written_stays(tmp_path):
+def test_a_full_disk_is_told_and_nothing_half_written_stays(python, tmp_path):
     code = """
 import sys, resource, signal, pathlib, torch
 from lightning_magics import payload

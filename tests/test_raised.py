@@ -59,18 +59,15 @@ except BaseException as error:
 
 
 @pytest.fixture
-def from_elsewhere(shell, tmp_path):
+def from_elsewhere(shell, tmp_path, elsewhere):
     """Run a method of the cell's class in another process; return the file of what it raised."""
     shell.run_cell(CELL)
     payload.save(shell.user_ns["Net"](), tmp_path / "net.pt")
     worker = tmp_path / "site-packages" / "worker.py"  # of nobody's interest
-    worker.parent.mkdir()
-    worker.write_text(RAISE)
 
     def run(method: str) -> Path:
         path = tmp_path / "error_1.pkl"
-        arguments = [str(tmp_path / "net.pt"), method, str(path)]
-        done = subprocess.run([sys.executable, str(worker), *arguments], capture_output=True, text=True)
+        done = elsewhere.run(RAISE, tmp_path / "net.pt", method, path, filename=str(worker))
         assert done.returncode == 0, done.stderr
         return path
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import nbclient
 import nbformat
 import pytest
+from kernel import WIDGET
 
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lightning_magics"
@@ -110,22 +111,31 @@ def notebook_of(cells: list[str]) -> nbformat.NotebookNode:
     return nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
 
 
-def execute(notebook: nbformat.NotebookNode, folder: Path) -> None:
+def execute(notebook: nbformat.NotebookNode, folder: Path) -> nbclient.NotebookClient:
     """Run a notebook in a real kernel; a cell that fails raises."""
     resources = {"metadata": {"path": str(folder)}}
-    nbclient.NotebookClient(notebook, kernel_name="python3", timeout=300, resources=resources).execute()
+    client = nbclient.NotebookClient(notebook, kernel_name="python3", timeout=300, resources=resources)
+    client.execute()
+    return client
 
 
 def printed(cell: nbformat.NotebookNode) -> str:
     return "".join(output.get("text", "") for output in cell.outputs)
 
 
-def test_every_readme_example_runs(tmp_path: Path) -> None:
+def test_every_readme_example_runs_and_an_executed_notebook_holds_the_final_table(tmp_path: Path) -> None:
     examples = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
     assert len(examples) > 4
     notebook = notebook_of([*examples, "print(run.metrics['val_accuracy'] > 0.9)"])
-    execute(notebook, tmp_path)
+    client = execute(notebook, tmp_path)
     assert printed(notebook.cells[-1]) == "True\n"
+    assert not client.widget_state
+    (fit,) = [cell for cell in notebook.cells if cell.source.startswith("run = %lightning_fit")]
+    (output,) = fit.outputs
+    assert "val_accuracy" in output["data"]["text/html"]
+    assert "val_accuracy" in output["data"]["text/plain"]
+    assert WIDGET not in output["data"]
+    assert len(json.dumps(output)) < 100_000
 
 
 def test_the_demo_runs_and_reaches_nine_tenths(tmp_path: Path) -> None:
@@ -136,7 +146,7 @@ def test_the_demo_runs_and_reaches_nine_tenths(tmp_path: Path) -> None:
     for cell in notebook.cells:
         assert len(json.dumps(cell.get("outputs", []))) < 100_000
         assert not [output for output in cell.get("outputs", []) if output.get("name") == "stderr"]
-        assert "application/vnd.jupyter.widget-view+json" not in json.dumps(cell.get("outputs", []))
+        assert WIDGET not in json.dumps(cell.get("outputs", []))
 
 
 def test_the_demo_is_kept_without_outputs() -> None:

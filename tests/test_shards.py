@@ -1,9 +1,6 @@
 import importlib
 import os
 import random
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy
@@ -366,32 +363,12 @@ def predict_as_rank(package, folder):
 
 
 @pytest.fixture(scope="module", params=PACKAGES)
-def both_ranks(request, tmp_path_factory):
+def both_ranks(request, tmp_path_factory, elsewhere):
     """The package, and what the two ranks of each run predicted, in real processes over gloo."""
     folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = str(free.getsockname()[1])
-    script = f"import test_shards; test_shards.predict_as_rank({request.param!r}, {str(folder)!r})"
-    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "WORLD_SIZE": "2", "GLOO_SOCKET_IFNAME": "lo"}
-    started = []
-    for rank in ("0", "1"):
-        environment = {
-            **os.environ,
-            **shared,
-            "RANK": rank,
-            "LOCAL_RANK": rank,
-            "PYTHONPATH": str(Path(__file__).parent),
-        }
-        with (folder / f"{rank}.log").open("wb") as log:
-            started.append(subprocess.Popen([sys.executable, "-c", script], env=environment, stdout=log, stderr=log))
-    try:
-        statuses = [process.wait(200) for process in started]
-    finally:
-        for process in started:
-            process.kill()
-            process.wait()
-    assert statuses == [0, 0], (folder / "0.log").read_text() + (folder / "1.log").read_text()
+    script = "import sys; sys.path.insert(0, sys.argv[1]); import test_shards as t; t.predict_as_rank(*sys.argv[2:])"
+    done = elsewhere.run(script, Path(__file__).parent, request.param, folder, ranks=2)
+    assert done.returncode == 0, done.stderr
     return request.param, [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 

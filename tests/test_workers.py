@@ -1,9 +1,6 @@
 """Notebook objects in DataLoader workers: real processes that have the notebook's classes by value alone."""
 
 import ast
-import os
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -82,19 +79,17 @@ print({
 """
 
 
-def run(*arguments, given=b"", **environment):
-    """Run Python in a session of its own; returns what it printed, as a value, and the session's id."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", *arguments],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-        env={**os.environ, **environment},
-    )
-    out, error = process.communicate(given, timeout=200)
-    assert process.returncode == 0, error.decode()
-    return ast.literal_eval(out.decode()), process.pid
+@pytest.fixture
+def run(elsewhere):
+    """Runs Python in a session of its own; returns what it printed, as a value, and the session's id."""
+
+    def run(script, *arguments, given=b""):
+        done = elsewhere.run(f"import os; os.setsid()\n{script}\nprint(os.getpid())", *arguments, given=given)
+        assert done.returncode == 0, done.stderr
+        value, process = done.stdout.splitlines()
+        return ast.literal_eval(value), int(process)
+
+    return run
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +101,7 @@ def defined():
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
-def test_workers_take_and_return_objects_of_the_notebook(method, defined):
+def test_workers_take_and_return_objects_of_the_notebook(method, defined, run):
     found, session = run(RANK, method, given=defined)
     assert found["values"] == [[0.0, 1.0], [2.0, 3.0], [4.0, 5.0]] * 2
     assert found["streamed"] == [[0.0, 1.0], [2.0, 3.0]]
@@ -141,7 +136,7 @@ def _session(session):
     return found
 
 
-def test_without_it_a_notebook_class_cannot_be_sent(defined):
+def test_without_it_a_notebook_class_cannot_be_sent(defined, run):
     script = """
 import multiprocessing.reduction, sys, pickle
 a_batch = pickle.load(sys.stdin.buffer)[0]
@@ -159,7 +154,12 @@ print([before, sent()])
 
 
 @pytest.mark.parametrize(("given", "kept"), [({}, "false"), ({"TOKENIZERS_PARALLELISM": "true"}, "true")])
-def test_tokenizers_are_told_of_forks_unless_the_user_told_them(given, kept, monkeypatch):
-    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
-    script = "import os; from lightning_magics.workers import notebook_objects_travel; notebook_objects_travel(); "
-    assert run(script + "print(repr(os.environ['TOKENIZERS_PARALLELISM']))", **given)[0] == kept
+def test_tokenizers_are_told_of_forks_unless_the_user_told_them(given, kept, run):
+    script = f"""
+os.environ.pop("TOKENIZERS_PARALLELISM", None)
+os.environ.update({given})
+from lightning_magics.workers import notebook_objects_travel
+notebook_objects_travel()
+print(repr(os.environ["TOKENIZERS_PARALLELISM"]))
+"""
+    assert run(script)[0] == kept
