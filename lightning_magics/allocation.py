@@ -21,11 +21,13 @@ class Allocation:
         job: its id.
         hosts: names of its nodes.
         gpus: on each of them.
+        cpus: on the node that this process is on; None if that is not known.
     """
 
     job: str
     hosts: tuple[str, ...]
     gpus: int
+    cpus: int | None = None
 
 
 def allocation() -> Allocation | None:
@@ -37,7 +39,8 @@ def allocation() -> Allocation | None:
     count = os.environ.get("SLURM_GPUS_ON_NODE", "")
     if not count.isdecimal():
         count = str(gpus(ask("squeue", "--noheader", f"--jobs={job}", "--Format=tres-per-node:256").text.strip()))
-    return Allocation(job, tuple(hosts(names)), int(count))
+    cpus = os.environ.get("SLURM_CPUS_ON_NODE", "")
+    return Allocation(job, tuple(hosts(names)), int(count), int(cpus) if cpus.isdecimal() else None)
 
 
 def hosts(nodelist: str) -> list[str]:

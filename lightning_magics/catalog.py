@@ -161,7 +161,9 @@ def _scheduled(found: list[Row]) -> list[Row]:
             return row
         state = known.get(job)
         if state is None or state.kind == "ended":
-            return dataclasses.replace(row, status="failed")
+            again = _recorded(row.path)  # the cluster was asked later: it may have ended since it was read
+            is_told = again.record is None or again.record.status != "running"
+            return again if is_told else dataclasses.replace(row, status="failed")
         return dataclasses.replace(row, queued=state.reason) if state.kind == "queued" else row
 
     return [scheduled(row) for row in found]

@@ -6,7 +6,6 @@ What a job asks for, and its submission, are `slurm`'s part.
 from __future__ import annotations
 
 import functools
-import pwd
 import re
 import sys
 import time
@@ -136,6 +135,29 @@ def requeue(job: str) -> None:
     _order("requeue", job, "scontrol", "requeue", job)
 
 
+def gives_way(job: str) -> bool:
+    """Whether a job that still runs is to make room: it has some time left, in which its processes are ended."""
+    told = ask("scontrol", "--oneliner", "show", "job", job).text
+    found = re.search(r"PreemptTime=(\S+)", told)
+    return found is not None and found[1] not in ("None", "(null)", "Unknown", "0")
+
+
+def not_shared(folder: Path, where: str) -> str:
+    """The message for a node that does not see the run's folder."""
+    return (
+        f"the folder of the run is not seen{where}: {folder} is not on a file system that all nodes share. "
+        f"Set one that is: %config LightningMagics.run_dir = '/a/shared/folder'"
+    )
+
+
+def no_python(where: str) -> str:
+    """The message for a node without the kernel's Python."""
+    return (
+        f"this notebook's Python is not found{where}: {sys.executable}. Use an environment on a file system that "
+        f"all nodes share, or a line that makes it available: --slurm.setup 'module load …'"
+    )
+
+
 def why(state: State, folder: Path) -> str:
     """How a job came to its end, for a person, with what to type where something is to be done.
 
@@ -145,15 +167,9 @@ def why(state: State, folder: Path) -> str:
     """
     where = f" on {state.nodes}" if state.nodes else ""
     if state.exit_code == NO_FOLDER or (state.word == "FAILED" and state.signal == _NO_OUTPUT_FILE):
-        return (
-            f"the folder of the run is not seen{where}: {folder} is not on a file system that all nodes share. "
-            f"Set one that is: %config LightningMagics.run_dir = '/a/shared/folder'"
-        )
+        return not_shared(folder, where)
     if state.exit_code == NO_PYTHON:
-        return (
-            f"this notebook's Python is not found{where}: {sys.executable}. Use an environment on a file system that "
-            f"all nodes share, or a line that makes it available: --slurm.setup 'module load …'"
-        )
+        return no_python(where)
     told = {
         "CANCELLED": f"the job was {state.reason or 'cancelled'}",
         "TIMEOUT": "the job reached its time limit. More of it: --slurm.time MINUTES",
@@ -294,6 +310,8 @@ def _accounted(job: str) -> State | None:
 
 def _by_whom(text: str) -> str:
     """``by 1001`` as the accounting has it, with the user's name."""
+    import pwd  # which Windows lacks, as it lacks Slurm
+
     number = text.removeprefix("by ").strip()
     try:
         return f"cancelled by {pwd.getpwuid(int(number)).pw_name}"

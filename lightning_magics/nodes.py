@@ -7,6 +7,7 @@ already, it is a process beside the kernel.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import re
 import signal
@@ -18,9 +19,12 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 from pathlib import Path
 
-from . import raised
-from .control import Control, Wish
-from .jobs import NO_FOLDER, NO_PYTHON
+from . import jobs, raised
+from .allocation import hosts
+from .control import Control, Wish, reach
+from .errors import RunError
+from .jobs import NO_FOLDER, NO_PYTHON, no_python, not_shared
+from .rank import PATH
 from .runs import RunFolder, marked
 from .supervision import (
     CANCELLED,
@@ -32,6 +36,7 @@ from .supervision import (
     clear,
     died,
     free_port,
+    is_termination,
     tell,
     tell_end,
     terminations,
@@ -39,6 +44,7 @@ from .supervision import (
 
 _LOOK_S = 0.5
 _TO_SAY_WHY_S = 1.0  # for the other ranks, to say what they raised
+_TO_QUEUE_S = 5.0  # for Slurm, to queue again what it has ended
 _TO_REPORT_S = 10.0  # for srun, to say what became of a rank whose peers have lost it
 _TO_END_S = 10.0  # for srun, once it is asked to end all ranks
 
@@ -64,18 +70,25 @@ class NodeRanks(Supervision):
         processes: ranks on each node.
         heard: file descriptor that tells of SIGTERM.
         lifeline: file descriptor whose end means that the kernel is gone, None where that is no matter.
-        job: whether the ranks are all that the Slurm job is for: it may then be queued again.
+        requeues: how often the job is queued again at most after a node was lost; None within an allocation that is
+            held, which is not only the run's.
     """
 
     def __init__(
-        self, folder: RunFolder, nodes: int, processes: int, heard: int, lifeline: int | None = None, job: bool = False
+        self,
+        folder: RunFolder,
+        nodes: int,
+        processes: int,
+        heard: int,
+        lifeline: int | None = None,
+        requeues: int | None = None,
     ) -> None:
         super().__init__(folder, nodes * processes)
         self._nodes = nodes
         self._processes = processes
         self._heard = heard
         self._lifeline = lifeline
-        self._job = job
+        self._requeues = requeues
         self._srun: subprocess.Popen[bytes] | None = None
         self._said = b""  # by srun, what is not a whole line yet
         self._died: dict[int, str] = {}
@@ -86,25 +99,40 @@ class NodeRanks(Supervision):
 
     def start(self) -> None:
         """Start the ranks."""
-        hosts = host_names(os.environ["SLURM_JOB_NODELIST"])
-        os.environ["MASTER_ADDR"] = hosts[0] if self._nodes > 1 else "127.0.0.1"
+        os.environ["MASTER_ADDR"] = hosts(os.environ["SLURM_JOB_NODELIST"])[0] if self._nodes > 1 else "127.0.0.1"
         os.environ["MASTER_PORT"] = str(free_port())  # of the first node, where this process is if it is the job
         os.environ["WORLD_SIZE"] = str(self.ranks)
         os.environ["LOCAL_WORLD_SIZE"] = str(self._processes)
-        cpus = os.environ.get("SLURM_CPUS_PER_TASK")  # srun has not taken it over since Slurm 22.05
         command = [
             "srun",
             f"--nodes={self._nodes}",
             f"--ntasks={self.ranks}",
             f"--ntasks-per-node={self._processes}",
-            *([f"--cpus-per-task={cpus}"] if cpus else []),
-            *([] if self._job else ["--overlap"]),
+            *self._share(),
             "--kill-on-bad-exit=0",  # the other ranks have something to say too
             *("sh", "-c", _BEFORE, str(self.folder.path.absolute()), sys.executable),
         ]
+        # What binds the notebook to its processors does not bind its ranks.
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("SLURM_CPU_BIND")}
+        quiet = subprocess.DEVNULL
         self._srun = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, start_new_session=True
+            command,
+            stdin=quiet,
+            stdout=quiet,
+            stderr=subprocess.PIPE,
+            env=environment,
+            start_new_session=True,
+            preexec_fn=_end_with_parent,
         )
+
+    def _share(self) -> list[str]:
+        """Options of srun for the processors of a rank, which it has not taken over from the job since Slurm 22.05."""
+        if self._requeues is not None:
+            cpus = os.environ.get("SLURM_CPUS_PER_TASK")
+            return [f"--cpus-per-task={cpus}"] if cpus else []
+        here = os.environ.get("SLURM_CPUS_ON_NODE", "")
+        each = int(here) // self._processes if here.isdecimal() else 1
+        return ["--overlap", f"--cpus-per-task={max(1, each)}"]
 
     def watch(self, control: Control | Wish) -> str:
         """Wait for the ranks; returns what was wrong with the one that failed, empty if all ended well."""
@@ -115,10 +143,11 @@ class NodeRanks(Supervision):
                 return self._failed() if self._died or self._srun.returncode else ""
             if self._died:
                 return self._failed()
-            if wait([self._heard], timeout=0):
+            ready = wait(ends, timeout=0)
+            if self._heard in ready and is_termination(self._heard):
                 self._gather(_TO_SAY_WHY_S, lambda: self._cause is not None)
                 return self._scheduled(self._cause or "")
-            if wait(ends, timeout=0):
+            if self._lifeline in ready:
                 return KERNEL_ENDED
             if self.folder.is_removed():
                 return "its folder was removed"
@@ -176,15 +205,9 @@ class NodeRanks(Supervision):
         """How a rank ended, for a person."""
         code = re.search(r"exit code (\d+)", how)
         if code and int(code[1]) == NO_FOLDER:
-            return (
-                f"node {node} does not see the run's folder {self.folder.path.absolute()}, which has to be on a file "
-                "system that all nodes share: %config LightningMagics.run_dir = 'PATH'"
-            )
+            return not_shared(self.folder.path.absolute(), f" on node {node}")
         if code and int(code[1]) == NO_PYTHON:
-            return (
-                f"node {node} has no {sys.executable}, the Python of this kernel. Use one that all nodes share, or "
-                "load it there first: --slurm.setup 'module load …'"
-            )
+            return no_python(f" on node {node}")
         number = int(code[1]) if code else -_SIGNALS.get(how.removesuffix(" (core dumped)"), 0)
         if not number and "Out Of Memory" not in how:
             return f"rank {rank} of {self.ranks} ended: {how}, on node {node}"
@@ -210,35 +233,65 @@ class NodeRanks(Supervision):
         return found is not None and found.secondary and not is_told
 
     def _scheduled(self, cause: str) -> str:
-        """What the scheduler's ending of the ranks means for the run."""
+        """What the scheduler's ending of the ranks means for the run.
+
+        Args:
+            cause: Slurm's words; empty where it gave none: the job was cancelled, or it is to make room and has time.
+        """
         lost = f"node {self._lost}" if self._lost else "a node"
         if cause.startswith("TIME LIMIT"):
             return "its job has reached its time limit, before a batch ended at which it could be saved"
-        if cause == "" or not self._job:
-            return CANCELLED if not cause.startswith("NODE") else f"{lost} was lost"
+        if self._requeues is None:
+            return f"{lost} was lost" if cause.startswith("NODE") else CANCELLED
+        job, yields = self.folder.job(), self.folder.yields()
         if cause.startswith("NODE"):
-            with contextlib.suppress(OSError, subprocess.SubprocessError):  # the scheduler may have done that already
-                subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], timeout=60, check=False)
-            text = f"{lost} was lost: the job is queued again"
+            how = f"{lost} was lost"
+            if _restarts() + 1 - yields > self._requeues:
+                with contextlib.suppress(RunError):  # Slurm queues it again by itself
+                    jobs.cancel(job)
+                return f"{how}, and its job is not queued again: --slurm.requeues {self._requeues + 1}"
+        elif cause == "" and not (jobs.gives_way(job) or self._is_queued_again(job)):
+            return CANCELLED
         else:
-            how = "preempted" if cause.startswith("PREEMPT") else "requeued"
-            self.folder.submitted(self.folder.job(), 1 + self.folder.yields())
-            text = f"the job was {how}: it waits in the queue again"
-        tell(self.folder, f"{text} ({time.strftime('%H:%M:%S')})")
+            how = "the job was requeued" if cause.startswith("JOB REQUEUE") else "the job was preempted"
+            self.folder.submitted(job, 1 + yields)
+        if not self._is_queued_again(job, _TO_QUEUE_S):
+            try:
+                jobs.requeue(job)
+            except RunError as error:
+                return f"{how}, and is not queued again: {error}"
+        tell(self.folder, f"{how}: it waits in the queue again ({time.strftime('%H:%M:%S')})")
         return GOES_ON
 
+    def _is_queued_again(self, job: str, seconds: float = 0.0) -> bool:
+        """Whether Slurm has put the job back into its queue by itself, now or within some time."""
+        until = time.monotonic() + seconds
+        while True:
+            state = jobs.state(job)
+            if state.kind == "queued" or state.restarts > _restarts():
+                return True
+            if time.monotonic() >= until:
+                return False
+            time.sleep(0.2)
 
-def own_path(path: Sequence[str]) -> list[str]:
-    """What of a kernel's ``sys.path`` an interpreter does not have by itself; this package always."""
-    known = {*sysconfig.get_paths().values(), sysconfig.get_path("stdlib") + "/lib-dynload", ""}
-    found = [item for item in path if item not in known and not item.endswith(".zip")]
-    return [*found, str(Path(__file__).parent.parent)]
+
+def variables(path: Sequence[str]) -> dict[str, str]:
+    """What the processes of a run are told of a kernel's ``sys.path``: this package first, the whole of it later."""
+    found = {PATH: os.pathsep.join(path)}
+    parent = str(Path(__file__).parent.parent)
+    if parent not in sysconfig.get_paths().values():
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, [parent, os.environ.get("PYTHONPATH", "")]))
+    return found
 
 
-def host_names(nodelist: str) -> list[str]:
-    """The names of a job's nodes: Slurm writes them as ``n[1-2]``."""
-    found = subprocess.run(["scontrol", "show", "hostnames", nodelist], capture_output=True, text=True, check=True)
-    return found.stdout.split()
+def _end_with_parent() -> None:
+    """End srun, and so the ranks, when the supervisor is killed; on Linux."""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
+
+
+def _restarts() -> int:
+    """How often the job has begun before."""
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
 def _ranks(tasks: str) -> list[int]:
@@ -257,8 +310,8 @@ def job(folder: str, nodes: int, processes: int, requeues: int) -> None:
         requeues: how often it is queued again at most after a node was lost.
     """
     run = RunFolder(folder)
-    restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-    heard, _ = terminations()
+    restarts = _restarts()
+    heard = terminations()
     signal.signal(signal.SIGUSR2, lambda number, frame: _ask_before_the_limit(run))
     lock = run.lock()
     try:
@@ -271,7 +324,7 @@ def job(folder: str, nodes: int, processes: int, requeues: int) -> None:
             return
         if restarts:
             _resume(run)
-        NodeRanks(run, nodes, processes, heard, job=True).run()
+        NodeRanks(run, nodes, processes, heard, requeues=requeues).run()
     finally:
         os.close(lock)
 
@@ -284,8 +337,11 @@ def _ask_before_the_limit(folder: RunFolder) -> None:
 
 def _resume(folder: RunFolder) -> None:
     """Let ranks go on from the last checkpoint of a job that was ended and has begun again."""
-    for rank in folder.path.glob("error_*.pkl"):
-        rank.unlink(missing_ok=True)
+    for path in folder.path.glob("error_*.pkl"):
+        path.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        if reach(folder.control_path).why():  # a wish of the time limit that was, not of a user
+            Wish(folder.control_path, make=True)
     found = folder.newest_checkpoint()
     if found is not None:
         os.environ[RESUME] = str(found)

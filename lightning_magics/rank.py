@@ -11,9 +11,13 @@ import sys
 
 from .runs import RunFolder
 
+PATH = "LIGHTNING_MAGICS_PATH"  # a variable with the kernel's sys.path, where an engine gives it
+
 
 def main() -> None:
     """Be one rank of the run in the folder that is named."""
+    if path := os.environ.pop(PATH, ""):
+        sys.path[:] = path.split(os.pathsep)
     from . import worker  # imports torch, which the rest of the package does not
 
     rank, ranks, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))

@@ -264,4 +264,9 @@ def _asked_inside(nodes: int, count: int | None, wants_gpus: bool | None, given:
         raise InputError(
             f"--devices {processes}: the allocation {held.job} has {held.gpus} on each node. Type --devices {held.gpus}"
         )
+    if held.cpus is not None and processes > held.cpus:
+        raise InputError(
+            f"--devices {processes}: the allocation {held.job} has {held.cpus} processors on this node, and each "
+            f"process takes one. Type --devices {held.cpus}, or ask for more: salloc --cpus-per-task {processes}"
+        )
     return Asked(nodes, processes, processes if has_gpus else 0, inside=True)

@@ -45,14 +45,21 @@ class Scheduler:
     def goes_on(self) -> bool:
         """Whether the job waits or runs, as far as is known; asks the scheduler now and then."""
         now = time.monotonic()
-        is_asked = self._is_asked()
-        if now >= self._due or (is_asked and not self._is_cancelled and self._waits):
+        asked = self._asked()
+        if now >= self._due or (asked and not self._is_cancelled and self._waits):
             self._look(now)
-        if is_asked and not self._is_cancelled and (is_asked == _NOW or self._waits):
-            self._is_cancelled, self._due = True, 0.0
-            with contextlib.suppress(RunError):  # what becomes of it is seen
-                slurm.cancel(self._job)
+        if asked and not self._is_cancelled and (asked == _NOW or self._waits):
+            self._cancel()
         return self._gone_since is None or now - self._gone_since < self._last_words_s
+
+    def _cancel(self) -> None:
+        try:
+            slurm.cancel(self._job)
+        except RunError as error:  # it is tried again
+            self._show(events.Notice(f"{error}. To cancel it by hand: scancel {self._job}"))
+            self._due = time.monotonic() + _QUEUE_S
+        else:
+            self._is_cancelled, self._due = True, 0.0
 
     def why(self) -> str:
         """How the job came to its end, for a person; empty if it has not."""
@@ -64,8 +71,10 @@ class Scheduler:
     def _waits(self) -> bool:
         return self._state is not None and self._state.kind == "queued"
 
-    def _is_asked(self) -> str:
-        """What the run was asked for by its user: to stop, or to end now."""
+    def _asked(self) -> str:
+        """What the run was asked for by its user: to stop, or to end now, as where its folder was removed."""
+        if self._folder.is_removed():
+            return _NOW
         with contextlib.suppress(OSError):  # the run is over
             control = reach(self._folder.control_path)
             return _NOW if control.asked_now() else "stop" if control.asked() else ""
@@ -77,9 +86,9 @@ class Scheduler:
             self._due = now + _RUNNING_S
             return
         self._state = state
-        if state.kind == "ended":
-            self._gone_since = self._gone_since or now
-            self._last_words_s = 0.0 if waited else _LAST_WORDS_S
+        self._gone_since = (self._gone_since or now) if state.kind == "ended" else None
+        never_began = state.word == "CANCELLED" and not state.nodes
+        self._last_words_s = 0.0 if never_began or self._folder.is_removed() else _LAST_WORDS_S
         if self._waits:
             self._show(events.Queued(state.reason, state.position, state.waiting, state.start))
         elif waited:

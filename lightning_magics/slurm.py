@@ -18,7 +18,7 @@ from .allocation import Allocation, allocation, hosts
 from .errors import InputError
 from .formats import plural
 from .jobs import FORGOTTEN, NO_FOLDER, NO_PYTHON, State, cancel, requeue, state, states, why
-from .nodes import own_path
+from .nodes import variables
 from .partitions import gpus
 from .request import SIGNAL_DELAY_S, Asked, asked, defaults, parameter_names, partition_names
 
@@ -43,11 +43,7 @@ __all__ = [
     "submit",
     "why",
 ]
-# Beginnings of the names of variables that a job has; SLURM_CONF is none.
-_OF_A_JOB = (
-    *(f"SLURM_{part}" for part in ("JOB", "STEP", "CPU", "MEM", "GPU", "TRES", "TASK", "NODE", "PROC", "LOCAL")),
-    *("SLURM_NTASKS", "SLURM_NNODES", "SLURM_NPROCS", "SRUN_"),
-)
+_OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")  # no variables of a job
 # A shell that goes on after the command, and passes on the signal that Slurm sends to the shell alone.
 _SUPERVISED = (
     """supervised() { trap 'kill -USR2 $!' USR2; trap : TERM; "$@" & """
@@ -117,7 +113,7 @@ def _checks(folder: Path) -> list[str]:
     """
     return [
         "trap '' USR2",
-        f"export PYTHONPATH={shlex.quote(os.pathsep.join(own_path(sys.path)))}",
+        *(f"export {name}={shlex.quote(value)}" for name, value in variables(sys.path).items()),
         f"[ -d {shlex.quote(str(folder))} ] || exit {NO_FOLDER}",
         f"[ -x {shlex.quote(sys.executable)} ] || exit {NO_PYTHON}",
     ]
@@ -126,7 +122,8 @@ def _checks(folder: Path) -> list[str]:
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
     """Without the variables of a job that this process is in: Slurm would take some for those of the new one."""
-    hidden = {name: os.environ.pop(name) for name in list(os.environ) if name.startswith(_OF_A_JOB)}
+    found = [name for name in os.environ if name.startswith(("SLURM_", "SRUN_")) and name not in _OF_A_CLUSTER]
+    hidden = {name: os.environ.pop(name) for name in found}
     try:
         yield
     finally:

@@ -211,8 +211,10 @@ class SpawnedRun(Run):
         self.catch_up(last=True)
 
     def _goes_on(self) -> bool:
-        """Whether processes work on the run, or are to."""
-        return self.folder.is_alive() and (self._scheduler is None or self._scheduler.goes_on())
+        """Whether processes work on the run, or are to; a job whose folder was removed is first to be gone."""
+        if self._scheduler is None:
+            return self.folder.is_alive()
+        return (self.folder.is_alive() or self.folder.is_removed()) and self._scheduler.goes_on()
 
     def _is_to_end(self) -> bool:
         """Whether it was asked here that its processes end at once."""
@@ -250,7 +252,7 @@ class SpawnedRun(Run):
     def _is_gone(self) -> bool:
         """Whether nothing works on a run that says it goes on."""
         if self._scheduler is not None:
-            return not self._scheduler.goes_on() or self._is_to_end()
+            return not self._scheduler.goes_on()
         return not (self.folder.is_alive() or self.folder.is_elsewhere())
 
     def _tell_end(self, error: str) -> None:
@@ -319,6 +321,8 @@ class SpawnedRun(Run):
         last = self.folder.last_checkpoint_path
         if self.verb != "fit":
             return None
+        if self._build is None and self.record.error == CANCELLED:
+            return self.folder.newest_checkpoint()
         if self._build is None:
             return last if last.exists() and not self.record.error else None
         found = last if last.exists() else self.folder.newest_checkpoint()  # which a fit in a kernel has alone
@@ -419,7 +423,8 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
             processes.release(lock)
             raise
     if how.cluster is not None and how.queues:
-        _submit(folder, how.cluster, lock)
+        with interrupts_ask(run._stop):  # it would leave a job behind that nobody knows
+            _submit(folder, how.cluster, lock)
         return processes.Unbound
     step = None if how.cluster is None else [how.cluster.nodes, how.cluster.processes]
     request = Request.of(folder.path, how.ranks, how.background, step)
@@ -441,9 +446,12 @@ def _submit(folder: RunFolder, asked: slurm.Asked, lock: int) -> None:
         InputError: Slurm refuses it.
     """
     place = (str(folder.path.absolute()), asked.nodes, asked.processes, asked.requeues)
-    try:
-        folder.submitted(slurm.submit(asked, folder.submissions_path, folder.name, nodes.job, *place))
-    finally:
+    with contextlib.ExitStack() as ending:
+        ending.callback(processes.release, lock)
+        job = slurm.submit(asked, folder.submissions_path, folder.name, nodes.job, *place)
+        ending.callback(slurm.cancel, job)
+        folder.submitted(job)
+        ending.pop_all()
         processes.release(lock)
 
 

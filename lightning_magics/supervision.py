@@ -133,13 +133,21 @@ def clear(folder: RunFolder) -> None:
             path.unlink(missing_ok=True)
 
 
-def terminations() -> tuple[int, int]:
-    """Let SIGTERM be heard where ranks are waited for, and nowhere else: at the first file descriptor returned."""
+def terminations() -> int:
+    """Let SIGTERM be heard where ranks are waited for, and nowhere else: at the file descriptor that is returned."""
     heard, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda number, frame: None)
-    return heard, wakeup
+    return heard
+
+
+def is_termination(heard: int) -> bool:
+    """Take in the signals that have come, waiting for one; whether SIGTERM is among them.
+
+    Every signal that Python handles is heard there, such as that of a DataLoader's worker that has ended.
+    """
+    return signal.SIGTERM in os.read(heard, 1024)
 
 
 def free_port() -> int:

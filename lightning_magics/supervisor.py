@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, cast
 
 from .control import Control, Wish
-from .nodes import NodeRanks, own_path
+from .nodes import NodeRanks, variables
 from .runs import RunFolder
-from .supervision import ENDED_AT_ONCE, KERNEL_ENDED, Supervision, died, free_port, terminations
+from .supervision import ENDED_AT_ONCE, KERNEL_ENDED, Supervision, died, free_port, is_termination, terminations
 
 _LOOK_S = 0.2
 _TO_SAY_WHY_S = 0.5  # for the other ranks, to say what they raised: the first to end may not be the first to fail
@@ -95,9 +95,9 @@ def main(lifeline: int, lock: int, method: str) -> None:
             _meet_here(request)
             _LocalRanks(request, pipe.fileno(), lock, method).run()
             return
-        heard, _ = terminations()
+        heard = terminations()
         nodes, processes = request.step
-        os.environ["PYTHONPATH"] = os.pathsep.join(own_path(request.path))
+        os.environ.update(variables(request.path))
         ends = None if request.background else pipe.fileno()
         NodeRanks(RunFolder(request.folder), nodes, processes, heard, ends).run()
 
@@ -134,8 +134,8 @@ class _LocalRanks(Supervision):
         super().__init__(RunFolder(request.folder), request.ranks)
         self._request = request
         self._lifeline = lifeline
-        self._terminated, wakeup = terminations()
-        self._inherited = (lifeline, lock, self._terminated, wakeup) if method == "fork" else ()
+        self._terminated = terminations()
+        self._inherited = (lifeline, lock, self._terminated) if method == "fork" else ()
         self._context: Any = multiprocessing.get_context(method)
         self._processes: list[BaseProcess] = []
         self._codes: dict[int, int] = {}  # rank to exit code
@@ -159,7 +159,7 @@ class _LocalRanks(Supervision):
             if not left:
                 return ""
             ready = wait([*left, *listen], timeout=_LOOK_S)
-            if self._terminated in ready:
+            if self._terminated in ready and is_termination(self._terminated):
                 return ENDED_AT_ONCE
             if self._lifeline in ready:
                 return KERNEL_ENDED
@@ -206,7 +206,7 @@ class _LocalRanks(Supervision):
 
 def _rank(request: Request, rank: int, inherited: tuple[int, ...]) -> None:
     """What a rank does first, in its own process."""
-    signal.set_wakeup_fd(-1)
+    os.close(signal.set_wakeup_fd(-1))
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setpgid(0, 0)
     for fd in inherited:

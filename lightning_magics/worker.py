@@ -28,7 +28,7 @@ from .events import Ended, Event, Notice
 from .job import Job
 from .recorder import Recorder
 from .runs import RunFolder, marked
-from .supervision import RESUME, terminations
+from .supervision import RESUME, is_termination, terminations
 from .train import resumed, train
 from .workers import notebook_objects_travel
 
@@ -206,10 +206,11 @@ def _end_when_terminated() -> None:
 
     Lightning would raise an exception after the batch, and the run would seem to have failed.
     """
-    heard, _ = terminations()
+    heard = terminations()
 
     def end() -> None:
-        os.read(heard, 1)
+        while not is_termination(heard):
+            pass
         os._exit(128 + signal.SIGTERM)
 
     threading.Thread(target=end, daemon=True).start()

@@ -16,6 +16,26 @@ nn.Linear(8, 2)
 """
 POINTS = "X = torch.randn(128, 8, generator=torch.Generator().manual_seed(0)); y = (X.sum(1) > 0).long()"
 DATA = "%%lightning_data points --batch_size 16\nTensorDataset(X, y)\n"
+# The same global batches as two ranks have, in one process: each step's is a batch of either.
+REFERENCE = """
+from torch.utils.data import DistributedSampler
+
+def trained(net, epochs, seed=3):
+    data = TensorDataset(X, y)
+    ranks = [DistributedSampler(data, 2, rank, shuffle=True, seed=seed) for rank in range(2)]
+    sgd = torch.optim.SGD(net.parameters(), 0.1)
+    for epoch in range(epochs):
+        for sampler in ranks:
+            sampler.set_epoch(epoch)
+        places = [list(sampler) for sampler in ranks]
+        for step in range(0, 64, 16):
+            batch = [data[place] for rank in places for place in rank[step:step + 16]]
+            inputs, labels = (torch.stack(part) for part in zip(*batch))
+            sgd.zero_grad()
+            nn.functional.cross_entropy(net(inputs), labels).backward()
+            sgd.step()
+    return net
+"""
 TWO = "--cluster slurm --nodes 2 --slurm.partition main --slurm.time 30"
 WAITS_S = 60.0
 
@@ -28,7 +48,7 @@ class Notebook(Kernel):
 
     def __init__(self, kernel: Kernel) -> None:
         self.__dict__ = kernel.__dict__
-        self.run(SETUP, NET, POINTS, DATA)
+        self.run(SETUP, NET, POINTS, DATA, REFERENCE)
 
     def record(self, run: str) -> dict[str, Any]:
         return json.loads((self.folder / "lightning_logs" / run / "run.json").read_text(encoding="utf-8"))
@@ -70,26 +90,12 @@ def notebook(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iter
 
 
 def test_two_hosts_train_what_one_process_does(notebook: Notebook, cluster: Cluster) -> None:
-    cell = notebook.cell(f"run = %lightning_fit Net points {TWO} --max_epochs 2 --seed 3 --accelerator cpu")
+    cell = notebook.cell(f"run = %lightning_fit Net points {TWO} --max_epochs 2 --seed 3 --data.num_workers 1")
     assert cell.status == "ok", cell.error
     assert "2 × cpu on 2 nodes" in cell.outputs[-1]["text/plain"]
     assert notebook.value("[run.status, run.record.steps, run.record.epochs]") == ["completed", 8, 2]
     notebook.run("weights = [item.detach().clone() for item in run.model.parameters()]")
-    # The same global batches, in one process: each step's is a batch of every rank.
-    notebook.run(
-        "from torch.utils.data import DistributedSampler",
-        "data = TensorDataset(X, y)",
-        "ranks = [DistributedSampler(data, 2, rank, shuffle=True, seed=3) for rank in range(2)]",
-        "pl.seed_everything(3); net = Net(); loss = nn.functional.cross_entropy",
-        "sgd = torch.optim.SGD(net.parameters(), 0.1)",
-        """for epoch in range(2):
-    for sampler in ranks: sampler.set_epoch(epoch)
-    halves = [[list(ranks[rank])[16 * step:16 * step + 16] for rank in range(2)] for step in range(4)]
-    for step in halves:
-        batch = [data[place] for place in sum(step, [])]
-        inputs, labels = (torch.stack(part) for part in zip(*batch))
-        sgd.zero_grad(); loss(net(inputs), labels).backward(); sgd.step()""",
-    )
+    notebook.run("pl.seed_everything(3); net = trained(Net(), 2)")
     assert notebook.value("all(torch.allclose(*pair, rtol=0, atol=1e-5) for pair in zip(weights, net.parameters()))")
     notebook.run("again = %lightning_fit run.model points --max_epochs 1")  # goes on, in the kernel
     assert notebook.value("[again.record.epochs, again.record.steps]") == [3, 16]
@@ -135,20 +141,27 @@ def test_a_rank_that_is_killed_is_named_with_its_node_signal_and_log(notebook: N
 
 
 def test_a_job_waits_in_the_queue_and_is_withdrawn_by_an_interrupt(notebook: Notebook, cluster: Cluster) -> None:
+    notebook.run(NET.replace("Net", "Waiting"))
     with cluster.filled():
-        sent = notebook.send(f"run = %lightning_fit Net points {TWO} --max_epochs 1")
-        folder = max((notebook.folder / "lightning_logs/Net").glob("version_*"), key=lambda path: path.stat().st_mtime)
-        until(lambda: folder.name != "version_0" or len(list(folder.parent.glob("version_*"))) > 1)
-        run = f"Net/{max(path.name for path in folder.parent.glob('version_*'))}"
-        job = notebook.job(run)
+        sent = notebook.send(f"run = %lightning_fit Waiting points {TWO} --max_epochs 1")
+        job = notebook.job("Waiting/version_0")
         cluster.wait_for(job, "PENDING")
-        time.sleep(1)
         notebook.manager.interrupt_kernel()
         cell = notebook.finish(sent)
         assert cell.status == "ok", cell.error
         assert "interrupted before it began" in cell.outputs[-1]["text/plain"]
         assert notebook.value("run.status") == "interrupted"
         assert cluster.word(job) in ("CANCELLED", "")
+
+
+def test_a_job_that_runs_is_ended_at_once(notebook: Notebook, cluster: Cluster) -> None:
+    notebook.slow("Ended")
+    notebook.run(f"run = %lightning_fit Ended points {TWO} --max_epochs 1000 --background")
+    until(lambda: notebook.steps("Ended/version_0") > 5)
+    notebook.run("%lightning_stop Ended/version_0 --now", "run.wait()")
+    assert notebook.value("[run.status, run.record.error]") == ["interrupted", "ended at once"]
+    assert not (notebook.folder / "lightning_logs/Ended/version_0/job.pt").exists()
+    until(lambda: cluster.run("squeue", "--noheader") == "")
 
 
 def test_a_job_in_the_background_is_listed_seen_and_stopped_by_another_kernel(
@@ -196,39 +209,45 @@ def test_a_preempted_job_goes_on_from_its_last_checkpoint(notebook: Notebook, cl
 
 
 def test_a_job_that_lost_a_node_begins_again_and_gives_up_at_last(notebook: Notebook, cluster: Cluster) -> None:
-    notebook.slow("Lost", seconds=0.05)
-    notebook.run(f"run = %lightning_fit Lost points {TWO} --max_epochs 1000 --background --slurm.requeues 0")
-    until(lambda: notebook.steps("Lost/version_0") > 3)
+    notebook.slow("Lost")
+    notebook.run(f"run = %lightning_fit Lost points {TWO} --max_epochs 1000 --background --slurm.requeues 1")
+    until(lambda: list((notebook.folder / "lightning_logs/Lost/version_0/checkpoints").glob("epoch=*")))
     with cluster.lost("n2"):
-        time.sleep(2)
-    cell = notebook.cell("run.wait()")
-    assert "its job has lost a node 1 times, and is not queued again: --slurm.requeues 1" in cell.error
-    told = notebook.value("[notice.text for notice in run._state.notices]")
-    assert any("was lost: the job is queued again" in text for text in told)
+        time.sleep(1)
+    told = "[notice.text for notice in run._state.notices]"
+    until(lambda: any("has begun again on n[1-2], from epoch=" in text for text in notebook.value(told)))
+    steps = notebook.steps("Lost/version_0")
+    until(lambda: notebook.steps("Lost/version_0") > steps)
+    with cluster.lost("n2"):
+        cell = notebook.cell("run.wait()")
+    assert "was lost, and its job is not queued again: --slurm.requeues 2" in cell.error
+    assert any("was lost: it waits in the queue again" in text for text in notebook.value(told))
+    until(lambda: cluster.run("squeue", "--noheader") == "")
 
 
 def test_what_a_time_limit_leaves_time_for_is_saved(notebook: Notebook, cluster: Cluster) -> None:
-    notebook.slow("Limited")
+    notebook.slow("Limited", seconds=3)  # a batch takes longer than anything that is waited for
     notebook.run(f"run = %lightning_fit Limited points {TWO} --max_epochs 1000 --background")
-    until(lambda: notebook.steps("Limited/version_0") > 5)
+    until(lambda: notebook.steps("Limited/version_0") > 0)
     cluster.run("scancel", "--batch", "--signal=USR2", notebook.job("Limited/version_0"))  # as Slurm does
     notebook.run("run.wait()")
     assert notebook.value("run.status") == "interrupted"
     assert "the time limit of its job came near: --slurm.time MINUTES" in notebook.value("run.record.reason")
-    assert notebook.value("run.model is not None")
+    saved = torch.load(notebook.folder / "lightning_logs/Limited/version_0/checkpoints/last.ckpt", weights_only=True)
+    assert notebook.value("run.model.layer.weight.tolist()") == saved["state_dict"]["layer.weight"].tolist()
 
 
 def test_a_folder_that_a_node_does_not_see_is_said(notebook: Notebook, cluster: Cluster) -> None:
     with cluster.hidden(notebook.folder / "lightning_logs"):
         cell = notebook.cell(f"%lightning_fit Net points {TWO} --max_epochs 1")
-    assert f"node n2 does not see the run's folder {notebook.folder}/lightning_logs/Net/version_" in cell.error
-    assert "on a file system that all nodes share: %config LightningMagics.run_dir = 'PATH'" in cell.error
+    assert f"the folder of the run is not seen on node n2: {notebook.folder}/lightning_logs/Net/version_" in cell.error
+    assert "Set one that is: %config LightningMagics.run_dir = '/a/shared/folder'" in cell.error
 
 
 def test_an_allocation_that_is_held_takes_fits_without_a_queue(notebook: Notebook, cluster: Cluster) -> None:
-    job = cluster.submit("--partition=main", "--nodes=2", "--ntasks-per-node=2", "--time=10")
+    job = cluster.submit("--partition=main", "--nodes=2", "--ntasks-per-node=1", "--cpus-per-task=2", "--time=10")
     cluster.wait_for(job, "RUNNING")
-    variables = {"SLURM_JOB_ID": job, "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_ON_NODE": "2"}
+    variables = {"SLURM_JOB_ID": job, "SLURM_JOB_NODELIST": "n[1-2]", "SLURM_CPUS_ON_NODE": "2", "SLURM_NTASKS": "2"}
     try:
         notebook.run(f"import os; os.environ.update({variables!r})")
         inside = "--cluster slurm --nodes 2 --slurm.inside"
@@ -237,13 +256,16 @@ def test_an_allocation_that_is_held_takes_fits_without_a_queue(notebook: Noteboo
         assert "2 × cpu on 2 nodes" in cell.outputs[-1]["text/plain"]
         assert cluster.run("squeue", "--noheader", "--format=%i") == job
         notebook.slow("Inside")
-        sent = notebook.send(f"run = %lightning_fit Inside points {inside} --max_epochs 1000")
+        refused = notebook.cell(f"%lightning_fit Net points {inside} --devices 3")
+        assert f"--devices 3: the allocation {job} has 2 processors on this node" in refused.error
+        one = "--cluster slurm --slurm.inside --devices 2"
+        sent = notebook.send(f"run = %lightning_fit Inside points {one} --max_epochs 1000")
         until(lambda: (notebook.folder / "lightning_logs/Inside").exists() and notebook.steps("Inside/version_0") > 5)
         notebook.manager.interrupt_kernel()
         cell = notebook.finish(sent)
         assert cell.status == "ok", cell.error
         assert notebook.value("run.status") == "interrupted"
-        assert cluster.processes("n2", "lightning_magics.rank") == []
+        assert cluster.processes("n1", "lightning_magics.rank") == []
     finally:
         notebook.run(f"for name in {list(variables)!r}: os.environ.pop(name, None)")
         cluster.run("scancel", job)
@@ -273,5 +295,7 @@ def test_sharded_parameters_on_two_hosts_come_back_whole(notebook: Notebook) -> 
         "def configure_optimizers(self):\n    return torch.optim.SGD(self.parameters(), 0.1)\n"
     )
     strategy = "pl.strategies.ModelParallelStrategy(save_distributed_checkpoint=False)"
-    cell = notebook.cell(f'run = %lightning_fit Sharded points {TWO} --strategy "{strategy}" --max_epochs 1 --seed 1')
+    cell = notebook.cell(f'run = %lightning_fit Sharded points {TWO} --strategy "{strategy}" --max_epochs 1 --seed 3')
     assert cell.status == "ok", cell.error
+    notebook.run("pl.seed_everything(3); net = Sharded(); trained(net.layer, 1)")
+    assert notebook.value("torch.allclose(run.model.layer.weight, net.layer.weight, rtol=0, atol=1e-5)")

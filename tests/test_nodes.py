@@ -1,11 +1,12 @@
 """What a supervisor makes of srun's words; that srun says them is shown in test_cluster."""
 
+import subprocess
 import sys
 
 import pytest
 
 from lightning_magics import raised
-from lightning_magics.nodes import NodeRanks, _ranks, own_path
+from lightning_magics.nodes import NodeRanks, _ranks, variables
 from lightning_magics.runs import RunFolder
 from lightning_magics.supervision import CANCELLED
 
@@ -14,7 +15,7 @@ from lightning_magics.supervision import CANCELLED
 def ranks(tmp_path):
     folder = RunFolder(tmp_path)
     folder.events_path.touch()
-    return NodeRanks(folder, nodes=2, processes=2, heard=0, job=True)
+    return NodeRanks(folder, nodes=2, processes=2, heard=0)
 
 
 def test_ranks_are_read_from_slurms_list_of_tasks():
@@ -49,12 +50,16 @@ def test_how_a_rank_ended_is_told_with_its_node(ranks, said, rank, told):
     assert ranks._died[rank] == told
 
 
-def test_a_node_without_this_python_is_named(ranks):
-    ranks._note("srun: error: n2: task 2: Exited with exit code 98")
-    assert ranks._died[2] == (
-        f"node n2 has no {sys.executable}, the Python of this kernel. Use one that all nodes share, or load it there "
-        "first: --slurm.setup 'module load …'"
-    )
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (98, f"this notebook's Python is not found on node n2: {sys.executable}. Use an environment on a file system"),
+        (97, "the folder of the run is not seen on node n2: "),
+    ],
+)
+def test_what_a_node_lacks_is_said(ranks, code, told):
+    ranks._note(f"srun: error: n2: task 2: Exited with exit code {code}")
+    assert ranks._died[2].startswith(told)
 
 
 def test_a_peer_is_lost_where_others_say_so_and_nobody_knows_what_became_of_it(ranks):
@@ -89,8 +94,26 @@ def test_what_is_ended_here_was_not_the_scheduler(ranks):
     assert ranks._scheduled("") == CANCELLED
 
 
-def test_an_interpreter_gets_what_it_does_not_have_by_itself(tmp_path):
-    found = own_path(["", *sys.path, str(tmp_path)])
-    assert str(tmp_path) in found
-    assert "" not in found
-    assert not [item for item in found if item.endswith(("site-packages", "lib-dynload", ".zip"))]
+def test_a_rank_gets_the_kernels_path_in_its_order(monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", "/from/a/module")
+    found = variables(["/one", *sys.path, "/two"])
+    assert found["LIGHTNING_MAGICS_PATH"].split(":") == ["/one", *sys.path, "/two"]
+    assert found.get("PYTHONPATH", "/from/a/module").endswith("/from/a/module")
+
+
+def test_only_sigterm_ends_and_other_signals_do_not(tmp_path):
+    """Such as SIGCHLD, which torch handles in Python as soon as a DataLoader has workers."""
+    code = (
+        "import os, signal, sys\n"
+        "from lightning_magics.supervision import is_termination, terminations\n"
+        "heard = terminations()\n"
+        "signal.signal(signal.SIGCHLD, lambda *_: None)\n"
+        "signal.signal(signal.SIGUSR2, lambda *_: None)\n"
+        "for number in (signal.SIGCHLD, signal.SIGUSR2):\n"
+        "    os.kill(os.getpid(), number)\n"
+        "    assert not is_termination(heard)\n"
+        "os.kill(os.getpid(), signal.SIGUSR2)\n"
+        "os.kill(os.getpid(), signal.SIGTERM)\n"
+        "assert is_termination(heard) or is_termination(heard)\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
