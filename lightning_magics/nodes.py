@@ -44,7 +44,7 @@ from .supervision import (
 
 _LOOK_S = 0.5
 _TO_SAY_WHY_S = 1.0  # for the other ranks, to say what they raised
-_TO_QUEUE_S = 5.0  # for Slurm, to queue again what it has ended
+_TO_QUEUE_S = 2.0  # for Slurm, to queue again what it has ended
 _TO_REPORT_S = 10.0  # for srun, to say what became of a rank whose peers have lost it
 _TO_END_S = 10.0  # for srun, once it is asked to end all ranks
 
