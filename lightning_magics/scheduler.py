@@ -36,7 +36,7 @@ class Scheduler:
         self._job = folder.job()
         self._show = show
         self._began = time.monotonic()
-        self._due = 0.0
+        self._due = self._retry = 0.0
         self._gone_since: float | None = None
         self._state: slurm.State | None = None
         self._last_words_s = _LAST_WORDS_S
@@ -45,10 +45,10 @@ class Scheduler:
     def goes_on(self) -> bool:
         """Whether the job waits or runs, as far as is known; asks the scheduler now and then."""
         now = time.monotonic()
-        asked = self._asked()
-        if now >= self._due or (asked and not self._is_cancelled and self._waits):
+        asked = "" if self._is_cancelled or now < self._retry else self._asked()
+        if now >= self._due or (asked and self._waits):
             self._look(now)
-        if asked and not self._is_cancelled and (asked == _NOW or self._waits):
+        if asked == _NOW or (asked and self._waits):
             self._cancel()
         return self._gone_since is None or now - self._gone_since < self._last_words_s
 
@@ -57,7 +57,7 @@ class Scheduler:
             slurm.cancel(self._job)
         except RunError as error:  # it is tried again
             self._show(events.Notice(f"{error}. To cancel it by hand: scancel {self._job}"))
-            self._due = time.monotonic() + _QUEUE_S
+            self._retry = time.monotonic() + _QUEUE_S
         else:
             self._is_cancelled, self._due = True, 0.0
 

@@ -2,10 +2,13 @@
 
 import subprocess
 import sys
+import time
 
 import pytest
 
-from lightning_magics import raised
+from lightning_magics import raised, scheduler, slurm
+from lightning_magics.control import Wish
+from lightning_magics.errors import RunError
 from lightning_magics.nodes import NodeRanks, _ranks, variables
 from lightning_magics.runs import RunFolder
 from lightning_magics.supervision import CANCELLED
@@ -117,3 +120,31 @@ def test_only_sigterm_ends_and_other_signals_do_not(tmp_path):
         "assert is_termination(heard) or is_termination(heard)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_a_job_that_cannot_be_cancelled_is_tried_again_and_named(tmp_path, monkeypatch):
+    folder = RunFolder(tmp_path)
+    folder.events_path.touch()
+    folder.submitted("17")
+    Wish(folder.control_path, make=True).ask(now=True)
+    tried, shown = [], []
+
+    def cancel(job):
+        tried.append(job)
+        if len(tried) < 2:
+            raise RunError("Slurm does not cancel job 17: Socket timed out")
+
+    monkeypatch.setattr(scheduler.slurm, "state", lambda job: slurm.State("running", "RUNNING"))
+    monkeypatch.setattr(scheduler.slurm, "cancel", cancel)
+    monkeypatch.setattr(scheduler, "_QUEUE_S", 0.05)
+    watched = scheduler.Scheduler(folder, shown.append)
+    assert watched.goes_on()
+    assert watched.goes_on()
+    assert tried == ["17"]  # not at once again
+    time.sleep(0.1)
+    assert watched.goes_on()
+    assert watched.goes_on()
+    assert tried == ["17", "17"]
+    assert [notice.text for notice in shown] == [
+        "Slurm does not cancel job 17: Socket timed out. To cancel it by hand: scancel 17"
+    ]
