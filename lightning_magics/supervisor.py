@@ -206,7 +206,9 @@ class _LocalRanks(Supervision):
 
 def _rank(request: Request, rank: int, inherited: tuple[int, ...]) -> None:
     """What a rank does first, in its own process."""
-    os.close(signal.set_wakeup_fd(-1))
+    wakeup = signal.set_wakeup_fd(-1)
+    if wakeup >= 0:  # it was forked
+        os.close(wakeup)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.setpgid(0, 0)
     for fd in inherited:
