@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import Any
 
-from . import formats, report
+from . import formats, report, tables
 from .recipe import Recipe
 from .runs import RunRecord
 
@@ -44,21 +44,14 @@ class Agreement:
     def _repr_html_(self) -> str:
         """The table as html, with inline styles only."""
         labels, rows = self._table()
-        head = "".join(_cell("th", label, label) for label in labels)
-        body = "".join(
-            f"<tr>{''.join(_cell('td', label, cell) for label, cell in zip(labels, row, strict=True))}</tr>"
-            for row in rows
-        )
-        table = (
-            '<div style="overflow-x:auto"><table style="margin:0;border-collapse:collapse;'
-            f'font-variant-numeric:tabular-nums"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
-        )
+        cells = [[row[place] for row in rows] for place in range(len(labels))]
+        columns = [tables.Column(name, column, name in _LEFT) for name, column in zip(labels, cells, strict=True)]
         below = "".join(f'<div style="opacity:.8;font-size:.92em">{escape(line)}</div>' for line in self._said())
         sign, colour = _SIGNS[self.verdict]
         mark = f'<span style="color:{colour}">{sign}</span>'
         return (
             f'<div style="margin:2px 0 6px"><div style="margin-bottom:4px">{mark} {escape(self._headline())}</div>'
-            f"{table if self._rows else ''}{below}</div>"
+            f"{tables.html(columns) if self._rows else ''}{below}</div>"
         )
 
     def _headline(self) -> str:
@@ -164,8 +157,3 @@ def _differing(what: str, before: dict[str, Any], after: dict[str, Any]) -> list
         for name in before
         if name in after and before[name] != after[name]
     ]
-
-
-def _cell(kind: str, label: str, content: str) -> str:
-    side = "left" if label in _LEFT else "right"
-    return f'<{kind} style="text-align:{side};padding:2px 8px;white-space:nowrap">{escape(content)}</{kind}>'

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from . import boards, catalog, frame, options, processes, removal, runs, spawned
+from . import boards, catalog, frame, options, processes, removal, runs, spawned, stopping
 from .calls import Call
 from .cells import Source
 from .comparison import Comparison
@@ -98,7 +98,7 @@ def attach(asked: Any) -> Run:
     view = open_view(
         refresh_s=session.settings.refresh_s,
         log_dir=runs.shown(folder.path),
-        on_stop=functools.partial(spawned.ask_to_stop, folder),
+        on_stop=functools.partial(stopping.ask_to_stop, folder),
         background=True,
     )
     run = spawned.attach(folder, view, session.built)
@@ -118,9 +118,9 @@ def stop(asked: Any, now: bool = False) -> None:
     """
     folder = current().folder(asked)
     if now:
-        spawned.kill(folder)
+        stopping.kill(folder)
     else:
-        spawned.ask_to_stop(folder)
+        stopping.ask_to_stop(folder)
 
 
 def load(asked: Any, checkpoint: str | None = None, weights_only: bool = True) -> Any:

@@ -26,7 +26,8 @@ from .progress import RunState
 from .recipe import Part, Recipe, Writer
 from .request import defaults
 from .session import Session, current, is_code
-from .spawned import How, SpawnedRun, ask_to_stop, attach, run_in_processes
+from .spawned import How, SpawnedRun, attach, run_in_processes
+from .stopping import ask_to_stop
 from .views import HiddenView, open_view
 
 

@@ -55,8 +55,8 @@ class Agreed:
 
     def _exchange(self) -> None:
         device = torch.device("cuda", torch.cuda.current_device()) if distributed.get_backend() == "nccl" else "cpu"
-        told = torch.tensor([self._wish.asked(), self._next()], device=device) if self._rank == 0 else None
-        told = torch.zeros(2, dtype=torch.long, device=device) if told is None else told
+        said = [int(self._wish.asked()), self._next()] if self._rank == 0 else [0, 0]
+        told = torch.tensor(said, device=device)
         distributed.broadcast(told, src=0)
         self._stopped, self._left = bool(told[0]), int(told[1])
 

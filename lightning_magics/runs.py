@@ -116,7 +116,7 @@ class RunFolder:
         self.job_path = self.path / "job.pt"
         self.control_path = self.path / "control"
         self.submission_path = self.path / "submission.json"
-        self.submissions_path = self.path / "slurm"
+        self.slurm_path = self.path / "slurm"
         self.predictions_path = self.path / "predictions.pt"
         self.tokenizer_path = self.path / "tokenizer"
         self.texts_path = self.path / "texts.json"

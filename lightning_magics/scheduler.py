@@ -11,15 +11,14 @@ from collections.abc import Callable
 
 from . import events, slurm
 from .control import reach
-from .errors import LightningMagicsError, RunError
+from .errors import RunError
 from .runs import RunFolder
-from .supervision import CANCELLED, clear, tell_end
+from .supervision import CANCELLED
 
 _QUEUE_S = 2.0  # between two questions while it waits; at most a hundredth of the time that it has waited
 _RUNNING_S = 10.0  # while it runs: its own events tell more
 _MOST_S = 60.0
 _LAST_WORDS_S = 10.0  # for what its processes wrote last, to be seen through the file system that they share
-_TO_END_S = 60.0
 _NOW = "now"
 
 
@@ -95,43 +94,3 @@ class Scheduler:
             self._show(events.Queued(""))
         waited_s = now - self._began
         self._due = now + (min(max(_QUEUE_S, waited_s / 100), _MOST_S) if self._waits else _RUNNING_S)
-
-
-def stop(folder: RunFolder) -> None:
-    """Ask a run's job to stop after its batch; one that waits in the queue is cancelled, and what is gone is told.
-
-    Raises:
-        RunError: the scheduler refuses, or does not answer.
-    """
-    state = slurm.state(folder.job())
-    if state.kind == "running":
-        with contextlib.suppress(FileNotFoundError):  # it has just ended
-            reach(folder.control_path).ask()
-    elif state.kind == "unknown":
-        raise RunError(f"job {folder.job()} of {folder.name} cannot be stopped: {state.reason}")
-    else:
-        end(folder)
-
-
-def end(folder: RunFolder) -> None:
-    """Cancel a run's job, wait until it is gone, and record the end if its processes did not.
-
-    Raises:
-        RunError: the scheduler refuses, or the job does not end.
-    """
-    job = folder.job()
-    with contextlib.suppress(FileNotFoundError):
-        reach(folder.control_path).ask(now=True)
-    until = time.monotonic() + _TO_END_S
-    was = state = slurm.state(job)
-    if was.kind != "ended":
-        slurm.cancel(job)
-    while state.kind != "ended":
-        if time.monotonic() > until:
-            raise RunError(f"job {job} of {folder.name} was cancelled, and has not ended yet: squeue --jobs {job}")
-        time.sleep(0.2)
-        state = slurm.state(job)
-    with contextlib.suppress(LightningMagicsError):
-        if folder.read().status == "running":
-            tell_end(folder, slurm.why(was, folder.path) if was.kind == "ended" else CANCELLED)
-            clear(folder)

@@ -14,35 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from .allocation import Allocation, allocation, hosts
 from .errors import InputError
 from .formats import plural
-from .jobs import FORGOTTEN, NO_FOLDER, NO_PYTHON, State, cancel, requeue, state, states, why
+from .jobs import NO_FOLDER, NO_PYTHON, State, cancel, state, why
 from .nodes import variables
 from .partitions import gpus
-from .request import SIGNAL_DELAY_S, Asked, asked, defaults, parameter_names, partition_names
+from .request import SIGNAL_DELAY_S, Asked, asked
 
-# Everything about Slurm that the rest of the package needs, under this module's name.
-__all__ = [
-    "FORGOTTEN",
-    "NO_FOLDER",
-    "NO_PYTHON",
-    "Allocation",
-    "Asked",
-    "State",
-    "allocation",
-    "asked",
-    "cancel",
-    "defaults",
-    "hosts",
-    "parameter_names",
-    "partition_names",
-    "requeue",
-    "state",
-    "states",
-    "submit",
-    "why",
-]
+__all__ = ["Asked", "State", "asked", "cancel", "state", "submit", "why"]  # what a run is given to Slurm and watched by
 _OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")  # no variables of a job
 # A shell that goes on after the command, and passes on the signal that Slurm sends to the shell alone.
 _SUPERVISED = (

@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import socket
 import threading
 import time
 import weakref
@@ -18,14 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from . import events, nodes, processes, raised, scheduler, slurm
-from .control import Control, Wish, reach
+from . import events, nodes, processes, raised, slurm
+from .control import Control, Wish
 from .errors import InputError, LightningMagicsError, RunError
 from .follow import Follower
 from .job import Abort, Job, Stop
 from .launch import Run, Screen, interrupts_ask, recording, removed_unless_started, write_sources
 from .runs import EventWriter, RunFolder, RunRecord, shown
 from .scheduler import Scheduler
+from .stopping import TO_END_S, ask_to_stop, kill
 from .supervision import CANCELLED, ENDED_AT_ONCE, clear
 from .supervisor import Request
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 _WATCH_S = 0.05
 _CALM_S = 0.2  # between two looks at a run that is under way: each takes the processor from a rank
 _FAR_S = 0.5  # the same of a run on a cluster: what it writes comes over a network
-_KILL_S = 15.0  # for a supervisor to end: as an interpreter of its own it takes seconds to begin
 
 
 Line = processes.Lifeline | processes.Unbound
@@ -177,7 +176,7 @@ class SpawnedRun(Run):
             return
         if now:
             kill(self.folder)
-            self._ended.wait(_KILL_S)
+            self._ended.wait(TO_END_S)
         elif isinstance(self._stop, _RemoteStop):
             self._stop.ask()
         else:
@@ -204,7 +203,7 @@ class SpawnedRun(Run):
             alive = self._goes_on()  # asked before reading: nothing is written after the end
             self.catch_up()
             if self._is_to_end():
-                until = min(until, time.monotonic() + _KILL_S)
+                until = min(until, time.monotonic() + TO_END_S)
                 alive = alive and time.monotonic() < until
             if alive:
                 wait(calm_s if self._state.started else _WATCH_S)
@@ -448,77 +447,11 @@ def _submit(folder: RunFolder, asked: slurm.Asked, lock: int) -> None:
     place = (str(folder.path.absolute()), asked.nodes, asked.processes, asked.requeues)
     with contextlib.ExitStack() as ending:
         ending.callback(processes.release, lock)
-        job = slurm.submit(asked, folder.submissions_path, folder.name, nodes.job, *place)
+        job = slurm.submit(asked, folder.slurm_path, folder.name, nodes.job, *place)
         ending.callback(slurm.cancel, job)
         folder.submitted(job)
         ending.pop_all()
         processes.release(lock)
-
-
-def ask_to_stop(folder: RunFolder) -> None:
-    """Ask the processes of a run to stop after their batch; a run that has ended stays as it is.
-
-    Raises:
-        RunError: it trains in a kernel, which alone can stop it, or on another machine.
-    """
-    if not folder.is_alive():
-        return
-    if folder.job():
-        scheduler.stop(folder)
-        return
-    _refuse_elsewhere(folder, "")
-    try:
-        reach(folder.control_path).ask()
-    except FileNotFoundError:
-        _refuse_in_kernel(folder)
-
-
-def kill(folder: RunFolder) -> None:
-    """End the processes of a run at once, and wait until they are gone.
-
-    Its supervisor is asked by the memory that they share: a signal could reach a stranger, of another container too.
-
-    Raises:
-        RunError: it runs on another machine, or in a kernel, or its supervisor does not answer.
-    """
-    if folder.job() and folder.is_alive():
-        scheduler.end(folder)
-        return
-    until = time.monotonic() + _KILL_S
-    while folder.is_alive():
-        _refuse_elsewhere(folder, " --now")
-        try:
-            reach(folder.control_path).ask(now=True)
-        except FileNotFoundError:  # it is just beginning, or just ending
-            _refuse_in_kernel(folder)
-        if time.monotonic() > until:
-            pid = folder.read().pid or "unknown"
-            raise RunError(
-                f"the processes of {folder.name} do not end: their supervisor does not answer (process {pid})"
-            )
-        time.sleep(_WATCH_S)
-
-
-def _refuse_elsewhere(folder: RunFolder, more: str) -> None:
-    """Refuse to end a run of another machine, which may not even be seen from here.
-
-    Raises:
-        RunError: it is one.
-    """
-    record = folder.read()
-    if record.status == "running" and record.pid and record.host != socket.gethostname():
-        raise RunError(f"{folder.name} runs on {record.host}: type %lightning_stop {folder.name}{more} there")
-
-
-def _refuse_in_kernel(folder: RunFolder) -> None:
-    """Refuse to end a run that has no control: unless it is just beginning or ending, which its record tells.
-
-    Raises:
-        RunError: it trains in a kernel.
-    """
-    record = folder.read()
-    if record.status == "running" and record.pid and folder.is_alive():
-        raise RunError(f"{folder.name} runs in the kernel of its notebook: interrupt that one (■)")
 
 
 def attach(folder: RunFolder, view: View, build: Callable[[RunRecord], Any]) -> SpawnedRun:

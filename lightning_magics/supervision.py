@@ -86,6 +86,7 @@ class Supervision:
         error = died[rank]
         words = self._last_words(rank)
         more = f". The end of its log:\n{words}" if words else "; its log is empty"
+        more = more if self.folder.log_path(rank).exists() else ""  # it did not get as far as to begin one
         raised.save(RunError(f"{self.folder.name} failed: {error}{more}"), paths[rank], rank)
         return error
 

@@ -74,19 +74,16 @@ def main(folder: RunFolder, rank: int, ranks: int, local_rank: int | None = None
 def _run(folder: RunFolder, rank: int, ranks: int) -> None:
     control = reach(folder.control_path, _LOOK_S if rank == 0 else _SELDOM_S)
     job = dataclasses.replace(payload.load(folder.job_path), rank=rank)
-    stop: StopFlag = Alone(control)
     if isinstance(control, Control):
         if control.loaded(rank):
             folder.job_path.unlink(missing_ok=True)  # it stays mapped
         threads = job.surroundings.threads // ranks
-        stop = Together(control, rank) if job.verb != "predict" or ranks == 1 else stop
     else:
         job = resumed(job, os.environ.get(RESUME, ""))
         threads = _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-        stop = Agreed(control, rank) if job.verb == "fit" and ranks > 1 else stop
     job.surroundings.apply(ranks, threads)
     job.model.cpu()  # where its weights have arrived; it may think that it is on the kernel's GPU
-    gather = None
+    stop, gather = _stop(control, job, ranks), None
     if job.verb == "predict" and ranks > 1:
         job = shards.of_rank(job, rank, ranks)
         gather = functools.partial(_gathered, folder, control, rank)
@@ -96,6 +93,15 @@ def _run(folder: RunFolder, rank: int, ranks: int) -> None:
         train(job, _nothing, stop, gather)
     if isinstance(control, Control):
         control.done(rank)
+
+
+def _stop(control: Control | Wish, job: Job, ranks: int) -> StopFlag:
+    """How the ranks of a job hear that they are to stop."""
+    if job.verb == "predict" and ranks > 1:
+        return Alone(control)  # they have different batches, and share no collective
+    if isinstance(control, Control):
+        return Together(control, job.rank)
+    return Agreed(control, job.rank) if job.verb == "fit" and ranks > 1 else Alone(control)
 
 
 def _cores() -> int:

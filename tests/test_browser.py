@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from lightning_magics.runs import RunFolder
-from lightning_magics.spawned import kill
+from lightning_magics.stopping import kill
 
 pytestmark = pytest.mark.skipif(lab.CHROMIUM is None, reason="needs the browser Chromium")
 

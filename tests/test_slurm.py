@@ -13,7 +13,7 @@ from typing import Any
 import cluster as clusters
 import pytest
 
-from lightning_magics import client, partitions, slurm
+from lightning_magics import allocation, client, jobs, partitions, request, slurm
 from lightning_magics.errors import InputError, MissingPackage, RunError
 from lightning_magics.slurm import Asked, State, asked
 
@@ -30,17 +30,17 @@ def login(cluster: clusters.Cluster, monkeypatch: pytest.MonkeyPatch) -> cluster
 @pytest.fixture
 def job(login: clusters.Cluster, tmp_path: Path) -> Iterator[Callable[..., str]]:
     """Submits shell commands as jobs, and cancels those that are left."""
-    jobs: list[str] = []
+    submitted: list[str] = []
 
     def submit(command: str, nodes: int = 1, **parameters: Any) -> str:
         what = asked(nodes, 1, "auto", parameters)
-        jobs.append(slurm.submit(what, tmp_path / "slurm", "Net", os.system, command))
-        return jobs[-1]
+        submitted.append(slurm.submit(what, tmp_path / "slurm", "Net", os.system, command))
+        return submitted[-1]
 
     yield submit
-    for left in jobs:
+    for left in submitted:
         slurm.cancel(left)
-    until(lambda: all(state.kind == "ended" for state in slurm.states(jobs).values()))
+    until(lambda: all(state.kind == "ended" for state in jobs.states(submitted).values()))
 
 
 def until(done: Callable[[], object], timeout_s: float = 60) -> None:
@@ -75,8 +75,8 @@ def test_jobs_that_wait_say_why_and_at_which_place(
 ) -> None:
     with login.filled():
         first, second = job("sleep 60", 2, time=2), job("sleep 60", time=2)
-        until(lambda: slurm.states([first])[first].start)
-        found = slurm.states([first, second, "4242"])
+        until(lambda: jobs.states([first])[first].start)
+        found = jobs.states([first, second, "4242"])
         assert set(found) == {first, second}
         assert (found[first].kind, found[first].word) == ("queued", "PENDING")
         assert found[first].reason == "waiting for resources (Resources)"
@@ -104,11 +104,11 @@ def test_a_job_gives_way_to_one_of_higher_priority_and_waits_again(
 def test_a_job_can_be_put_back_into_the_queue(job: Callable[..., str]) -> None:
     ours = job("sleep 60")
     until(lambda: slurm.state(ours).kind == "running")
-    slurm.requeue(ours)
+    jobs.requeue(ours)
     until(lambda: slurm.state(ours).kind == "queued")
     assert slurm.state(ours).restarts == 1
     with pytest.raises(RunError, match=r"^Slurm does not requeue job 4242: Invalid job id specified"):
-        slurm.requeue("4242")
+        jobs.requeue("4242")
 
 
 def test_how_a_job_ended_is_told(login: clusters.Cluster) -> None:
@@ -125,7 +125,7 @@ def test_a_folder_that_a_node_does_not_see_is_named(
     with login.hidden(tmp_path):
         unseen = job("true", nodelist="n2")
         elsewhere = job("true", nodelist="n2", additional_parameters={"output": "/dev/null", "error": "/dev/null"})
-        assert ended(elsewhere).exit_code == slurm.NO_FOLDER
+        assert ended(elsewhere).exit_code == jobs.NO_FOLDER
         for state in (ended(unseen), ended(elsewhere)):
             assert slurm.why(state, tmp_path) == (
                 f"the folder of the run is not seen on n2: {tmp_path} is not on a file system that all nodes share. "
@@ -136,7 +136,7 @@ def test_a_folder_that_a_node_does_not_see_is_named(
 def test_a_python_that_a_node_lacks_is_named(login: clusters.Cluster, job: Callable[..., str]) -> None:
     with login.hidden(BIN):
         state = ended(job("true", nodelist="n2"))
-    assert state.exit_code == slurm.NO_PYTHON
+    assert state.exit_code == jobs.NO_PYTHON
     assert slurm.why(state, Path()).startswith(f"this notebook's Python is not found on n2: {sys.executable}. Use an")
 
 
@@ -180,9 +180,9 @@ def test_gpus_are_left_alone_where_the_cpu_is_asked_for(login: clusters.Cluster)
 GPUS = "from lightning_magics import slurm; print(slurm.asked(1, 'auto', 'auto', {'inside': True}).gpus)"
 INSIDE = """
 import json
-from lightning_magics import slurm
+from lightning_magics import allocation, slurm
 from lightning_magics.errors import InputError
-held = slurm.allocation()
+held = allocation.allocation()
 found = slurm.asked(2, 2, "auto", {"inside": True})
 said = [held.job, *held.hosts, held.gpus, found.nodes, found.processes, found.gpus, found.inside]
 for nodes, accelerator, parameters in ((3, "auto", {}), (1, "gpu", {}), (1, "auto", {"requeues": 1})):
@@ -342,12 +342,12 @@ def test_a_machine_without_slurm_says_where_to_go(monkeypatch: pytest.MonkeyPatc
 
 
 def test_a_controller_that_does_not_answer_is_no_end(login: clusters.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert slurm.state("4242") == slurm.FORGOTTEN
+    assert slurm.state("4242") == jobs.FORGOTTEN
     monkeypatch.setattr(client, "TIMEOUT_S", 0.5)
     [controller] = login.kill("n1", "slurmctld -D", signal.SIGSTOP)
     try:
         assert slurm.state("4242") == State("unknown", "", "squeue had no answer for 0.5 s")
-        assert slurm.partition_names(0.5) == []
+        assert request.partition_names(0.5) == []
         with pytest.raises(InputError, match=r"^Slurm does not answer: sinfo had no answer for 0.5 s\. Try again; "):
             asked(1, 1, "auto", {})
         with pytest.raises(RunError, match=r"^Slurm does not cancel job 4242: scancel had no answer for 0.5 s$"):
@@ -368,10 +368,10 @@ def test_a_kernel_of_the_login_node_completes_and_refuses(cluster: clusters.Clus
 
 
 def test_names_are_known_for_completion(login: clusters.Cluster) -> None:
-    assert slurm.partition_names() == ["main", "urgent", "gpu"]
-    assert {"partition", "time", "setup", "inside", "requeues"} <= set(slurm.parameter_names())
-    assert not {"nodes", "gpus_per_node", "use_srun"} & set(slurm.parameter_names())
-    assert slurm.hosts("n[1-2],g07") == ["n1", "n2", "g07"]
+    assert request.partition_names() == ["main", "urgent", "gpu"]
+    assert {"partition", "time", "setup", "inside", "requeues"} <= set(request.parameter_names())
+    assert not {"nodes", "gpus_per_node", "use_srun"} & set(request.parameter_names())
+    assert allocation.hosts("n[1-2],g07") == ["n1", "n2", "g07"]
 
 
 def test_the_accounting_remembers_what_the_queue_has_forgotten(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -381,7 +381,7 @@ def test_the_accounting_remembers_what_the_queue_has_forgotten(monkeypatch: pyte
         slurm.cancel(cancelled)
         until(lambda: slurm.state(cancelled).reason == "cancelled by root")
         assert slurm.why(slurm.state(cancelled), tmp_path) == "the job was cancelled by root"
-        until(lambda: not slurm.states([failed]), 180)
+        until(lambda: not jobs.states([failed]), 180)
         state = slurm.state(failed)
         assert (state.kind, state.word, state.exit_code) == ("ended", "FAILED", 3)
 
@@ -429,8 +429,8 @@ def test_why_a_job_ended_is_said_for_a_person(state: State, message: str) -> Non
 
 
 def test_settings_of_a_queue_do_not_count_inside() -> None:
-    assert slurm.defaults({"partition": "gpu"}, {"time": 3}) == {"partition": "gpu", "time": 3}
-    assert slurm.defaults({"partition": "gpu"}, {"inside": True}) == {"inside": True}
+    assert request.defaults({"partition": "gpu"}, {"time": 3}) == {"partition": "gpu", "time": 3}
+    assert request.defaults({"partition": "gpu"}, {"inside": True}) == {"inside": True}
 
 
 def test_what_is_asked_is_frozen() -> None:
