@@ -56,6 +56,7 @@ exec "$1" -u -m lightning_magics.rank "$0" >>"$0/rank_$RANK.log" 2>&1
 """
 _REPORT = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+)")
 _NO_LAUNCH = re.compile(r"srun: error: task (\d+) launch failed: (.+)")
+_NO_ANSWER = re.compile(r"srun: error: Task launch for \S+ failed on node (\S+): (.+)")
 _NODE_LOST = re.compile(r"srun: error: Node failure on (\S+)")
 _CANCELLED = re.compile(r"slurmstepd.*: error: \*\*\* \w+ \S+ ON \S+ CANCELLED AT \S+(?: DUE TO (.+?))? \*\*\*")
 _SIGNALS = {"Killed": 9, "Terminated": 15, "Segmentation fault": 11, "Aborted": 6, "Bus error": 7}
@@ -92,9 +93,9 @@ class NodeRanks(Supervision):
         self._srun: subprocess.Popen[bytes] | None = None
         self._said = b""  # by srun, what is not a whole line yet
         self._died: dict[int, str] = {}
-        self._lost = ""  # a node that srun has lost
+        self._lost = ""  # what became of a node that srun has lost
         self._last_said = ""
-        self._ends = False  # whether it is asked for here
+        self._ends = False  # whether ranks are ended by this side, and not by the scheduler
         self._cause: str | None = None  # why the scheduler ended the ranks: empty if it was told to
 
     def start(self) -> None:
@@ -191,7 +192,10 @@ class NodeRanks(Supervision):
         sys.stderr.write(marked(f"{line}\n"))
         self._last_said = line or self._last_said
         if found := _NODE_LOST.match(line):
-            self._lost = found[1]
+            self._lost = f"node {found[1]} was lost"
+        if found := _NO_ANSWER.match(line):
+            self._lost = f"node {found[1]} did not start its processes ({found[2]})"
+            self._ends = True  # srun ends those of the other nodes
         if (found := _CANCELLED.match(line)) and not self._ends:
             self._cause = found[1] or ""
         if found := _NO_LAUNCH.match(line):
@@ -238,14 +242,14 @@ class NodeRanks(Supervision):
         Args:
             cause: Slurm's words; empty where it gave none: the job was cancelled, or it is to make room and has time.
         """
-        lost = f"node {self._lost}" if self._lost else "a node"
+        lost = self._lost or "a node was lost"
         if cause.startswith("TIME LIMIT"):
             return "its job has reached its time limit, before a batch ended at which it could be saved"
         if self._requeues is None:
-            return f"{lost} was lost" if cause.startswith("NODE") else CANCELLED
+            return lost if cause.startswith("NODE") else CANCELLED
         job, yields = self.folder.job(), self.folder.yields()
         if cause.startswith("NODE"):
-            how = f"{lost} was lost"
+            how = lost
             if _restarts() + 1 - yields > self._requeues:
                 with contextlib.suppress(RunError):  # Slurm queues it again by itself
                     jobs.cancel(job)

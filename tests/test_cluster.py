@@ -1,6 +1,8 @@
 """Runs on two hosts of a Slurm cluster, from a kernel on the first of them."""
 
+import contextlib
 import json
+import queue
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from cluster import Cluster
-from kernel import SETUP, Kernel
+from kernel import SETUP, Cell, Kernel
 
 NET = """%%lightning_model Net --loss cross_entropy --lr 0.1 --optimizer SGD
 nn.Linear(8, 2)
@@ -37,17 +39,17 @@ def trained(net, epochs, seed=3):
     return net
 """
 TWO = "--cluster slurm --nodes 2 --slurm.partition main --slurm.time 30"
-WAITS_S = 60.0
+WAITS_S = 120.0
 
 
 class Notebook(Kernel):
     """A kernel on the login node, and the folders of its runs."""
 
-    kernel: Kernel
     folder: Path
 
-    def __init__(self, kernel: Kernel) -> None:
+    def __init__(self, kernel: Kernel, cluster: Cluster) -> None:
         self.__dict__ = kernel.__dict__
+        self.cluster = cluster
         self.run(SETUP, NET, POINTS, DATA, REFERENCE)
 
     def record(self, run: str) -> dict[str, Any]:
@@ -55,7 +57,7 @@ class Notebook(Kernel):
 
     def job(self, run: str) -> str:
         path = self.folder / "lightning_logs" / run / "submission.json"
-        until(path.exists)
+        self.until(path.exists)
         return str(json.loads(path.read_text(encoding="utf-8"))["slurm"])
 
     def steps(self, run: str) -> int:
@@ -75,18 +77,31 @@ class Notebook(Kernel):
             "def configure_optimizers(self):\n    return torch.optim.SGD(self.parameters(), 0.1)\n"
         )
 
+    def until(self, done: Callable[[], Any]) -> None:
+        """Wait for something; where it does not come, say how all stands."""
+        end = time.monotonic() + WAITS_S
+        while not done():
+            if time.monotonic() > end:
+                pytest.fail(f"waited in vain; {self._standing()}")
+            time.sleep(0.1)
 
-def until(done: Callable[[], Any], seconds: float = WAITS_S) -> None:
-    end = time.monotonic() + seconds
-    while not done():
-        assert time.monotonic() < end, "waited in vain"
-        time.sleep(0.1)
+    def _standing(self) -> str:
+        cell = Cell()
+        with contextlib.suppress(queue.Empty):
+            while len(cell.messages) < 10_000:
+                cell.messages.append(self.client.get_iopub_msg(timeout=1))
+        records = sorted((self.folder / "lightning_logs").glob("*/*/run.json"), key=lambda path: path.stat().st_mtime)
+        logs = [*self.cluster.folder.glob("slurm*.log"), *(records[-1].parent.glob("*.log") if records else [])]
+        said = {str(path): path.read_text(errors="replace")[-2000:] for path in [*records[-1:], *logs]}
+        jobs = self.cluster.run("squeue", "--states=all", "--long") + self.cluster.run("sinfo", "--Node")
+        ends = "\n".join(f"--- {path}\n{text}" for path, text in said.items())
+        return f"the cell: {cell.error}\n{cell.text}\n{jobs}\n{ends}"
 
 
 @pytest.fixture(scope="module")
 def notebook(cluster: Cluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
     with cluster.kernel(tmp_path_factory.mktemp("notebook")) as kernel:
-        yield Notebook(kernel)
+        yield Notebook(kernel, cluster)
 
 
 def test_two_hosts_train_what_one_process_does(notebook: Notebook, cluster: Cluster) -> None:
@@ -105,7 +120,7 @@ def test_two_hosts_train_what_one_process_does(notebook: Notebook, cluster: Clus
 def test_an_interrupt_stops_all_ranks_at_one_batch_and_brings_the_weights(notebook: Notebook) -> None:
     notebook.slow("Slow")
     sent = notebook.send(f"run = %lightning_fit Slow points {TWO} --max_epochs 1000")
-    until(lambda: (notebook.folder / "lightning_logs/Slow").exists() and notebook.steps("Slow/version_0") > 10)
+    notebook.until(lambda: notebook.steps("Slow/version_0") > 10)
     notebook.manager.interrupt_kernel()
     cell = notebook.finish(sent)
     assert cell.status == "ok", cell.error
@@ -130,14 +145,14 @@ def test_a_rank_that_raises_shows_its_own_line_and_leaves_the_model_as_it_was(no
 def test_a_rank_that_is_killed_is_named_with_its_node_signal_and_log(notebook: Notebook, cluster: Cluster) -> None:
     notebook.slow("Killed", "print('last words of', self.global_rank)")
     sent = notebook.send(f"run = %lightning_fit Killed points {TWO} --max_epochs 1000")
-    until(lambda: (notebook.folder / "lightning_logs/Killed").exists() and notebook.steps("Killed/version_0") > 5)
+    notebook.until(lambda: notebook.steps("Killed/version_0") > 5)
     assert cluster.kill("n2", "lightning_magics.rank")
     cell = notebook.finish(sent)
     assert "rank 1 of 2 was killed by SIGKILL" in cell.error
     assert "on node n2. The end of its log" in cell.error
     assert "last words of 1" in cell.error
     assert notebook.record("Killed/version_0")["status"] == "failed"
-    until(lambda: cluster.run("squeue", "--noheader") == "")
+    notebook.until(lambda: cluster.run("squeue", "--noheader") == "")
 
 
 def test_a_job_waits_in_the_queue_and_is_withdrawn_by_an_interrupt(notebook: Notebook, cluster: Cluster) -> None:
@@ -157,11 +172,11 @@ def test_a_job_waits_in_the_queue_and_is_withdrawn_by_an_interrupt(notebook: Not
 def test_a_job_that_runs_is_ended_at_once(notebook: Notebook, cluster: Cluster) -> None:
     notebook.slow("Ended")
     notebook.run(f"run = %lightning_fit Ended points {TWO} --max_epochs 1000 --background")
-    until(lambda: notebook.steps("Ended/version_0") > 5)
+    notebook.until(lambda: notebook.steps("Ended/version_0") > 5)
     notebook.run("%lightning_stop Ended/version_0 --now", "run.wait()")
     assert notebook.value("[run.status, run.record.error]") == ["interrupted", "ended at once"]
     assert not (notebook.folder / "lightning_logs/Ended/version_0/job.pt").exists()
-    until(lambda: cluster.run("squeue", "--noheader") == "")
+    notebook.until(lambda: cluster.run("squeue", "--noheader") == "")
 
 
 def test_a_job_in_the_background_is_listed_seen_and_stopped_by_another_kernel(
@@ -179,7 +194,7 @@ def test_a_job_in_the_background_is_listed_seen_and_stopped_by_another_kernel(
             assert notebook.value("[row.standing for row in listed.rows]") == ["queued"]
             assert "waiting for resources" in notebook.value("str(listed)")
         first.manager.provisioner.process.kill()
-    until(lambda: notebook.steps("Long/version_0") > 5)
+    notebook.until(lambda: notebook.steps("Long/version_0") > 5)
     Notebook.slow(notebook, "Long")
     notebook.run("run = %lightning_attach Long/version_0")
     assert notebook.value("run.status") == "running"
@@ -194,9 +209,9 @@ def test_a_preempted_job_goes_on_from_its_last_checkpoint(notebook: Notebook, cl
     notebook.slow("Preempted", seconds=0.05)
     notebook.run(f"run = %lightning_fit Preempted points {TWO} --max_epochs 12 --background")
     run = "Preempted/version_0"
-    until(lambda: list((notebook.folder / "lightning_logs" / run / "checkpoints").glob("epoch=*")))
+    notebook.until(lambda: list((notebook.folder / "lightning_logs" / run / "checkpoints").glob("epoch=*")))
     with cluster.filled("urgent"):
-        until(lambda: notebook.value("run._state.queued is not None"))
+        notebook.until(lambda: notebook.value("run._state.queued is not None"))
         assert (
             "in the queue" in notebook.cell("from lightning_magics import report; print(report.text(run._state))").text
         )
@@ -211,24 +226,24 @@ def test_a_preempted_job_goes_on_from_its_last_checkpoint(notebook: Notebook, cl
 def test_a_job_that_lost_a_node_begins_again_and_gives_up_at_last(notebook: Notebook, cluster: Cluster) -> None:
     notebook.slow("Lost")
     notebook.run(f"run = %lightning_fit Lost points {TWO} --max_epochs 1000 --background --slurm.requeues 1")
-    until(lambda: list((notebook.folder / "lightning_logs/Lost/version_0/checkpoints").glob("epoch=*")))
+    notebook.until(lambda: list((notebook.folder / "lightning_logs/Lost/version_0/checkpoints").glob("epoch=*")))
     with cluster.lost("n2"):
         time.sleep(1)
     told = "[notice.text for notice in run._state.notices]"
-    until(lambda: any("has begun again on n[1-2], from epoch=" in text for text in notebook.value(told)))
+    notebook.until(lambda: any("has begun again on n[1-2], from epoch=" in text for text in notebook.value(told)))
     steps = notebook.steps("Lost/version_0")
-    until(lambda: notebook.steps("Lost/version_0") > steps)
+    notebook.until(lambda: notebook.steps("Lost/version_0") > steps)
     with cluster.lost("n2"):
         cell = notebook.cell("run.wait()")
     assert "was lost, and its job is not queued again: --slurm.requeues 2" in cell.error
     assert any("was lost: it waits in the queue again" in text for text in notebook.value(told))
-    until(lambda: cluster.run("squeue", "--noheader") == "")
+    notebook.until(lambda: cluster.run("squeue", "--noheader") == "")
 
 
 def test_what_a_time_limit_leaves_time_for_is_saved(notebook: Notebook, cluster: Cluster) -> None:
     notebook.slow("Limited", seconds=3)  # a batch takes longer than anything that is waited for
     notebook.run(f"run = %lightning_fit Limited points {TWO} --max_epochs 1000 --background")
-    until(lambda: notebook.steps("Limited/version_0") > 0)
+    notebook.until(lambda: notebook.steps("Limited/version_0") > 0)
     cluster.run("scancel", "--batch", "--signal=USR2", notebook.job("Limited/version_0"))  # as Slurm does
     notebook.run("run.wait()")
     assert notebook.value("run.status") == "interrupted"
@@ -260,7 +275,7 @@ def test_an_allocation_that_is_held_takes_fits_without_a_queue(notebook: Noteboo
         assert f"--devices 3: the allocation {job} has 2 processors on this node" in refused.error
         one = "--cluster slurm --slurm.inside --devices 2"
         sent = notebook.send(f"run = %lightning_fit Inside points {one} --max_epochs 1000")
-        until(lambda: (notebook.folder / "lightning_logs/Inside").exists() and notebook.steps("Inside/version_0") > 5)
+        notebook.until(lambda: notebook.steps("Inside/version_0") > 5)
         notebook.manager.interrupt_kernel()
         cell = notebook.finish(sent)
         assert cell.status == "ok", cell.error

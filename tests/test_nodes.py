@@ -46,6 +46,11 @@ def test_ranks_are_read_from_slurms_list_of_tasks():
             "rank 2 of 4 was killed by SIGKILL, by the system: the machine ran out of memory, on node n2",
         ),
         ("srun: error: n2: task 2: Something new", 2, "rank 2 of 4 ended: Something new, on node n2"),
+        (
+            "srun: error: task 3 launch failed: Error configuring interconnect",
+            3,
+            "rank 3 of 4 cannot be started: Error configuring interconnect",
+        ),
     ],
 )
 def test_how_a_rank_ended_is_told_with_its_node(ranks, said, rank, told):
@@ -95,6 +100,13 @@ def test_what_is_ended_here_was_not_the_scheduler(ranks):
     ranks._note("slurmstepd: error: *** STEP 1.0 ON n1 CANCELLED AT 2026-11-25T16:29:02 ***")
     assert ranks._cause is None
     assert ranks._scheduled("") == CANCELLED
+
+
+def test_a_node_that_does_not_answer_is_lost_and_the_ranks_of_the_others_are_not_cancelled(ranks):
+    ranks._note("srun: error: Task launch for StepId=1.0 failed on node n2: Job credential expired")
+    ranks._note("slurmstepd-n1: error: *** STEP 1.0 ON n1 CANCELLED AT 2026-11-25T16:29:02 ***")
+    assert ranks._cause is None
+    assert ranks._scheduled("NODE FAILURE") == "node n2 did not start its processes (Job credential expired)"
 
 
 def test_a_rank_gets_the_kernels_path_in_its_order(monkeypatch):
