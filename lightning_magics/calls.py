@@ -110,6 +110,8 @@ class Call:
             job = dataclasses.replace(job, notices=notices)
             if self.verb == "fit":
                 job = self.fit_job(job, subject.name)
+                if job.loggers:
+                    matching.check_hyperparameters(model, datamodule, subject.name, data.name)
             elif self.options.ckpt_path is not None:
                 job = self.at_checkpoint(job, subject)
             return self.run(job, subject, data, how)

@@ -1,10 +1,11 @@
-"""Whether a model and the texts that it is to run on go together, found out before anything starts.
+"""Whether a model and the data that it is to run on go together, found out before anything starts.
 
 What can be told of the data alone is the part of `texts`.
 """
 
 from __future__ import annotations
 
+import shlex
 from typing import Any
 
 import torch
@@ -14,6 +15,8 @@ from .errors import InputError
 from .pretrained import BALANCED
 from .sentences import is_of_texts
 from .texts import cuts
+
+_PLAIN = (str, int, float, type(None))
 
 
 def check(model: Any, datamodule: Any, name: str, data: str, trained_on: Any = None) -> tuple[str, ...]:
@@ -53,6 +56,24 @@ def check(model: Any, datamodule: Any, name: str, data: str, trained_on: Any = N
     for config in _configs(model):
         _check_config(config, tokenizer, len(classes), longest, (name, data))
     return (f"{cut:,} of {total:,} texts are cut at {longest} tokens",) if cut else ()
+
+
+def check_hyperparameters(model: Any, datamodule: Any, name: str, data: str) -> None:
+    """Check that a hyperparameter that a model and its data both have has one value: it is logged once.
+
+    Raises:
+        InputError: it has two, which Lightning refuses.
+    """
+    if not (getattr(model, "_log_hyperparams", False) and getattr(datamodule, "_log_hyperparams", False)):
+        return
+    ours, theirs = model.hparams_initial, datamodule.hparams_initial
+    for key in sorted(ours.keys() & theirs.keys() - {"_class_path"}):
+        pair = ours[key], theirs[key]
+        if all(isinstance(value, _PLAIN) for value in pair) and (type(pair[0]), pair[0]) != (type(pair[1]), pair[1]):
+            raise InputError(
+                f"{name} and {data} both have a hyperparameter {key}, {pair[0]!r} and {pair[1]!r}, and Lightning logs "
+                f"one. Give both the same, --model.{key} {shlex.quote(str(pair[1]))}, or call one of them otherwise"
+            )
 
 
 def _check_same(trained_on: Any, datamodule: Any, name: str, data: str) -> None:

@@ -384,6 +384,17 @@ def test_wrong_input_is_one_line_and_leaves_nothing(notebook, line, message):
     assert not list(Path().glob("lightning_logs/*/version_*"))
 
 
+def test_a_hyperparameter_of_model_and_data_has_one_value(notebook):
+    notebook("%%lightning_data sized --batch_size 8\ntorch.utils.data.TensorDataset(samples, samples)")
+    notebook("%%lightning_model Sized --loss mse_loss\nbatch_size: int = 4\nnn.Linear(2, 2)")
+    with pytest.raises(InputError, match="hyperparameter batch_size, 4 and 8, .* --model.batch_size 8, or call one"):
+        notebook("%lightning_fit Sized sized --max_epochs 1")
+    assert not Path("lightning_logs").exists()
+    for more in ("--model.batch_size 8", "--logger none"):
+        notebook(f"run = %lightning_fit Sized sized --max_epochs 1 {more}")
+        assert notebook.shell.user_ns["run"].status == "completed"
+
+
 def test_failed_run_is_recorded_and_keeps_what_it_learned(notebook):
     notebook("class Bad(Net):\n    def on_train_epoch_end(self):\n        raise ValueError('no more')")
     with pytest.raises(ValueError, match="no more"):
