@@ -106,21 +106,27 @@ def attach(asked: Any) -> Run:
     return run
 
 
-def stop(asked: Any, now: bool = False) -> None:
+def stop(asked: Any, now: bool = False) -> str:
     """Ask a running run to stop after its batch; ``%lightning_stop`` from Python.
 
     Args:
         asked: as of `attach`.
         now: end its processes at once; nothing more is saved.
 
+    Returns:
+        What comes of it, in a sentence.
+
     Raises:
         RunError: there is no such run, or it cannot be stopped from here.
     """
     folder = current().folder(asked)
+    if not folder.is_alive():
+        return f"{folder.name} has ended already: {folder.status(folder.read())}"
     if now:
         stopping.kill(folder)
     else:
         stopping.ask_to_stop(folder)
+    return f"{folder.name} {'stops after its batch, and is saved' if folder.is_alive() else 'was ended'}"
 
 
 def load(asked: Any, checkpoint: str | None = None, weights_only: bool = True) -> Any:

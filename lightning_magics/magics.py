@@ -241,7 +241,7 @@ class LightningMagics(Magics):
         """
         parsed = self._parsed("stop", line)
         if parsed is not None:
-            api.stop(self._one(parsed, "stop"), **parsed.options)
+            print(api.stop(self._one(parsed, "stop"), **parsed.options))  # noqa: T201 -- the cell's answer
 
     @line_magic
     def lightning_load(self, line: str) -> Any:

@@ -173,7 +173,8 @@ def test_a_job_that_runs_is_ended_at_once(notebook: Notebook, cluster: Cluster) 
     notebook.slow("Ended")
     notebook.run(f"run = %lightning_fit Ended points {TWO} --max_epochs 1000 --background")
     notebook.until(lambda: notebook.steps("Ended/version_0") > 5)
-    notebook.run("%lightning_stop Ended/version_0 --now", "run.wait()")
+    assert notebook.cell("%lightning_stop Ended/version_0 --now").text == "Ended/version_0 was ended\n"
+    notebook.run("run.wait()")
     assert notebook.value("[run.status, run.record.error]") == ["interrupted", "ended at once"]
     assert not (notebook.folder / "lightning_logs/Ended/version_0/job.pt").exists()
     notebook.until(lambda: cluster.run("squeue", "--noheader") == "")

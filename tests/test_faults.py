@@ -97,7 +97,7 @@ class Notebook(Kernel):
         """Of the run that was started last."""
         paths = self.folder.glob("lightning_logs/*/*/run.json")
         records = [dict(json.loads(path.read_text()), folder=path.parent) for path in paths]
-        return max(records, key=lambda record: record["started"])
+        return max(records, key=lambda record: record["started"], default={})
 
 
 def pids() -> list[int]:
@@ -470,8 +470,8 @@ def test_a_run_of_a_kernel_is_not_ended_from_outside(notebook: Notebook) -> None
     other = Kernel(notebook.folder)
     try:
         other.run("%load_ext lightning_magics")
-        sent = notebook.send("%lightning_fit Net digits --max_epochs 10000")
-        until(lambda: notebook.record()["status"] == "running" and notebook.record()["pid"] == notebook.pid)
+        sent = notebook.send("Net.at = None\n%lightning_fit Net digits --max_epochs 10000")
+        until(lambda: notebook.record().get("pid") == notebook.pid and notebook.record()["status"] == "running")
         for line in ("%lightning_stop last", "%lightning_stop last --now"):
             assert "runs in the kernel of its notebook" in other.cell(line).error
         notebook.manager.interrupt_kernel()
@@ -485,7 +485,7 @@ def test_a_run_of_a_kernel_is_not_ended_from_outside(notebook: Notebook) -> None
             "leaves = Leaves()\nrun = %lightning_fit Net digits --max_epochs 1 --callbacks leaves",
         )
         assert notebook.value("[run.status, run.folder.is_alive()]") == ["completed", False]
-        other.run("%lightning_stop last --now")
+        assert "has ended already: completed" in other.cell("%lightning_stop last --now").text
         notebook.run("os.kill(leaves.child, 9); os.waitpid(leaves.child, 0)")
     finally:
         other.stop()
