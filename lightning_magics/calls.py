@@ -19,7 +19,7 @@ from typing import Any
 from . import boards, events, formats, frame, options, provenance, runs
 from .closure import Module
 from .definition import Definition, check_hyperparameters, is_datamodule, is_module, package_of
-from .errors import InputError, short_traceback
+from .errors import InputError, did_you_mean, short_traceback
 from .job import Job
 from .launch import Run, recording, run_in_kernel
 from .progress import RunState
@@ -90,7 +90,7 @@ class Call:
 
         Seeded, in the order of a script: the model, then the data, then the Trainer.
         """
-        from . import matching, pretrained
+        from . import matching, pretrained, sentences
         from .train import seeded
         from .trainer import trainer_class
 
@@ -104,12 +104,17 @@ class Call:
             datamodule, loaders = data.make()
             notices = subject.notices + data.notices
             if datamodule is not None or self.verb != "predict":
-                trained_on = self.session.readers.get(model) if self.verb != "fit" else None
-                notices += matching.check(model, datamodule, subject.name, data.name, trained_on)
+                names = subject.name, data.name
+                notices += matching.check(
+                    model, datamodule, *names, self.encoding(subject, model), trains=self.verb == "fit"
+                )
+            if self.verb == "predict" and data.read is None:
+                data = dataclasses.replace(data, read=sentences.predicted(datamodule))
             job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
             job = dataclasses.replace(job, notices=notices)
             if self.verb == "fit":
                 job = self.fit_job(job, subject.name)
+                pretrained.check_trains(model)
                 if job.loggers:
                     matching.check_hyperparameters(model, datamodule, subject.name, data.name)
             elif self.options.ckpt_path is not None:
@@ -337,11 +342,12 @@ class Call:
         """
         from .samples import features, form_of, to_dataloaders
 
-        if self.verb == "predict" and typed:
-            reader = self.reader(subject, typed)
-            texts = self.session.texts(typed) if reader is not None else None
-            if texts is not None:
-                return _texts(texts, reader, _words(texts, subject.name) if texts == list(typed) else ())
+        reader = self.reader(subject, typed) if self.verb == "predict" and typed else None
+        texts = self.session.texts(typed) if reader is not None else None
+        if texts is not None:
+            _check_texts(texts)
+            as_typed = all(isinstance(item, str) for item in typed) and texts == list(typed)
+            return _texts(texts, reader, self.words(texts, subject.name) if as_typed else ())
         found = [self.session.find_data(item) for item in typed]
         if not found and self.data:
             raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
@@ -359,6 +365,8 @@ class Call:
             return _datamodule(parts[0], name)
         if self.verb == "fit" and len(found) > 2:
             raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
+        if reader is not None and form_of(first) == "table":
+            raise InputError(f"{subject.name} was trained on texts: give a column of them, such as {name}['text']")
         if self.verb == "predict":  # what is predicted has no labels to name
             found = [features(item) if form_of(item) == "table" else item for item in found]
         training = [self.verb == "fit" and place == 0 for place in range(len(found))]
@@ -386,6 +394,40 @@ class Call:
             f"{sentence!r} is no data, and {subject.name} was not trained on texts in this session, so that a text "
             f"means nothing to it. Give data, or a model that was: %lightning_data NAME FILE --text COLUMN …"
         )
+
+    def encoding(self, subject: Subject, model: Any) -> tuple[Any, list[str]] | None:
+        """Tokenizer and classes of the texts that a model was trained on; None where there are none."""
+        from . import sentences
+
+        reader, run = self.session.readers.get(model), subject.run or self.session.run_of(subject.made)
+        if reader is not None:
+            tokenizer, classes, _ = reader.data
+            return tokenizer, classes
+        found = sentences.encoding(run.folder) if run is not None else None
+        return (found[0], found[1].classes) if found is not None else None
+
+    def words(self, texts: list[str], model: str) -> tuple[str, ...]:
+        """What to know of texts of a word each, which may not be what was meant.
+
+        Raises:
+            InputError: one is a file.
+        """
+        from .texts import are_paths
+
+        if any(len(text.split()) > 1 for text in texts):
+            return ()
+        file = next((text for text in texts if are_paths(text) and Path(text).is_file()), None)
+        if file is not None:
+            raise InputError(
+                f"{file} is a file. Predict for its texts: frame = pandas.read_csv({file!r}), and %lightning_predict "
+                f"{model} frame['COLUMN']"
+            )
+        if len(texts) > 1:
+            sentence = " ".join(texts)
+            told = f"{len(texts)} texts of a word each. A sentence is in quotes: %lightning_predict {model}"
+            return (f'{told} "{sentence}"',)
+        near = did_you_mean(texts[0], list(self.session.datas))
+        return (f"{texts[0]!r} was read as a text.{near}",) if near else ()
 
     def data_of(self, run: Run) -> Data:
         """The data of an earlier run; of a fit on loaders, validation alone is what its data says.
@@ -550,12 +592,17 @@ def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
     return Data(name, make, read=read, notices=notices)
 
 
-def _words(texts: list[str], model: str) -> tuple[str, ...]:
-    """What to know of several words that may have been meant as one sentence."""
-    if len(texts) < 2 or any(len(text.split()) > 1 for text in texts):
-        return ()
-    sentence = " ".join(texts)
-    return (f'{len(texts)} texts of a word each. A sentence is in quotes: %lightning_predict {model} "{sentence}"',)
+def _check_texts(texts: list[str]) -> None:
+    """Check that there is something to predict for.
+
+    Raises:
+        InputError: there are no texts, or one is empty.
+    """
+    if not texts:
+        raise InputError("there are no texts to predict for: the list is empty")
+    empty = next((number for number, text in enumerate(texts, 1) if not text.strip()), None)
+    if empty is not None:
+        raise InputError(f"text {empty} of {len(texts)} is empty: there is nothing to predict for it")
 
 
 def _datamodule(part: Part, name: str) -> Data:

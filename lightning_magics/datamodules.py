@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import functools
 import importlib
 import re
 import typing
@@ -35,7 +36,7 @@ from .loading import Labels, loaders, setup, splits, stream
 from .names import Notebook, literal
 from .probe import UNKNOWN, RandomState, class_kinds, evaluate_cell, execute, random_state_kept
 from .provenance import class_source
-from .samples import FORMS, Part, Split, splits_of
+from .samples import FORMS, Part, Split, check_sizes, splits_of
 from .scopes import Function, binds, names_read
 
 if TYPE_CHECKING:
@@ -119,6 +120,7 @@ class _Data:
     draws: bool = False
     labels: Labels = "classes"
     text: text.Text | None = None
+    imported: dict[str, Any] = field(default_factory=dict)
 
     @random_state_kept()
     def define(self) -> Definition:
@@ -136,13 +138,15 @@ class _Data:
         cls, source = self.compiled(self.methods(hooks, carved, kept))
         draws = self.draws and loaded is not None
         cell = self.source.text if self.source else ""
-        if self.text is None:
-            return Definition(self.name, cls, source, cell, form, self.package, loaded, own, draws)
-        encoded = texts.prepared(cls, self.text, self.check_sizes)
-        told, own = texts.summary(encoded), own | texts.ENCODING
-        return Definition(
-            self.name, cls, source, cell, form, self.package, None if kept else encoded, own, summary=told
+        known = functools.partial(
+            Definition, self.name, cls, source, cell, form, self.package, owned=self.imported, notebook=self.namespace
         )
+        if self.text is None:
+            return known(loaded, own, draws)
+        encoded = texts.prepared(cls(), self.text)
+        told = texts.summary(encoded, self.text.vocabulary is not None)
+        prepare = functools.partial(texts.prepared, text=self.text)
+        return known(None if kept else encoded, own | texts.ENCODING, summary=told, prepare=prepare)
 
     def find_data(self) -> None:
         """Load the data once, with the default hyperparameters, and see what it is."""
@@ -229,27 +233,8 @@ class _Data:
                     f"--{name}_split {size} cannot be taken: the data is {what}. Give the splits in a dict"
                 )
         if train is not None and train.length is not None:
-            self.check_sizes(train.length)
+            check_sizes(asked, train.length)
         return list(asked)
-
-    def check_sizes(self, length: int) -> None:
-        """Check the splits to take from so many samples.
-
-        Raises:
-            InputError: they leave one empty.
-        """
-        sizes = {"val": self.options.val_split, "test": self.options.test_split}
-        asked = {name: size for name, size in sizes.items() if size is not None}
-        for name, size in asked.items():
-            if not (0 < size < 1 if isinstance(size, float) else 0 < size < length):
-                raise InputError(
-                    f"--{name}_split {size} is neither a fraction between 0 and 1 nor fewer than "
-                    f"the {length} samples. Type such as --{name}_split 0.2"
-                )
-        counts = [round(size * length) if isinstance(size, float) else size for size in asked.values()]
-        if asked and (min(counts) < 1 or sum(counts) >= length):
-            typed = " ".join(f"--{name}_split {size}" for name, size in asked.items())
-            raise InputError(f"{typed}: {length} samples leave an empty split. Type such as --val_split 0.2")
 
     def add_options(self, hooks: dict[str, Function], carved: list[str]) -> None:
         """Add the options that matter as hyperparameters.
@@ -374,6 +359,7 @@ class _Data:
         classes = [stream(self.stream_name), cls] if streams else [cls]
         classes = [*text.classes(self.stem), cls] if self.text is not None else classes
         imports = bind_imports(classes, self.package, self.namespace)
+        self.imported = {name: self.namespace[name] for name in binds(imports)}
         imports += notebook_imports(imports, [*self.cell.in_text, *classes], self.namespace)
         generated = assemble([*imports, *self.cell.in_text], classes, self.class_name, self.source)
         exec(generated.code, self.namespace)

@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 import keyword
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -36,6 +36,7 @@ class Definition:
         owned: functions, classes and objects that the cell put into the notebook and that the class needs, by name.
         notebook: the notebook's globals.
         summary: what the data holds, in a line, of data that takes long to load; of a model, which weights are new.
+        prepare: loads such data for an instance of other hyperparameters, and checks it; None of other data.
         variant: such data as it was loaded last for other hyperparameters, by these.
     """
 
@@ -51,6 +52,7 @@ class Definition:
     owned: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     notebook: Mapping[str, Any] = field(default_factory=dict, repr=False, compare=False)
     summary: str = ""
+    prepare: Callable[[Any], Any] | None = field(default=None, repr=False, compare=False)
     variant: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def new(self, **hyperparameters: Any) -> Any:
@@ -70,11 +72,11 @@ class Definition:
         changed = {name: hyperparameters[name] for name in sorted(self.reloads_for & hyperparameters.keys())}
         if self.loaded is not None and not changed:
             instance.data = self.loaded
-        elif self.loaded is not None and self.summary:
+        elif self.loaded is not None and self.prepare is not None:
             if repr(changed) not in self.variant:
-                load(instance)
+                found = self.prepare(instance)
                 self.variant.clear()
-                self.variant[repr(changed)] = instance.data
+                self.variant[repr(changed)] = found
             instance.data = self.variant[repr(changed)]
         return instance
 

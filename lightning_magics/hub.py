@@ -11,13 +11,16 @@ from typing import Literal
 
 from .errors import InputError, did_you_mean
 
-Role = Literal["tokenizer", "model", "dataset"]
+Role = Literal["tokenizer", "model", "configuration", "dataset"]
 
+# Of each, any is enough.
 _FILES: dict[Role, tuple[str, ...]] = {
     "tokenizer": ("tokenizer.json", "tokenizer_config.json", "vocab.txt", "vocab.json", "spiece.model"),
-    "model": ("config.json",),
+    "model": ("*.safetensors", "*.bin", "*.h5", "*.msgpack", "*.gguf"),
+    "configuration": ("config.json",),
     "dataset": ("README.md",),
 }
+_ALWAYS = ("config.json", "tokenizer_config.json", "README.md")  # where something is in the cache, one of these is
 _TIMEOUT_S = 5.0
 
 
@@ -33,7 +36,7 @@ def check(name: str, role: Role) -> None:
     """
     folder = Path(name).expanduser()
     if folder.is_dir():
-        if not any((folder / file).exists() for file in _FILES[role]):
+        if not _has(folder, role):
             raise InputError(f"the folder {name} holds no {role}: it has none of {', '.join(_FILES[role])}")
         return
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
@@ -43,11 +46,17 @@ def check(name: str, role: Role) -> None:
         _reach(name, role)
 
 
+def _has(folder: Path, role: Role) -> bool:
+    return any(True for pattern in _FILES[role] for _ in folder.glob(pattern))
+
+
 def _is_cached(name: str, role: Role) -> bool:
+    """Whether it is in the cache, and not only what goes with it, such as the configuration of a model."""
     from huggingface_hub import try_to_load_from_cache
 
     kind = "dataset" if role == "dataset" else "model"
-    return any(isinstance(try_to_load_from_cache(name, file, repo_type=kind), str) for file in _FILES[role])
+    found = [try_to_load_from_cache(name, file, repo_type=kind) for file in _ALWAYS]
+    return any(_has(Path(path).parent, role) for path in found if isinstance(path, str))
 
 
 def _reach(name: str, role: Role) -> None:

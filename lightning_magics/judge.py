@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import importlib
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sized
 from typing import Any
 
 import torch
@@ -27,9 +27,11 @@ class _Judge:
         self._emit = emit
         self._output: Any = None
         self._matrix: torch.Tensor | None = None
-        self._mistakes: list[tuple[float, int, dict[str, Any], Any]] = []  # the last are token ids, or None
+        # The last of each: token ids, or None, and the label.
+        self._mistakes: list[tuple[float, int, dict[str, Any], tuple[Any, int]]] = []
         self._number = itertools.count()
         self._hook: Any = None
+        self._seen = 0  # samples of this rank
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
         names = getattr(self._datamodule, "classes", None)
@@ -57,10 +59,20 @@ class _Judge:
         assert isinstance(target, torch.Tensor)
         target = target.cpu()
         probability, predicted = probabilities.max(dim=1)
-        classes = len(self._matrix)
-        self._matrix += torch.bincount(target * classes + predicted, minlength=classes**2).reshape(classes, classes)
-        for place in (predicted != target).nonzero().flatten().tolist():
+        classes, own = len(self._matrix), self._own(trainer, len(target))
+        pairs = (target * classes + predicted)[own]
+        self._matrix += torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
+        for place in ((predicted != target) & own).nonzero().flatten().tolist():
             self._mistake(float(probability[place]), int(target[place]), int(predicted[place]), batch, place)
+
+    def _own(self, trainer: Any, size: int) -> torch.Tensor:
+        """Which samples of a batch are not there a second time: ranks are dealt them in turn, to whole rounds."""
+        places = (self._seen + torch.arange(size)) * trainer.world_size + trainer.global_rank
+        self._seen += size
+        dataset = getattr(trainer.test_dataloaders, "dataset", None)
+        length = len(dataset) if isinstance(dataset, Sized) else 0
+        is_dealt = trainer.world_size > 1 and length > 0
+        return places < length if is_dealt else torch.ones(size, dtype=torch.bool)
 
     def _mistake(self, probability: float, actual: int, predicted: int, batch: Any, place: int) -> None:
         """Keep a mistake if it is among the most confident ones."""
@@ -72,14 +84,14 @@ class _Judge:
         if isinstance(batch, Mapping) and {"input_ids", "attention_mask"} <= batch.keys():
             ids = batch["input_ids"][place][batch["attention_mask"][place] == 1].cpu()
         push = heapq.heappushpop if len(self._mistakes) == _MOST_MISTAKES else heapq.heappush
-        push(self._mistakes, (probability, next(self._number), found, ids))
+        push(self._mistakes, (probability, next(self._number), found, (ids, actual)))
 
-    def _text(self, ids: Any, dataset: Any) -> dict[str, str]:
-        """The text of token ids: as the data has it, else as the tokenizer gives it back."""
+    def _text(self, ids: Any, label: int, dataset: Any) -> dict[str, str]:
+        """The text of token ids and a label: as the data has it, else as the tokenizer gives it back."""
         tokenizer = getattr(self._datamodule, "tokenizer", None)
         if ids is None or tokenizer is None:
             return {}
-        text = dataset.text_of(ids) if hasattr(dataset, "text_of") else None
+        text = dataset.text_of(ids, label) if hasattr(dataset, "text_of") else None
         return {"text": tokenizer.decode(ids.tolist(), skip_special_tokens=True) if text is None else text}
 
     def on_test_end(self, trainer: Any, pl_module: Any) -> None:
@@ -87,7 +99,7 @@ class _Judge:
             return
         self._hook.remove()
         dataset = getattr(trainer.test_dataloaders, "dataset", None)
-        mine = [(*item, self._text(ids, dataset) | found) for *item, found, ids in self._mistakes]
+        mine = [(*item, self._text(*known, dataset) | found) for *item, found, known in self._mistakes]
         parts: list[Any] = [(self._matrix, mine)]
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size

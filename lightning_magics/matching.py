@@ -5,21 +5,26 @@ What can be told of the data alone is the part of `texts`.
 
 from __future__ import annotations
 
+import inspect
 import shlex
 from typing import Any
 
 import torch
 
+from . import formats
 from .definition import load
 from .errors import InputError
 from .pretrained import BALANCED
 from .sentences import is_of_texts
 from .texts import cuts
 
+_MOST_TRIED = 1_000_000_000  # parameters of a model that is tried on a text
 _PLAIN = (str, int, float, type(None))
 
 
-def check(model: Any, datamodule: Any, name: str, data: str, trained_on: Any = None) -> tuple[str, ...]:
+def check(
+    model: Any, datamodule: Any, name: str, data: str, trained_on: tuple[Any, list[str]] | None, trains: bool
+) -> tuple[str, ...]:
     """Check that a model can run on data, as far as texts are concerned.
 
     Args:
@@ -27,7 +32,8 @@ def check(model: Any, datamodule: Any, name: str, data: str, trained_on: Any = N
         datamodule: its DataModule, or None.
         name: of the model.
         data: name of the data.
-        trained_on: reader of the texts that the model was trained on (`sentences`), None where that is not known.
+        trained_on: tokenizer and classes of the texts that the model was trained on, None where that is not known.
+        trains: whether it is to be trained, also on texts of another kind.
 
     Returns:
         What the user should know.
@@ -35,8 +41,9 @@ def check(model: Any, datamodule: Any, name: str, data: str, trained_on: Any = N
     Raises:
         InputError: it cannot.
     """
+    weights = getattr(model, "hparams", {}).get("class_weights")
     if not is_of_texts(datamodule):
-        if getattr(model, "hparams", {}).get("class_weights") == BALANCED:
+        if weights == BALANCED:
             raise InputError(
                 f"--class_weights {BALANCED} counts the labels of texts (%lightning_data --text), and {data or 'this'} "
                 f"is other data. Type the weights: --class_weights 0.5 2"
@@ -44,8 +51,9 @@ def check(model: Any, datamodule: Any, name: str, data: str, trained_on: Any = N
         return ()
     load(datamodule)
     tokenizer, classes, splits = datamodule.data
-    if trained_on is not None:
-        _check_same(trained_on, datamodule, name, data)
+    other = _difference(trained_on, datamodule, name, data) if trained_on is not None else ""
+    if other and not trains:
+        raise InputError(other)
     size = _embedding_size(model)
     if size is not None and len(tokenizer) > size:
         raise InputError(
@@ -53,9 +61,12 @@ def check(model: Any, datamodule: Any, name: str, data: str, trained_on: Any = N
             f"the tokenizer that goes with it (%lightning_data {data} --tokenizer NAME), or make the embedding larger"
         )
     cut, total, longest = cuts(splits)
-    for config in _configs(model):
-        _check_config(config, tokenizer, len(classes), longest, (name, data))
-    return (f"{cut:,} of {total:,} texts are cut at {longest} tokens",) if cut else ()
+    outermost = _of_transformers(model)
+    if outermost is not None:
+        _check_config(outermost, tokenizer, len(classes), longest, (name, data))
+    _check_outputs(_outputs(model, datamodule, (name, data)), len(classes), weights, (name, data))
+    told = (f"{cut:,} of {total:,} texts are cut at {longest} tokens",) if cut else ()
+    return (*told, other) if other else told
 
 
 def check_hyperparameters(model: Any, datamodule: Any, name: str, data: str) -> None:
@@ -76,42 +87,120 @@ def check_hyperparameters(model: Any, datamodule: Any, name: str, data: str) -> 
             )
 
 
-def _check_same(trained_on: Any, datamodule: Any, name: str, data: str) -> None:
-    """Check that texts are encoded as those that a model was trained on."""
+def _difference(trained_on: tuple[Any, list[str]], datamodule: Any, name: str, data: str) -> str:
+    """How texts differ from those that a model was trained on, with what to do; empty if they do not."""
     tokenizer, classes, _ = datamodule.data
-    if tokenizer is not trained_on.tokenizer and tokenizer.get_vocab() != trained_on.tokenizer.get_vocab():
-        raise InputError(
+    known, named = trained_on
+    if tokenizer is not known and tokenizer.get_vocab() != known.get_vocab():
+        return (
             f"{data} has another vocabulary than the texts that {name} was trained on. Define it with the tokenizer of "
             f"that run: %lightning_data {data} --tokenizer {{run.log_dir}}/tokenizer"
         )
-    if classes != trained_on.classes:
+    if classes != named:
+        return f"{data} has the classes {', '.join(classes)}, and {name} was trained on {', '.join(named)}"
+    return ""
+
+
+def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> int | None:
+    """Number of outputs of a model for a text; None where that cannot be told by its forward.
+
+    Tried are the longest text and the last token id, since it is those that an embedding may be too small for.
+
+    Raises:
+        InputError: it is too small, or the model does not take a batch as it is.
+    """
+    tokenizer, _, splits = datamodule.data
+    name, data = names
+    texts = splits["train"] if "train" in splits else next(iter(splits.values()))
+    batch = texts.collate([texts[int(texts.lengths.argmax())]])
+    longest = batch["input_ids"].shape[1]
+    batch["input_ids"][0, -1] = len(tokenizer) - 1
+    del batch["labels"]
+    if not _takes_names(model) or sum(item.numel() for item in model.parameters()) > _MOST_TRIED:
+        return None
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = model.eval()(**batch)
+    except IndexError as error:
         raise InputError(
-            f"{data} has the classes {', '.join(classes)}, and {name} was trained on {', '.join(trained_on.classes)}"
+            f"{name} cannot read {data}: the texts have up to {longest:,} tokens, of {len(tokenizer):,} different "
+            f"ones, and an embedding is smaller ({error}). Make it larger, or type %lightning_data {data} "
+            f"--max_length N"
+        ) from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error) or not hasattr(model, "_unpack"):
+            return None
+        raise InputError(
+            f"a batch of {data} goes to the model by name: write forward(self, {', '.join(batch)}) in {name} ({error})"
+        ) from error
+    except Exception:  # what it needs besides is there when it trains
+        return None
+    finally:
+        for module, training in modes:
+            module.training = training
+    logits = getattr(found, "logits", found)
+    is_of_classes = isinstance(logits, torch.Tensor) and logits.ndim == 2 and len(logits) == 1
+    return int(logits.shape[1]) if is_of_classes and hasattr(model, "_unpack") else None
+
+
+def _takes_names(model: Any) -> bool:
+    """Whether a model's forward takes token ids and a mask by name, as far as is seen."""
+    if hasattr(model, "_unpack"):  # the steps are those that options made
+        return not any(torch.nn.parameter.is_lazy(item) for item in model.parameters())
+    return {"input_ids", "attention_mask"} <= inspect.signature(model.forward).parameters.keys()
+
+
+def _check_outputs(outputs: int | None, classes: int, weights: Any, names: tuple[str, str]) -> None:
+    """Check that a model has an output for each class, and each of these a weight, if there are weights."""
+    name, data = names
+    given = None if weights is None else classes if weights == BALANCED else len(weights)
+    if given is not None and given < classes:
+        raise InputError(f"--class_weights has {given} numbers, and {data} has {classes} classes")
+    if outputs is None:
+        return
+    if outputs < classes and (outputs, classes) != (1, 2):
+        raise InputError(f"{name} has {formats.plural(outputs, 'output')}, and {data} has {classes} classes")
+    if given is not None and given != outputs:
+        raise InputError(
+            f"--class_weights are {given}, and {name} has {formats.plural(outputs, 'output')}: make it one for each of "
+            f"the {classes} classes of {data}"
         )
 
 
 def _embedding_size(model: Any) -> int | None:
     """Number of token ids that a model takes, None where it has no embedding."""
-    for part in model.modules():
-        if any(base.__name__ == "PreTrainedModel" for base in type(part).__mro__):
-            found = part.get_input_embeddings()
-            return int(found.num_embeddings) if hasattr(found, "num_embeddings") else None
+    outermost = _of_transformers(model)
+    if outermost is not None:
+        found = outermost.get_input_embeddings()
+        return int(found.num_embeddings) if hasattr(found, "num_embeddings") else None
     kinds = (torch.nn.Embedding, torch.nn.EmbeddingBag)
     return max((part.num_embeddings for part in model.modules() if isinstance(part, kinds)), default=None)
 
 
-def _configs(model: Any) -> list[Any]:
-    """Configurations of the transformers models in a model, with the class that each is of, the outermost alone."""
-    for part in model.modules():
-        if any(base.__name__ == "PreTrainedModel" for base in type(part).__mro__):
-            return [(part.config, type(part).__name__)]
-    return []
+def _of_transformers(model: Any) -> Any:
+    """The outermost model of transformers in a model, None where there is none."""
+    parts = (part for part in model.modules() if _is_pretrained(part))
+    return next(parts, None)
+
+
+def _is_pretrained(part: Any) -> bool:
+    return any(base.__name__ == "PreTrainedModel" for base in type(part).__mro__)
+
+
+def _places(found: Any) -> int | None:
+    """Number of tokens that a model of transformers takes: those of Roberta's kind count from behind the padding."""
+    places = getattr(found.config, "max_position_embeddings", None)
+    if not isinstance(places, int):
+        return None
+    tables = [part for name, part in found.named_modules() if name.endswith("position_embeddings")]
+    return places - max((getattr(table, "padding_idx", None) or -1) + 1 for table in tables) if tables else places
 
 
 def _check_config(found: Any, tokenizer: Any, classes: int, longest: int, names: tuple[str, str]) -> None:
-    config, cls = found
+    config, cls = found.config, type(found).__name__
     name, data = names
-    places = getattr(config, "max_position_embeddings", None)
+    places = _places(found)
     if isinstance(places, int) and longest > places > 0:
         raise InputError(
             f"the longest text of {data} has {longest:,} tokens, and {name} takes {places:,}. "

@@ -343,6 +343,7 @@ class _Model:
         docstring = ast.Expr(ast.Constant(self.cell.docstring or f"{kind} of a notebook{loss}."))
         cls = ast.ClassDef(name, [expression("pl.LightningModule")], [], [docstring, *methods], [])
         imports = bind_imports([cls], self.package, self.notebook.namespace)
+        imported = binds(imports)
         imports += notebook_imports(imports, [*self.cell.in_text, cls], self.notebook.namespace)
         generated = assemble([*imports, *self.cell.in_text], [cls], name, self.source)
         exec(generated.code, self.notebook.namespace)
@@ -351,6 +352,7 @@ class _Model:
         text = self.source.text if self.source else ""
         made, namespace = self.notebook.namespace[name], self.notebook.namespace
         owned = _needed(cls, self.cell.notebook, namespace) | self.notebook.aliases
+        owned |= {name: namespace[name] for name in imported}
         return Definition(
             self.name,
             made,

@@ -69,7 +69,8 @@ _BALANCE = '''
 def setup(self, stage):
     """Give each class a weight by how rare it is in the training data."""
     if stage != "predict":
-        counts = torch.bincount(self.trainer.datamodule.splits["train"].labels)
+        data = self.trainer.datamodule
+        counts = torch.bincount(data.splits["train"].labels, minlength=len(data.classes))
         self.loss_weights = counts.sum() / (len(counts) * counts.clamp(min=1))
 '''
 BALANCED = "balanced"
@@ -177,11 +178,36 @@ def check_names(tree: ast.Module, namespace: Mapping[str, Any]) -> None:
     """
     for call in calls([tree], "from_pretrained"):
         assert isinstance(call.func, ast.Attribute)
-        if not call.args or not _is_of_transformers(call.func.value, tree, namespace):
+        named = {item.arg: item.value for item in call.keywords}
+        given = call.args[0] if call.args else named.get("pretrained_model_name_or_path")
+        if given is None or not _is_of_transformers(call.func.value, tree, namespace):
             continue
-        name = _text(call.args[0], tree, namespace)
-        if name is not None:
-            hub.check(name, "tokenizer" if "Tokenizer" in ast.unparse(call.func.value) else "model")
+        name = _text(given, tree, namespace)
+        role = _role(ast.unparse(call.func.value))
+        if name is not None and role is not None:
+            hub.check(name, role)
+
+
+def _role(cls: str) -> hub.Role | None:
+    """What a class of transformers loads, by its name; None where that cannot be told."""
+    if "Tokenizer" in cls:
+        return "tokenizer"
+    if cls.endswith("Config"):
+        return "configuration"
+    return None if cls.endswith(("Processor", "Extractor")) else "model"
+
+
+def check_trains(model: Any) -> None:
+    """Check that patterns leave a model something to train.
+
+    Raises:
+        InputError: all is frozen.
+    """
+    patterns = getattr(model, "hparams", {}).get("freeze")
+    if patterns and not any(parameter.requires_grad for parameter in model.parameters()):
+        raise InputError(
+            f"--freeze {' '.join(map(str, patterns))} leaves nothing to train. Leave out the head, or a layer"
+        )
 
 
 @contextlib.contextmanager

@@ -328,3 +328,21 @@ def _loader(dataset: Any, form: Form, options: Mapping[str, Any], train: bool) -
         persistent_workers=workers > 0,
         pin_memory=torch.cuda.is_available(),
     )
+
+
+def check_sizes(asked: Mapping[str, float], length: int) -> None:
+    """Check the sizes of splits that are taken from so many samples: each a fraction, or a number of samples.
+
+    Raises:
+        InputError: they leave one empty.
+    """
+    for name, size in asked.items():
+        if not (0 < size < 1 if isinstance(size, float) else 0 < size < length):
+            raise InputError(
+                f"--{name}_split {size} is neither a fraction between 0 and 1 nor fewer than "
+                f"the {length} samples. Type such as --{name}_split 0.2"
+            )
+    counts = [round(size * length) if isinstance(size, float) else size for size in asked.values()]
+    if asked and (min(counts) < 1 or sum(counts) >= length):
+        typed = " ".join(f"--{name}_split {size}" for name, size in asked.items())
+        raise InputError(f"{typed}: {length} samples leave an empty split. Type such as --val_split 0.2")

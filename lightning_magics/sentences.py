@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import inspect
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from .answers import answers
 from .definition import Definition, load
 from .errors import InputError, RunError
 from .events import read
@@ -30,13 +33,13 @@ class Kept:
         classes: names of the labels, in the order of the model's output.
         max_length: tokens that a text is cut at.
         batch_size: texts in a batch.
-        cleaned: whether the DataModule cleans texts, by code that is not kept here.
+        cleaned: the method by which the DataModule cleans texts, empty if it does not; it is compared, never run.
     """
 
     classes: list[str]
     max_length: int
     batch_size: int
-    cleaned: bool = False
+    cleaned: str = ""
 
 
 def reader(datamodule: Any) -> Any:
@@ -54,9 +57,26 @@ def keep(folder: RunFolder, datamodule: Any) -> None:
         return
     tokenizer, classes, _ = datamodule.data
     hparams = datamodule.hparams
-    told = Kept(list(classes), hparams.max_length, hparams.batch_size, hasattr(datamodule, "clean"))
+    told = Kept(list(classes), hparams.max_length, hparams.batch_size, _cleaning(type(datamodule)))
     tokenizer.save_pretrained(folder.tokenizer_path)
     write_text(folder.texts_path, json.dumps(dataclasses.asdict(told)) + "\n")
+
+
+def encoding(folder: RunFolder) -> tuple[Any, Kept] | None:
+    """Return the tokenizer of a run, and what else its folder keeps; None where it was trained on other data.
+
+    Raises:
+        RunError: the folder is damaged.
+    """
+    if not folder.texts_path.is_file():
+        return None
+    from transformers import AutoTokenizer
+
+    try:
+        told: Kept = read(Kept, json.loads(folder.texts_path.read_text(encoding="utf-8")))
+        return AutoTokenizer.from_pretrained(folder.tokenizer_path), told
+    except (OSError, ValueError) as error:
+        raise RunError(f"{folder.name} does not tell how its texts were encoded: {error}") from error
 
 
 def kept(folder: RunFolder, package: str, data: Definition | None) -> Any:
@@ -71,25 +91,60 @@ def kept(folder: RunFolder, package: str, data: Definition | None) -> Any:
         InputError: the texts were cleaned, by code that is not there.
         RunError: the folder is damaged.
     """
-    if not folder.texts_path.is_file():
+    known = encoding(folder)
+    if known is None:
         return None
-    from transformers import AutoTokenizer
-
-    try:
-        told: Kept = read(Kept, json.loads(folder.texts_path.read_text(encoding="utf-8")))
-        tokenizer = AutoTokenizer.from_pretrained(folder.tokenizer_path)
-    except (OSError, ValueError) as error:
-        raise RunError(f"{folder.name} does not tell how its texts were encoded: {error}") from error
+    tokenizer, told = known
     if not told.cleaned:
         found = _plain(tokenizer, told, package)
-    elif data is not None and is_of_texts(data.cls) and hasattr(data.cls, "clean"):
+    elif data is not None and is_of_texts(data.cls) and _cleaning(data.cls) == told.cleaned:
         found = data.cls(max_length=told.max_length, batch_size=told.batch_size)
     else:
         raise InputError(
-            f"the texts of {folder.name} were cleaned, by code of its data {folder.read().data}. Run the cell of that, "
-            f"or let the run's own source define it: %lightning_load {folder.name}"
+            f"the texts of {folder.name} were cleaned, by code of its data {folder.read().data} that this notebook "
+            f"does not have. Run the cell of that, or let the run's own source define it: %lightning_load {folder.name}"
         )
     return _filled(found, tokenizer, told.classes)
+
+
+def _cleaning(cls: type) -> str:
+    """The method by which a DataModule cleans texts, empty if it has none."""
+    method = getattr(cls, "clean", None)
+    return "" if method is None else inspect.cleandoc(inspect.getsource(method))
+
+
+def predicted(datamodule: Any) -> Callable[[Any], Any] | None:
+    """Return what makes answers of predictions for a DataModule's own texts; None where they are of other data.
+
+    Raises:
+        InputError: it has none to predict for.
+    """
+    if not is_of_texts(datamodule):
+        return None
+    load(datamodule)
+    _, classes, splits = datamodule.data
+    if type(datamodule).predict_dataloader is _base(datamodule):
+        raise InputError(
+            f"the data has the splits {', '.join(splits)}, and none to predict for. Give texts: "
+            f'%lightning_predict MODEL "a sentence", or a list of them'
+        )
+    loader = datamodule.predict_dataloader()
+    if (
+        getattr(loader, "dataset", loader) is not splits.get("predict")
+        or type(loader.sampler).__name__ != "SequentialSampler"
+    ):
+        return None  # a loader of the user's own
+
+    def read(logits: Any) -> Any:
+        places = range(len(logits) if hasattr(logits, "__len__") else 0)  # fewer where predictions were limited
+        return answers([loader.dataset.text_at(place) for place in places], classes, logits)
+
+    return read
+
+
+def _base(datamodule: Any) -> Any:
+    """The method of Lightning's own that stands for none."""
+    return next(cls.predict_dataloader for cls in type(datamodule).__mro__[::-1] if hasattr(cls, "predict_dataloader"))
 
 
 def _plain(tokenizer: Any, told: Kept, package: str) -> Any:

@@ -207,7 +207,8 @@ class Session:
             if isinstance(item, str):
                 if item in self.datas:
                     return None
-                item = self.evaluate(item, "data", ()) if is_code(item, self.namespace) else item
+                value = self.evaluate(item, "data", ()) if is_code(item, self.namespace) else item
+                item = item if isinstance(value, bool | int | float | None) else value  # such as "not a"
             if isinstance(item, str):
                 found.append(item)
                 continue
@@ -215,7 +216,7 @@ class Session:
                 return None
             if not all(isinstance(text, str) for text in item):
                 return None
-            found += item
+            found.extend(map(str, item))
         return found
 
     def path_or_value(self, typed: str, what: str) -> Any:
@@ -316,14 +317,17 @@ class Session:
 
 
 def is_code(text: str, namespace: Mapping[str, Any] | None = None) -> bool:
-    """Whether a text is an expression; of a namespace, where one is given: it reads some of it and nothing else."""
+    """Whether a text is an expression; of a namespace, where one is given: it reads some of it, or is a list."""
     try:
-        names = names_read(ast.parse(text, mode="eval"))
+        tree = ast.parse(text, mode="eval")
     except (SyntaxError, ValueError):
         return False
     if namespace is None:
         return True
-    return bool(names & namespace.keys()) and all(name in namespace or hasattr(builtins, name) for name in names)
+    names = names_read(tree)
+    is_plain = isinstance(tree.body, ast.List)
+    is_known = all(name in namespace or hasattr(builtins, name) for name in names)
+    return is_known and (is_plain or bool(names & namespace.keys()))
 
 
 def current() -> Session:

@@ -64,11 +64,13 @@ return parquet.read_table(path).to_pylist()
 _CLEAN = '''
 def clean(self, text):
     """Return a text as it is tokenized."""
+    if not isinstance(text, str):
+        return text
     STEPS
     return text
 '''
 CLEANING = {
-    "html": 'text = html.unescape(re.sub(r"<[^<>]+>", " ", text))',
+    "html": 'text = html.unescape(re.sub(r"(?s:<!--.*?-->)|</?[A-Za-z][^<>]*>", " ", text))',
     "unicode": 'text = unicodedata.normalize("NFKC", text)',
     "lower": "text = text.lower()",
     "whitespace": 'text = " ".join(text.split())',
@@ -154,20 +156,25 @@ def _build_tokenizer(self, texts):
     return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
 ''',
 }
-# A process that tokenized in threads warns of every fork after it, unless the variable says what is wanted.
+# A process that tokenized in threads warns of every fork after it, unless the variable says what is wanted: "off" is
+# one of its words for no, and tells what is set here from what the user has set.
 _ENCODE = '''
 def _encode(self, tokenizer, texts, labels=None):
     """Return encoded texts, cut where they are too long."""
     limit = min(self.hparams.max_length, tokenizer.model_max_length)
-    parallel = os.environ.get("TOKENIZERS_PARALLELISM")
-    os.environ["TOKENIZERS_PARALLELISM"] = parallel or "true"
-    rows, cut = ([], torch.zeros(len(texts), dtype=torch.bool))
+    parallel = os.environ.get("TOKENIZERS_PARALLELISM", "off")
+    os.environ["TOKENIZERS_PARALLELISM"] = "true" if parallel == "off" else parallel
+    rows, cut = ([], [])
     for start in range(0, len(texts), 10000):
-        found = tokenizer(texts[start : start + 10000], truncation=True, max_length=limit)
+        part = texts[start : start + 10000]
+        found = tokenizer(part, truncation=True, max_length=limit)
         rows += [torch.tensor(ids, dtype=torch.int32) for ids in found["input_ids"]]
-        for place, item in enumerate(found.encodings or (), start):
-            cut[place] = bool(item.overflowing)
-    os.environ["TOKENIZERS_PARALLELISM"] = parallel or "false"
+        if tokenizer.is_fast:
+            cut += [bool(item.overflowing) for item in found.encodings]
+        else:
+            cut += [len(ids) > limit for ids in tokenizer(part, verbose=False)["input_ids"]]
+    os.environ["TOKENIZERS_PARALLELISM"] = parallel
+    cut = torch.tensor(cut, dtype=torch.bool)
     lengths = torch.tensor([len(row) for row in rows])
     padding = {"padding_value": tokenizer.pad_token_id, "padding_side": tokenizer.padding_side}
     written = [text.encode(errors="replace") for text in texts]
@@ -224,14 +231,16 @@ class TEXTS(torch.utils.data.Dataset):
         columns = [column[places] for column in (self.starts, self.lengths, self.labels, self.cut)]
         return type(self)(self.ids, *columns, self.padding, self.written, self.spans[places])
 
-    def text_of(self, ids):
-        """Return the text that was encoded as these token ids, None if there is none."""
-        places = (self.lengths == len(ids)).nonzero().flatten()
+    def text_of(self, ids, label):
+        """Return the text that was encoded as these token ids and has this label, None if there is none."""
+        places = ((self.lengths == len(ids)) & (self.labels == label)).nonzero().flatten()
         for column, token in enumerate(ids.tolist()):
             places = places[self.ids[self.starts[places] + column] == token]
-        if not len(places):
-            return None
-        start, end = self.spans[places[0]].tolist()
+        return self.text_at(places[0]) if len(places) else None
+
+    def text_at(self, place):
+        """Return the text at a place."""
+        start, end = self.spans[place].tolist()
         return bytes(self.written[start:end].tolist()).decode()
 
     def collate(self, samples):
@@ -255,14 +264,14 @@ class ORDER(torch.utils.data.DistributedSampler):
 
     def __iter__(self):
         lengths = self.dataset.lengths
-        order = lengths.argsort(descending=True, stable=True)
+        generator = torch.Generator().manual_seed(self.seed + self.epoch if self.shuffle else 0)
+        parts = [lengths.argsort(descending=True, stable=True)]
         if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed + self.epoch)
             parts = torch.randperm(len(lengths), generator=generator).split(50 * self.size)
-            sorted_parts = [part[lengths[part].argsort(descending=True)] for part in parts]
-            batches = [batch for part in sorted_parts for batch in part.split(self.size)]
-            shuffled = torch.randperm(len(batches) - 1, generator=generator).tolist()
-            order = torch.cat([batches[place] for place in [*shuffled, -1]])
+            parts = [part[lengths[part].argsort(descending=True)] for part in parts]
+        batches = [batch for part in parts for batch in part.split(self.size)]
+        shuffled = torch.randperm(len(batches) - 1, generator=generator).tolist()
+        order = torch.cat([batches[place] for place in [*shuffled, -1]])
         order = torch.cat([order, order[: self.total_size - len(order)]])
         return iter(order[self.rank :: self.num_replicas].tolist())
 '''
@@ -338,8 +347,12 @@ class Text:
         read: list[ast.stmt] = []
         if self.kind in ("file", "rows"):
             read = snippet("data = self._rows(data)") if self.kind == "file" else []
-            texts, labels = "[TEXT for row in data]", "[str(row[LABEL]) for row in data]"
-            one = expression("row[NAME]", NAME=places["text"])
+            # Rows of JSON may lack a column; a short row of a delimited file has None there.
+            row = "row[NAME]" if self.reader in ("delimited", "parquet") and self.kind == "file" else "row.get(NAME)"
+            texts, labels = "[TEXT for row in data]", f"[str({row.replace('NAME', 'LABEL')}) for row in data]"
+            if self.kind == "file" and self.reader == "delimited":
+                labels = "[row[LABEL] for row in data]"
+            one = expression(row, NAME=places["text"])
         elif self.kind == "table":
             texts, labels = "[TEXT for text in data[NAME]]", "[str(label) for label in data[LABEL]]"
             one = _name("text")

@@ -10,15 +10,15 @@ import csv
 import importlib
 import importlib.util
 import itertools
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from . import hub
 from .errors import InputError, MissingPackage, did_you_mean
 from .generated import expression
-from .samples import SPLITS, Split
+from .samples import SPLITS, Split, check_sizes
 from .text import CLEANING, Kind, Reader, Text, Vocabulary
 
 if TYPE_CHECKING:
@@ -40,6 +40,9 @@ _READERS: dict[str, Reader] = {
     ".parquet": "parquet",
 }
 _MOST_CLASSES = 1000
+_SIGNS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
+_MOST_UNKNOWN = 0.5  # of all tokens of texts
+_LEAST_BPE = 260  # the bytes, and four special tokens
 
 
 def is_asked(options: DataOptions) -> bool:
@@ -81,8 +84,7 @@ class _Found:
     kind: Kind
     keys: dict[Split, Any]
     options: DataOptions
-    reader: Reader = "delimited"
-    delimiter: str = ","
+    files: dict[Path, tuple[Reader, str]] = field(default_factory=dict)
     quoted: bool = True
     names: bool = False
 
@@ -119,30 +121,40 @@ class _Found:
                 path.name, [item.name for item in path.parent.glob("*")] if path.parent.is_dir() else []
             )
             raise InputError(f"there is no file {path}.{near}")
-        if list(self.keys).index("train") and reader != self.reader:
-            raise InputError("the files of the splits are of different kinds. Give them in one, such as .csv")
-        self.reader = reader
         try:
-            return self._delimited(path) if reader == "delimited" else _file_columns(path, reader)
+            columns, delimiter = self._delimited(path) if reader == "delimited" else (_file_columns(path, reader), "")
         except (ValueError, csv.Error) as error:
             raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+        for other, found in self.files.items():
+            if found != (reader, delimiter):
+                raise InputError(
+                    f"the files of the splits are written in different ways: {other.name} as {_written(*found)}, and "
+                    f"{path.name} as {_written(reader, delimiter)}. Give them in one"
+                )
+        self.files[path] = (reader, delimiter)
+        return columns
 
-    def _delimited(self, path: Path) -> list[str]:
-        """The columns of a delimited file; finds its delimiter, and whether its quotes mean anything."""
+    def _delimited(self, path: Path) -> tuple[list[str], str]:
+        """The columns of a delimited file, and its delimiter; finds whether its quotes mean anything."""
         with path.open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             usual = "," if path.suffix.lower() == ".csv" else "\t"
             wanted = {self.options.text, self.options.label}
             heads = {sign: next(csv.reader([first], delimiter=sign), []) for sign in (usual, ",", "\t", ";", "|")}
-            self.delimiter = next((sign for sign, head in heads.items() if wanted <= set(head)), usual)
+            delimiter = next((sign for sign, head in heads.items() if wanted <= set(head)), usual)
+            columns = heads[delimiter]
             file.seek(0)
-            try:
-                for _ in csv.reader(file, delimiter=self.delimiter, strict=True):
-                    pass
-            except csv.Error:
-                # As in many such files, a quote is a sign of the text like any other.
-                self.quoted = self.delimiter != "\t"
-        return heads[self.delimiter]
+            if delimiter == "\t" and self.quoted:
+                self.quoted = _quotes_mean_something(csv.reader(file, delimiter=delimiter, strict=True))
+                file.seek(0)
+            rows = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE)
+            long = [number for number, row in enumerate(rows) if len(row) > len(columns)]
+        if wanted <= set(columns) and long:
+            raise InputError(
+                f"{path} has more fields than columns in {_rows(long)}: a text that holds {_SIGNS[delimiter]} has to "
+                f"be in quotes"
+            )
+        return columns, delimiter
 
     def text(self, notebook: Notebook) -> Text:
         """Return what the DataModule is made of.
@@ -159,18 +171,15 @@ class _Found:
         if options.vocabulary is not None and options.vocab_size is None:
             raise InputError("--vocabulary would have no effect without --vocab_size N")
         tokenizer = None
-        if options.tokenizer is not None:
-            if isinstance(options.tokenizer, str):
-                hub.check(options.tokenizer, "tokenizer")
-            else:
-                tokenizer = notebook.reference(options.tokenizer, "tokenizer")
+        if options.tokenizer is not None and not isinstance(options.tokenizer, str):
+            _check_tokenizer(options.tokenizer)
+            tokenizer = notebook.reference(options.tokenizer, "tokenizer")
         return Text(
             self.kind,
             self.keys,
             options.text,
             options.label,
-            self.reader,
-            self.delimiter,
+            *next(iter(self.files.values()), ("delimited", ",")),
             self.quoted,
             self.names,
             clean=tuple(_cleaning(item, notebook) for item in options.clean),
@@ -186,6 +195,20 @@ def named(tokenizer: Any, notebook: Notebook) -> Any:
     if isinstance(tokenizer, Path) or (isinstance(tokenizer, str) and tokenizer.startswith("~")):
         tokenizer = str(Path(tokenizer).expanduser())
     return tokenizer
+
+
+def _check_tokenizer(tokenizer: Any) -> None:
+    """Check that an object is a tokenizer of transformers.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not any(base.__name__ == "PreTrainedTokenizerBase" for base in type(tokenizer).__mro__):
+        kind = type(tokenizer).__name__
+        of_tokenizers = type(tokenizer).__module__.partition(".")[0] == "tokenizers"
+        how = "transformers.PreTrainedTokenizerFast(tokenizer_object=…, unk_token='[UNK]', pad_token='[PAD]')"
+        more = f"Wrap it: {how}" if of_tokenizers else "Give a name, a folder, or such an object"
+        raise InputError(f"--tokenizer takes a tokenizer of transformers; found a {kind}. {more}")
 
 
 def are_paths(value: Any) -> bool:
@@ -272,6 +295,23 @@ def _columns(part: Any) -> list[str]:
     return list(columns)
 
 
+def _quotes_mean_something(rows: Iterable[Sequence[str]]) -> bool:
+    """Whether quotes in a file of tabs go round fields, rather than being signs of the texts, as in many such files.
+
+    Two that stand alone would make one field of all that is between them.
+    """
+    try:
+        return not any("\t" in field and "\n" in field for row in rows for field in row)
+    except csv.Error:
+        return False
+
+
+def _written(reader: Reader, delimiter: str) -> str:
+    """How a file is written, for a person."""
+    kinds = {"lines": "JSON lines", "json": "JSON", "parquet": "Parquet"}
+    return f"fields with {_SIGNS[delimiter]} between them" if delimiter else kinds[reader]
+
+
 def _file_columns(path: Path, reader: Reader) -> list[str]:
     """The columns of a file that is not delimited."""
     import json
@@ -320,29 +360,64 @@ def _cleaning(item: Any, notebook: Notebook) -> str | ast.expr:
     return notebook.reference(item, "clean")
 
 
-def prepared(cls: type, text: Text, sizes: Callable[[int], None]) -> Any:
+def prepared(instance: Any, text: Text) -> Any:
     """Return the encoded texts of a DataModule, with what goes with them.
 
     Args:
-        cls: its class.
+        instance: of its class, with the hyperparameters that they are encoded by.
         text: what it is made of.
-        sizes: checks the sizes of the splits that are taken from so many training texts.
 
     Raises:
         InputError: they cannot be trained on.
     """
-    instance = cls()
+    hparams = instance.hparams
+    if isinstance(hparams.get("tokenizer"), str):
+        hub.check(hparams.tokenizer, "tokenizer")
+    if text.vocabulary == "bpe" and hparams.vocab_size < _LEAST_BPE:
+        raise InputError(f"--vocab_size {hparams.vocab_size}: byte pairs need {_LEAST_BPE}, or --vocabulary wordpiece")
     try:
         columns = instance._columns()
     except (csv.Error, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"the texts cannot be read: {' '.join(str(error).split())}") from error
-    _check(columns)
-    sizes(len(columns["train"][0]))
-    return instance._encoded(columns)
+    _check(columns, text.kind == "file" and text.reader == "delimited")
+    check_sizes({split: hparams[f"{split}_split"] for split in text.carved}, len(columns["train"][0]))
+    found = instance._encoded(columns)
+    _check_encoded(found, set(columns["train"][1]))
+    return found
 
 
-def _check(columns: Columns) -> None:
+def _check_encoded(found: Any, known: set[str]) -> None:
+    """Check what is left for training, and that the tokenizer is for such texts.
+
+    Args:
+        found: tokenizer, names of the classes, and encoded texts of each split.
+        known: labels of the training texts before some were taken for other splits.
+
+    Raises:
+        InputError: a label is in other splits alone, or the tokenizer does not know what texts are made of.
+    """
+    tokenizer, classes, splits = found
+    train = splits["train"]
+    left = {classes[number] for number in train.labels.unique().tolist()}
+    if left != known:
+        raise InputError(
+            f"no training text is left with the label {_few(sorted(map(repr, known - left)))}: the splits that are "
+            f"taken have all of them. Give more such texts, none of them, or splits of your own"
+        )
+    unknown = float((train.ids == tokenizer.unk_token_id).float().mean()) if tokenizer.unk_token_id is not None else 0.0
+    if unknown > _MOST_UNKNOWN:
+        raise InputError(
+            f"the tokenizer knows nothing of {unknown:.0%} of the texts: it has {len(tokenizer):,} tokens. Is it "
+            f"whole, and for texts such as these?"
+        )
+
+
+def _check(columns: Columns, is_written: bool) -> None:
     """Check the texts and labels of all splits.
+
+    Args:
+        columns: of each split.
+        is_written: whether the labels are texts of a file, where any word may be one.
 
     Raises:
         InputError: a text is empty or none, a label is missing, or unseen in training.
@@ -359,7 +434,8 @@ def _check(columns: Columns) -> None:
                 f"the text is {what} in {_rows(empty)}{where}. Take what has no text out of the data; "
                 f"--clean is applied before this is looked at"
             )
-        missing = [row for row, label in enumerate(labels, 1) if label in ("", "None", "nan", "<NA>", "NaN")]
+        absent = {"", None} if is_written else {"", "None", "nan", "<NA>", "NaN"}
+        missing = [row for row, label in enumerate(labels, 1) if label in absent]
         if missing:
             raise InputError(f"the label is missing in {_rows(missing)}{where}. Take them out of the data")
     known = set(columns["train"][1])
@@ -386,9 +462,14 @@ def _few(names: Sequence[Any]) -> str:
     return ", ".join(map(str, names[:8])) + (", …" if len(names) > 8 else "")
 
 
-def summary(data: Any) -> str:
-    """Return in a line what was encoded: how many texts of each split, the classes, and how many were cut."""
-    _, classes, splits = data
+def summary(data: Any, is_built: bool) -> str:
+    """Return in a line what was encoded: how many texts of each split, the classes, and how many were cut.
+
+    Args:
+        data: tokenizer, names of the classes, and encoded texts of each split.
+        is_built: whether the vocabulary was built, and may have become another size than was asked for.
+    """
+    tokenizer, classes, splits = data
     whole = splits.get("predict", None)
     parts = {split: texts for split, texts in splits.items() if split != "predict" or len(splits) == 1}
     counts = " · ".join(f"{len(texts):,} {split}" for split, texts in parts.items())
@@ -396,7 +477,8 @@ def summary(data: Any) -> str:
     lengths = whole.lengths if whole is not None else splits["train"].lengths
     about = f"{float(lengths.float().mean()):.0f} tokens on average, at most {longest}"
     told = f"{cut:,} of {total:,} are cut at {longest} tokens" if cut else "none is cut"
-    return f"{counts} texts; {len(classes)} classes: {_few(classes)}; {about}; {told}"
+    vocabulary = f"; {len(tokenizer):,} tokens known" if is_built else ""
+    return f"{counts} texts; {len(classes)} classes: {_few(classes)}; {about}; {told}{vocabulary}"
 
 
 def cuts(splits: Mapping[str, Any]) -> tuple[int, int, int]:

@@ -8,6 +8,7 @@ from lightning_magics.errors import InputError
 
 def test_a_folder_with_the_files_is_enough(tmp_path):
     (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model-00001-of-00002.safetensors").write_text("")
     hub.check(str(tmp_path), "model")
     with pytest.raises(
         InputError, match=r"the folder .* holds no tokenizer: it has none of tokenizer.json, tokenizer_con"
@@ -64,8 +65,13 @@ def test_what_is_in_the_cache_needs_no_network(tmp_path, monkeypatch):
     snapshot = tmp_path / "models--some--bert" / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
+    (snapshot / "model.safetensors").write_text("")
     (tmp_path / "models--some--bert" / "refs").mkdir()
     (tmp_path / "models--some--bert" / "refs" / "main").write_text("abc")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     hub.check("some/bert", "model")
+    (snapshot / "model.safetensors").unlink()  # as after one who loaded the tokenizer alone
+    hub.check("some/bert", "configuration")
+    with pytest.raises(InputError, match=r"the model 'some/bert' is neither a folder here nor in the cache"):
+        hub.check("some/bert", "model")

@@ -216,7 +216,11 @@ def test_a_hook_that_an_option_needs_is_the_cell_s():
     [
         ("AutoModel.from_pretrained('/no/such')", r"there is no folder /no/such with a model"),
         ("name: str = '/no/such'\nAutoModel.from_pretrained(name)", r"there is no folder /no/such with a model"),
-        ("AutoModel.from_pretrained(FOLDER)", r"the folder .* holds no model: it has none of config.json"),
+        ("AutoModel.from_pretrained(FOLDER)", r"the folder .* holds no model: it has none of \*.safetensors, "),
+        (
+            "AutoModel.from_pretrained(pretrained_model_name_or_path='/no/such')",
+            r"there is no folder /no/such with a model",
+        ),
         ("AutoTokenizer.from_pretrained(FOLDER)", r"the folder .* holds no tokenizer: it has none of tokenizer.json"),
     ],
 )

@@ -11,11 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
 from kernel import Kernel
 from notebook import SMALL_RUNS
 from transformers import AutoTokenizer
 
-from lightning_magics import api
+from lightning_magics import api, matching
 from lightning_magics.errors import InputError
 from lightning_magics.session import current
 
@@ -86,7 +87,7 @@ def test_a_run_keeps_its_tokenizer_and_its_classes(films):
     run_cells(films, FIT)
     folder = films.user_ns["run"].folder
     told = json.loads(folder.texts_path.read_text())
-    assert told == {"classes": ["bad", "good"], "max_length": 512, "batch_size": 8, "cleaned": False}
+    assert told == {"classes": ["bad", "good"], "max_length": 512, "batch_size": 8, "cleaned": ""}
     kept, used = AutoTokenizer.from_pretrained(folder.tokenizer_path), films.user_ns["run"].data[0].tokenizer
     assert kept("the film is warm")["input_ids"] == used("the film is warm")["input_ids"]
 
@@ -94,16 +95,50 @@ def test_a_run_keeps_its_tokenizer_and_its_classes(films):
 def test_what_stands_in_a_line_of_predict_is_a_text_unless_it_is_data(films):
     run_cells(films, FIT, "mine, many = 'so dull', ['warm', 'flat']")
     for typed, texts in (
+        ("['so warm', 'flat']", ["so warm", "flat"]),
+        ('"not many"', ["not many"]),
         ("mine", ["so dull"]),
         ("many", ["warm", "flat"]),
         ('"not warm" "max" "it\'s dull"', ["not warm", "max", "it's dull"]),
     ):
         run_cells(films, f"%lightning_predict run {typed} --quiet -o said")
         assert [answer["text"] for answer in films.user_ns["said"]] == texts
-    run_cells(films, "%lightning_predict run films --quiet -o logits")
-    assert films.user_ns["logits"].shape == (120, 2)
+    run_cells(films, "%lightning_predict run films --quiet -o said")
+    rows = [row.split("\t") for row in Path("films.tsv").read_text().splitlines()[1:]]
+    assert [[answer["text"], answer["label"]] for answer in films.user_ns["said"]] == rows
+    run_cells(films, "%lightning_predict run films --quiet --limit_predict_batches 1 -o said")
+    assert [answer["text"] for answer in films.user_ns["said"]] == [text for text, _ in rows[:8]]
     said = api.predict(films.user_ns["run"].model, ["dull"], quiet=True).predictions
     assert said[0]["label"] == "bad"
+
+
+def test_a_column_of_texts_is_predicted(films):
+    run_cells(films, FIT, "import pandas as pd, numpy as np", "new = pd.DataFrame({'text': ['warm', 'so dull']})")
+    for typed in ("new['text']", "new['text'].astype(object)", "np.array(['warm', 'so dull'])"):
+        run_cells(films, f"%lightning_predict run {typed} --quiet -o said")
+        assert [(answer["text"], answer["label"]) for answer in films.user_ns["said"]] == [
+            ("warm", "good"),
+            ("so dull", "bad"),
+        ]
+
+
+def test_what_is_no_text_to_predict_for_is_said(films, capsys):
+    run_cells(films, FIT, "import pandas as pd", "new, none = pd.DataFrame({'text': ['warm']}), []")
+    for typed, message in (
+        ("none", "there are no texts to predict for: the list is empty"),
+        ("['warm', ' ']", "text 2 of 2 is empty"),
+        ("films.tsv", r"films.tsv is a file. Predict for its texts: frame = pandas.read_csv\('films.tsv'\)"),
+        ("new", r"Bag was trained on texts: give a column of them, such as new\['text'\]"),
+    ):
+        with pytest.raises(InputError, match=message):
+            run_cells(films, f"%lightning_predict run {typed}")
+    capsys.readouterr()
+    run_cells(films, "%lightning_predict run flims")
+    assert "'flims' was read as a text. Did you mean 'films'?" in capsys.readouterr().out
+    apart = "%lightning_data apart --text sentence --label feeling --tokenizer {run.log_dir}/tokenizer"
+    run_cells(films, "apart = ('films.tsv', 'films.tsv')", apart)
+    with pytest.raises(InputError, match=r"the data has the splits train, val, and none to predict for. Give texts"):
+        api.predict(films.user_ns["run"], "apart")
 
 
 def test_weights_of_classes_are_of_the_loss_alone(films):
@@ -115,6 +150,8 @@ def test_weights_of_classes_are_of_the_loss_alone(films):
 
 def test_mistakes_are_shown_with_their_texts(films, tmp_path):
     rows = ["sentence\tfeeling", "Warm, and  warm\tbad", "so dull\tgood", "flat\tbad"]
+    same = {"the film is zzz": "good", "the film is qqq": "bad"}  # to the tokenizer
+    rows += [f"{text}\t{feeling}" for text, feeling in same.items()]
     (tmp_path / "odd.tsv").write_text("\n".join(rows))
     odd = "%lightning_data odd both --text sentence --label feeling"
     run_cells(films, FIT, "both = {'train': 'films.tsv', 'test': 'odd.tsv'}", f"{odd} --vocab_size 60")
@@ -125,10 +162,12 @@ def test_mistakes_are_shown_with_their_texts(films, tmp_path):
         api.test("Bag", "odd", quiet=True)
     run_cells(films, odd + " --tokenizer {run.log_dir}/tokenizer")
     tested = api.test("Bag", "odd", quiet=True)
-    assert {(row["text"], row["actual"], row["predicted"]) for row in tested.judged.mistakes} == {
-        ("Warm, and  warm", "bad", "good"),
-        ("so dull", "good", "bad"),
-    }
+    mistakes = {(row["text"], row["actual"], row["predicted"]) for row in tested.judged.mistakes}
+    assert {("Warm, and  warm", "bad", "good"), ("so dull", "good", "bad")} < mistakes
+    assert [same[text] for text, actual, _ in mistakes if text in same] == [
+        actual for text, actual, _ in mistakes if text in same
+    ]
+    assert len(mistakes) == 3
     assert tested.judged.mistakes[0]["probability"] >= tested.judged.mistakes[-1]["probability"]
 
 
@@ -180,6 +219,83 @@ def test_a_model_of_ones_own_that_does_not_fit_is_said_too(films):
         api.fit("Bag", "films", model={"vocab_size": 9}, max_epochs=1, quiet=True)
 
 
+OWN = """%%lightning_model Own --loss cross_entropy {options}
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.places = nn.Embedding({tokens}, 8), nn.Embedding({places}, 8)
+        self.out = nn.Linear(8, {outputs})
+    def forward(self, {inputs}):
+        places = self.places(torch.arange({first}.shape[1]))
+        return self.out((self.embed({first}) + places).mean(dim=1))
+"""
+OWN_FITS = {"options": "", "tokens": 60, "places": 64, "outputs": 2, "inputs": "input_ids, attention_mask", "first": ""}
+
+
+@pytest.mark.parametrize(
+    ("asked", "message"),
+    [
+        (
+            {"tokens": 20},
+            r"Own cannot read films: the texts have up to \d\d tokens, of \d\d different ones, and an emb",
+        ),
+        (
+            {"places": 10},
+            r"an embedding is smaller \(index out of range in self\). Make it larger, or type .*_length N",
+        ),
+        ({"outputs": 1, "options": "--class_weights 1 2 3"}, r"--class_weights are 3, and Own has 1 output"),
+        (
+            {"options": "--class_weights 1 2 3"},
+            r"--class_weights are 3, and Own has 2 outputs: make it one for each of",
+        ),
+        ({"options": "--class_weights 1"}, r"--class_weights has 1 numbers, and films has 2 classes"),
+        ({"outputs": 3, "options": "--class_weights balanced"}, r"--class_weights are 2, and Own has 3 outputs"),
+        (
+            {"inputs": "tokens, mask"},
+            r"a batch of films goes to the model by name: write forward\(self, input_ids, attention_mask\) in Own",
+        ),
+        ({"options": "--freeze *"}, r"--freeze \* leaves nothing to train"),
+    ],
+)
+def test_a_network_that_does_not_fit_the_texts_is_said_before_the_fit(films, tmp_path, asked, message):
+    filled = {**OWN_FITS, **asked}
+    run_cells(films, OWN.format(**{**filled, "first": filled["inputs"].partition(",")[0]}))
+    with pytest.raises(InputError, match=message):
+        api.fit("Own", "films", max_epochs=1, quiet=True)
+    assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_a_network_with_too_few_outputs_is_said(films):
+    rows = [(f"a film of {stars}", str(stars)) for stars in range(3)] * 4
+    films.user_ns["rows"] = rows
+    run_cells(films, OWN.format(**{**OWN_FITS, "first": "input_ids"}), "%lightning_data rows --vocab_size 60")
+    with pytest.raises(InputError, match="Own has 2 outputs, and rows has 3 classes"):
+        api.fit("Own", "rows", max_epochs=1, quiet=True)
+
+
+def test_a_look_at_a_model_changes_nothing_of_it(films):
+    run_cells(
+        films, BAG.replace("mask.sum(1))", "mask.sum(1) + 0 * torch.rand(1))"), "net = Bag()", "net.net.out.eval()"
+    )
+    net = films.user_ns["net"]
+    torch.manual_seed(0)
+    expected = torch.rand(1)
+    torch.manual_seed(0)
+    matching.check(net, current().datas["films"].new(), "Bag", "films", None, trains=True)
+    assert torch.rand(1) == expected
+    assert [net.training, net.net.embed.training, net.net.out.training] == [True, True, False]
+
+
+def test_roberta_counts_its_places_from_behind_the_padding(films):
+    run_cells(
+        films,
+        "from transformers import RobertaConfig, RobertaForSequenceClassification",
+        BERT.format(**{**FITS, "pad": 1, "places": 10}).replace("Bert", "Roberta").replace("BERT", "Roberta"),
+    )
+    with pytest.raises(InputError, match=r"and Tiny takes 8. Type .* films --max_length 8"):
+        api.fit("Tiny", "films", max_epochs=1, quiet=True)
+
+
 def test_what_only_texts_can_do_is_said_of_other_data(films):
     run_cells(films, "pairs = torch.utils.data.TensorDataset(torch.ones(8, 4), torch.tensor([0, 1] * 4))")
     run_cells(films, "%%lightning_model Plain --loss cross_entropy\nnn.Linear(4, 2)")
@@ -218,11 +334,19 @@ def test_a_run_of_another_session_reads_sentences_as_it_was_trained(films, capsy
     capsys.readouterr()
     assert said_of(name) == expected
     assert capsys.readouterr().out.count("\n") == 1  # of the prediction alone
+    other = DATA.replace("--vocab_size 60", "--vocab_size 50")
+    forget_runs()
+    run_cells(films, other)
+    with pytest.raises(InputError, match=r"films has another vocabulary than the texts that Bag was trained on"):
+        api.test(name, "films", quiet=True)
+    current().datas.clear()
     run_cells(films, f"again = %lightning_attach {name}", "net = again.model")
     assert said_of(films.user_ns["again"]) == said_of(films.user_ns["net"]) == expected
-    run_cells(films, DATA.replace("--vocab_size 60", "--vocab_size 50"))
+    run_cells(films, other)
     with pytest.raises(InputError, match=r"films has another vocabulary than the texts that Bag was trained on"):
         api.test(films.user_ns["net"], "films", quiet=True)
+    run_cells(films, "run = %lightning_fit net films --max_epochs 1 --logger none")  # it may learn others
+    assert "films has another vocabulary than the texts that Bag was trained on" in capsys.readouterr().out
 
 
 def test_each_model_that_was_loaded_reads_sentences_by_its_own_tokenizer(films, capsys):
@@ -253,8 +377,12 @@ def test_texts_that_were_cleaned_are_read_with_the_code_that_cleans(films):
     assert expected["probability"] == said_of(films.user_ns["run"], "a dull film")["probability"]
     forget_runs()
     assert said_of(name, "a DULL!! film") == expected
+    forget_runs()
+    run_cells(films, f"{DATA} --clean whitespace")  # which is not how it was trained
+    with pytest.raises(InputError, match=rf"texts of {name} were cleaned, by code of its data films that this"):
+        said_of(name)
     del current().datas["films"]
-    with pytest.raises(InputError, match=rf"texts of {name} were cleaned, by code of its data films. .* {name}$"):
+    with pytest.raises(InputError, match=rf"texts of {name} were cleaned, by code of its data films that .* {name}$"):
         said_of(name)
     run_cells(films, f"net = %lightning_load {name}")
     del current().datas["films"]
@@ -306,6 +434,9 @@ def test_two_processes_train_test_and_predict_as_one_does(kernel):
     )
     assert kernel.value("run.metrics['val_accuracy']") == 1.0
     assert kernel.value("tested.judged.matrix") == [[10, 0], [0, 10]]
+    odd = "%lightning_data odd films.tsv --text sentence --label feeling --tokenizer {run.log_dir}/tokenizer"
+    kernel.run(f"{odd} --test_split 21", "tested = %lightning_test run odd --ddp 2 --quiet")
+    assert kernel.value("sum(tested.judged.actual)") == 21  # one is dealt twice, and counted once
     assert kernel.value("[answer['label'] for answer in said]") == ["good", "bad"]
     assert "huggingface/tokenizers" not in kernel.value("run.logs(0) + run.logs(1)")
 

@@ -9,8 +9,10 @@ import types
 import numpy as np
 import pandas as pd
 import pytest
+import tokenizers
 import torch
 from notebook import CELL, SMALL_RUNS, data, model, namespace, trainer
+from transformers import ByT5Tokenizer
 
 from lightning_magics import datamodules, options, texts
 from lightning_magics.definition import PACKAGES
@@ -258,13 +260,15 @@ def test_a_batch_is_padded_to_its_longest_text_and_holds_texts_of_like_length():
     lengths = torch.randint(1, 60, (400,), generator=torch.Generator().manual_seed(0)).tolist()
     many = [("word " * length, ("a", "b")[number % 2]) for number, length in enumerate(lengths)]
     instance = ready(define(many, max_length=100, val_split=80, batch_size=8))
-    for loader, order in ((instance.train_dataloader(), "random"), (instance.val_dataloader(), "longest first")):
+    for loader, is_same in ((instance.train_dataloader(), False), (instance.val_dataloader(), True)):
         batches = list(loader)
         masks = [batch["attention_mask"] for batch in batches]
         assert all(mask.any(dim=0).all() for mask in masks)
         assert sum(map(torch.sum, masks)) / sum(mask.numel() for mask in masks) > 0.9
         widths = [mask.shape[1] for mask in masks]
-        assert (widths == sorted(widths, reverse=True)) == (order == "longest first")
+        assert widths != sorted(widths, reverse=True)  # a few batches tell of all texts
+        loader.sampler.set_epoch(1)
+        assert (widths == [batch["input_ids"].shape[1] for batch in loader]) == is_same
         assert sum(len(batch["labels"]) for batch in batches) == len(loader.dataset)
     in_order = next(iter(instance.predict_dataloader()))["attention_mask"].sum(dim=1) - 2
     assert in_order.tolist() == lengths[:8]
@@ -307,9 +311,29 @@ def test_texts_are_encoded_once_for_all_that_encodes_the_same(monkeypatch):
 def test_no_fork_after_tokenizing_is_warned_of(capfd, monkeypatch):
     monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
     definition = define(PAIRS * 100, val_split=0.2, num_workers=1)
-    assert os.environ["TOKENIZERS_PARALLELISM"] == "false"
+    assert os.environ["TOKENIZERS_PARALLELISM"] == "off"
     assert len(next(iter(ready(definition).train_dataloader()))["labels"]) == 32
     assert "huggingface/tokenizers" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(("given", "seen"), [(None, "true"), ("off", "true"), ("false", "false"), ("true", "true")])
+def test_all_splits_are_tokenized_in_threads_unless_the_user_says_otherwise(given, seen, monkeypatch):
+    monkeypatch.delenv("TOKENIZERS_PARALLELISM", raising=False)
+    instance, asked = ready(define(PAIRS)), []
+
+    class Watching:
+        def __getattr__(self, name):
+            return getattr(instance.tokenizer, name)
+
+        def __call__(self, *args, **options):
+            asked.append(os.environ["TOKENIZERS_PARALLELISM"])
+            return instance.tokenizer(*args, **options)
+
+    if given is not None:
+        monkeypatch.setenv("TOKENIZERS_PARALLELISM", given)
+    for _ in range(2):
+        instance._encode(Watching(), ["a", "b"])
+    assert asked == [seen] * 2
 
 
 def test_whole_numbers_are_classes_in_their_order(tmp_path):
@@ -377,6 +401,24 @@ def test_a_delimiter_is_found_by_the_columns(tmp_path):
         ),
         (ROWS, {"vocab_size": None, **COLUMNS}, r"texts need either --tokenizer NAME"),
         (PAIRS, {"vocab_size": None, "tokenizer": "/no/such"}, r"there is no folder /no/such with a tokenizer"),
+        (PAIRS, {"vocabulary": "bpe"}, r"--vocab_size 80: byte pairs need 260, or --vocabulary wordpiece"),
+        (
+            [*PAIRS, ("one", "odd")],
+            {"val_split": 16},
+            r"no training text is left with the label 'odd': the splits that are taken have all of them. Give more",
+        ),
+        (
+            [*ROWS, {"sentence": "a"}, {"label": "good"}],
+            COLUMNS,
+            r"the text is empty in row 32. Take what has no text",
+        ),
+        ([*ROWS, {"sentence": "a"}], COLUMNS, r"the label is missing in row 31"),
+        ([*PAIRS, (None, "good")], {"clean": ("lower", "html")}, r"the text is empty in row 31"),
+        (
+            PAIRS,
+            {"vocab_size": None, "tokenizer": tokenizers.Tokenizer(tokenizers.models.WordLevel())},
+            r"--tokenizer takes a tokenizer of transformers; found a Tokenizer. Wrap it: transformers.PreTrainedTok",
+        ),
         (PAIRS, {"val_split": 40}, r"--val_split 40 is neither a fraction between 0 and 1 nor fewer than the 30"),
         (
             {"train": PAIRS, "val": PAIRS},
@@ -400,6 +442,84 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path):
         define(str(path), **COLUMNS)
     with pytest.raises(InputError, match=r"there is no file .*review.jsonl. Did you mean 'reviews.jsonl'\?"):
         define(str(tmp_path / "review.jsonl"), **COLUMNS)
+
+
+def test_files_of_splits_are_written_in_one_way(tmp_path):
+    names = [str(write(tmp_path / name, ROWS)) for name in ("a.tsv", "a.csv", "a.jsonl", "b.tsv")]
+    for other, told in ((1, "a.csv as fields with a comma between them"), (2, "a.jsonl as JSON lines")):
+        message = f"written in different ways: a.tsv as fields with a tab between them, and {told}. Give them in one"
+        with pytest.raises(InputError, match=message):
+            define((names[0], names[other]), **COLUMNS, adopted=True, vocab_size=80)
+    for order in (("train", "val"), ("val", "train")):
+        films = dict.fromkeys(order, names[2])
+        assert ready(define(films, **COLUMNS, adopted=True, vocab_size=80)).classes == ["bad", "good"]
+
+
+def test_quotes_that_stand_alone_join_no_rows(tmp_path):
+    path = tmp_path / "a.tsv"
+    path.write_text('sentence\tlabel\n"warm they say\tgood\nbad\tbad\n"dull"\tbad\na long "one"\tgood\n')
+    texts = [text for text, _ in decoded(ready(define(str(path), **COLUMNS)), "train")]
+    assert [text.replace(" ", "") for text in texts] == ['"warmtheysay', "bad", '"dull"', 'along"one"']
+
+
+def test_a_field_too_many_is_said(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('sentence,label\n"warm, they say",good\nI like it, really,good\nbad,bad\n')
+    message = r"a.csv has more fields than columns in row 2: a text that holds a comma has to be in quotes"
+    with pytest.raises(InputError, match=message):
+        define(str(path), **COLUMNS)
+
+
+def test_any_word_of_a_file_is_a_label(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("sentence,label\nwarm,None\nbad,nan\n")
+    assert ready(define(str(path), **COLUMNS)).classes == ["None", "nan"]
+    path.write_text("sentence,label\nwarm,None\nbad\n")
+    with pytest.raises(InputError, match=r"the label is missing in row 2"):
+        define(str(path), **COLUMNS)
+
+
+def test_what_a_fit_changes_is_checked_as_what_was_defined(tmp_path):
+    definition = define(PAIRS, val_split=0.2)
+    with pytest.raises(InputError, match=r"--val_split 1.5 is neither a fraction"):
+        definition.new(val_split=1.5)
+    with pytest.raises(
+        InputError, match=r"--val_split 200 is neither a fraction between 0 and 1 nor fewer than the 30"
+    ):
+        definition.new(val_split=200)
+    assert len(ready(definition, val_split=0.5).splits["val"]) == 15
+    ready(definition).tokenizer.save_pretrained(tmp_path)
+    definition = define(PAIRS, vocab_size=None, tokenizer=str(tmp_path))
+    with pytest.raises(InputError, match=r"there is no folder /no/such with a tokenizer"):
+        definition.new(tokenizer="/no/such")
+
+
+def test_a_tokenizer_that_knows_nothing_is_said(tmp_path):
+    ready(define([(text.upper(), label) for text, label in PAIRS])).tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(InputError, match=r"the tokenizer knows nothing of \d\d% of the texts: it has \d\d tokens"):
+        define(PAIRS, vocab_size=None, tokenizer=str(tmp_path))
+
+
+def test_what_a_tokenizer_of_python_cuts_is_counted():
+    definition = define(
+        PAIRS, vocab_size=None, tokenizer="letters", max_length=6, names=namespace(letters=ByT5Tokenizer())
+    )
+    lengths = [len(text.encode()) + 1 for text, _ in PAIRS]
+    assert ready(definition).splits["train"].cut.tolist() == [length > 6 for length in lengths]
+
+
+def test_what_stands_between_signs_is_no_html():
+    clean = define(PAIRS, clean=("html", "whitespace")).cls().clean
+    assert clean("I <3 it and rate it 9 > 8") == "I <3 it and rate it 9 > 8"
+    assert clean('<p class="a">warm<br/>and</p><!-- not\nthis --> &amp; moving') == "warm and & moving"
+
+
+def test_a_name_that_the_class_needs_and_another_cell_replaced_is_said():
+    names = namespace()
+    definition = define(PAIRS, names=names, clean=("html",))
+    names["html"] = "<b>"
+    with pytest.raises(InputError, match=r"films's html was replaced by another cell. Rename one of them, or run fil"):
+        definition.new()
 
 
 def test_a_name_of_the_hub_is_loaded_by_the_package_datasets(monkeypatch, tmp_path):
