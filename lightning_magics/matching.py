@@ -194,7 +194,8 @@ def _places(found: Any) -> int | None:
     if not isinstance(places, int):
         return None
     tables = [part for name, part in found.named_modules() if name.endswith("position_embeddings")]
-    return places - max((getattr(table, "padding_idx", None) or -1) + 1 for table in tables) if tables else places
+    paddings = [getattr(table, "padding_idx", None) for table in tables]
+    return places - max((padding + 1 for padding in paddings if padding is not None), default=0)
 
 
 def _check_config(found: Any, tokenizer: Any, classes: int, longest: int, names: tuple[str, str]) -> None:
