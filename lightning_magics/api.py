@@ -36,8 +36,8 @@ def fit(net: Any, /, *datas: Any, **asked: Any) -> Run:
         net: name of a model, LightningModule class or instance.
         datas: name of data, DataModule, or training and validation data: DataLoaders, Datasets, tensors.
         asked: any option of ``%lightning_fit`` (`ddp`, `background`, `amp`, `early_stop`, `monitor`, `seed`, `resume`,
-            `logger`, `quiet`, `weights_only`), any argument of Trainer, and the dicts `model` and `data` for
-            hyperparameters.
+            `logger`, `quiet`, `weights_only`, `nodes`, `cluster`), any argument of Trainer, the dicts `model` and
+            `data` for hyperparameters, and `slurm` for what a cluster is asked for.
 
     Raises:
         InputError: something given cannot be used; nothing was started.

@@ -42,6 +42,12 @@ class Subject:
     made: Any = None  # the instance, where there is one already
     run: Run | None = None  # whose model is evaluated
     notices: tuple[str, ...] = ()
+    typed: str = ""  # in the line, where it was a name
+
+    @property
+    def shown(self) -> str:
+        """What to type to mean it."""
+        return self.typed or self.name
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,10 @@ class Call:
         """
         from . import matching, pretrained, sentences
         from .train import seeded
-        from .trainer import trainer_class
+        from .trainer import amp_notice, trainer_class
 
         with short_traceback(), self.alone(), seeded(self.session.package(), self.options.seed):
-            subject = self.subject(net)
+            subject = dataclasses.replace(self.subject(net), typed=net if isinstance(net, str) else "")
             trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.namespace)
             trainer, how = self.how(trainer, subject.package)
             with pretrained.calm():
@@ -103,6 +109,8 @@ class Call:
             data = self.datas(datas, subject)
             datamodule, loaders = data.make()
             notices = subject.notices + data.notices
+            if self.options.amp and self.options.cluster is None:
+                notices += amp_notice(trainer)
             if datamodule is not None or self.verb != "predict":
                 names = subject.name, data.name
                 notices += matching.check(
@@ -154,7 +162,12 @@ class Call:
         strategy, accelerator = trainer.get("strategy", "auto"), trainer.get("accelerator", "auto")
         devices.check_strategy(strategy, package)
         count = trainer.get("devices", asked.ddp if asked.ddp is not True else "auto") or None
-        what = slurm.asked(asked.nodes or trainer.get("num_nodes", 1), count, accelerator, self.slurm)
+        try:
+            what = slurm.asked(asked.nodes or trainer.get("num_nodes", 1), count, accelerator, self.slurm)
+        except InputError as error:
+            if not any(str(error).startswith(f"--slurm.{name} ") for name in self.session.settings.slurm):
+                raise
+            raise InputError(f"{error}. It may be set by %config LightningMagics.slurm") from None
         ranks = what.nodes * what.processes
         trainer = {**trainer, "num_nodes": what.nodes, "devices": what.processes}
         if accelerator == "auto":  # of the kernel's machine, it would say nothing of the nodes
@@ -347,12 +360,12 @@ class Call:
         if texts is not None:
             _check_texts(texts)
             as_typed = all(isinstance(item, str) for item in typed) and texts == list(typed)
-            return _texts(texts, reader, self.words(texts, subject.name) if as_typed else ())
+            return _texts(texts, reader, self.words(texts, subject.shown) if as_typed else ())
         found = [self.session.find_data(item) for item in typed]
         if not found and self.data:
             raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
         if not found and subject.run is not None:
-            return self.data_of(subject.run)
+            return self.data_of(subject.run, subject.shown)
         if not found:
             return Data()
         overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
@@ -419,8 +432,8 @@ class Call:
         file = next((text for text in texts if are_paths(text) and Path(text).is_file()), None)
         if file is not None:
             raise InputError(
-                f"{file} is a file. Predict for its texts: frame = pandas.read_csv({file!r}), and %lightning_predict "
-                f"{model} frame['COLUMN']"
+                f"{file} is a file. Predict for its texts: frame = {_reading(file)}, and %lightning_predict {model} "
+                f"frame['COLUMN']"
             )
         if len(texts) > 1:
             sentence = " ".join(texts)
@@ -429,7 +442,7 @@ class Call:
         near = did_you_mean(texts[0], list(self.session.datas))
         return (f"{texts[0]!r} was read as a text.{near}",) if near else ()
 
-    def data_of(self, run: Run) -> Data:
+    def data_of(self, run: Run, typed: str) -> Data:
         """The data of an earlier run; of a fit on loaders, validation alone is what its data says.
 
         Raises:
@@ -439,9 +452,7 @@ class Call:
         if run.verb == "fit" and datamodule is None:
             loaders = loaders[1:] if self.verb == "validate" else ()
             if not loaders and not hasattr(run.model, f"{self.verb}_dataloader"):
-                raise InputError(
-                    f"run {run.name} has no data to {self.verb} with: %lightning_{self.verb} {run.record.model} DATA"
-                )
+                raise InputError(f"run {run.name} has no data to {self.verb} with: %lightning_{self.verb} {typed} DATA")
         return Data(run.record.data, make=lambda: (datamodule, loaders))
 
     def resolved(self, prefix: str, name: str, value: Any) -> Any:
@@ -590,6 +601,18 @@ def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
     read = functools.partial(answers, texts, reader.classes)
     name, make = formats.plural(len(texts), "text"), lambda: (None, (reader.texts_dataloader(texts),))
     return Data(name, make, read=read, notices=notices)
+
+
+def _reading(file: str) -> str:
+    """How pandas reads a file of texts."""
+    readers = {
+        ".csv": "read_csv({!r})",
+        ".parquet": "read_parquet({!r})",
+        ".json": "read_json({!r})",
+        ".jsonl": "read_json({!r}, lines=True)",
+        ".ndjson": "read_json({!r}, lines=True)",
+    }
+    return "pandas." + readers.get(Path(file).suffix.lower(), "read_csv({!r}, sep='\\t')").format(file)
 
 
 def _check_texts(texts: list[str]) -> None:

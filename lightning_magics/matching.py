@@ -6,6 +6,7 @@ What can be told of the data alone is the part of `texts`.
 from __future__ import annotations
 
 import inspect
+import re
 import shlex
 from typing import Any
 
@@ -64,9 +65,12 @@ def check(
     outermost = _of_transformers(model)
     if outermost is not None:
         _check_config(outermost, tokenizer, len(classes), longest, (name, data))
-    _check_outputs(_outputs(model, datamodule, (name, data)), len(classes), weights, (name, data))
-    told = (f"{cut:,} of {total:,} texts are cut at {longest} tokens",) if cut else ()
-    return (*told, other) if other else told
+    outputs = _outputs(model, datamodule, (name, data))
+    if outputs == 1 and _is_cross_entropy(model):
+        raise InputError(f"{name} has 1 output, and cross_entropy takes one for each of the {len(classes)} classes")
+    told = [f"{cut:,} of {total:,} texts are cut at {longest} tokens"] if cut else []
+    told += filter(None, (other, _check_outputs(outputs, len(classes), weights, (name, data))))
+    return tuple(told)
 
 
 def check_hyperparameters(model: Any, datamodule: Any, name: str, data: str) -> None:
@@ -94,7 +98,7 @@ def _difference(trained_on: tuple[Any, list[str]], datamodule: Any, name: str, d
     if tokenizer is not known and tokenizer.get_vocab() != known.get_vocab():
         return (
             f"{data} has another vocabulary than the texts that {name} was trained on. Define it with the tokenizer of "
-            f"that run: %lightning_data {data} --tokenizer {{run.log_dir}}/tokenizer"
+            f"that run: in its line, --tokenizer {{run.log_dir}}/tokenizer in place of --vocab_size"
         )
     if classes != named:
         return f"{data} has the classes {', '.join(classes)}, and {name} was trained on {', '.join(named)}"
@@ -151,14 +155,23 @@ def _takes_names(model: Any) -> bool:
     return {"input_ids", "attention_mask"} <= inspect.signature(model.forward).parameters.keys()
 
 
-def _check_outputs(outputs: int | None, classes: int, weights: Any, names: tuple[str, str]) -> None:
-    """Check that a model has an output for each class, and each of these a weight, if there are weights."""
+def _is_cross_entropy(model: Any) -> bool:
+    """Whether steps that options made compare outputs with classes, and not with numbers."""
+    step = getattr(type(model), "_step", None)
+    try:
+        return step is not None and re.search(r"\bcross_entropy\(", inspect.getsource(step)) is not None
+    except (OSError, TypeError):
+        return False
+
+
+def _check_outputs(outputs: int | None, classes: int, weights: Any, names: tuple[str, str]) -> str:
+    """Check that a model has an output for each class, and each of these a weight; says where it has more."""
     name, data = names
     given = None if weights is None else classes if weights == BALANCED else len(weights)
     if given is not None and given < classes:
         raise InputError(f"--class_weights has {given} numbers, and {data} has {classes} classes")
     if outputs is None:
-        return
+        return ""
     if outputs < classes and (outputs, classes) != (1, 2):
         raise InputError(f"{name} has {formats.plural(outputs, 'output')}, and {data} has {classes} classes")
     if given is not None and given != outputs:
@@ -166,6 +179,7 @@ def _check_outputs(outputs: int | None, classes: int, weights: Any, names: tuple
             f"--class_weights are {given}, and {name} has {formats.plural(outputs, 'output')}: make it one for each of "
             f"the {classes} classes of {data}"
         )
+    return f"{name} has {outputs} outputs, and {data} has {classes} classes" if outputs > classes else ""
 
 
 def _embedding_size(model: Any) -> int | None:

@@ -141,6 +141,8 @@ class _Model:
         notebook = dataclasses.replace(self.notebook, hyperparameters=defaults, instance_names=own)
         hooks = {hook.name: hook for hook in cell.hooks}
         self.tuning = FineTuning.of(self.options, hooks)
+        if self.network is not None and self.network.parameters and not self.network.copies:
+            self.tuning.check([f"net.{name}" for name in self.network.parameters])
         if self.tuning.weights is not None:
             self.options = dataclasses.replace(self.options, loss="cross_entropy")
         wanted = self.wanted(hooks)
@@ -183,6 +185,11 @@ class _Model:
         missing = [name for name in _STEPS if name not in hooks]
         objective = [name for name in given_options(options) if name in ("loss", *_JUDGING)]
         has_forward = self.network is not None or "forward" in hooks
+        if self.is_transformers and self.network is not None and not self.network.has_loss and missing == list(_STEPS):
+            raise InputError(
+                "this model of transformers takes no labels: it encodes, and has no loss. Take a class for the task, "
+                "such as AutoModelForSequenceClassification, or make it a part of a network with a head of its own"
+            )
         if not missing and objective:
             raise InputError(f"{dashed(objective)} would have no effect: the cell has all steps. Leave it out")
         if not options.metrics and (options.task or options.num_classes):

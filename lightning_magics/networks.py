@@ -43,6 +43,8 @@ class Network:
         evaluates: whether a trainable part of it starts in evaluation mode.
         encodes: whether a part of it is a transformers model.
         task: what a transformers model's own loss is for, where its configuration says so.
+        has_loss: whether a transformers model takes labels, and so has a loss of its own.
+        parameters: names of its parameters, where it could be made.
         inputs: number of inputs that `forward` cannot do without.
         copies: networks of the notebook that hooks read too: by name, what the instance's copy is called.
     """
@@ -53,6 +55,8 @@ class Network:
     evaluates: bool = False
     encodes: bool = False
     task: Task | None = None
+    has_loss: bool = True
+    parameters: tuple[str, ...] = ()
     inputs: int = 1
     copies: dict[str, str] = field(default_factory=dict)
 
@@ -193,7 +197,18 @@ def _described(code: ast.expr, cls: type | None, value: torch.nn.Module | None =
         base.__name__ == "PreTrainedModel" for item in parts for base in type(item).__mro__
     )
     evaluates = any(not part.training and any(item.requires_grad for item in part.parameters()) for part in parts)
-    return Network(code, is_transformers, is_causal, evaluates, encodes, task, max(1, inputs))
+    takes = inspect.signature(_wrapped(value).forward).parameters if value is not None else {}
+    return Network(
+        code,
+        is_transformers,
+        is_causal,
+        evaluates,
+        encodes,
+        task,
+        has_loss=value is None or "labels" in takes,
+        parameters=tuple(name for name, _ in value.named_parameters()) if value is not None else (),
+        inputs=max(1, inputs),
+    )
 
 
 def _wrapped(value: Any) -> Any:

@@ -63,11 +63,17 @@ __all__ = [
     "resolve_loggers",
     "tokenize",
 ]
+# Of Slurm's parameters the best known: submitit knows all.
+# Of Slurm's parameters the best known: submitit knows all.
+_SLURM = ("account", "constraint", "cpus_per_task", "gres", "mem", "partition", "qos", "setup", "time")
+_AFTER = {"model": "hidden 64", "data": "batch_size 64", "slurm": "partition NAME"}
 _USAGE = {
     "model": "[NAME]",
     "data": "[NAME [FILE …]]",
     "source": "NAME",
-    **dict.fromkeys(RUNNING, "MODEL [DATA …]"),
+    "fit": "MODEL [DATA …]",
+    **dict.fromkeys(("validate", "test"), "MODEL|RUN [DATA …]"),
+    "predict": "MODEL|RUN [DATA …|'A SENTENCE' …]",
     "runs": "[PATTERN]",
     **dict.fromkeys(("attach", "stop", "load", "rerun"), "RUN"),
     "board": "[RUN …|DIR]",
@@ -161,7 +167,9 @@ class _Parser:
         if option.flag and given is None:
             reads = bool(self.tokens) and option.takes(self.tokens[0])
             given = self.tokens.pop(0) if reads else "true"
-        values = [self._value(option.name, given, option.metavar)]
+        values = [
+            self._value(option.name, given, option.metavar or next(iter(option.choices or option.words), "VALUE"))
+        ]
         if option.several:
             while given is None and self.tokens and not self._starts_option(self.tokens[0]):
                 values.append(self.tokens.pop(0))
@@ -230,9 +238,16 @@ def _unknown(verb: str, typed: str) -> str:
         homes = ["fit"]
     if verb in RUNNING and name in ("lr", "weight_decay"):
         return f"{text} It is a hyperparameter of the model: --model.{name} VALUE"
+    if verb in RUNNING and name in _SLURM:
+        return f"{text} It is a parameter of Slurm: --slurm.{name} VALUE"
+    if verb in RUNNING and name in ("model", "data", "slurm"):
+        return f"{text} It stands before a name: --{name}.{_AFTER[name]}"
     if homes:
         return f"{text} It is one of %lightning_{homes[0]}."
-    return text + (_near(verb, name) or f" Type %lightning_{verb} --help for what there is.")
+    near, more = _near(verb, name), f" Type %lightning_{verb} --help for what there is."
+    if not near and verb in RUNNING:
+        more = f" Is it a hyperparameter? --model.{name} VALUE, or --data.{name} VALUE.{more}"
+    return text + (near or more)
 
 
 def _near(verb: str, name: str) -> str:

@@ -13,11 +13,12 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from . import hub
 from .cells import Hyperparameter, calls
-from .errors import InputError
+from .errors import InputError, did_you_mean
 from .generated import expression, method, snippet
 from .losses import Loss
 from .names import literal
@@ -112,6 +113,20 @@ class FineTuning:
                 option = "unfreeze_every" if made.name.startswith("on_") else "class_weights balanced"
                 raise InputError(f"--{option} would have no effect: the cell has its own {made.name}")
         return found
+
+    def check(self, names: Sequence[str]) -> None:
+        """Check patterns against the names of a model's parameters.
+
+        Raises:
+            InputError: one matches none.
+        """
+        for pattern in self.freeze:
+            if not any(fnmatchcase(f".{name}.", f"*.{pattern}.*") for name in names):
+                parts = sorted({part for name in names for part in name.split(".") if not part.isdecimal()})
+                raise InputError(
+                    f"--freeze {pattern}: no parameter has a name that it matches.{did_you_mean(pattern, parts)} "
+                    f"Some are {', '.join(names[:4])}"
+                )
 
     @property
     def loss(self) -> Loss | None:

@@ -64,7 +64,7 @@ def asked(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[str, A
         InputError: Slurm is not here, or the cluster cannot give what is asked for.
     """
     if importlib.util.find_spec("submitit") is None:
-        raise MissingPackage("submitit", "--cluster slurm", "'lightning-magics[slurm]'")
+        raise MissingPackage("submitit", "--cluster slurm", "submitit")
     if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 1:
         raise InputError(f"--nodes takes a whole number of at least 1; found {nodes!r}.")
     given = {name: value for name, value in parameters.items() if value is not None}

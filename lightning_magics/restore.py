@@ -32,6 +32,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         InputError: the checkpoint holds more than tensors.
         Exception: what the source raises.
     """
+    from .pretrained import calm
     from .probe import random_state_kept
     from .train import check_checkpoint, is_whole, take
 
@@ -42,7 +43,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         why = "; ".join(f"{name}: {why}" for name, why in recipe.missing.items())
         raise RunError(f"{record.run} cannot be loaded: {why or 'its record is not whole'}")
     print(recalled.announced([*recipe.model_codes, *recipe.data_codes]))  # noqa: T201 -- told before it is done
-    with short_traceback(), random_state_kept():
+    with short_traceback(), random_state_kept(), calm():
         found = recalled.model()
         model = found.new(**recalled.values(recipe.arguments)) if isinstance(found, Definition) else found
         state = take(model, None, path, trusted=not weights_only)

@@ -70,7 +70,10 @@ def find(value: Any, options: DataOptions, notebook: Notebook) -> Text:
         raise InputError(f"the splits are of different kinds: {told}. Give all as files, or all as DataFrames")
     parts = dict(splits.values())
     if "train" not in parts:
-        raise InputError(f"texts need a training split, which tells the classes; found {', '.join(parts)}")
+        raise InputError(
+            f"texts need a training split, which tells the classes; found {', '.join(parts)}. Give it too: "
+            f"{{'train': …, {next(iter(parts))!r}: …}}"
+        )
     found = _Found(kind, {split: key for key, (split, _) in splits.items()}, options)
     for split, part in parts.items():
         found.look(part, "" if list(parts) == ["train"] else f" in the split {split!r}")

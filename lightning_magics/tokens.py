@@ -92,7 +92,10 @@ class _Tokenizer:
                 char = self.line[self.at]
                 self.at += 1
             text += char
-        raise InputError(f"The quote {quote} before {self.line[start + 1 :]!r} is never closed. Type another {quote}")
+        other = ', or put what has an apostrophe in double quotes: "it\'s"' if quote == "'" else ""
+        raise InputError(
+            f"The quote {quote} before {self.line[start + 1 :]!r} is never closed. Type another {quote}{other}"
+        )
 
     def _bracketed(self) -> str:
         """Read up to the bracket that closes the one here; what is within stays as it was typed."""

@@ -152,11 +152,12 @@ def _check_before_start(job: Job, trainer: Any) -> None:
     if not job.loaders and not overridden(loader, owner):
         model = type(job.model).__name__
         if job.datamodule is None:
-            raise InputError(f"there is no data to {job.verb} {model} with. Type %lightning_{job.verb} {model} DATA")
-        more = f", or split it off: --{job.verb}_split 0.1" if job.verb in ("validate", "test") else ""
+            how = f"Type %lightning_fit {model} DATA" if job.verb == "fit" else "Name it in the line, behind the model"
+            raise InputError(f"there is no data to {job.verb} {model} with. {how}")
+        part = f"--{job.verb.replace('validate', 'val')}_split 0.1"
+        more = f", or take a part of it: %lightning_data … {part}" if job.verb in ("validate", "test") else ""
         raise InputError(
-            f"the data {type(job.datamodule).__name__} has no {loader}, which {job.verb} needs. Give other data"
-            f"{more.replace('validate', 'val')}"
+            f"the data {type(job.datamodule).__name__} has no {loader}, which {job.verb} needs. Give other data{more}"
         )
     if job.checkpoint is not None and job.weights_only:
         check_checkpoint(job.checkpoint)
@@ -407,7 +408,7 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None], gather: Callable
         if gather is not None:
             found = gather(found, trainer)
         predictions = [joined(batches) for batches in found] if several else joined(found)
-        emit(Notice(f"predictions: {describe(predictions)}, in run.predictions or by -o NAME", level="info"))
+        emit(Notice(f"predictions: {describe(predictions)}. To keep them: -o NAME", level="info"))
         return predictions
     rows = getattr(trainer, job.verb)(job.model, **data, verbose=False)
     emit(Results([{name: float(value) for name, value in row.items()} for row in rows]))

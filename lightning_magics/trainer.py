@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -83,6 +83,16 @@ def amp_precision(accelerator: str) -> str:
     if accelerator in ("auto", "gpu", "mps") and torch.backends.mps.is_available():
         return "16-mixed"
     return "bf16-mixed"
+
+
+def amp_notice(arguments: Mapping[str, Any]) -> tuple[str, ...]:
+    """What to know of mixed precision on this machine: nothing where its hardware has it."""
+    if amp_precision(str(arguments.get("accelerator", "auto"))) != "bf16-mixed" or torch.cuda.is_available():
+        return ()
+    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # of newer torch
+    if not known or known.get("architecture") != "x86_64" or known.get("avx512_bf16") or known.get("amx_bf16"):
+        return ()
+    return ("this processor has no bfloat16, and only plays it: without --amp it is faster",)
 
 
 def _callbacks(job: Job, package: Any, arguments: dict[str, Any]) -> list[Any]:

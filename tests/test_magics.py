@@ -13,6 +13,7 @@ import pytest
 import pytorch_lightning
 import torch
 
+from lightning_magics import slurm
 from lightning_magics.calls import Call
 from lightning_magics.errors import InputError, LightningMagicsError, RunError
 from lightning_magics.launch import Run
@@ -427,6 +428,25 @@ def test_config_sets_defaults(notebook):
     run = notebook.shell.user_ns["run"]
     assert run.log_dir == str(Path("elsewhere/Net/version_0").absolute())
     assert (run.folder.path / "metrics.csv").is_file()
+
+
+def test_what_is_wrong_with_a_setting_is_said_of_the_setting(notebook, monkeypatch):
+    def refuse(*_):
+        raise InputError("--slurm.partion is not a parameter of Slurm")
+
+    monkeypatch.setattr(slurm, "asked", refuse)
+    notebook("%config LightningMagics.slurm = {'partion': 'gpu'}")
+    with pytest.raises(InputError, match=r"Slurm\. It may be set by %config LightningMagics\.slurm$"):
+        notebook("%lightning_fit Net samples --cluster slurm")
+
+
+@pytest.mark.parametrize(("has_bfloat16", "told"), [(False, True), (True, False)])
+def test_mixed_precision_that_a_processor_only_plays_is_told(notebook, monkeypatch, has_bfloat16, told):
+    known = {"architecture": "x86_64", "avx512_bf16": has_bfloat16, "amx_bf16": False}
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    notebook("run = %lightning_fit Net samples --max_epochs 1 --amp")
+    assert ("this processor has no bfloat16" in notebook.text) == told
 
 
 def test_parameters_of_a_call_go_over_those_of_the_settings(notebook):

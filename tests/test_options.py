@@ -131,7 +131,14 @@ def test_help_is_answered_before_anything_is_refused(line):
     [
         ("fit", "--max_epoch 3", r"--max_epoch is not an option of %lightning_fit\. Did you mean '--max_epochs'\?"),
         ("fit", "--sede 3", r"--sede is not an option of %lightning_fit\. Did you mean '--seed'\?"),
-        ("fit", "--qqq", r"--qqq is not an option of %lightning_fit\. Type %lightning_fit --help for what there is\."),
+        (
+            "fit",
+            "--qqq",
+            r"--qqq is not an option of %lightning_fit\. Is it a hyperparameter\? --model\.qqq VALUE, or .* --help",
+        ),
+        ("fit", "--partition gpu", r"--partition is not .*\. It is a parameter of Slurm: --slurm\.partition VALUE"),
+        ("fit", "--slurm partition=gpu", r"--slurm is not .*\. It stands before a name: --slurm\.partition NAME"),
+        ("fit", "--cluster --nodes 2", r"--cluster needs a value\. Type: --cluster slurm"),
         ("fit", "-x", r"-x is not an option of %lightning_fit\."),
         (
             "fit",

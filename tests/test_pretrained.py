@@ -131,7 +131,7 @@ def test_what_is_frozen_does_not_train():
     with pytest.raises(
         ValueError, match=r"no parameter has a name that 'encodr' matches. Some are net.bert.embeddings"
     ):
-        tiny(freeze=("encodr",)).new()
+        tiny(freeze=("encoder",)).new(freeze=["encodr"])
 
 
 def test_layers_are_unfrozen_one_after_the_other_from_the_last():
@@ -264,3 +264,15 @@ def test_weights_of_another_class_are_said_to_be_no_use():
     with pretrained.new_weights() as found:
         logging.getLogger("transformers.modeling_utils").warning(old)
     assert found == ["head.bias", "head.weight"]
+
+
+def test_a_pattern_that_matches_nothing_is_said_with_the_cell():
+    cell = "nn.Sequential(nn.Embedding(4, 2), nn.Linear(2, 2))"
+    with pytest.raises(InputError, match=r"--freeze wieght: no parameter .*\. Did you mean 'weight'\? Some"):
+        model(cell, loss="cross_entropy", freeze=("wieght",))
+    model(cell, loss="cross_entropy", freeze=("net.0",))
+
+
+def test_an_encoder_alone_is_no_classifier():
+    with pytest.raises(InputError, match=r"this model of transformers takes no labels: .* AutoModelForSequenceClass"):
+        model("BertModel(BertConfig(vocab_size=60, hidden_size=8, num_attention_heads=2))", names=names())

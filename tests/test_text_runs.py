@@ -80,7 +80,7 @@ def test_sentences_are_trained_tested_and_predicted(films, capsys):
     assert said[0]["probability"] > 0.8
     shown = capsys.readouterr().out
     assert re.search(r"text +label +bad +good\nwarm film +good +0\.\d{3} +[01]\.\d{3}\ndull +bad", shown)
-    assert "predictions: float32 (2, 2), in run.predictions or by -o NAME" in shown
+    assert "predictions: float32 (2, 2). To keep them: -o NAME" in shown
 
 
 def test_a_run_keeps_its_tokenizer_and_its_classes(films):
@@ -127,7 +127,7 @@ def test_what_is_no_text_to_predict_for_is_said(films, capsys):
     for typed, message in (
         ("none", "there are no texts to predict for: the list is empty"),
         ("['warm', ' ']", "text 2 of 2 is empty"),
-        ("films.tsv", r"films.tsv is a file. Predict for its texts: frame = pandas.read_csv\('films.tsv'\)"),
+        ("films.tsv", r"films.tsv is a file. Predict for its texts: frame = pandas.read_csv\('films.tsv', sep="),
         ("new", r"Bag was trained on texts: give a column of them, such as new\['text'\]"),
     ):
         with pytest.raises(InputError, match=message):
@@ -243,7 +243,6 @@ OWN_FITS = {"options": "", "tokens": 60, "places": 64, "outputs": 2, "inputs": "
             {"places": 10},
             r"an embedding is smaller \(index out of range in self\). Make it larger, or type .*_length N",
         ),
-        ({"outputs": 1, "options": "--class_weights 1 2 3"}, r"--class_weights are 3, and Own has 1 output"),
         (
             {"options": "--class_weights 1 2 3"},
             r"--class_weights are 3, and Own has 2 outputs: make it one for each of",
@@ -254,6 +253,7 @@ OWN_FITS = {"options": "", "tokens": 60, "places": 64, "outputs": 2, "inputs": "
             {"inputs": "tokens, mask"},
             r"a batch of films goes to the model by name: write forward\(self, input_ids, attention_mask\) in Own",
         ),
+        ({"outputs": 1}, r"Own has 1 output, and cross_entropy takes one for each of the 2 classes"),
         ({"options": "--freeze *"}, r"--freeze \* leaves nothing to train"),
     ],
 )
@@ -263,6 +263,22 @@ def test_a_network_that_does_not_fit_the_texts_is_said_before_the_fit(films, tmp
     with pytest.raises(InputError, match=message):
         api.fit("Own", "films", max_epochs=1, quiet=True)
     assert not (tmp_path / "lightning_logs").exists()
+
+
+def test_a_network_with_more_outputs_than_classes_is_told(films, capsys):
+    run_cells(films, OWN.format(**{**OWN_FITS, "outputs": 3, "first": "input_ids"}))
+    run_cells(films, "run = %lightning_fit Own films --max_epochs 1")
+    assert "Own has 3 outputs, and films has 2 classes" in capsys.readouterr().out
+
+
+def test_what_is_typed_is_what_a_message_names(films):
+    run_cells(films, "train = 'films.tsv'", FIT, "apart = ('films.tsv', 'films.tsv')")
+    name = films.user_ns["run"].name
+    with pytest.raises(InputError, match=rf"it would|%lightning_predict {name} frame\['COLUMN'\]"):
+        run_cells(films, f"%lightning_predict {name} films.tsv")
+    Path("held.jsonl").write_text("")
+    with pytest.raises(InputError, match=r"frame = pandas.read_json\('held.jsonl', lines=True\), and"):
+        run_cells(films, f"%lightning_predict {name} held.jsonl")
 
 
 def test_a_network_with_too_few_outputs_is_said(films):

@@ -52,7 +52,7 @@ def test_on_windows_a_backslash_outside_quotes_is_part_of_a_path():
 
 @pytest.mark.parametrize("line", ["'a b", 'x "a', "--a='b"])
 def test_an_open_quote_is_an_input_error(line):
-    with pytest.raises(InputError, match=r"The quote .* is never closed"):
+    with pytest.raises(InputError, match=r"The quote .* is never closed\. Type another"):
         tokenize(line)
 
 

@@ -273,7 +273,7 @@ def test_predictions_are_joined_in_input_order(tmp_path):
     outcome, told = go(tmp_path, model, "predict", loaders=(loader(batch_size=5),), trainer={})
     with torch.no_grad():
         torch.testing.assert_close(outcome.predictions, model.net(DATA))
-    assert of(events.Notice, told)[-1].text == "predictions: float32 (16, 1), in run.predictions or by -o NAME"
+    assert of(events.Notice, told)[-1].text == "predictions: float32 (16, 1). To keep them: -o NAME"
 
 
 def test_predictions_of_several_dataloaders_stay_apart(tmp_path):
@@ -400,7 +400,7 @@ def test_a_file_of_something_else_says_what_it_is(tmp_path, read):
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 def test_missing_data_is_named_before_the_start(tmp_path, verb):
     told = []
-    with pytest.raises(InputError, match=f"there is no data to {verb} Net with. Type %lightning_{verb} Net DATA"):
+    with pytest.raises(InputError, match=f"there is no data to {verb} Net with. (Type %lightning_fit Net|Name it)"):
         go(tmp_path, make_model(), verb, loaders=(), trainer={}, told=told)
     module = pytorch_lightning.LightningDataModule()
     with pytest.raises(InputError, match=r"the data LightningDataModule has no \w+_dataloader, which"):
