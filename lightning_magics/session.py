@@ -310,6 +310,15 @@ class Session:
             listed = f" Defined here: {', '.join(known)}." if known else ""
             define = f"Define it with %%lightning_{what} {text}" if text.isidentifier() else str(error)
             raise InputError(f"no {what} {text!r} was found.{near}{listed} {define}") from error
+        except KeyError as error:
+            item = ast.parse(text, mode="eval").body
+            if not isinstance(item, ast.Subscript) or not isinstance(item.slice, ast.Constant):
+                raise
+            owner = ast.unparse(item.value)
+            columns = [str(name) for name in self.evaluate(owner, what, ())]  # as of a DataFrame, or of a dict
+            has = ", ".join(columns[:8]) + (", …" if len(columns) > 8 else "")
+            near = did_you_mean(str(item.slice.value), columns)
+            raise InputError(f"{owner} has no {item.slice.value!r}.{near} It has {has}") from error
 
     def candidates(self) -> list[str]:
         """Names of the notebook's own models, classes and instances."""

@@ -92,7 +92,7 @@ def amp_notice(arguments: Mapping[str, Any]) -> tuple[str, ...]:
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # of newer torch
     if not known or known.get("architecture") != "x86_64" or known.get("avx512_bf16") or known.get("amx_bf16"):
         return ()
-    return ("this processor has no bfloat16, and only plays it: without --amp it is faster",)
+    return ("this processor has no bfloat16 and computes it in software: without --amp it is faster",)
 
 
 def _callbacks(job: Job, package: Any, arguments: dict[str, Any]) -> list[Any]:

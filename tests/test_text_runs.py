@@ -128,6 +128,7 @@ def test_what_is_no_text_to_predict_for_is_said(films, capsys):
         ("none", "there are no texts to predict for: the list is empty"),
         ("['warm', ' ']", "text 2 of 2 is empty"),
         ("films.tsv", r"films.tsv is a file. Predict for its texts: frame = pandas.read_csv\('films.tsv', sep="),
+        ("new['txt']", r"^new has no 'txt'\. Did you mean 'text'\? It has text$"),
         ("new", r"Bag was trained on texts: give a column of them, such as new\['text'\]"),
     ):
         with pytest.raises(InputError, match=message):
