@@ -136,8 +136,9 @@ def predicted(datamodule: Any) -> Callable[[Any], Any] | None:
         return None  # a loader of the user's own
 
     def read(logits: Any) -> Any:
-        places = range(len(logits) if hasattr(logits, "__len__") else 0)  # fewer where predictions were limited
-        return answers([loader.dataset.text_at(place) for place in places], classes, logits)
+        count = len(logits) if hasattr(logits, "__len__") else 0  # fewer than texts where predictions were limited
+        texts = [loader.dataset.text_at(place) for place in range(min(count, len(loader.dataset)))]
+        return answers(texts, classes, logits)
 
     return read
 
