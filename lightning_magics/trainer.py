@@ -87,7 +87,9 @@ def amp_precision(accelerator: str) -> str:
 
 def amp_notice(arguments: Mapping[str, Any]) -> tuple[str, ...]:
     """What to know of mixed precision on this machine: nothing where its hardware has it."""
-    if amp_precision(str(arguments.get("accelerator", "auto"))) != "bf16-mixed" or torch.cuda.is_available():
+    accelerator = str(arguments.get("accelerator", "auto"))
+    is_gpu = accelerator != "cpu" and torch.cuda.is_available()
+    if is_gpu or amp_precision(accelerator) != "bf16-mixed":
         return ()
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # of newer torch
     if not known or known.get("architecture") != "x86_64" or known.get("avx512_bf16") or known.get("amx_bf16"):
