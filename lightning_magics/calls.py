@@ -18,8 +18,8 @@ from typing import Any
 
 from . import boards, events, formats, frame, options, provenance, runs
 from .closure import Module
-from .definition import Definition, check_hyperparameters, is_datamodule, is_module, package_of
-from .errors import InputError, did_you_mean, short_traceback
+from .definition import Definition, check_hyperparameters, has_base, is_datamodule, is_module, package_of
+from .errors import InputError, short_traceback
 from .job import Job
 from .launch import Run, recording, run_in_kernel
 from .progress import RunState
@@ -251,7 +251,7 @@ class Call:
         for logger in () if job.trainer.get("barebones") else job.loggers:
             if logger == "tensorboard":
                 return frame.Asked(boards.Source.of_folder(root), self.board_command(root))
-            if any(cls.__name__ == "TensorBoardLogger" for cls in type(logger).__mro__):
+            if has_base(logger, "TensorBoardLogger"):
                 folder = Path(logger.save_dir)
                 return frame.Asked(boards.Source.of_folder(folder), self.board_command(folder))
         raise InputError(
@@ -353,14 +353,16 @@ class Call:
         Raises:
             InputError: it is none, or too many.
         """
+        from . import sentences
         from .samples import features, form_of, to_dataloaders
 
         reader = self.reader(subject, typed) if self.verb == "predict" and typed else None
         texts = self.session.texts(typed) if reader is not None else None
         if texts is not None:
-            _check_texts(texts)
+            sentences.check_texts(texts)
             as_typed = all(isinstance(item, str) for item in typed) and texts == list(typed)
-            return _texts(texts, reader, self.words(texts, subject.shown) if as_typed else ())
+            told = sentences.look_at_words(texts, subject.shown, self.session.datas) if as_typed else ()
+            return _texts(texts, reader, told)
         found = [self.session.find_data(item) for item in typed]
         if not found and self.data:
             raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
@@ -418,29 +420,6 @@ class Call:
             return tokenizer, classes
         found = sentences.encoding(run.folder) if run is not None else None
         return (found[0], found[1].classes) if found is not None else None
-
-    def words(self, texts: list[str], model: str) -> tuple[str, ...]:
-        """What to know of texts of a word each, which may not be what was meant.
-
-        Raises:
-            InputError: one is a file.
-        """
-        from .texts import are_paths
-
-        if any(len(text.split()) > 1 for text in texts):
-            return ()
-        file = next((text for text in texts if are_paths(text) and Path(text).is_file()), None)
-        if file is not None:
-            raise InputError(
-                f"{file} is a file. Predict for its texts: frame = {_reading(file)}, and %lightning_predict {model} "
-                f"frame['COLUMN']"
-            )
-        if len(texts) > 1:
-            sentence = " ".join(texts)
-            told = f"{len(texts)} texts of a word each. A sentence is in quotes: %lightning_predict {model}"
-            return (f'{told} "{sentence}"',)
-        near = did_you_mean(texts[0], list(self.session.datas))
-        return (f"{texts[0]!r} was read as a text.{near}",) if near else ()
 
     def data_of(self, run: Run, typed: str) -> Data:
         """The data of an earlier run; of a fit on loaders, validation alone is what its data says.
@@ -601,31 +580,6 @@ def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
     read = functools.partial(answers, texts, reader.classes)
     name, make = formats.plural(len(texts), "text"), lambda: (None, (reader.texts_dataloader(texts),))
     return Data(name, make, read=read, notices=notices)
-
-
-def _reading(file: str) -> str:
-    """How pandas reads a file of texts."""
-    readers = {
-        ".csv": "read_csv({!r})",
-        ".parquet": "read_parquet({!r})",
-        ".json": "read_json({!r})",
-        ".jsonl": "read_json({!r}, lines=True)",
-        ".ndjson": "read_json({!r}, lines=True)",
-    }
-    return "pandas." + readers.get(Path(file).suffix.lower(), "read_csv({!r}, sep='\\t')").format(file)
-
-
-def _check_texts(texts: list[str]) -> None:
-    """Check that there is something to predict for.
-
-    Raises:
-        InputError: there are no texts, or one is empty.
-    """
-    if not texts:
-        raise InputError("there are no texts to predict for: the list is empty")
-    empty = next((number for number, text in enumerate(texts, 1) if not text.strip()), None)
-    if empty is not None:
-        raise InputError(f"text {empty} of {len(texts)} is empty: there is nothing to predict for it")
 
 
 def _datamodule(part: Part, name: str) -> Data:

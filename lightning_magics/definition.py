@@ -131,6 +131,11 @@ def _is_of(value: Any, classes: type | tuple[type, ...]) -> bool:
     return issubclass(value if isinstance(value, type) else type(value), classes)
 
 
+def has_base(value: Any, name: str) -> bool:
+    """Whether a value's class, or one that it is made from, has a name: of a package that need not be loaded."""
+    return any(base.__name__ == name for base in type(value).__mro__)
+
+
 def check_name(name: str | None) -> None:
     """Raise InputError for a name that cannot name a class."""
     if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from . import formats
-from .definition import load
+from .definition import has_base, load
 from .errors import InputError
 from .pretrained import BALANCED
 from .sentences import is_of_texts
@@ -194,12 +194,7 @@ def _embedding_size(model: Any) -> int | None:
 
 def _of_transformers(model: Any) -> Any:
     """The outermost model of transformers in a model, None where there is none."""
-    parts = (part for part in model.modules() if _is_pretrained(part))
-    return next(parts, None)
-
-
-def _is_pretrained(part: Any) -> bool:
-    return any(base.__name__ == "PreTrainedModel" for base in type(part).__mro__)
+    return next((part for part in model.modules() if has_base(part, "PreTrainedModel")), None)
 
 
 def _places(found: Any) -> int | None:

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from .cells import Cell, Hyperparameter, Source
-from .definition import is_module
+from .definition import has_base, is_module
 from .errors import InputError
 from .generated import expression, snippet
 from .losses import Task
@@ -193,9 +193,7 @@ def _described(code: ast.expr, cls: type | None, value: torch.nn.Module | None =
     inputs = sum(item.default is item.empty and item.kind in positional for item in items)
     task = _task(getattr(value, "config", None)) if is_transformers else None
     parts = list(value.modules()) if value is not None else []
-    encodes = is_transformers or any(
-        base.__name__ == "PreTrainedModel" for item in parts for base in type(item).__mro__
-    )
+    encodes = is_transformers or any(has_base(item, "PreTrainedModel") for item in parts)
     evaluates = any(not part.training and any(item.requires_grad for item in part.parameters()) for part in parts)
     takes = inspect.signature(_wrapped(value).forward).parameters if value is not None else {}
     return Network(

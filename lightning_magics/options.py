@@ -64,7 +64,6 @@ __all__ = [
     "tokenize",
 ]
 # Of Slurm's parameters the best known: submitit knows all.
-# Of Slurm's parameters the best known: submitit knows all.
 _SLURM = ("account", "constraint", "cpus_per_task", "gres", "mem", "partition", "qos", "setup", "time")
 _AFTER = {"model": "hidden 64", "data": "batch_size 64", "slurm": "partition NAME"}
 _USAGE = {

@@ -7,15 +7,17 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import importlib
 import inspect
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .answers import answers
-from .definition import Definition, load
-from .errors import InputError, RunError
+from .definition import Definition, load, package_of
+from .errors import InputError, RunError, did_you_mean
 from .events import read
 from .runs import RunFolder, write_text
 
@@ -114,16 +116,19 @@ def _cleaning(cls: type) -> str:
 
 
 def predicted(datamodule: Any) -> Callable[[Any], Any] | None:
-    """Return what makes answers of predictions for a DataModule's own texts; None where they are of other data.
+    """Return what makes answers of predictions for a DataModule's own texts; None where it is of other data.
+
+    Args:
+        datamodule: whose data is loaded, or None.
 
     Raises:
         InputError: it has none to predict for.
     """
     if not is_of_texts(datamodule):
         return None
-    load(datamodule)
     _, classes, splits = datamodule.data
-    if type(datamodule).predict_dataloader is _base(datamodule):
+    overridden = importlib.import_module(f"{package_of(datamodule)}.utilities.model_helpers").is_overridden
+    if not overridden("predict_dataloader", datamodule):
         raise InputError(
             f"the data has the splits {', '.join(splits)}, and none to predict for. Give texts: "
             f'%lightning_predict MODEL "a sentence", or a list of them'
@@ -143,9 +148,57 @@ def predicted(datamodule: Any) -> Callable[[Any], Any] | None:
     return read
 
 
-def _base(datamodule: Any) -> Any:
-    """The method of Lightning's own that stands for none."""
-    return next(cls.predict_dataloader for cls in type(datamodule).__mro__[::-1] if hasattr(cls, "predict_dataloader"))
+def check_texts(texts: list[str]) -> None:
+    """Check that there is something to predict for.
+
+    Raises:
+        InputError: there are no texts, or one is empty.
+    """
+    if not texts:
+        raise InputError("there are no texts to predict for: the list is empty")
+    empty = next((number for number, text in enumerate(texts, 1) if not text.strip()), None)
+    if empty is not None:
+        raise InputError(f"text {empty} of {len(texts)} is empty: there is nothing to predict for it")
+
+
+def look_at_words(texts: list[str], model: str, datas: Iterable[str]) -> tuple[str, ...]:
+    """What to know of typed texts of a word each, which may not be what was meant.
+
+    Args:
+        texts: as they were typed.
+        model: what to type for the model.
+        datas: names of the notebook's data.
+
+    Raises:
+        InputError: one is a file.
+    """
+    from .texts import are_paths
+
+    if any(len(text.split()) > 1 for text in texts):
+        return ()
+    file = next((text for text in texts if are_paths(text) and Path(text).is_file()), None)
+    if file is not None:
+        raise InputError(
+            f"{file} is a file. Predict for its texts: frame = {_reading(file)}, and %lightning_predict {model} "
+            f"frame['COLUMN']"
+        )
+    if len(texts) > 1:
+        told = f"{len(texts)} texts of a word each. A sentence is in quotes: %lightning_predict {model}"
+        return (f'{told} "{" ".join(texts)}"',)
+    near = did_you_mean(texts[0], list(datas))
+    return (f"{texts[0]!r} was read as a text.{near}",) if near else ()
+
+
+def _reading(file: str) -> str:
+    """How pandas reads a file of texts."""
+    readers = {
+        ".csv": "read_csv({!r})",
+        ".parquet": "read_parquet({!r})",
+        ".json": "read_json({!r})",
+        ".jsonl": "read_json({!r}, lines=True)",
+        ".ndjson": "read_json({!r}, lines=True)",
+    }
+    return "pandas." + readers.get(Path(file).suffix.lower(), "read_csv({!r}, sep='\\t')").format(file)
 
 
 def _plain(tokenizer: Any, told: Kept, package: str) -> Any:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from . import hub
+from .definition import has_base
 from .errors import InputError, MissingPackage, did_you_mean
 from .generated import expression
 from .samples import SPLITS, Split, check_sizes
@@ -206,7 +207,7 @@ def _check_tokenizer(tokenizer: Any) -> None:
     Raises:
         InputError: it is something else.
     """
-    if not any(base.__name__ == "PreTrainedTokenizerBase" for base in type(tokenizer).__mro__):
+    if not has_base(tokenizer, "PreTrainedTokenizerBase"):
         kind = type(tokenizer).__name__
         of_tokenizers = type(tokenizer).__module__.partition(".")[0] == "tokenizers"
         how = "transformers.PreTrainedTokenizerFast(tokenizer_object=…, unk_token='[UNK]', pad_token='[PAD]')"

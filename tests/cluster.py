@@ -250,17 +250,15 @@ class Cluster:
         return found
 
     @contextlib.contextmanager
-    def lost(self, host: str = "n2", told: bool = True) -> Iterator[None]:
-        """A host without all its processes, as after a power cut; it comes back at the end.
+    def lost(self, host: str = "n2") -> Iterator[None]:
+        """A host without all its processes, as after a power cut, and the controller is told; it comes back at the end.
 
         Args:
             host: n2; n1 is the controller's.
-            told: whether the controller is told, in place of finding out after SlurmdTimeout.
         """
         self.kill(host)
         self._daemons.pop(f"slurmd-{host}").wait()
-        if told:
-            self.run("scontrol", "update", f"nodename={host}", "state=down", "reason=lost")
+        self.run("scontrol", "update", f"nodename={host}", "state=down", "reason=lost")
         try:
             yield
         finally:

@@ -134,7 +134,8 @@ def test_help_is_answered_before_anything_is_refused(line):
         (
             "fit",
             "--qqq",
-            r"--qqq is not an option of %lightning_fit\. Is it a hyperparameter\? --model\.qqq VALUE, or .* --help",
+            r"--qqq is not an option of %lightning_fit\. Is it a hyperparameter\? --model\.qqq VALUE, or --data\.qqq "
+            r"VALUE\. Type %lightning_fit --help for what there is\.$",
         ),
         ("fit", "--partition gpu", r"--partition is not .*\. It is a parameter of Slurm: --slurm\.partition VALUE"),
         ("fit", "--slurm partition=gpu", r"--slurm is not .*\. It stands before a name: --slurm\.partition NAME"),

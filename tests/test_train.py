@@ -400,7 +400,8 @@ def test_a_file_of_something_else_says_what_it_is(tmp_path, read):
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 def test_missing_data_is_named_before_the_start(tmp_path, verb):
     told = []
-    with pytest.raises(InputError, match=f"there is no data to {verb} Net with. (Type %lightning_fit Net|Name it)"):
+    how = "Type %lightning_fit Net DATA" if verb == "fit" else "Name it in the line, behind the model"
+    with pytest.raises(InputError, match=rf"there is no data to {verb} Net with\. {how}$"):
         go(tmp_path, make_model(), verb, loaders=(), trainer={}, told=told)
     module = pytorch_lightning.LightningDataModule()
     with pytest.raises(InputError, match=r"the data LightningDataModule has no \w+_dataloader, which"):
