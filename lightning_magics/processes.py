@@ -229,7 +229,8 @@ def start(
         request: what it is to do.
         lock: file descriptor that marks the run as alive, held; closed here.
         package: Lightning package for the template to import.
-        method: ``forkserver``, from the template, or ``spawn``, a new interpreter for each process.
+        method: ``forkserver``, from the template, or ``spawn``, a new interpreter for each process. A run in the
+            background does not wait for a template that still imports: the kernel may die meanwhile.
         notice: told when the template is of no use, and processes are spawned instead.
         waiting: called again and again while the template imports; what it raises ends the waiting.
     """
@@ -237,7 +238,7 @@ def start(
     lifeline = Lifeline(ours)
     try:
         line = memoryview(request.line())
-        if method != "forkserver" or not _fork(theirs, lock, package, notice, waiting):
+        if method != "forkserver" or not _fork(theirs, lock, package, notice, None if request.background else waiting):
             code = f"from lightning_magics.supervisor import main; main({theirs}, {lock}, 'spawn')"
             process = interpreter(code, (theirs, lock), subprocess.DEVNULL, dict(os.environ))
             threading.Thread(target=process.wait, daemon=True).start()  # no zombie
@@ -256,18 +257,22 @@ def start(
     return lifeline
 
 
-def _fork(lifeline: int, lock: int, package: str, notice: Callable[[str], None], waiting: Callable[[], None]) -> bool:
-    """Fork a supervisor from the template; returns whether that was possible."""
+def _fork(
+    lifeline: int, lock: int, package: str, notice: Callable[[str], None], waiting: Callable[[], None] | None
+) -> bool:
+    """Fork a supervisor from the template; returns whether that was possible, which may need no waiting."""
     for _ in range(3):  # one that was killed is replaced, and one that an import made useless
         template = prewarm(package)
-        while not template.ready(_PIECE_S):
+        while not template.ready(_PIECE_S if waiting else 0):
+            if waiting is None:
+                return False
             waiting()
         if template.error:
             if template.is_alive() and template.culprit not in _COMMON:
                 break
             continue
         try:
-            template.fork(lifeline, lock, waiting)
+            template.fork(lifeline, lock, waiting or (lambda: None))
         except OSError:
             continue
         return True

@@ -357,7 +357,8 @@ def run_in_processes(
             run.catch_up()
             started(run)
             if how.background:
-                threading.Thread(target=_in_background, args=(run, begin, ended), name=run.name, daemon=True).start()
+                line = _begun(run, begin)  # before the cell returns: from then on the run needs no kernel
+                threading.Thread(target=_in_background, args=(run, line, ended), name=run.name, daemon=True).start()
                 return
             _in_foreground(run, begin)
             run.wait()  # an interrupt must not leave the model with half of its weights
@@ -368,30 +369,45 @@ def run_in_processes(
         raise
 
 
+def _begun(run: SpawnedRun, begin: Callable[[], Line]) -> Line:
+    """Start the processes of a run.
+
+    Raises:
+        Abort: interrupted twice.
+        RunError: they cannot be started.
+    """
+    try:
+        return begin()
+    except Abort:
+        run.finish()
+        raise
+    except OSError as error:
+        why = f"its processes cannot be started: {error}"
+        run.finish(why)
+        raise RunError(f"{run.name} failed: {why}") from error
+
+
 def _in_foreground(run: SpawnedRun, begin: Callable[[], Line]) -> None:
     """Run to the end; with the kernel, the processes end too.
 
     Raises:
         Abort: interrupted twice.
+        RunError: the processes cannot be started.
     """
-    with contextlib.ExitStack() as ending:
-        ending.callback(run.finish)
-        run.follow(ending.enter_context(contextlib.closing(begin())).wait)
+    _follow(run, _begun(run, begin))
     if run.record.error == ENDED_AT_ONCE or run.record.status == "running":  # it does not even answer
         raise Abort
 
 
-def _in_background(run: SpawnedRun, begin: Callable[[], Line], ended: Callable[[Run], None]) -> None:
-    try:
-        with contextlib.closing(begin()) as lifeline:
-            run.follow(lifeline.wait)
-    except Abort:  # before a process had begun
-        run.finish()
-    except Exception as error:  # nobody else would say it
-        run.finish(f"the processes cannot be started: {error}")
-    else:
-        run.finish()
+def _in_background(run: SpawnedRun, line: Line, ended: Callable[[Run], None]) -> None:
+    _follow(run, line)
     ended(run)
+
+
+def _follow(run: SpawnedRun, line: Line) -> None:
+    with contextlib.ExitStack() as ending:
+        ending.callback(run.finish)  # once the line is closed
+        run.follow(ending.enter_context(contextlib.closing(line)).wait)
 
 
 def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable[[], Line]:

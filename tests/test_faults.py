@@ -531,6 +531,21 @@ def test_a_kernel_that_is_killed_takes_its_foreground_run_along_and_no_other(
     until(lambda: not [pid for pid in pids() if linked(f"/proc/{pid}/cwd") == str(tmp_path)])
 
 
+def test_a_background_run_outlives_a_kernel_that_is_killed_while_it_still_starts(tmp_path: Path) -> None:
+    killed = Notebook(tmp_path)
+    try:
+        assert killed.fit(more="--background --ddp 2").status == "ok"  # the first of its kernel: no template is ready
+        os.kill(killed.pid, signal.SIGKILL)
+        folder = RunFolder(killed.record()["folder"])
+        assert folder.is_alive()
+        until(lambda: not folder.is_alive())
+        record = folder.read()
+        assert (record.status, record.steps, record.error) == ("completed", 6, "")
+    finally:
+        killed.stop()
+    until(lambda: not [pid for pid in pids() if linked(f"/proc/{pid}/cwd") == str(tmp_path)])
+
+
 def test_a_background_run_can_be_ended_before_its_processes_have_begun(notebook: Notebook) -> None:
     works(notebook)
     os.kill(notebook.template, signal.SIGKILL)  # the next one imports for seconds
