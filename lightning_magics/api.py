@@ -305,7 +305,7 @@ def _rows(session: Session, root: Path, asked: Sequence[Any]) -> list[catalog.Ro
         if isinstance(item, str) and item in names:
             found.append(item)
             continue
-        held = session.find_run(item) or (session.namespace.get(item) if isinstance(item, str) else item)
+        held = session.find_run(item) or (session.scope.get(item) if isinstance(item, str) else item)
         path = held.folder.path if isinstance(held, Run) else Path(str(item)).expanduser()
         path = session.folder(item).path if item == "last" else path
         if isinstance(held, Run) and path.resolve() not in places:
@@ -332,7 +332,9 @@ def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
 
     session = current()
     with short_traceback(), _syntax_in_a_line():
-        made = define(name, definition, options.make("model", asked), session.namespace, session.package())
+        made = define(
+            name, definition, options.make("model", asked), session.namespace, session.package(), session.local_names
+        )
     session.add_model(made, adopted=not isinstance(definition, Source))
     if session.settings.prewarm and session.settings.start_method == "forkserver":
         processes.prewarm(made.package)
@@ -345,7 +347,9 @@ def define_data(name: str | None, definition: Any, **asked: Any) -> Any:
 
     session = current()
     with short_traceback(), _syntax_in_a_line():
-        made = define(name, definition, options.make("data", asked), session.namespace, session.package())
+        made = define(
+            name, definition, options.make("data", asked), session.namespace, session.package(), session.local_names
+        )
     session.add_data(made, adopted=not isinstance(definition, Source))
     return made
 

@@ -102,7 +102,7 @@ class Call:
 
         with short_traceback(), self.alone(), seeded(self.session.package(), self.options.seed):
             subject = dataclasses.replace(self.subject(net), typed=net if isinstance(net, str) else "")
-            trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.namespace)
+            trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.scope)
             trainer, how = self.how(trainer, subject.package)
             with pretrained.calm():
                 model = subject.make()
@@ -436,7 +436,7 @@ class Call:
 
     def resolved(self, prefix: str, name: str, value: Any) -> Any:
         """A hyperparameter's value: an expression of the notebook is evaluated."""
-        return options.resolve(value, self.session.namespace, f"--{prefix}.{name}")
+        return options.resolve(value, self.session.scope, f"--{prefix}.{name}")
 
     def fit_job(self, job: Job, name: str) -> Job:
         """Complete a fit's job: what it continues, its loggers, its callbacks by option."""
@@ -446,7 +446,7 @@ class Call:
             job,
             early_stop=asked.early_stop,
             monitor=asked.monitor,
-            loggers=tuple(options.resolve_loggers(tuple(loggers), self.session.namespace)),
+            loggers=tuple(options.resolve_loggers(tuple(loggers), self.session.scope)),
             weights_only=asked.weights_only,
         )
         if asked.resume is None:
@@ -485,7 +485,7 @@ class Call:
             RunError: no such run.
         """
         root = self.session.settings.run_dir
-        named = self.session.namespace.get(str(asked))
+        named = self.session.scope.get(str(asked))
         run = asked if isinstance(asked, Run) else self.session.find_run(asked)
         if asked == "last":
             run = self.session.fits.get(model)
@@ -519,7 +519,7 @@ class Call:
         from .train import was_fitted
 
         try:
-            writer = Writer(*self.session.history())
+            writer = Writer(*self.session.history(), self.session.local_names)
             writer.model(subject.part, job.package, trained=was_fitted(job.model))
             writer.data(data.parts, data.forms)
             writer.trainer(self.trainer, job.trainer)

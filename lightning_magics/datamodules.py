@@ -11,6 +11,7 @@ import functools
 import importlib
 import re
 import typing
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -48,7 +49,12 @@ _ANNOTATIONS = {"batch_size": "int", "num_workers": "int", "shuffle": "bool", "s
 
 
 def define_data(
-    name: str | None, cell: Source | Any, options: DataOptions, namespace: dict[str, Any], package: str
+    name: str | None,
+    cell: Source | Any,
+    options: DataOptions,
+    namespace: dict[str, Any],
+    package: str,
+    local_names: Mapping[str, Any] | None = None,
 ) -> Definition:
     """Make a LightningDataModule class and bind it in the notebook.
 
@@ -58,6 +64,7 @@ def define_data(
         options: how the data is split and loaded.
         namespace: the notebook's globals.
         package: Lightning package to build on.
+        local_names: variables of the function that calls the magic, for options.
 
     Raises:
         InputError: the cell holds no data, or an option does not fit it.
@@ -67,7 +74,7 @@ def define_data(
     package = (lightning_package(tree) if tree is not None else None) or package
     importlib.import_module(package)
     if tree is None:
-        return _adopt(name, cell, options, namespace, package)
+        return _adopt(name, cell, options, namespace, package, local_names or {})
     classes = [found for found, kind in class_kinds(tree, namespace).items() if kind == "data"]
     if classes:
         execute(tree.body, cell, namespace)
@@ -80,10 +87,17 @@ def define_data(
         raise InputError(f"the cell holds no data: it ends with no expression{last_name(tree)}. {FORMS}")
     execute(parts.notebook, cell, namespace)
     rename_rebound(parts, namespace)
-    return _Data(name or "data", parts, options, namespace, package, cell).define()
+    return _Data(name or "data", parts, options, namespace, package, cell, local_names or {}).define()
 
 
-def _adopt(name: str | None, found: Any, options: DataOptions, namespace: dict[str, Any], package: str) -> Definition:
+def _adopt(
+    name: str | None,
+    found: Any,
+    options: DataOptions,
+    namespace: dict[str, Any],
+    package: str,
+    local_names: Mapping[str, Any],
+) -> Definition:
     """Make a definition of an object."""
     if is_datamodule(found):
         if not isinstance(found, type):
@@ -102,7 +116,7 @@ def _adopt(name: str | None, found: Any, options: DataOptions, namespace: dict[s
             f"{name} is a {type(found).__name__}, which can be read only once. "
             f"Make it in a cell that starts with %%lightning_data {name}, which makes it anew for every epoch"
         )
-    return _Data(name, Cell(expression=code), options, namespace, package, None).define()
+    return _Data(name, Cell(expression=code), options, namespace, package, None, local_names).define()
 
 
 @dataclass
@@ -115,6 +129,7 @@ class _Data:
     namespace: dict[str, Any]
     package: str
     source: Source | None
+    local_names: Mapping[str, Any]
     parts: dict[Split, Part] = field(default_factory=dict)
     value: Any = None
     draws: bool = False
@@ -181,7 +196,7 @@ class _Data:
 
     def find_texts(self, value: Any) -> None:
         """See what texts are in."""
-        notebook = Notebook(self.namespace, {}, self.name)
+        notebook = Notebook(self.namespace, {}, self.name, local_names=self.local_names)
         self.options = dataclasses.replace(self.options, tokenizer=texts.named(self.options.tokenizer, notebook))
         found = texts.find(value, self.options, notebook)
         self.value, self.parts = value, {split: Part("texts", key) for split, key in found.keys.items()}

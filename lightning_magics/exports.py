@@ -63,7 +63,7 @@ def _model(session: Session, asked: Any) -> Any:
     """The model that is meant; None where a run is."""
     if isinstance(asked, Run) or session.find_run(asked) is not None:
         return None
-    if isinstance(asked, str) and asked not in session.models and not is_module(session.namespace.get(asked)):
+    if isinstance(asked, str) and asked not in session.models and not is_module(session.scope.get(asked)):
         return None
     return asked
 
@@ -90,7 +90,7 @@ def _of_model(session: Session, asked: Any, datas: Sequence[Any]) -> tuple[Scrip
     call = dataclasses.replace(Call.of("fit", {}), session=session)
     subject = call.subject(asked)
     data = call.datas(datas, subject)
-    writer = Writer(*session.history())
+    writer = Writer(*session.history(), session.local_names)
     writer.model(subject.part, subject.package, trained=False)
     writer.data(data.parts, data.forms)
     recipe, module = writer.written()

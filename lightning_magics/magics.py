@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import itertools
 import linecache
 import sys
+from collections.abc import Callable, Mapping
 from traceback import walk_tb
 from types import FrameType
 from typing import Any
 
 import traitlets
-from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class
+from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope
 from IPython.display import display
 
 from . import api, boards, cells, options, processes, report
@@ -22,6 +24,17 @@ from .errors import InputError, did_you_mean
 from .launch import Run
 from .session import Session
 from .shell import running_kernel, someone_waits
+
+
+def _sees_local_names(magic: Callable[..., Any]) -> Callable[..., Any]:
+    """Let names and expressions of a magic's line be those of the function that calls it."""
+
+    @functools.wraps(magic)
+    def wrapped(self: LightningMagics, *args: Any, local_ns: Mapping[str, Any] | None = None) -> Any:
+        with self.session.called_in(local_ns):
+            return magic(self, *args)
+
+    return needs_local_scope(wrapped)
 
 
 @magics_class
@@ -73,6 +86,7 @@ class LightningMagics(Magics):
         self._unregister = shell.events.unregister
 
     @line_cell_magic
+    @_sees_local_names
     def lightning_model(self, line: str, cell: str | None = None) -> None:
         """Turn a cell into a LightningModule, or adopt what an ordinary cell defined.
 
@@ -97,6 +111,7 @@ class LightningMagics(Magics):
             print(f"{signature(made)}. Train it: %lightning_fit {made.name} DATA{told}")  # noqa: T201 -- the answer
 
     @line_cell_magic
+    @_sees_local_names
     def lightning_data(self, line: str, cell: str | None = None) -> None:
         """Turn a cell into the data, or adopt what an ordinary cell made.
 
@@ -123,6 +138,7 @@ class LightningMagics(Magics):
             print(f"{signature(made)}. Train on it: %lightning_fit MODEL {made.name}{told}")  # noqa: T201 -- likewise
 
     @line_magic
+    @_sees_local_names
     def lightning_source(self, line: str) -> Code | None:
         """Show the code of a model or of data: plain Lightning, exactly what runs.
 
@@ -140,6 +156,7 @@ class LightningMagics(Magics):
         return Code(known[name].source)
 
     @line_magic
+    @_sees_local_names
     def lightning_fit(self, line: str) -> Run | None:
         """Train a model and return the run.
 
@@ -158,6 +175,7 @@ class LightningMagics(Magics):
         return self._run("fit", line)
 
     @line_magic
+    @_sees_local_names
     def lightning_validate(self, line: str) -> Run | None:
         """Validate a trained model: a Run, an instance, or the name of a model that was trained here.
 
@@ -170,6 +188,7 @@ class LightningMagics(Magics):
         return self._run("validate", line)
 
     @line_magic
+    @_sees_local_names
     def lightning_test(self, line: str) -> Run | None:
         """Test a trained model: a Run, an instance, or the name of a model that was trained here.
 
@@ -182,6 +201,7 @@ class LightningMagics(Magics):
         return self._run("test", line)
 
     @line_magic
+    @_sees_local_names
     def lightning_predict(self, line: str) -> Run | None:
         """Predict with a trained model, in input order; the run's predictions, or the variable of -o, hold them.
 
@@ -200,6 +220,7 @@ class LightningMagics(Magics):
         return run
 
     @line_magic
+    @_sees_local_names
     def lightning_runs(self, line: str) -> Framed | None:
         """List the runs in the run folder, the newest first, with how they really stand.
 
@@ -218,6 +239,7 @@ class LightningMagics(Magics):
         return None if parsed is None else api.list_runs(" ".join(parsed.positional), **parsed.options)
 
     @line_magic
+    @_sees_local_names
     def lightning_attach(self, line: str) -> Run | None:
         """Show a run live that goes on in the background, whoever started it, and return it.
 
@@ -230,6 +252,7 @@ class LightningMagics(Magics):
         return None if parsed is None else api.attach(self._one(parsed, "attach"))
 
     @line_magic
+    @_sees_local_names
     def lightning_stop(self, line: str) -> None:
         """End a run in the background: after its batch, and saved.
 
@@ -244,6 +267,7 @@ class LightningMagics(Magics):
             print(api.stop(self._one(parsed, "stop"), **parsed.options))  # noqa: T201 -- the cell's answer
 
     @line_magic
+    @_sees_local_names
     def lightning_load(self, line: str) -> Any:
         """Bring the model of a run back, with its weights, in a fresh kernel too; returns the model.
 
@@ -260,6 +284,7 @@ class LightningMagics(Magics):
         return None if parsed is None else api.load(self._one(parsed, "load"), **parsed.options)
 
     @line_magic
+    @_sees_local_names
     def lightning_rerun(self, line: str) -> Run | None:
         """Train a run once more from its record, and show both results side by side; returns the new run.
 
@@ -277,6 +302,7 @@ class LightningMagics(Magics):
         return api.rerun(self._one(parsed, "rerun"), **parsed.asked)
 
     @line_magic
+    @_sees_local_names
     def lightning_export(self, line: str) -> None:
         """Write a run as a script of plain Lightning, which needs nothing of this package.
 
@@ -296,6 +322,7 @@ class LightningMagics(Magics):
             print(f"written: {path}. Run it: {run_it}")  # noqa: T201 -- the cell's answer
 
     @line_magic
+    @_sees_local_names
     def lightning_board(self, line: str) -> None:
         """Show TensorBoard here: all runs, or the named ones alone, or what a folder holds.
 
@@ -379,6 +406,11 @@ class LightningMagics(Magics):
                 f"%lightning_{verb} takes a model; found none. Type %lightning_{verb} MODEL. Defined: {known}"
             )
         output = parsed.options.pop("output", None)
+        if output in self.session.local_names:
+            raise InputError(
+                f"-o {output} cannot set a variable of a function. Type {output} = %lightning_{verb} …, then "
+                f"{output}.predictions"
+            )
         run: Run = getattr(api, verb)(*parsed.positional, **parsed.asked)
         if output is not None:
             self.session.namespace[output] = run.predictions

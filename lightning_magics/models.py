@@ -54,7 +54,12 @@ _JUDGING = ("metrics", "task", "num_classes", "class_weights")
 
 
 def define_model(
-    name: str | None, cell: Source | Any, options: ModelOptions, namespace: dict[str, Any], package: str
+    name: str | None,
+    cell: Source | Any,
+    options: ModelOptions,
+    namespace: dict[str, Any],
+    package: str,
+    local_names: Mapping[str, Any] | None = None,
 ) -> Definition:
     """Make a LightningModule class and bind it in the notebook.
 
@@ -65,6 +70,7 @@ def define_model(
         options: what the cell itself does not give.
         namespace: the notebook's globals.
         package: Lightning package to build on.
+        local_names: variables of the function that calls the magic, for options.
 
     Raises:
         InputError: the cell holds no model, or an option does not fit it.
@@ -74,7 +80,7 @@ def define_model(
     package = (lightning_package(tree) if tree is not None else None) or package
     importlib.import_module(package)
     if tree is None:
-        return _adopt(name, cell, options, namespace, package)
+        return _adopt(name, cell, options, Notebook(namespace, {}, "", local_names=local_names or {}), package)
     check_names(tree, namespace)
     kinds = class_kinds(tree, namespace)
     complete_classes = [found for found, kind in kinds.items() if kind == "lightning"]
@@ -97,19 +103,20 @@ def define_model(
     execute(parts.notebook, cell, namespace)
     rename_rebound(parts, namespace)
     name = name or "Model"
-    return _Model(name, parts, options, Notebook(namespace, {}, name), package, cell).define()
+    notebook = Notebook(namespace, {}, name, local_names=local_names or {})
+    return _Model(name, parts, options, notebook, package, cell).define()
 
 
-def _adopt(name: str | None, found: Any, options: ModelOptions, namespace: dict[str, Any], package: str) -> Definition:
+def _adopt(name: str | None, found: Any, options: ModelOptions, notebook: Notebook, package: str) -> Definition:
     """Make a definition of an object."""
     own_name = getattr(found, "__name__", None) or type(found).__name__
     name = name or (own_name if own_name.isidentifier() else "Model")
     if is_module(found):
         if not isinstance(found, type):
             raise InputError(f"{name} is a LightningModule instance already: give it to %lightning_fit as it is")
-        return as_it_is(name, found, options, namespace, class_source(found), "a network or hooks")
-    here = namespace.get(name) is found
-    notebook = Notebook(namespace, {}, name)
+        return as_it_is(name, found, options, notebook.namespace, class_source(found), "a network or hooks")
+    here = notebook.namespace.get(name) is found
+    notebook = dataclasses.replace(notebook, owner=name)
     code = ast.Name(name, ast.Load()) if here else notebook.reference(found, "network")
     return _Model(name, Cell(expression=code), options, notebook, package, None).define()
 

@@ -21,6 +21,7 @@ import torchmetrics
 from .cells import use_attributes
 from .errors import InputError, did_you_mean
 from .generated import method, unplaced
+from .scopes import reads, replaced
 from .tokens import evaluate
 
 # Where the objects of the libraries are looked up by their own name, nearest first.
@@ -77,6 +78,7 @@ class Notebook:
         owner: name of what is defined.
         instance_names: what the cell makes anew for every instance, which options cannot read.
         aliases: objects without a name that got one, by that name.
+        local_names: variables of the function that calls the magic; options may use them too.
     """
 
     namespace: dict[str, Any]
@@ -84,10 +86,30 @@ class Notebook:
     owner: str
     instance_names: frozenset[str] = frozenset()
     aliases: dict[str, Any] = field(default_factory=dict)
+    local_names: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def scope(self) -> Mapping[str, Any]:
+        """What names mean where the magic is called."""
+        return {**self.namespace, **self.local_names}
 
     def evaluate(self, text: str, option: str) -> Any:
         """Evaluate an expression of the notebook; InputError if that fails."""
-        return evaluate(text, {**self.namespace, **self.hyperparameters}, option)
+        return evaluate(text, {**self.scope, **self.hyperparameters}, option)
+
+    def without_locals(self, tree: ast.expr, besides: ast.Name | None = None) -> ast.expr:
+        """Return an option's code as the notebook can run it later, when the function that called has returned.
+
+        Args:
+            tree: the code; its local variables become their values, or names of the notebook that hold these.
+            besides: a name that is not one of them.
+        """
+        places = [read.node for read in reads(tree) if read.node is not besides and read.node.id in self.local_names]
+        places = [node for node in places if node.id not in self.hyperparameters]
+        values = {name: self.local_names[name] for name in {node.id for node in places}}
+        return replaced(
+            tree, places, {name: literal(value) or self.reference(value, name) for name, value in values.items()}
+        )
 
     def ask(self, option: str, given: Any, library: Library, example: str) -> Asked:
         """Find what was given to an option.
@@ -104,8 +126,7 @@ class Notebook:
         if not isinstance(given, str):
             return Asked(getattr(given, "__name__", type(given).__name__), self.reference(given, option), given)
         tree = parse_expression(option, given, example)
-        function = tree.func if isinstance(tree, ast.Call) else tree
-        call = tree if isinstance(tree, ast.Call) else None
+        function, call = _parted(tree)
         if isinstance(function, ast.Name):
             if function.id in self.instance_names and function.id not in library.names:
                 raise InputError(
@@ -114,13 +135,16 @@ class Notebook:
                 )
             known = self.known(function.id, library)
             if known is not None:
+                _, call = _parted(self.without_locals(tree, besides=function))
                 return Asked(given, self.reference(known, option), known, call)
-            if function.id not in self.namespace and function.id not in self.hyperparameters:
-                usable = [name for name, value in self.namespace.items() if library.usable(value)]
+            if function.id not in self.scope and function.id not in self.hyperparameters:
+                usable = [name for name, value in self.scope.items() if library.usable(value)]
                 near = did_you_mean(function.id, [*library.names, *library.short, *usable])
                 raise InputError(
                     f"{option} {given}: neither torch nor the notebook has {function.id!r}.{near} Type {example}"
                 )
+        tree = self.without_locals(tree)
+        function, call = _parted(tree)
         value = self.evaluate(ast.unparse(function), option)
         if value is functools.partial:  # makes what is called, rather than being called with more
             return Asked(given, tree, self.evaluate(ast.unparse(tree), option))
@@ -142,7 +166,7 @@ class Notebook:
         """
         if name in library.names:
             return library.names[name]
-        if library.usable(self.namespace.get(name)):
+        if library.usable(self.scope.get(name)):
             return None
         spelled = {_plain(known): value for known, value in {**library.names, **library.short}.items()}
         return spelled.get(_plain(name))
@@ -165,6 +189,11 @@ class Notebook:
         alias = next(name for name in numbered if self.aliases.get(name, value) is value)
         self.namespace[alias] = self.aliases[alias] = value
         return ast.Name(alias, ast.Load())
+
+
+def _parted(tree: ast.expr) -> tuple[ast.expr, ast.Call | None]:
+    """The function of a call and the call; of any other expression itself."""
+    return (tree.func, tree) if isinstance(tree, ast.Call) else (tree, None)
 
 
 def _plain(name: str) -> str:

@@ -6,6 +6,7 @@ and `rerun`.
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import inspect
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from .history import History
 from .options import Expression
 from .provenance import class_source
 from .runs import RunRecord
+from .scopes import reads, replaced
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,14 @@ class Writer:
     Args:
         history: what the notebook has run.
         home: where names of texts are looked up first, see `History`.
+        local_names: variables of the function that the fit was called in, which come before those; none of them
+            exists when the code runs again.
     """
 
-    def __init__(self, history: History, home: int = 0) -> None:
+    def __init__(self, history: History, home: int = 0, local_names: Mapping[str, Any] | None = None) -> None:
         self._history = history
         self._home = home
+        self._local_names = local_names or {}
         self._closure = Closure(history)
         self._recipe = Recipe()
 
@@ -120,7 +125,7 @@ class Writer:
         if isinstance(found, Definition | type):
             self._note(model=self._class(found), arguments=self._arguments("model", part))
             return
-        name = part.typed if isinstance(part.typed, str) else self._name_of(found)
+        name = self._standing(part.typed) or self._name_of(found)
         if name and self._is_whole(name):
             self._note(model=self._code(found, name, "model"))
             return
@@ -201,8 +206,8 @@ class Writer:
         """
         if is_plain(value):
             return repr(value)
-        text = typed.text if isinstance(typed, Expression) else typed
-        if isinstance(text, str):
+        text = self._standing(typed.text if isinstance(typed, Expression) else typed)
+        if text:
             self._closure.need_code(text, self._home)
             return text
         name = self._name_of(value)
@@ -218,6 +223,18 @@ class Writer:
         kind = type(value).__name__
         self._closure.missing[what] = f"a {kind} that no variable of the notebook holds: give it a name there first"
         return kind
+
+    def _standing(self, typed: Any) -> str:
+        """Code that was typed, with plain values for local variables; empty where it needs others, or is no text."""
+        if not isinstance(typed, str):
+            return ""
+        tree = ast.parse(typed.strip(), mode="eval")
+        places = [read.node for read in reads(tree) if read.node.id in self._local_names]
+        values = {node.id: self._local_names[node.id] for node in places}
+        if not all(map(is_plain, values.values())):
+            return ""
+        codes = {name: ast.parse(repr(value), mode="eval").body for name, value in values.items()}
+        return ast.unparse(replaced(tree, places, codes)) if places else typed
 
     def _name_of(self, value: Any) -> str:
         """A variable of the notebook that holds an object, empty if there is none."""

@@ -14,6 +14,8 @@ from .errors import InputError, RunError, short_traceback
 from .launch import Run
 from .recall import Recalled, typed
 from .session import Session
+from .tokens import evaluate
+from .trainer_options import trainer_options
 
 
 def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> tuple[Run, Agreement]:
@@ -35,7 +37,7 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
     live = {name: why for name, why in recipe.missing.items() if not name.isidentifier() or name in ("model", "data")}
     if not recipe.model or live.keys() - given:
         raise RunError(f"{record.run} cannot be run again: {_listed(live or recipe.missing)}")
-    call = Call.of("fit", asked(recalled, changed))
+    call = Call.of("fit", asked(recalled, _of_the_function(session, changed)))
     if recipe.options.get("resume") and not Path(str(call.options.resume)).is_file() and "resume" not in changed:
         raise RunError(
             f"{record.run} went on from {recipe.options['resume']}, which is gone: --resume none begins anew"
@@ -60,6 +62,21 @@ def asked(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
     for part, codes in (("model", recipe.arguments), ("data", recipe.data_arguments)):
         found[part] = {**typed(codes), **(changed.get(part) or {})}
     return found
+
+
+def _of_the_function(session: Session, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """What was changed, with values for expressions over local variables of the function that calls."""
+
+    def value_of(name: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {inner: value_of(f"{name}.{inner}", item) for inner, item in value.items()}
+        argument = trainer_options().get(name)
+        text = value if isinstance(value, str) and argument is not None else getattr(value, "text", None)
+        if text is None or not session.reads_local_names(text) or (argument is not None and text in argument.choices):
+            return value
+        return evaluate(text, session.scope, f"--{name}")
+
+    return {name: value_of(name, value) for name, value in changed.items()}
 
 
 def _as_typed(codes: dict[str, str]) -> dict[str, Any]:
@@ -89,6 +106,7 @@ def _parts(session: Session, recalled: Recalled) -> tuple[Any, list[Any], Sessio
         models={},
         datas={},
         recalled=recalled.unit,
+        local_names={},
         _data_names={},
     )
     model = recipe.model if recipe.arguments is None else model

@@ -6,8 +6,12 @@ What is done with them (moving statements, rewriting hyperparameters) is left to
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from typing import TypeVar
+
+Tree = TypeVar("Tree", bound=ast.AST)
 
 _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 Function = ast.FunctionDef | ast.AsyncFunctionDef
@@ -42,6 +46,17 @@ def reads(*nodes: ast.AST) -> list[Read]:
 def names_read(*nodes: ast.AST) -> set[str]:
     """Return the names that the nodes read from outside themselves."""
     return {read.node.id for read in reads(*nodes)}
+
+
+def replaced(tree: Tree, places: Sequence[ast.Name], values: Mapping[str, ast.expr]) -> Tree:
+    """Put values in the place of names.
+
+    Args:
+        tree: an expression or more; it is changed.
+        places: nodes in it.
+        values: what stands for each name.
+    """
+    return _Replaced(places, values).visit(tree)  # type: ignore[no-any-return]
 
 
 def binds(statements: Iterable[ast.AST]) -> set[str]:
@@ -102,6 +117,15 @@ def parameters(arguments: ast.arguments) -> list[ast.arg]:
     """Return every parameter of a function, in the order of its signature."""
     starred = [arg for arg in (arguments.vararg, arguments.kwarg) if arg is not None]
     return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *starred]
+
+
+class _Replaced(ast.NodeTransformer):
+    def __init__(self, places: Sequence[ast.Name], values: Mapping[str, ast.expr]) -> None:
+        self.places = places
+        self.values = values
+
+    def visit_Name(self, node: ast.Name) -> ast.expr:
+        return deepcopy(self.values[node.id]) if node in self.places else node
 
 
 class _Walker(ast.NodeVisitor):

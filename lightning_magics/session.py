@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import ast
 import builtins
+import contextlib
 import dataclasses
 import sys
 import threading
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -58,7 +59,7 @@ class Session:
     """The models, data and runs of one shell.
 
     Attributes:
-        namespace: the notebook's variables; expressions are evaluated in it.
+        namespace: the notebook's variables.
         settings: defaults of the options.
         models: what ``%%lightning_model`` defined, by name; `datas` what ``%%lightning_data`` did.
         last: the run that was started last; `fits` the newest of each model that trained at all. Other runs live
@@ -70,6 +71,7 @@ class Session:
         failed: of each cell that failed, the line that it failed in.
         recalled: source of the run that runs once more; its names come before the notebook's.
         busy: held while something runs; what Lightning and this package change meanwhile is the process's.
+        local_names: variables of the function that calls a magic, which come before the notebook's; see `scope`.
     """
 
     namespace: dict[str, Any]
@@ -84,14 +86,38 @@ class Session:
     failed: dict[int, int] = field(default_factory=dict)
     recalled: Unit | None = None
     busy: threading.RLock = field(default_factory=threading.RLock)
+    local_names: Mapping[str, Any] = field(default_factory=dict)
     _named: weakref.WeakValueDictionary[str, Run] = field(default_factory=weakref.WeakValueDictionary)
     _data_names: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """What names and expressions of a line mean: in a function its own variables, then the notebook's."""
+        return {**self.namespace, **self.local_names} if self.local_names else self.namespace
+
+    @contextlib.contextmanager
+    def called_in(self, local_names: Mapping[str, Any] | None) -> Iterator[None]:
+        """Look names up as the code that calls a magic does.
+
+        Args:
+            local_names: its local variables; those of a cell are the notebook's.
+        """
+        before = self.local_names
+        self.local_names = {} if local_names is None or local_names is self.namespace else dict(local_names)
+        try:
+            yield
+        finally:
+            self.local_names = before
+
+    def reads_local_names(self, text: str) -> bool:
+        """Whether a text is an expression over variables of the function that calls a magic."""
+        return is_code(text, self.scope) and bool(names_read(ast.parse(text, mode="eval")) & self.local_names.keys())
 
     def package(self) -> str:
         """Lightning package for a model whose code does not say: the one that the notebook imported."""
         if self.settings.package:
             return self.settings.package
-        found = {_origin(value) for value in self.namespace.values()}
+        found = {_origin(value) for value in self.scope.values()}
         return "lightning.pytorch" if "lightning" in found else "pytorch_lightning"
 
     def add_model(self, definition: Definition, adopted: bool = False) -> None:
@@ -117,7 +143,7 @@ class Session:
         """Register data, and what its name meant in the notebook at that time; `adopted` as of `add_model`."""
         self.datas[definition.name] = definition
         self._note(definition, adopted)
-        self._data_names[definition.name] = self.namespace.get(definition.name)
+        self._data_names[definition.name] = self.scope.get(definition.name)
 
     def started(self, run: Run) -> None:
         """Take note of a run that has begun."""
@@ -173,7 +199,7 @@ class Session:
         if not isinstance(typed, str):
             return next((item for item in self.models.values() if item.cls is typed), typed)
         definition = self.models.get(typed)
-        value = self.namespace.get(typed)
+        value = self.scope.get(typed)
         if definition is not None and (value is None or value is definition.cls or not _is_lightning(value)):
             return definition
         return self.evaluate(typed, "model", self.models)
@@ -189,8 +215,10 @@ class Session:
         definition = self.datas.get(typed)
         if definition is None:
             return self.evaluate(typed, "data", self.datas)
-        value = self.namespace.get(typed)
+        value = self.scope.get(typed, definition.cls)
         if value is not self._data_names[typed] and value is not definition.cls:
+            if typed in self.local_names:
+                return value
             raise InputError(
                 f"the data {typed!r} was defined before the notebook's variable {typed} got its present value. "
                 f"To use that, type %lightning_data {typed} again; else rename one"
@@ -205,9 +233,9 @@ class Session:
         found: list[str] = []
         for item in typed:
             if isinstance(item, str):
-                if item in self.datas:
+                if item in self.datas and item not in self.local_names:
                     return None
-                value = self.evaluate(item, "data", ()) if is_code(item, self.namespace) else item
+                value = self.evaluate(item, "data", ()) if is_code(item, self.scope) else item
                 item = item if isinstance(value, bool | int | float | None) else value  # such as "not a"
             if isinstance(item, str):
                 found.append(item)
@@ -225,7 +253,7 @@ class Session:
         Raises:
             InputError: it is no expression that works.
         """
-        known = typed in self.namespace or any(sign in typed for sign in "([{")
+        known = typed in self.scope or any(sign in typed for sign in "([{")
         return self.evaluate(typed, what, ()) if known else str(Path(typed).expanduser())
 
     def find_run(self, typed: Any) -> Run | None:
@@ -252,7 +280,7 @@ class Session:
             listed = Path(self.settings.run_dir).expanduser() / typed
             if typed and (listed / "run.json").is_file():
                 return runs.find(self.settings.run_dir, str(listed))
-        found = self.find_run(typed) or (self.namespace.get(typed) if isinstance(typed, str) else typed)
+        found = self.find_run(typed) or (self.scope.get(typed) if isinstance(typed, str) else typed)
         folder = getattr(found, "folder", None)
         if isinstance(folder, runs.RunFolder):
             return folder
@@ -300,13 +328,13 @@ class Session:
         except SyntaxError as error:
             raise InputError(f"the {what} {text!r} is neither a name nor an expression: {error.msg}") from error
         try:
-            return eval(code, self.namespace)  # the user's own code, in their notebook
+            return eval(code, self.scope)  # the user's own code, in their notebook
         except NameError as error:
             inner = error.__traceback__ and error.__traceback__.tb_next and error.__traceback__.tb_next.tb_next
             if inner is not None:  # in a function that the expression calls
                 raise
             known = list(dict.fromkeys([*known, *(self.candidates() if what == "model" else ())]))
-            near = did_you_mean(text, [*known, *(name for name in self.namespace if not name.startswith("_"))])
+            near = did_you_mean(text, [*known, *(name for name in self.scope if not name.startswith("_"))])
             listed = f" Defined here: {', '.join(known)}." if known else ""
             define = f"Define it with %%lightning_{what} {text}" if text.isidentifier() else str(error)
             raise InputError(f"no {what} {text!r} was found.{near}{listed} {define}") from error
@@ -321,8 +349,8 @@ class Session:
             raise InputError(f"{owner} has no {item.slice.value!r}.{near} It has {has}") from error
 
     def candidates(self) -> list[str]:
-        """Names of the notebook's own models, classes and instances."""
-        return [name for name, value in self.namespace.items() if not name.startswith("_") and _is_lightning(value)]
+        """Names of the caller's own models, classes and instances."""
+        return [name for name, value in self.scope.items() if not name.startswith("_") and _is_lightning(value)]
 
 
 def is_code(text: str, namespace: Mapping[str, Any] | None = None) -> bool:

@@ -195,7 +195,7 @@ class _Found:
 def named(tokenizer: Any, notebook: Notebook) -> Any:
     """Return the tokenizer that an option means: a name or a folder as text, or an object."""
     if isinstance(tokenizer, str):
-        tokenizer = notebook.namespace.get(tokenizer, tokenizer)
+        tokenizer = notebook.scope.get(tokenizer, tokenizer)
     if isinstance(tokenizer, Path) or (isinstance(tokenizer, str) and tokenizer.startswith("~")):
         tokenizer = str(Path(tokenizer).expanduser())
     return tokenizer
@@ -352,9 +352,9 @@ def _cleaning(item: Any, notebook: Notebook) -> str | ast.expr:
     if isinstance(item, str) and item in CLEANING:
         return item
     if isinstance(item, str):
-        found = notebook.namespace.get(item)
+        found = notebook.scope.get(item)
         if item.isidentifier() and not callable(found):
-            near = did_you_mean(item, [*CLEANING, *notebook.namespace])
+            near = did_you_mean(item, [*CLEANING, *notebook.scope])
             raise InputError(
                 f"--clean {item}: neither {', '.join(CLEANING)} nor a function of the notebook has that name.{near}"
             )

@@ -347,6 +347,71 @@ def test_fit_works_inside_a_function(notebook):
     assert len(notebook.shell.user_ns["run"].history) == 2
 
 
+def test_a_line_in_a_function_means_the_functions_own_names(notebook):
+    notebook(
+        """
+hidden, patience, samples_of_all = 3, 9, samples
+def train(Net, samples):
+    hidden, patience, notes = 6, 1, []
+    stop = "[pl.callbacks.EarlyStopping('train_loss', patience=patience)]"
+    run = %lightning_fit Net samples --max_epochs patience --model.hidden hidden --quiet --callbacks {stop}
+    again = %lightning_fit run samples --max_epochs 2 --quiet --resume run
+    tested = %lightning_validate run samples --quiet --limit_val_batches patience
+    predicted = %lightning_predict run samples --quiet
+    attached = %lightning_attach run
+    listed = %lightning_runs --compare run again
+    return run, again, tested, predicted, attached, listed
+
+run, again, tested, predicted, attached, listed = train(Net, samples[:4])
+"""
+    )
+    got = notebook.shell.user_ns
+    assert got["run"].model.hparams.hidden == 6
+    assert (got["run"].record.steps, got["tested"].record.model, len(got["predicted"].predictions)) == (1, "Net", 4)
+    assert got["attached"].name == "Net/version_0"
+    recipe = got["run"].record.recipe
+    assert recipe["arguments"] == {"hidden": "6"}  # no run of the code has the function's variables
+    assert recipe["trainer"]["callbacks"] == "[pl.callbacks.EarlyStopping('train_loss', patience=1)]"
+    assert list(recipe["missing"]) == ["data"]
+
+
+def test_what_is_defined_in_a_function_takes_the_functions_own_names(notebook):
+    notebook(
+        """
+rate, fixed, words = 9.0, None, None
+def make():
+    rate, accuracy = 0.125, 0.5
+    def fixed(output, target):
+        return nn.functional.mse_loss(output, target) * 0 + 7
+    small = nn.Linear(2, 1)
+    data = torch.utils.data.TensorDataset(samples, samples[:, :1])
+    %lightning_model small --loss fixed --optimizer "SGD(lr=rate)" --metrics mae
+    %lightning_data data --batch_size 4
+    run = %lightning_fit small data --max_epochs 1 --quiet
+    return run
+
+run = make()
+"""
+    )
+    run = notebook.shell.user_ns["run"]
+    assert (run.metrics["train_loss"], run.model.hparams.lr, run.record.steps) == (7.0, 0.125, 4)
+    notebook("again = %lightning_fit small data --max_epochs 1 --quiet")  # after the function has returned
+    assert notebook.shell.user_ns["again"].metrics["train_loss"] == 7.0
+
+
+def test_a_line_in_a_function_changes_a_rerun_by_the_functions_names(notebook):
+    notebook("hidden = 3\nrun = %lightning_fit Net samples --max_epochs 1 --model.hidden hidden --quiet")
+    notebook(
+        "def again():\n    hidden = 5\n    run = %lightning_rerun Net/version_0 --model.hidden hidden --quiet\n"
+        "    return run\nrun = again()"
+    )
+    assert notebook.shell.user_ns["run"].model.hparams.hidden == 5
+    with pytest.raises(
+        InputError, match=r"^-o found cannot set a variable of a function. Type found = %lightning_predict"
+    ):
+        notebook("def guess():\n    found = 1\n    %lightning_predict run samples -o found\nguess()")
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
