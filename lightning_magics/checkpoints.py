@@ -41,6 +41,8 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
         passing.replace(path)
     except BaseException as error:
         passing.unlink(missing_ok=True)
-        if isinstance(error, RuntimeError) and isinstance(error.__context__, OSError):
-            raise error.__context__ from None  # what torch's writer met, and covers
-        raise
+        full = error.__context__ if isinstance(error, RuntimeError) else error  # torch's writer covers what it met
+        if not isinstance(full, OSError):
+            raise
+        full.filename = full.filename or str(path)
+        raise full from None

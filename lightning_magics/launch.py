@@ -170,6 +170,8 @@ def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], s
         with removed_unless_started(run.folder, lambda: view.state.started is not None):
             with recording(run.folder):
                 ending.callback(processes.release, processes.hold(run.folder.lock()))
+                run.folder.reserve()
+                ending.callback(run.folder.make_room)
                 run.record = dataclasses.replace(run.record, pid=os.getpid(), host=socket.gethostname())
                 recorder = Recorder(run.folder, run.record, screen.show)
                 ending.callback(recorder.close)

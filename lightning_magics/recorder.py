@@ -34,6 +34,8 @@ class Recorder:
 
     def emit(self, event: events.Event) -> None:
         """Take in the next event."""
+        if isinstance(event, events.Ended):
+            self._folder.make_room()
         self._writer.write(event)
         if isinstance(event, events.Started):
             self._update(devices=event.devices, precision=event.precision)

@@ -28,6 +28,7 @@ except ImportError:  # Windows: the record is believed
 
 FORMAT = 1
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system without locks: the record is believed
+_ROOM_BYTES = 1 << 17  # for what the end of a run writes
 _SILENT_S = 600.0  # a run that cannot be seen otherwise, and tells nothing for so long, is taken for dead
 MARK = "#\u2060 "  # begins the lines of a log that the user's code did not print; they begin with no joiner
 
@@ -115,6 +116,7 @@ class RunFolder:
         self.continue_checkpoint_path = self.checkpoints_path / "continue.ckpt"
         self.job_path = self.path / "job.pt"
         self.control_path = self.path / "control"
+        self.reserve_path = self.path / "reserve"
         self.submission_path = self.path / "submission.json"
         self.slurm_path = self.path / "slurm"
         self.predictions_path = self.path / "predictions.pt"
@@ -158,6 +160,19 @@ class RunFolder:
                 os.close(held)
                 raise
         return held
+
+    def reserve(self) -> None:
+        """Take the room on the disk that the end of the run needs, so that it can be told on a full one too.
+
+        Raises:
+            OSError: there is not that much room.
+        """
+        self.reserve_path.write_bytes(os.urandom(_ROOM_BYTES))  # zeros take no room where the file system compresses
+
+    def make_room(self) -> None:
+        """Give the room back, for the end to be written; a second call does nothing."""
+        with contextlib.suppress(OSError):
+            self.reserve_path.unlink(missing_ok=True)
 
     def is_removed(self) -> bool:
         """Whether somebody has removed the folder; an error of the file system says nothing of that."""
@@ -270,17 +285,23 @@ class EventWriter:
     """
 
     def __init__(self, path: Path) -> None:
+        self._path = path
         self._file: IO[str] | None = None
         self.failure = ""
+        self._open()
+
+    def _open(self) -> None:
         try:
-            self._file = path.open("a", encoding="utf-8", buffering=1)
-            if _is_cut(path):
+            self._file = self._path.open("a", encoding="utf-8", buffering=1)
+            if _is_cut(self._path):
                 self._file.write("\n")
         except OSError as error:
             self._give_up(error)
 
     def write(self, event: events.Event) -> None:
         """Append one event."""
+        if self._file is None and isinstance(event, events.Ended):  # for which there is room
+            self._open()
         if self._file is None:
             return
         try:

@@ -26,7 +26,7 @@ from .launch import Run, Screen, interrupts_ask, recording, removed_unless_start
 from .runs import EventWriter, RunFolder, RunRecord, shown
 from .scheduler import Scheduler
 from .stopping import TO_END_S, ask_to_stop, kill
-from .supervision import CANCELLED, ENDED_AT_ONCE, clear
+from .supervision import CANCELLED, ENDED_AT_ONCE, clear, full_disk
 from .supervisor import Request
 
 if TYPE_CHECKING:
@@ -242,6 +242,8 @@ class SpawnedRun(Run):
                 self.record = self.folder.read()
             if self.record.status == "running" and self._is_gone():
                 self._tell_end(error or (self._scheduler.why() if self._scheduler else ""))
+            if self.record.status != "running" and self._state.ended is None:  # no event could be written
+                self._screen.show(_end_of(self.record))
             if self.record.status == "failed":
                 self._error = self._raised()
             self._stop = Stop()  # the other one holds a file open
@@ -257,15 +259,22 @@ class SpawnedRun(Run):
     def _tell_end(self, error: str) -> None:
         """Record the end of a run that says it goes on."""
         status: events.Status = "failed"
-        if error == CANCELLED:
+        ended = self._state.ended
+        if ended is not None:  # the record alone could not be written
+            status, error = ended.status, ended.error
+        elif error == CANCELLED:
             status = "interrupted"
         elif self._is_to_end():
             status, error = "interrupted", ENDED_AT_ONCE
         elif not self.folder.path.exists():
             error = f"its folder {self.folder.path} was removed"
         elif not error:
-            error = "its processes were killed" if self.record.pid else "its processes ended before they had begun"
+            error = self._told() or (
+                "its processes were killed" if self.record.pid else "its processes ended before they had begun"
+            )
+            error += full_disk(self.folder)
         elapsed_s = self._state.elapsed_s
+        self.folder.make_room()
         ended = events.Ended(status, elapsed_s, self.record.epochs, self.record.steps, error=error)
         self.record = dataclasses.replace(self.record, status=status, elapsed_s=elapsed_s, error=error)
         with contextlib.suppress(OSError):
@@ -275,6 +284,12 @@ class SpawnedRun(Run):
             self.folder.write(self.record)
         clear(self.folder)
         self._screen.show(ended)
+
+    def _told(self) -> str:
+        """What a rank raised, where nobody could record it; empty if none did."""
+        paths = self.folder.path.glob("error_*.pkl")
+        first = raised.earliest(paths) if self._job is not None else None
+        return f"{first.type_name.rpartition('.')[2]}: {first.message}" if first is not None else ""
 
     def _raised(self) -> BaseException:
         """What a run failed with: of a run of this kernel the exception itself."""
@@ -328,6 +343,20 @@ class SpawnedRun(Run):
         if found is None:
             raise RunError(f"{self.name} kept no checkpoint in {shown(self.folder.checkpoints_path)}, and no weights")
         return found
+
+
+def _end_of(record: RunRecord) -> events.Ended:
+    """The end that a record tells."""
+    return events.Ended(
+        record.status,
+        record.elapsed_s or 0.0,
+        record.epochs,
+        record.steps,
+        record.reason,
+        record.error,
+        record.best_model_path,
+        record.best_model_score,
+    )
 
 
 def run_in_processes(
@@ -421,6 +450,7 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
     with recording(folder):
         lock = processes.hold(folder.lock())
         try:
+            folder.reserve()
             folder.write(run.record)
             write_sources(sources)
             writer = EventWriter(folder.events_path)

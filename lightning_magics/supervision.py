@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
+import shutil
 import signal
 import socket
 import time
@@ -24,6 +25,7 @@ CANCELLED = "its job was cancelled"
 GOES_ON = "the run goes on in another process"
 RESUME = "LIGHTNING_MAGICS_RESUME"  # a variable for the ranks: the checkpoint to go on from
 _TAIL_LINES = 15
+_FULL_BYTES = 1 << 20  # a disk with less than that is full
 
 
 class Supervision:
@@ -75,6 +77,7 @@ class Supervision:
         Args:
             died: ranks that have failed, and how each ended, for a person.
         """
+        self.folder.make_room()
         paths = {rank: self.folder.error_path(rank) for rank in range(self.ranks)}
         found = raised.earliest(paths.values())
         silent = [rank for rank in died if not paths[rank].exists()]
@@ -83,11 +86,12 @@ class Supervision:
         for path in paths.values():
             path.unlink(missing_ok=True)
         rank = silent[0] if silent else next(iter(died))
-        error = died[rank]
+        error = f"{died[rank]}{full_disk(self.folder)}"
         words = self._last_words(rank)
         more = f". The end of its log:\n{words}" if words else "; its log is empty"
         more = more if self.folder.log_path(rank).exists() else ""  # it did not get as far as to begin one
-        raised.save(RunError(f"{self.folder.name} failed: {error}{more}"), paths[rank], rank)
+        with contextlib.suppress(OSError):  # the disk is full
+            raised.save(RunError(f"{self.folder.name} failed: {error}{more}"), paths[rank], rank)
         return error
 
     def _last_words(self, rank: int) -> str:
@@ -100,6 +104,7 @@ class Supervision:
 
 def tell_end(folder: RunFolder, error: str) -> None:
     """Record the end, unless rank 0 did and nothing else went wrong."""
+    folder.make_room()
     try:
         record = folder.read()
     except LightningMagicsError:
@@ -118,6 +123,14 @@ def tell_end(folder: RunFolder, error: str) -> None:
         folder.write(dataclasses.replace(record, status=status, elapsed_s=elapsed_s, error=error))
 
 
+def full_disk(folder: RunFolder) -> str:
+    """What there is to add to the end of a run if the disk that it writes to is full."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder.path).free < _FULL_BYTES:
+            return f"; the disk of {folder.path} is full"
+    return ""
+
+
 def tell(folder: RunFolder, text: str) -> None:
     """Tell whoever watches the run something that no rank knows."""
     writer = EventWriter(folder.events_path)
@@ -129,7 +142,8 @@ def clear(folder: RunFolder) -> None:
     """Remove what only the processes of a run needed, and what one that was killed had half written."""
     passed = ("predictions_*.pt", f".{folder.record_path.name}.*", ".error_*", ".*.ckpt.*", "checkpoints/.*.ckpt.*")
     found = [path for pattern in passed for path in folder.path.glob(pattern)]
-    for path in (folder.job_path, folder.control_path, folder.continue_checkpoint_path, *found):
+    theirs = (folder.job_path, folder.control_path, folder.reserve_path, folder.continue_checkpoint_path)
+    for path in (*theirs, *found):
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
 
@@ -161,6 +175,8 @@ def free_port() -> int:
 def died(rank: int, ranks: int, code: int, out_of_memory: bool) -> str:
     """The message for a process that ended without raising."""
     who = f"rank {rank} of {ranks}" if ranks > 1 else "the process of the run"
+    if code == 128 + signal.SIGTERM:  # of a rank that heard it
+        code = -signal.SIGTERM
     if code < 0:
         try:
             how = f"was killed by {signal.Signals(-code).name}"

@@ -58,14 +58,17 @@ def main(folder: RunFolder, rank: int, ranks: int, local_rank: int | None = None
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # set for good when Lightning was imported, which the template did
     notebook_objects_travel()
     threading.Thread(target=_end_with_parent, daemon=True).start()
+    _end_when_terminated()
     if local_rank is not None:
-        _end_when_terminated()
         _write_through(folder, rank)
     try:
         _run(folder, rank, ranks)
     except BaseException as error:
-        raised.save(error, folder.error_path(rank), rank)
-        _end_soon(_TO_END_S, 1)
+        folder.make_room()
+        try:
+            raised.save(error, folder.error_path(rank), rank)
+        finally:
+            _end_soon(_TO_END_S, 1)
         sys.stderr.write(marked(raised.text(raised.load(folder.error_path(rank)))))
         raise SystemExit(1) from None
     _end_soon(_TO_FINISH_S, 0)
@@ -210,9 +213,19 @@ def _end_soon(seconds: float, code: int) -> None:
 def _end_when_terminated() -> None:
     """End this process at SIGTERM, also where its main thread waits for other ranks, which a scheduler ends too.
 
-    Lightning would raise an exception after the batch, and the run would seem to have failed.
+    Lightning's own handler waits for all ranks, within the handler, and they for this one. What this process forks
+    ends as a process does: it must not end this one.
     """
     heard = terminations()
+    unblock = functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    def end_as_a_process_does() -> None:
+        signal.set_wakeup_fd(-1)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        unblock()
+
+    block = functools.partial(signal.pthread_sigmask, signal.SIG_BLOCK, {signal.SIGTERM})
+    os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=end_as_a_process_does)
 
     def end() -> None:
         while not is_termination(heard):

@@ -93,9 +93,9 @@ class Notebook(Kernel):
         self.manager.interrupt_kernel()
         return sent
 
-    def record(self) -> dict[str, Any]:
+    def record(self, root: Path | None = None) -> dict[str, Any]:
         """Of the run that was started last."""
-        paths = self.folder.glob("lightning_logs/*/*/run.json")
+        paths = (root or self.folder / "lightning_logs").glob("*/*/run.json")
         records = [dict(json.loads(path.read_text()), folder=path.parent) for path in paths]
         return max(records, key=lambda record: record["started"], default={})
 
@@ -226,6 +226,9 @@ def test_a_live_model_keeps_its_weights_when_the_run_fails(notebook: Notebook) -
         ("rank == 0 and os._exit(3)", "--ddp 2", "rank 0 of 2 ended with exit code 3"),
         ("rank == 1 and os._exit(0)", "--ddp 2", "rank 1 of 2 ended with exit code 0 before its work was done"),
         ("rank == 1 and os.abort()", "--ddp 2", "rank 1 of 2 was killed by SIGABRT"),
+        ("rank == 0 and os.kill(os.getpid(), 15)", "--ddp 2", "rank 0 of 2 was killed by SIGTERM"),
+        ("rank == 1 and os.kill(os.getpid(), 15)", "--ddp 2", "rank 1 of 2 was killed by SIGTERM"),
+        ("os.kill(os.getpid(), 15)", "--ddp 1", "the process of the run was killed by SIGTERM"),
         ("rank == 0 and ctypes.string_at(0)", "--ddp 2 --data.num_workers 2", "rank 0 of 2 was killed by SIGSEGV"),
     ],
 )
@@ -238,6 +241,23 @@ def test_a_rank_that_dies_is_named_with_the_end_of_its_log(
     assert re.search(r"The end of its log:\n(.*\n)*training \d+", cell.error)
     assert notebook.record()["error"].startswith(said)
     notebook.wait_for_none()
+
+
+def test_a_child_of_a_rank_that_is_terminated_ends_alone(notebook: Notebook) -> None:
+    notebook.run(
+        "def terminated():\n"
+        "    import multiprocessing\n"
+        "    made = multiprocessing.get_context('fork').Process\n"
+        "    children = [made(target=time.sleep, args=(1000,)) for _ in range(9)]\n"
+        "    for child in children:\n"
+        "        child.start()\n"
+        "        child.terminate()\n"
+        "        child.join()\n"
+        "    print([child.exitcode for child in children] == [-signal.SIGTERM] * 9, 'exit codes')"
+    )
+    cell = notebook.fit("rank == 1 and terminated()")
+    assert cell.status == "ok", cell.error
+    assert "True exit codes" in notebook.cell("print(run.logs(1))").text
 
 
 def test_too_little_memory_shows_as_the_error_that_it_is(notebook: Notebook) -> None:
@@ -412,15 +432,27 @@ def test_a_disk_that_is_full_is_said(notebook: Notebook, tmp_path: Path) -> None
     if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(tmp_path)], check=False).returncode:
         pytest.skip("a file system cannot be mounted here")
     try:
+        filler = tmp_path / "filler"
         notebook.run(f"%config LightningMagics.run_dir = {str(tmp_path)!r}")
-        filled = notebook.cell(f"open({str(tmp_path / 'filler')!r}, 'wb').write(bytes(2_000_000))")
-        assert "No space left" in filled.error
+        notebook.run(
+            "def fill():\n"
+            f"    with open({str(filler)!r}, 'wb', buffering=0) as file:\n"
+            "        try:\n"
+            "            while True: file.write(bytes(1000))\n"
+            "        except OSError: print('x' * 500_000)"
+        )
+        notebook.run("fill()")
         assert "No space left" in notebook.fit().error
-        (tmp_path / "filler").unlink()
-        fill = f"rank == 0 and __import__('pathlib').Path({str(tmp_path / 'filler')!r}).write_bytes(bytes(900_000))"
-        cell = notebook.fit(f"({fill}) and print('x' * 500_000)")
-        assert cell.status == "error" or "recorded" in cell.text + str(cell.outputs)
-        assert notebook.value("2 + 2") == 4
+        for more in ("--ddp 2", "--background", ""):
+            filler.unlink()
+            cell = notebook.fit("rank == 0 and fill()", more)
+            error = notebook.cell("run.wait()").error if more == "--background" else cell.error
+            assert "OSError: [Errno 28] No space left on device: " in error
+            assert "checkpoints/" in error
+            record = notebook.record(tmp_path)  # which another kernel reads too
+            assert record["status"] == "failed"
+            assert "No space left on device: " in record["error"]
+            assert not list(record["folder"].glob("reserve"))
     finally:
         notebook.run("%config LightningMagics.run_dir = 'lightning_logs'")
         notebook.wait_for_none()
