@@ -37,6 +37,7 @@ from .supervision import (
     died,
     free_port,
     is_termination,
+    talk_on_loopback,
     tell,
     tell_end,
     terminations,
@@ -101,6 +102,8 @@ class NodeRanks(Supervision):
     def start(self) -> None:
         """Start the ranks."""
         os.environ["MASTER_ADDR"] = hosts(os.environ["SLURM_JOB_NODELIST"])[0] if self._nodes > 1 else "127.0.0.1"
+        if self._nodes == 1:
+            talk_on_loopback()
         os.environ["MASTER_PORT"] = str(free_port())  # of the first node, where this process is if it is the job
         os.environ["WORLD_SIZE"] = str(self.ranks)
         os.environ["LOCAL_WORLD_SIZE"] = str(self._processes)

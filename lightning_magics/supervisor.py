@@ -26,7 +26,16 @@ from typing import Any, cast
 from .control import Control, Wish
 from .nodes import NodeRanks, variables
 from .runs import RunFolder
-from .supervision import ENDED_AT_ONCE, KERNEL_ENDED, Supervision, died, free_port, is_termination, terminations
+from .supervision import (
+    ENDED_AT_ONCE,
+    KERNEL_ENDED,
+    Supervision,
+    died,
+    free_port,
+    is_termination,
+    talk_on_loopback,
+    terminations,
+)
 
 _LOOK_S = 0.2
 _TO_SAY_WHY_S = 0.5  # for the other ranks, to say what they raised: the first to end may not be the first to fail
@@ -117,8 +126,8 @@ def _meet_here(request: Request) -> None:
     os.environ["MASTER_ADDR"] = "127.0.0.1"
     os.environ["MASTER_PORT"] = str(free_port())
     os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(request.ranks)
-    if request.ranks > 1 and os.path.exists("/sys/class/net/lo"):
-        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")  # a host name that does not resolve is no obstacle then
+    if request.ranks > 1:
+        talk_on_loopback()
 
 
 class _LocalRanks(Supervision):

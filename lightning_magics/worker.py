@@ -10,6 +10,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import socket
 import sys
 import threading
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from . import payload, raised, shards
@@ -85,6 +87,8 @@ def _run(folder: RunFolder, rank: int, ranks: int) -> None:
         job = resumed(job, os.environ.get(RESUME, ""))
         threads = _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
     job.surroundings.apply(ranks, threads)
+    if ranks > 1 and os.environ["MASTER_ADDR"] == "127.0.0.1":
+        _meet_on_loopback(rank, ranks)
     job.model.cpu()  # where its weights have arrived; it may think that it is on the kernel's GPU
     stop, gather = _stop(control, job, ranks), None
     if job.verb == "predict" and ranks > 1:
@@ -96,6 +100,24 @@ def _run(folder: RunFolder, rank: int, ranks: int) -> None:
         train(job, _nothing, stop, gather)
     if isinstance(control, Control):
         control.done(rank)
+
+
+def _meet_on_loopback(rank: int, ranks: int) -> None:
+    """Let ranks of one machine meet where no other machine reaches them: torch's own store listens everywhere.
+
+    They join a store that is there already, as under torchrun, whose agent keeps it; here it is rank 0's.
+    """
+    os.environ["TORCHELASTIC_USE_AGENT_STORE"] = "True"
+    if rank == 0:
+        place = ("127.0.0.1", int(os.environ["MASTER_PORT"]))
+        listening = socket.create_server(place)
+        store = dist.TCPStore(  # type: ignore[attr-defined]
+            *place, ranks, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
+        )
+        _kept.append(store)
+
+
+_kept: list[Any] = []  # as long as the process
 
 
 def _stop(control: Control | Wish, job: Job, ranks: int) -> StopFlag:

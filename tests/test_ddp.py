@@ -464,6 +464,19 @@ def test_inside_a_slurm_job_ranks_are_started_here_all_the_same(
     assert not (tmp_path / "srun_was_called").exists()
 
 
+def test_what_ranks_listen_to_is_of_their_machine_alone(notebook: Kernel) -> None:
+    notebook.run(
+        "class Listens(Net):\n"
+        "    def on_train_start(self):\n"
+        "        import psutil\n"
+        "        found = [item.laddr.ip for item in psutil.Process().net_connections() if item.status == 'LISTEN']\n"
+        "        print(sorted(found), 'listen')",
+        f"run = %lightning_fit Listens digits {SHORT} --ddp 2",
+    )
+    assert "['127.0.0.1', '127.0.0.1'] listen" in notebook.value("run.logs(0)")  # where they meet, and gloo's
+    assert "['127.0.0.1'] listen" in notebook.value("run.logs(1)")
+
+
 def test_the_other_package_and_processes_that_are_spawned(tmp_path: Path) -> None:
     kernel = Kernel(tmp_path)
     try:
