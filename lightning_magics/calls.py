@@ -522,6 +522,8 @@ class Call:
             writer = Writer(*self.session.history(), self.session.local_names)
             writer.model(subject.part, job.package, trained=was_fitted(job.model))
             writer.data(data.parts, data.forms)
+            if data.parts:
+                writer.classes(job.datamodule, data.parts[0])
             writer.trainer(self.trainer, job.trainer)
             given = {name: value for name, value in self.own.items() if name not in ("quiet", "background", "resume")}
             given |= {"resume": str(job.checkpoint)} if job.checkpoint is not None else {}

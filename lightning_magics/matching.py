@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from . import formats
+from . import formats, labels
 from .definition import has_base, load
 from .errors import InputError
 from .pretrained import BALANCED
@@ -51,10 +51,11 @@ def check(
             )
         return ()
     load(datamodule)
-    tokenizer, classes, splits = datamodule.data
     other = _difference(trained_on, datamodule, name, data) if trained_on is not None else ""
     if other and not trains:
         raise InputError(other)
+    ordered = _order_classes(model, datamodule, (name, data), None if trained_on is None else trained_on[1], trains)
+    tokenizer, classes, splits = datamodule.data
     size = _embedding_size(model)
     if size is not None and len(tokenizer) > size:
         raise InputError(
@@ -66,10 +67,12 @@ def check(
     if outermost is not None:
         _check_config(outermost, tokenizer, len(classes), longest, (name, data))
     outputs = _outputs(model, datamodule, (name, data))
+    if trains:
+        labels.name_outputs(model, classes)
     if outputs == 1 and _is_cross_entropy(model):
         raise InputError(f"{name} has 1 output, and cross_entropy takes one for each of the {len(classes)} classes")
     told = [f"{cut:,} of {total:,} texts are cut at {longest} tokens"] if cut else []
-    told += filter(None, (other, _check_outputs(outputs, len(classes), weights, (name, data))))
+    told += filter(None, (other, ordered, _check_outputs(outputs, len(classes), weights, (name, data))))
     return tuple(told)
 
 
@@ -100,9 +103,60 @@ def _difference(trained_on: tuple[Any, list[str]], datamodule: Any, name: str, d
             f"{data} has another vocabulary than the texts that {name} was trained on. Define it with the tokenizer of "
             f"that run: in its line, --tokenizer {{run.log_dir}}/tokenizer in place of --vocab_size"
         )
-    if classes != named:
+    if not set(_present(datamodule)) <= set(named):
         return f"{data} has the classes {', '.join(classes)}, and {name} was trained on {', '.join(named)}"
     return ""
+
+
+def _present(datamodule: Any) -> list[str]:
+    """The classes that texts of the data have."""
+    _, classes, splits = datamodule.data
+    numbers = torch.cat([texts.labels for texts in splits.values()])
+    return [classes[number] for number in sorted(set(numbers.tolist()))]
+
+
+def _order_classes(
+    model: Any, datamodule: Any, names: tuple[str, str], trained_on: list[str] | None, trains: bool
+) -> str:
+    """Number the labels of texts as a model's outputs are: as it was trained, or as its configuration names them.
+
+    Returns:
+        What was not told before: which class is which output.
+
+    Raises:
+        InputError: the names of the outputs are others.
+    """
+    name, data = names
+    _, before, _ = datamodule.data
+    present, outputs, told = _present(datamodule), labels.names_of(model), ""
+    order = trained_on if trained_on is not None and set(present) <= set(trained_on) else None
+    if order is None and outputs is not None:
+        order = labels.matched(outputs, present)
+        if order is None and not labels.are_plain(outputs):
+            wanted = "{" + ", ".join(f"{number}: {item!r}" for number, item in enumerate(present[:8])) + "}"
+            raise InputError(
+                f"the labels of {data} are {_listed(present)}, and the outputs of {name} are {_listed(outputs)}: they "
+                f"do not match. Rename the labels, or train a model that has them: from_pretrained(…, "
+                f"id2label={wanted})"
+            )
+        if order is not None and order != before:
+            told = f"the outputs of {name} are, in their order, {_listed(_paired(order, outputs))}"
+        elif order is None and not trains:
+            told = f"the outputs of {name} have no names, and are taken for {_listed(before)} in this order"
+    if order is not None and order != before:
+        datamodule.order_classes(list(order))
+        load(datamodule)
+    return told
+
+
+def _paired(classes: list[str], outputs: list[str]) -> list[str]:
+    """Classes, each with the name of its output where that is another."""
+    pairs = zip(classes, outputs, strict=False)  # of plain names, a model may have more
+    return [name if name.casefold() == output.casefold() else f"{name} ({output})" for name, output in pairs]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
 
 def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> int | None:

@@ -35,6 +35,7 @@ class Recipe:
         data: the DataModule's class or an instance, or what each dataloader is of.
         forms: of each of `data`: ``datamodule``, ``loaders``, ``dataset``, ``tensors`` and the like.
         data_arguments: of the DataModule's class, or of the dataloaders that are made; None for an instance.
+        classes: of texts, in the order of the model's outputs where that is not the data's own.
         loaded: what was loaded when the data was defined, where loading draws random numbers.
         trainer: arguments of Trainer.
         options: the fit's own options as JSON: `seed`, `early_stop`, `monitor` and the others; loggers as code.
@@ -48,6 +49,7 @@ class Recipe:
     data: list[str] = field(default_factory=list)
     forms: list[str] = field(default_factory=list)
     data_arguments: dict[str, str] | None = None
+    classes: list[str] = field(default_factory=list)
     loaded: str = ""
     trainer: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
@@ -151,6 +153,15 @@ class Writer:
             self._note(data=[self._code(part.found, part.typed, "data") for part in parts])
             if forms[0] == "datamodule":
                 self._note(data_arguments=None)
+
+    def classes(self, datamodule: Any, part: Part) -> None:
+        """Take in the order of the classes of texts, where the model has another than the data."""
+        encoded = getattr(datamodule, "data", None)
+        if not hasattr(datamodule, "order_classes") or encoded is None:
+            return
+        own = part.found.loaded if isinstance(part.found, Definition) else None
+        if own is None or own[1] != encoded[1]:
+            self._note(classes=list(encoded[1]))
 
     def trainer(self, given: Mapping[str, Any], checked: Mapping[str, Any]) -> None:
         """Take in the Trainer's arguments: as given, and as they were checked."""

@@ -11,7 +11,7 @@ from .errors import LightningMagicsError, RunError, short_traceback
 from .launch import Run
 from .progress import RunState
 from .recall import Recalled
-from .sentences import kept
+from .sentences import kept, name_outputs
 from .session import Session
 
 
@@ -47,6 +47,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         found = recalled.model()
         model = found.new(**recalled.values(recipe.arguments)) if isinstance(found, Definition) else found
         state = take(model, None, path, trusted=not weights_only)
+    name_outputs(model, recalled.folder)
     alone = "" if is_whole(state) else ", which holds them alone: a fit of the model begins anew"
     print(f"weights: {runs.shown(path)}{alone}")  # noqa: T201 -- which of them
     step = state.get("global_step", record.steps)

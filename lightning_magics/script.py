@@ -141,6 +141,9 @@ class Script:
             data = self._named("data", _made(recipe.data[0], recipe.data_arguments), statements)
             if recipe.loaded:
                 statements += snippet("DATA.data = LOADED", DATA=data, LOADED=_name(recipe.loaded))
+            if recipe.classes:
+                order = expression(repr(recipe.classes))
+                statements += snippet("DATA.order_classes(ORDER)", DATA=data, ORDER=order)
             return [ast.keyword("datamodule", data)]
         given = []
         for place, (code, form) in enumerate(zip(recipe.data, recipe.forms, strict=True)):

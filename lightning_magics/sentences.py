@@ -5,6 +5,7 @@ The session holds one for each live model that was trained on texts, and a run's
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import importlib
@@ -15,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from . import labels
 from .answers import answers
 from .definition import Definition, load, package_of
 from .errors import InputError, RunError, did_you_mean
@@ -79,6 +81,14 @@ def encoding(folder: RunFolder) -> tuple[Any, Kept] | None:
         return AutoTokenizer.from_pretrained(folder.tokenizer_path), told
     except (OSError, ValueError) as error:
         raise RunError(f"{folder.name} does not tell how its texts were encoded: {error}") from error
+
+
+def name_outputs(model: Any, folder: RunFolder) -> None:
+    """Name the outputs of a run's model that was made anew, as the fit did; nothing of one of other data."""
+    if folder.texts_path.is_file():
+        with contextlib.suppress(OSError, ValueError):  # said where a sentence is given
+            told: Kept = read(Kept, json.loads(folder.texts_path.read_text(encoding="utf-8")))
+            labels.name_outputs(model, told.classes)
 
 
 def kept(folder: RunFolder, package: str, data: Definition | None) -> Any:

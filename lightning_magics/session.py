@@ -178,10 +178,15 @@ class Session:
             RunError: this notebook has no model of that name.
         """
         found = self.models.get(record.model) or self.namespace.get(record.model)
-        if isinstance(found, Definition):
-            return found.new(**record.hyperparameters)
-        if isinstance(found, type) and is_module(found):
-            return found(**record.hyperparameters)
+        is_class = isinstance(found, type) and is_module(found)
+        if found is not None and (is_class or isinstance(found, Definition)):
+            from .sentences import name_outputs
+
+            make = found.new if isinstance(found, Definition) else found
+            model = make(**record.hyperparameters)
+            with contextlib.suppress(RunError):  # its folder is gone
+                name_outputs(model, self.folder(record.run))
+            return model
         raise RunError(
             f"the model of {record.run} is not defined in this notebook. Run the cell that defines {record.model}, "
             f"then ask again; or let the run's own source define it: %lightning_load {record.run}"

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 from .generated import expression, method, snippet
 from .samples import Split
+from .scopes import binds, names_read
 
 Reader = Literal["delimited", "lines", "json", "parquet"]
 Kind = Literal["file", "table", "rows", "pairs"]
@@ -31,6 +32,13 @@ def _columns(self):
     """Return the texts and the labels of each split."""
     data = self.load()
     return SPLITS
+'''
+_ORDER_CLASSES = '''
+def order_classes(self, classes):
+    """Number the labels by these classes, in their order: that of a model's outputs."""
+    tokenizer, before, splits = self._encoded(self._columns()) if self.data is None else self.data
+    numbers = torch.tensor([classes.index(name) if name in classes else -1 for name in before])
+    self.data = (tokenizer, classes, {split: texts.numbered(numbers) for split, texts in splits.items()})
 '''
 _OF_SPLIT = '''
 def _texts_and_labels(self, data):
@@ -89,6 +97,11 @@ def _encoded(self, columns):
     PREDICTED
     TAKEN
     return (tokenizer, classes, splits)
+'''
+_OWN_TOKENIZER = '''
+def _own_tokenizer(self):
+    """Return the tokenizer of the notebook."""
+    return TOKENIZER
 '''
 _SORTED = """
 classes = sorted(set(columns["train"][1]))
@@ -231,6 +244,13 @@ class TEXTS(torch.utils.data.Dataset):
         columns = [column[places] for column in (self.starts, self.lengths, self.labels, self.cut)]
         return type(self)(self.ids, *columns, self.padding, self.written, self.spans[places])
 
+    def numbered(self, numbers):
+        """Return the texts with other numbers in place of their labels."""
+        labels = numbers[self.labels]
+        return type(self)(
+            self.ids, self.starts, self.lengths, labels, self.cut, self.padding, self.written, self.spans
+        )
+
     def text_of(self, ids, label):
         """Return the text that was encoded as these token ids and has this label, None if there is none."""
         places = ((self.lengths == len(ids)) & (self.labels == label)).nonzero().flatten()
@@ -323,7 +343,9 @@ class Text:
             made.append(self._rows())
         if self.clean:
             made.append(method(_CLEAN, STEPS=[step for item in self.clean for step in _step(item)]))
-        made.append(self._encoded())
+        made += [self._encoded(), method(_ORDER_CLASSES)]
+        if self._hides_tokenizer:
+            made.append(method(_OWN_TOKENIZER, TOKENIZER=self.tokenizer))
         if self.carved:
             sizes = ", ".join(f"{split!r}: self.hparams.{split}_split" for split in self.carved)
             made.append(method(_PARTS, SIZES=expression(f"{{{sizes}}}")))
@@ -387,15 +409,26 @@ class Text:
             classes = snippet("classes = list(DATA.features[LABEL].names)", DATA=data, LABEL=label)
         else:
             classes = snippet(_SORTED)
-        built = _BUILT_OF_PART if self.carved else _BUILT
         return method(
             _ENCODED,
             CLASSES=classes,
             CARVED=snippet(_CARVED) if self.carved else [],
-            TOKENIZER=self.tokenizer or expression(built if self.vocabulary else _PRETRAINED),
+            TOKENIZER=self._tokenizer_code,
             PREDICTED=snippet(_PREDICTED) if "predict" in self.splits and "predict" not in self.keys else [],
             TAKEN=snippet(_TAKEN) if self.carved else [],
         )
+
+    @property
+    def _hides_tokenizer(self) -> bool:
+        """Whether the names of `_encoded` hide the notebook's own tokenizer, as one that is called so."""
+        return self.tokenizer is not None and bool(names_read(self.tokenizer) & binds(method(_ENCODED).body))
+
+    @property
+    def _tokenizer_code(self) -> ast.expr:
+        if self._hides_tokenizer:
+            return expression("self._own_tokenizer()")
+        built = _BUILT_OF_PART if self.carved else _BUILT
+        return self.tokenizer or expression(built if self.vocabulary else _PRETRAINED)
 
     def _texts_dataloader(self) -> ast.FunctionDef:
         cleaned = expression("[self.clean(text) for text in texts]" if self.clean else "list(texts)")

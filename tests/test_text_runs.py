@@ -14,7 +14,7 @@ import pytest
 import torch
 from kernel import Kernel
 from notebook import SMALL_RUNS
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
 from lightning_magics import api, matching
 from lightning_magics.errors import InputError
@@ -218,6 +218,110 @@ def test_a_model_that_does_not_fit_the_texts_is_said_before_the_fit(films, tmp_p
 def test_a_model_of_ones_own_that_does_not_fit_is_said_too(films):
     with pytest.raises(InputError, match=r"the tokenizer of films has \d\d tokens, and the embedding of Bag has 9"):
         api.fit("Bag", "films", model={"vocab_size": 9}, max_epochs=1, quiet=True)
+
+
+TEXTS = [f"the film is {word}{' and so on' * more}" for words in WORDS.values() for word in words for more in range(4)]
+
+
+def judging(films):
+    """A transformers classifier, its tokenizer, and for each of `TEXTS` the number of its likeliest output."""
+    tokenizer = current().datas["films"].loaded[0]
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "hidden_dropout_prob": 0.0}
+    torch.manual_seed(0)
+    net = BertForSequenceClassification(
+        BertConfig(vocab_size=60, initializer_range=1.0, attention_probs_dropout_prob=0.0, **small)
+    ).eval()
+    with torch.no_grad():
+        logits = net(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits
+        net.classifier.bias[0] -= (logits[:, 0] - logits[:, 1]).quantile(0.5)  # half of them are of each
+        said = net(**tokenizer(TEXTS, padding=True, return_tensors="pt")).logits.argmax(dim=1)
+    assert set(said.tolist()) == {0, 1}
+    return net, tokenizer, said.tolist()
+
+
+@pytest.mark.parametrize(
+    ("outputs", "labels", "told"),
+    [
+        (("good", "bad"), ("good", "bad"), "good, bad"),
+        (("Very_Good", "Very_Bad"), ("very good", "very bad"), "very good (Very_Good), very bad (Very_Bad)"),
+        (("POSITIVE", "NEGATIVE"), ("0", "1"), ""),
+        (("2 stars", "1 star"), ("2", "1"), "2 (2 stars), 1 (1 star)"),
+        (("LABEL_0", "LABEL_1"), ("label_0", "label_1"), ""),
+        (("LABEL_0", "LABEL_1"), ("0", "1"), ""),
+        (("POSITIVE", "NEGATIVE"), ("LABEL_0", "LABEL_1"), ""),
+    ],
+)
+def test_the_outputs_of_a_pretrained_classifier_have_its_own_names(films, tmp_path, capsys, outputs, labels, told):
+    net, tokenizer, said = judging(films)
+    net.config.id2label = dict(enumerate(outputs))
+    net.save_pretrained(tmp_path / "net")
+    rows = [(text, labels[number]) for text, number in zip(TEXTS, said, strict=True)]
+    films.user_ns.update(folder=str(tmp_path / "net"), tokenizer=tokenizer, rows={"train": rows, "test": rows})
+    cell = "%%lightning_model Mine --lr 0 --metrics accuracy\nBertForSequenceClassification.from_pretrained(folder)"
+    run_cells(films, "%lightning_data rows --tokenizer tokenizer", cell, "mine = Mine()")
+    capsys.readouterr()
+    tested = api.test(films.user_ns["mine"], "rows")
+    assert tested.results[0]["test_accuracy"] == 1.0
+    assert tested.judged.correct == [said.count(0), said.count(1)]
+    shown = re.findall(r"the outputs of Mine are, in their order, (.*)", capsys.readouterr().out)
+    assert shown == ([told] if told else [])
+    run = api.fit("Mine", "rows", max_epochs=1, quiet=True)
+    assert run.metrics["train_accuracy"] == 1.0
+    assert [answer["label"] for answer in api.predict(run, TEXTS, quiet=True).predictions] == [row[1] for row in rows]
+    kept = dict(enumerate(labels if outputs[0] == "LABEL_0" else outputs))
+    assert run.model.net.config.id2label == kept
+
+
+def test_an_exported_script_numbers_the_classes_as_the_fit_did(films, tmp_path):
+    net, tokenizer, said = judging(films)
+    net.config.id2label = {0: "good", 1: "bad"}
+    net.save_pretrained(tmp_path / "net")
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    rows = [(text, ("good", "bad")[number]) for text, number in zip(TEXTS, said, strict=True)]
+    films.user_ns.update(rows=rows)
+    cell = "%%lightning_model Mine --lr 0.001 --metrics accuracy\nBertForSequenceClassification.from_pretrained('net')"
+    run_cells(films, "%lightning_data rows --tokenizer ./tokenizer --val_split 8", cell)
+    run = api.fit("Mine", "rows", max_epochs=1, seed=1, quiet=True)
+    assert run.data[0].classes == ["good", "bad"]
+    again = api.rerun(run, quiet=True)
+    run_cells(films, f"%lightning_export {run.name} train.py")
+    done = subprocess.run([sys.executable, "train.py"], capture_output=True, text=True, timeout=120)
+    printed = dict(line.split("=") for line in done.stdout.splitlines() if re.match(r"\w+=", line))
+    assert {name: float(printed.get(name, "nan")) for name in run.metrics} == run.metrics == again.metrics, done.stderr
+
+
+def test_labels_that_are_no_outputs_of_a_pretrained_classifier_are_said(films):
+    cell = BERT.format(**FITS).replace('{"max', '{"id2label": {0: "POSITIVE", 1: "NEGATIVE"}, "max')
+    run_cells(films, cell)
+    message = (
+        r"the labels of films are bad, good, and the outputs of Tiny are POSITIVE, NEGATIVE: they do not match. Rename "
+        r"the labels, or train a model that has them: from_pretrained\(…, id2label=\{0: 'bad', 1: 'good'\}\)"
+    )
+    with pytest.raises(InputError, match=message):
+        api.fit("Tiny", "films", max_epochs=1, quiet=True)
+
+
+def test_texts_of_some_of_the_classes_are_numbered_as_the_run_was(films, capsys):
+    run_cells(films, FIT)
+    rows = [row.split("\t") for row in Path("films.tsv").read_text().splitlines()[1:]]
+    films.user_ns["rows"] = {
+        "train": [("dull", "bad"), ("warm", "good")],
+        "test": [row for row in rows if row[1] == "good"],
+    }
+    run_cells(films, "%lightning_data rows --tokenizer {run.log_dir}/tokenizer")
+    assert api.test("Bag", "rows", quiet=True).results[0]["test_accuracy"] == 1.0
+
+
+def test_a_run_brings_the_names_of_its_outputs_back(films):
+    run_cells(films, BERT.format(**FITS), "run = %lightning_fit Tiny films --max_epochs 1 --quiet")
+    run = films.user_ns.pop("run")
+    forget_runs()
+    run_cells(
+        films, f"net = %lightning_load {run.name}", f"again = %lightning_attach {run.name}", "other = again.model"
+    )
+    for model in (run.model, films.user_ns["net"], films.user_ns["other"]):
+        assert model.net.config.id2label == {0: "bad", 1: "good"}
+        assert model.net.config.label2id == {"bad": 0, "good": 1}
 
 
 OWN = """%%lightning_model Own --loss cross_entropy {options}

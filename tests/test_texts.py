@@ -228,6 +228,8 @@ def test_an_object_can_be_the_tokenizer():
         definition = data(PAIRS, "films", names=names, tokenizer=given)
         assert "tokenizer = mine" in definition.source
         assert ready(definition).tokenizer is built
+    names["tokenizer"] = names.pop("mine")
+    assert ready(data(PAIRS, "films", names=names, tokenizer="tokenizer")).tokenizer is built
 
 
 def test_texts_are_cleaned_as_asked():
