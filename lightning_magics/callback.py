@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 
+from . import events
+from .directions import Directions
 from .errors import InputError, did_you_mean
 from .events import Event, Fingerprint, Metrics, Notice, Stage, Step
 from .fingerprint import fingerprints
@@ -48,8 +50,12 @@ class _Reporter:
 
     _rate_monitor: Any  # Lightning's class
 
-    def __init__(self, emit: Callable[[Event], None], stop: StopFlag, save_to: Path, save_end: bool) -> None:
+    def __init__(
+        self, emit: Callable[[Event], None], stop: StopFlag, save_to: Path, directions: Directions, save_end: bool
+    ) -> None:
         self._emit = emit
+        self._directions = directions
+        self._directed: set[str] = set()  # metrics whose direction was told
         self._stop = stop
         self._save_to = save_to
         self._save_end = save_end
@@ -156,6 +162,7 @@ class _Reporter:
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         if trainer.state.fn != "fit":
+            self.tell_directions(trainer, trainer.callback_metrics)
             self._evaluated(trainer)  # the count of all batches is part of the result
         elif not trainer.sanity_checking:
             self._metrics(trainer, trainer.current_epoch, self._before_validation, epoch_done=False)
@@ -188,23 +195,43 @@ class _Reporter:
             )
         )
 
+    def tell_directions(self, trainer: Any, metrics: Iterable[str]) -> None:
+        """Tell which way metrics get better, each once; of one that decides something also what is unusual in that."""
+        new = {name: self._directions.of(name, trainer) for name in metrics if name not in self._directed}
+        if not new:
+            return
+        self._directed |= new.keys()
+        self._emit(events.Directions(new))
+        for name in new.keys() & _monitored(trainer):
+            if remark := self._directions.remark(name, trainer):
+                self._emit(Notice(remark, level="info"))
+
     def _metrics(self, trainer: Any, epoch: int, known: Mapping[str, Any], *, epoch_done: bool) -> None:
         """Tell the metrics that are new to what was known: a value that was logged again is a new tensor."""
         found = trainer.callback_metrics
         new = {name: value for name, value in found.items() if known.get(name) is not value}
         self._told = {**self._told, **new}
+        values = _epoch_values(new)
+        self.tell_directions(trainer, values)
         self._emit(
             Metrics(
                 epoch=epoch,
                 step=trainer.global_step,
                 elapsed_s=time.monotonic() - self._began,
-                values=_epoch_values(new),
+                values=values,
                 epoch_done=epoch_done,
             )
         )
 
 
-def reporter(package: str, emit: Callable[[Event], None], stop: StopFlag, save_to: Path, save_end: bool = False) -> Any:
+def reporter(
+    package: str,
+    emit: Callable[[Event], None],
+    stop: StopFlag,
+    save_to: Path,
+    directions: Directions,
+    save_end: bool = False,
+) -> Any:
     """Return the callback for one of the two Lightning packages.
 
     Args:
@@ -212,13 +239,14 @@ def reporter(package: str, emit: Callable[[Event], None], stop: StopFlag, save_t
         emit: takes each event.
         stop: looked at before each batch; once set, the state is saved and `StopRequested` ends the loop.
         save_to: checkpoint to write then.
+        directions: of the metrics.
         save_end: whether it is written also when a fit ends by itself.
     """
     import importlib
 
     callbacks = importlib.import_module(f"{package}.callbacks")
     own = {"_rate_monitor": callbacks.LearningRateMonitor}
-    return type("Reporter", (_Reporter, callbacks.Callback), own)(emit, stop, save_to, save_end)
+    return type("Reporter", (_Reporter, callbacks.Callback), own)(emit, stop, save_to, directions, save_end)
 
 
 class _ForLoggersAlone:
@@ -242,13 +270,19 @@ def memory_bytes(device: torch.device) -> int | None:
     return int(psutil.Process().memory_info().rss)
 
 
+def _monitored(trainer: Any) -> set[str]:
+    """The metrics that callbacks compare; a callback of the user's may call anything its monitor."""
+    found = (getattr(callback, "monitor", None) for callback in trainer.callbacks)
+    return {monitor for monitor in found if isinstance(monitor, str)}
+
+
 def _check_monitors(trainer: Any, logged: Mapping[str, Any]) -> None:
     """Find a misspelled metric now, rather than when an epoch has been trained for it.
 
     Raises:
         InputError: a callback monitors a metric that validation does not log, and one with a like name is logged.
     """
-    for monitor in {getattr(callback, "monitor", None) for callback in trainer.callbacks} - {None, *logged}:
+    for monitor in _monitored(trainer) - logged.keys():
         near = did_you_mean(str(monitor), logged) if str(monitor).startswith("val") else ""
         if near:
             raise InputError(f"the metric {monitor!r} is monitored and not logged.{near} Logged: {', '.join(logged)}")

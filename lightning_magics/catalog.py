@@ -249,8 +249,8 @@ def check_metric(found: Sequence[Row], option: str, metric: str) -> None:
 
 
 def by_metric(found: Sequence[Row], metric: str) -> list[Row]:
-    """Return the runs, the best by a metric first, those without it last; which way is better tells its name."""
-    sign = 1 if scores.better(metric) == "min" else -1
+    """Return the runs, the best by a metric first, those without it last."""
+    sign = 1 if direction(found, metric) == "min" else -1
 
     def key(row: Row) -> tuple[bool, float]:
         value = row.best.get(metric, math.nan)
@@ -259,11 +259,17 @@ def by_metric(found: Sequence[Row], metric: str) -> list[Row]:
     return sorted(found, key=key)
 
 
-def best_of(values: Sequence[float | None], metric: str) -> float | None:
+def direction(found: Iterable[Row], metric: str) -> scores.Mode:
+    """Return which way a metric of several runs gets better: as the first that tells it decided, else by its name."""
+    told = (row.record.directions for row in found if row.record is not None)
+    return scores.better(metric, next((item for item in told if metric in item), None))
+
+
+def best_of(values: Sequence[float | None], mode: scores.Mode) -> float | None:
     """Return the best of several values of a metric, None if there is none."""
     best: float | None = None
     for value in values:
-        if value is not None and scores.improves(metric, value, best):
+        if value is not None and scores.improves(value, best, mode):
             best = value
     return best
 

@@ -26,6 +26,7 @@ _MOST_CHARTS = 6
 _MOST_METRICS = 12
 _MOST_VALUE = 40  # characters of an option
 _MOST_EQUAL = 400  # characters of what is equal
+_WAYS = {"min": "lowest", "max": "highest"}
 _TOLD_OTHERWISE = ("model", "data", "logger")  # options that are there as resolved
 
 Line = tuple[str, list[str]]  # what is compared, and the cell of each run; without cells a heading
@@ -83,6 +84,9 @@ class Comparison(Framed):
         told = [f"{label} {formats.clip(facts[label], _MOST_VALUE)}" for label in equal if label in given]
         told += [f"{more} more" for more in [len(equal) - len(told)] if more]
         found = [f"equal: {formats.clip(' · '.join(told), _MOST_EQUAL)}"] if told else []
+        if shown := self._metrics[:_MOST_METRICS]:
+            ways = [f"{_WAYS[catalog.direction(self.rows, name)]} {name}" for name in shown]
+            found.append(f"★ the best: {', '.join(ways)}")
         if (more := len(self._metrics) - _MOST_METRICS) > 0:
             found.append(f"… {formats.plural(more, 'more metric')}: the DataFrame, .df, has all")
         if (more := len(self._charts()) - _MOST_CHARTS) > 0:
@@ -121,12 +125,19 @@ class Comparison(Framed):
             best, last = ([values.get(name) for values in kind] for kind in self._values())
             epochs = [_best_epoch(row.record, name) for row in self.rows]
             if best == last and not any(epochs):  # of a test: there is one value
-                lines.append((name, _cells(best, name)))
+                lines.append((name, self._cells(best, name)))
                 continue
-            pairs = zip(epochs, _cells(best, name), strict=True)
+            pairs = zip(epochs, self._cells(best, name), strict=True)
             lines.append((f"best {name}", [" ".join(filter(None, pair)) for pair in pairs]))
-            lines.append((f"last {name}", _cells(last, name)))
+            lines.append((f"last {name}", self._cells(last, name)))
         return lines
+
+    def _cells(self, values: Sequence[float | None], metric: str) -> list[str]:
+        """The values of a metric, the best of them marked where there are several."""
+        several = sum(value is not None for value in values) > 1
+        best = catalog.best_of(values, catalog.direction(self.rows, metric)) if several else None
+        places = {place for place, value in enumerate(values) if best is not None and value == best}
+        return tables.starred(formats.column(values), places)
 
     def _values(self) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
         """The best and the last metrics of each run."""
@@ -187,10 +198,3 @@ def _best_epoch(record: RunRecord | None, metric: str) -> str:
     """The epoch that a metric was best in, counted from 1 as in the report of a fit."""
     best: Mapping[str, float] = record.best_metrics.get(metric, {}) if record else {}
     return f"epoch {best['epoch'] + 1:.0f}:" if "epoch" in best else ""
-
-
-def _cells(values: Sequence[float | None], metric: str) -> list[str]:
-    """The values of a metric, the best of them marked where there are several."""
-    best = catalog.best_of(values, metric) if sum(value is not None for value in values) > 1 else None
-    places = {place for place, value in enumerate(values) if best is not None and value == best}
-    return tables.starred(formats.column(values), places)

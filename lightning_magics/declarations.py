@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from .errors import InputError, did_you_mean
+from .scores import WORDS, Mode
 from .tokens import Expression
 
 Verb = Literal[
@@ -37,6 +38,7 @@ Verb = Literal[
 ]
 LOGGERS = ("tensorboard", "csv", "mlflow", "wandb")
 CLUSTERS = ("slurm",)
+_NEARLY_MODES = ("minimum", "maximum", "lower", "higher", "less", "more", "smaller", "larger")
 # Parameters of Slurm that are lines of a script, and may be given again; those that mean true without a value.
 SLURM_LINES = ("setup", "teardown")
 SLURM_FLAGS = ("inside", "exclusive", "stderr_to_stdout")
@@ -177,9 +179,9 @@ class FitOptions(RunOptions):
     """Options of ``%lightning_fit``."""
 
     early_stop: tuple[str, ...] = _option(
-        (), "stop when METRIC did not improve for PATIENCE epochs", "METRIC[:PATIENCE]", repeated=True
+        (), "stop when METRIC did not improve for PATIENCE epochs", "METRIC[:PATIENCE][:min|max]", repeated=True
     )
-    monitor: str | None = _option(None, "metric that chooses the best checkpoint", "METRIC")
+    monitor: str | None = _option(None, "metric that chooses the best checkpoint", "METRIC[:min|max]")
     resume: Any = _option(None, "continue from a run or a checkpoint", "RUN|last|PATH", words=("last",))
     logger: tuple[Any, ...] | None = _option(
         None,
@@ -432,7 +434,7 @@ def collect(option: Option, values: Sequence[Any]) -> tuple[Any, ...] | None:
     found = tuple(option.convert(value) for value in values)
     if option.name == "early_stop":
         for value in found:
-            metric_and_patience(value)
+            metric_and_patience(value.removesuffix(":min").removesuffix(":max"))
     return found
 
 
@@ -452,6 +454,20 @@ def _loggers(values: Sequence[Any]) -> tuple[Any, ...] | None:
     )
 
 
+def metric_and_mode(text: str) -> tuple[str, Mode | None]:
+    """Take ``METRIC[:min|max]`` apart: whether the smallest or the largest value is the best, None if not told.
+
+    Raises:
+        InputError: the metric is empty, or what follows it is nearly one of the two.
+    """
+    metric, colon, mode = text.rpartition(":")
+    if metric and mode in WORDS:
+        return metric, mode
+    if not text or (colon and (not metric or not mode or mode.lower() in _NEARLY_MODES)):
+        raise InputError(f"a metric is typed as METRIC[:min|max], such as val_loss:min; found {text!r}.")
+    return text, None
+
+
 def metric_and_patience(text: str) -> tuple[str, int | None]:
     """Take ``METRIC[:PATIENCE]`` apart.
 
@@ -460,5 +476,5 @@ def metric_and_patience(text: str) -> tuple[str, int | None]:
     """
     metric, colon, patience = text.partition(":")
     if not metric or (colon and not patience.isdecimal()):
-        raise InputError(f"--early_stop takes METRIC[:PATIENCE], such as val_loss:3; found {text!r}.")
+        raise InputError(f"--early_stop takes METRIC[:PATIENCE][:min|max], such as val_loss:3; found {text!r}.")
     return metric, int(patience) if colon else None

@@ -1,9 +1,9 @@
 """What a training process tells whoever watches: frozen dataclasses, one JSON line each.
 
 The events of a run, in order: `Launched` where processes of its own run it, `Started`, then `Step`, `Metrics`,
-`Fingerprint`, `Results`, `Judged` and `Notice` as they happen, then `Ended`; of two, where a rank fails after another
-has ended, the last counts. `Printed`, `Watched` and `Queued` are made by who follows a run, for its view alone. A
-reader ignores keys and events that it does not know, so that an older notebook can watch a newer run.
+`Directions`, `Fingerprint`, `Results`, `Judged` and `Notice` as they happen, then `Ended`; of two, where a rank fails
+after another has ended, the last counts. `Printed`, `Watched` and `Queued` are made by who follows a run, for its view
+alone. A reader ignores keys and events that it does not know, so that an older notebook can watch a newer run.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ import types
 import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal
+
+from .scores import Mode
 
 Verb = Literal["fit", "validate", "test", "predict"]
 Stage = Literal["sanity", "train", "validate", "test", "predict"]
@@ -53,6 +55,7 @@ class Started:
         max_epochs: epoch to end before, or None for no limit.
         max_steps: global step to end at, or None for no limit.
         monitor: the metric that chooses the best checkpoint, if one was named.
+        monitors: the metrics that decide something: that one first, then those that can end the run.
     """
 
     run: str
@@ -66,6 +69,7 @@ class Started:
     max_epochs: int | None = None
     max_steps: int | None = None
     monitor: str | None = None
+    monitors: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -113,6 +117,13 @@ class Metrics:
     elapsed_s: float
     values: dict[str, float]
     epoch_done: bool = False
+
+
+@dataclass(frozen=True)
+class Directions:
+    """Which way metrics get better, by name: told before their first values."""
+
+    data: dict[str, Mode]
 
 
 @dataclass(frozen=True)
@@ -228,7 +239,19 @@ class Ended:
 
 
 Event = (
-    Launched | Started | Step | Metrics | Fingerprint | Results | Judged | Notice | Printed | Watched | Queued | Ended
+    Launched
+    | Started
+    | Step
+    | Metrics
+    | Directions
+    | Fingerprint
+    | Results
+    | Judged
+    | Notice
+    | Printed
+    | Watched
+    | Queued
+    | Ended
 )
 _TYPES: dict[str, type] = {cls.__name__: cls for cls in typing.get_args(Event)}
 

@@ -80,6 +80,7 @@ def _of_run(session: Session, asked: Any) -> tuple[Script, str]:
         devices=str(record.trainer.get("devices", 1)) if recipe.options.get("ddp") else "",
         strategy=str(record.trainer.get("strategy", "")) if recipe.options.get("ddp") else "",
         notes=tuple(notes),
+        directions=record.directions,
     )
     script.check(record.run)
     return script, f"Train {record.model} as in {record.run}."

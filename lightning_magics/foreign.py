@@ -82,7 +82,7 @@ def read(folder: Path, with_metrics: bool) -> Found:
     best: dict[str, float] = {}
     for name in metrics:
         for _, value in logged[name]:
-            if scores.improves(name, value, best.get(name)):
+            if scores.improves(value, best.get(name), scores.better(name)):
                 best[name] = value
     reached = int(max(value for _, value in epochs)) + 1 if epochs else 0
     return Found(started(folder), parameters, metrics, best, reached, "; ".join(problems))

@@ -11,7 +11,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from . import catalog, charts, formats, histories, report, runs, tables
+from . import catalog, charts, formats, histories, report, runs, scores, tables
 from .catalog import Row
 from .charts import RUN_COLOURS, Chart
 from .curves import Curve
@@ -83,8 +83,11 @@ class Listing(Framed):
         standing = [row.standing for row in self.rows]
         facts = [f"{formats.plural(len(self.rows), 'run')}{matching} in {self._where}"]
         facts += [f"{standing.count(word)} {word}" for word in ("running", "queued") if word in standing]
-        facts += [f"the best {self._sort} first"] if self._sort else []
+        facts += [f"the best {self._sort} first ({self._better()})"] if self._sort else []
         return " · ".join([*facts, "metrics at their best"] if self._metrics else facts)
+
+    def _better(self) -> str:
+        return scores.WORDS[catalog.direction(self.rows, self._sort)]
 
     def _remarks(self) -> list[str]:
         """What is left out, and where it is."""

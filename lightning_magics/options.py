@@ -29,6 +29,7 @@ from .declarations import (
     Verb,
     collect,
     make,
+    metric_and_mode,
     metric_and_patience,
     own_options,
 )
@@ -56,6 +57,7 @@ __all__ = [
     "full_help",
     "help_text",
     "make",
+    "metric_and_mode",
     "metric_and_patience",
     "own_options",
     "parse",

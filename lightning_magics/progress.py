@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from . import scores
 from .curves import Curve
 from .events import (
+    Directions,
     Ended,
     Event,
     Judged,
@@ -84,6 +85,7 @@ class RunState:
         charts: metric, without its stage, to the lines drawn together: ``train_loss`` and ``val_loss`` are "loss".
         results: rows of validate and test.
         judged: what a test of a classifier found, class by class; None of anything else.
+        directions: metric to the way it gets better, as far as that is decided.
         notices: each text once.
         notices_left_out: number of notices beyond the most that are kept.
         prints: what ranks printed.
@@ -109,6 +111,7 @@ class RunState:
         self.notices_left_out = 0
         self.prints = Prints()
         self.points = 0
+        self.directions: dict[str, scores.Mode] = {}
         self._texts: set[str] = set()
         self._names: dict[str, None] = {}
         self._first: Step | None = None
@@ -140,6 +143,8 @@ class RunState:
         elif isinstance(event, Judged):
             self.judged = event
             self.points += 1
+        elif isinstance(event, Directions):
+            self.directions.update(event.data)
         elif isinstance(event, Notice):
             self._apply_notice(event)
         elif isinstance(event, Ended):
@@ -277,7 +282,7 @@ class RunState:
     def best(self, metric: str) -> Row | None:
         """Return the row with the best value of a metric; the earlier of equals."""
         known = [row for row in self.rows.values() if math.isfinite(row.values.get(metric, math.nan))]
-        sign = 1 if scores.better(metric) == "min" else -1
+        sign = 1 if scores.better(metric, self.directions) == "min" else -1
         return min(known, key=lambda row: sign * row.values[metric], default=None)
 
     @property

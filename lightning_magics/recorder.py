@@ -41,6 +41,8 @@ class Recorder:
             self._update(devices=event.devices, precision=event.precision)
         elif isinstance(event, events.Metrics):
             self._note(event)
+        elif isinstance(event, events.Directions):
+            self.record = dataclasses.replace(self.record, directions={**self.record.directions, **event.data})
         elif isinstance(event, events.Fingerprint):
             self._update(fingerprint=event.data)
         elif isinstance(event, events.Results):
@@ -80,7 +82,7 @@ class Recorder:
         return {
             name: {"value": value, "epoch": event.epoch}
             for name, value in event.values.items()
-            if scores.improves(name, value, best.get(name))
+            if scores.improves(value, best.get(name), scores.better(name, self.record.directions))
         }
 
     def _checkpoints(self) -> list[str]:

@@ -80,11 +80,19 @@ def header(state: RunState) -> tuple[str, str]:
     elif state.launched:
         processes = formats.plural(state.launched.processes, "process")
         facts.append(f"starting {processes} …" if state.starting and state.queued is None else processes)
+    if started and started.monitors:
+        facts.append(f"monitors {', '.join(_directed(state, name) for name in started.monitors)}")
     if started and started.parameters is not None:
         frozen = started.trainable_parameters is not None and started.trainable_parameters != started.parameters
         trainable = f" ({formats.count(started.trainable_parameters or 0)} trainable)" if frozen else ""
         facts.append(f"{formats.count(started.parameters)} parameters{trainable}")
     return formats.clip(model, 80), " · ".join(formats.clip(fact, 80) for fact in facts if fact)
+
+
+def _directed(state: RunState, metric: str) -> str:
+    """A metric that decides something, and which way once that is decided."""
+    mode = state.directions.get(metric)
+    return f"{formats.clip(metric, _MOST_NAME)} ({scores.WORDS[mode]})" if mode else formats.clip(metric, _MOST_NAME)
 
 
 def summary(state: RunState) -> str:
@@ -250,7 +258,10 @@ def best(state: RunState) -> str:
     """Return which epoch was best, as ``best val_accuracy 0.9490 in epoch 2``, or nothing."""
     metric = state.best_metric
     row = state.best(metric) if metric else None
-    return f"best {metric} {formats.number(row.values[metric])} in epoch {row.epoch + 1}" if metric and row else ""
+    if not metric or row is None:
+        return ""
+    way = scores.WORDS[scores.better(metric, state.directions)]
+    return f"best {metric} {formats.number(row.values[metric])} in epoch {row.epoch + 1} ({way})"
 
 
 def line(state: RunState) -> str:
@@ -526,9 +537,10 @@ def _html_bar(label: str, part: float | None, facts: str) -> str:
 
 def html_body(state: RunState) -> str:
     """Return what is below the live header: table, curves, notices and what was printed."""
+    starred = html_note(found) if (found := best(state)) else ""
     return (
         f'<div style="{_INK};line-height:1.5"><div class="jp-RenderedHTMLCommon" style="{_SIDE_BY_SIDE};padding:0">'
-        f"{html_table(state)}{charts.svg(state)}</div>{html_remarks(state)}{_html_prints(state)}</div>"
+        f"{html_table(state)}{charts.svg(state)}</div>{starred}{html_remarks(state)}{_html_prints(state)}</div>"
     )
 
 

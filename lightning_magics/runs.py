@@ -20,6 +20,7 @@ from typing import IO, Any, cast
 
 from . import events
 from .errors import RunError, did_you_mean
+from .scores import Mode
 
 try:
     import fcntl
@@ -56,7 +57,8 @@ class RunRecord:
         epochs: training epochs completed in the model's life; `steps` the global step, of its optimizers.
         metrics: last value of every metric.
         best_metrics: of a fit, the best value of every metric and its epoch (from 0), as ``value`` and ``epoch``;
-            the earlier of equals, and which way is better is guessed from the name.
+            the earlier of equals.
+        directions: metric to ``min`` or ``max``: whether its smallest or its largest value is the best.
         results: of validate and test, a row for each dataloader, metric to value.
         best_model_path: best checkpoint; `best_model_score` its monitored value.
         checkpoints: those in the run's folder once it has ended, relative to it, the oldest first.
@@ -88,6 +90,7 @@ class RunRecord:
     steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     best_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    directions: dict[str, Mode] = field(default_factory=dict)
     results: list[dict[str, float]] = field(default_factory=list)
     best_model_path: str = ""
     best_model_score: float | None = None

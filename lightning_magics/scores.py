@@ -1,6 +1,6 @@
-"""Which way a metric gets better, guessed from its name, and how names of train, validation and test pair.
+"""Which way a metric gets better, as far as its name tells, and how names of train, validation and test pair.
 
-Nothing else: what follows from it (early stopping, the best checkpoint, the star in the table) is decided elsewhere.
+Nothing else: what a run takes for better is decided by `directions`.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import math
 import re
+from collections.abc import Mapping
 from typing import Literal
 
 _STAGES = {
@@ -19,34 +20,68 @@ _STAGES = {
     "test": "test",
 }
 
-# Names, or parts of names between separators, whose smaller value is the better one.
+# Words of names whose smaller value is the better one; they come before those of the larger: ``loss_f1`` is a loss.
 _MIN = frozenset(
-    {
-        *("loss", "losses", "nll", "elbo", "kl", "divergence", "energy", "cost", "crossentropy", "entropy", "hinge"),
-        *("error", "err", "errors", "mae", "mse", "rmse", "mape", "smape", "wmape", "msle", "rmsle", "rse", "nrmse"),
-        *("perplexity", "ppl", "bpc", "bpb", "wer", "cer", "mer", "ter", "eer", "wil", "edit"),
-        *("fid", "kid", "lpips", "ece", "brier", "hamming", "distance", "deviance", "regret", "ergas", "bce", "ce"),
-    }
+    """
+    loss losses nll nlpd elbo kl kld divergence energy cost crossentropy entropy hinge error err errors mae
+    mse rmse mape smape wmape msle rmsle rse nrmse perplexity ppl bpc bpb bpd wer cer mer ter eer wil edit fid
+    kid lpips dists ece mce brier crps hamming distance deviance regret ergas bce ce epe hd hausdorff chamfer
+    huber fpr fnr fdr frr miss false disparity neg misclassification latency bouldin
+    """.split()  # noqa: SIM905 -- a list of a hundred words reads worse
+)
+_MAX = frozenset(
+    """
+    accuracy acc bacc f fbeta fscore auc auroc auprc auprg aupr roc prc gini ap map precision recall ppv npv
+    tpr tnr sensitivity specificity iou miou giou jaccard dice psnr ssim msssim snr sdr pesq stoi vif bleu
+    sacrebleu rouge rougel meteor chrf cider em r rsquared r2 pearson spearman kendall corr correlation
+    concordance ccc pcc kappa mcc matthews top hit hits hitrate ndcg dcg mrr reward rewards return returns
+    success win wins sharpe score similarity agreement purity nmi ari silhouette nse kge likelihood logp
+    quality
+    """.split()  # noqa: SIM905 -- a list of a hundred words reads worse
+)
+_MIN_ENDINGS = ("loss", "error", "distance", "perplexity", "crossentropy", "errorrate", "falloutrate", "fallout")
+_MAX_ENDINGS = (
+    *("accuracy", "precision", "recall", "iou", "f1", "score", "auroc", "auc", "ssim", "explainedvariance"),
+    *("exactmatch", "noiseratio", "distortionratio", "fidelity", "truepositiverate", "truenegativerate"),
 )
 
 Mode = Literal["min", "max"]
+WORDS: dict[Mode, str] = {"min": "lower is better", "max": "higher is better"}
 
 
 @functools.lru_cache(maxsize=1024)  # asked for every metric of every epoch
-def better(metric: str) -> Mode:
-    """Return whether the smaller or the larger value of a metric is the better one, guessed from its name."""
+def known(metric: str) -> Mode | None:
+    """Return whether the smaller or the larger value of a metric is the better one, None where its name is unknown."""
     words = _words(metric)
+    if "at" in words[1:]:  # fpr_at_95_recall
+        words = words[: words.index("at", 1)]
     joined = "".join(words)
-    if joined.endswith(("loss", "error", "distance", "perplexity", "crossentropy")):
+    stems = {word.rstrip("0123456789") for word in words}
+    if joined.endswith(_MIN_ENDINGS) or not _MIN.isdisjoint({*words, *stems}):
         return "min"
-    return "min" if any(word in _MIN for word in words) else "max"
+    if "negativeloglikelihood" in joined or "rankedprobability" in joined:
+        return "min"
+    whole = {word for word in words if len(word) > 1}
+    long = {stem for stem in stems if len(stem) > 1} | {word[0] for word in words if word in ("f1", "f2", "r2")}
+    return "max" if joined.endswith(_MAX_ENDINGS) or not _MAX.isdisjoint(whole | long) else None
 
 
-def improves(metric: str, value: float, than: float | None) -> bool:
+def better(metric: str, directions: Mapping[str, Mode] | None = None) -> Mode:
+    """Return whether the smaller or the larger value of a metric is the better one.
+
+    Args:
+        metric: its name.
+        directions: what a run decided of its metrics; of others the name tells, and an unknown one is better when it
+            is smaller, as for Lightning's own callbacks.
+    """
+    return (directions or {}).get(metric) or known(metric) or "min"
+
+
+def improves(value: float, than: float | None, mode: Mode) -> bool:
     """Whether a value is better than the best so far, if there is one; a value that is not finite never is."""
     if than is None or not math.isfinite(value):
         return math.isfinite(value)
-    return value < than if better(metric) == "min" else value > than
+    return value < than if mode == "min" else value > than
 
 
 def stage_of(metric: str) -> tuple[str, str]:

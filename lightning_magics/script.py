@@ -13,14 +13,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from .closure import Module, sorted_imports
-from .declarations import metric_and_patience
+from .declarations import metric_and_mode, metric_and_patience
 from .definition import PACKAGES
 from .errors import InputError
 from .generated import expression, snippet
 from .history import statements_of
 from .layout import laid_out, wrapped
 from .recipe import Recipe
-from .scores import better
+from .scores import Mode, better
 
 _LOADABLE = ("loaders", "dataset", "iterable", "tensor", "tensors")
 _LOGGERS = {
@@ -46,6 +46,7 @@ class Script:
         precision: that ``--amp`` came to.
         devices: number of processes that ``--ddp`` came to; `strategy` likewise.
         notes: what its reader should know.
+        directions: which way the run took its metrics to get better.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Script:
     devices: str = ""
     strategy: str = ""
     notes: tuple[str, ...] = ()
+    directions: Mapping[str, Mode] = field(default_factory=dict)
     _imports: dict[str, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -209,15 +211,17 @@ class Script:
         options, pl = self.recipe.options, self._lightning
         made: list[ast.expr] = []
         for asked in options.get("early_stop") or ():
-            metric, patience = metric_and_patience(asked)
+            rest, mode = metric_and_mode(asked)
+            metric, patience = metric_and_patience(rest)
+            mode = mode or better(metric, self.directions)
             patience = 3 if patience is None else patience
-            text = f"PL.callbacks.EarlyStopping({metric!r}, patience={patience}, mode={better(metric)!r})"
+            text = f"PL.callbacks.EarlyStopping({metric!r}, patience={patience}, mode={mode!r})"
             made.append(expression(text, PL=pl))
         monitor = options.get("monitor")
         if monitor:
-            made.append(
-                expression(f"PL.callbacks.ModelCheckpoint(monitor={monitor!r}, mode={better(monitor)!r})", PL=pl)
-            )
+            metric, mode = metric_and_mode(monitor)
+            mode = mode or better(metric, self.directions)
+            made.append(expression(f"PL.callbacks.ModelCheckpoint(monitor={metric!r}, mode={mode!r})", PL=pl))
         if given is None:
             return ast.List(made) if made else None
         if isinstance(given, ast.List):

@@ -31,7 +31,7 @@ from .events import Ended, Event, Notice, Results, Started, Status
 from .job import Abort, Job
 from .judge import judge
 from .runs import RunFolder, shown
-from .trainer import bridged, make_trainer
+from .trainer import bridged, directions_of, make_trainer
 
 
 @dataclass(frozen=True)
@@ -66,13 +66,15 @@ def train(
     """
     began = time.monotonic()
     folder = RunFolder(job.folder)
-    watcher = reporter(job.package, emit, stop, folder.last_checkpoint_path, job.leaves_state)
+    directions = directions_of(job)
+    watcher = reporter(job.package, emit, stop, folder.last_checkpoint_path, directions, job.leaves_state)
     with chatter(folder.log_path(job.rank), lambda text: emit(Notice(text))), _workers_ignore_interrupts():
         job = continued(job)
         ours = [judge(job.package, job.datamodule, emit)] if job.verb == "test" else []
-        trainer = make_trainer(job, [*ours, watcher])
+        trainer = make_trainer(job, [*ours, watcher], directions)
         _check_before_start(job, trainer)
         emit(_started(job, trainer))
+        watcher.tell_directions(trainer, directions.typed)
         for text in job.notices:
             emit(Notice(text, level="info"))
         before = getattr(job.model, "_trainer", None)
@@ -439,8 +441,22 @@ def _started(job: Job, trainer: Any) -> Started:
         first_epoch=job.first_epoch,
         max_epochs=None if trainer.max_epochs in (None, -1) else trainer.max_epochs,
         max_steps=None if steps in (None, -1) else steps,
-        monitor=getattr(trainer.checkpoint_callback, "monitor", None),
+        monitor=_monitor(trainer),
+        monitors=_monitors(trainer),
     )
+
+
+def _monitor(trainer: Any) -> str | None:
+    """The metric that chooses the best checkpoint, None if none does."""
+    found = getattr(trainer.checkpoint_callback, "monitor", None)
+    return found if isinstance(found, str) else None
+
+
+def _monitors(trainer: Any) -> list[str]:
+    """The metrics that decide something, that of the best checkpoint first."""
+    deciding = [*trainer.checkpoint_callbacks, *trainer.early_stopping_callbacks]
+    found = [getattr(callback, "monitor", None) for callback in deciding]
+    return list(dict.fromkeys(name for name in found if isinstance(name, str)))
 
 
 def _ended(trainer: Any, status: Status, elapsed_s: float, error: str) -> Ended:
@@ -455,7 +471,7 @@ def _ended(trainer: Any, status: Status, elapsed_s: float, error: str) -> Ended:
         error=error,
         best_model_path=str(getattr(best, "best_model_path", "") or ""),
         best_model_score=None if score is None else float(score),
-        monitor=getattr(best, "monitor", None),
+        monitor=_monitor(trainer),
     )
 
 

@@ -14,11 +14,12 @@ import torch
 
 from . import loggers
 from .checkpoints import straight_io
+from .directions import Directions
 from .errors import InputError, MissingPackage
 from .job import Job
-from .options import metric_and_patience
+from .options import metric_and_mode, metric_and_patience
 from .runs import RunFolder
-from .scores import better
+from .scores import Mode
 
 
 def trainer_class(package: str) -> Any:
@@ -41,12 +42,13 @@ def arguments_of(package: str) -> dict[str, Any]:
     return {name: item.default for name, item in parameters.items() if name != "self"}
 
 
-def make_trainer(job: Job, ours: Sequence[Any]) -> Any:
+def make_trainer(job: Job, ours: Sequence[Any], directions: Directions) -> Any:
     """Make the Trainer of a job.
 
     Args:
         job: what it is for.
         ours: callbacks that tell what happens, after the user's.
+        directions: of the run's metrics.
 
     Raises:
         InputError: the arguments do not go together.
@@ -68,7 +70,7 @@ def make_trainer(job: Job, ours: Sequence[Any]) -> Any:
         arguments["logger"] = made or False  # in the run folder, where Lightning's users and tools look
     elif not arguments.get("barebones"):
         arguments.setdefault("logger", False)
-    arguments["callbacks"] = [*_callbacks(job, package, arguments), *ours]
+    arguments["callbacks"] = [*_callbacks(job, package, arguments, directions), *ours]
     arguments["plugins"] = _plugins(package, arguments.get("plugins"), arguments.get("strategy", "auto"))
     try:
         return package.Trainer(**arguments)
@@ -97,17 +99,37 @@ def amp_notice(arguments: Mapping[str, Any]) -> tuple[str, ...]:
     return ("this processor has no bfloat16 and computes it in software: without --amp it is faster",)
 
 
-def _callbacks(job: Job, package: Any, arguments: dict[str, Any]) -> list[Any]:
+def given_callbacks(job: Job) -> list[Any]:
+    """The user's callbacks, as Trainer's argument gives them."""
+    given = job.trainer.get("callbacks")
+    return list(given) if isinstance(given, list | tuple) else [given] if given else []
+
+
+def directions_of(job: Job) -> Directions:
+    """Which way the metrics of a job get better, as far as that was typed.
+
+    Raises:
+        InputError: both ways were typed for one metric.
+    """
+    typed: dict[str, Mode] = {}
+    for text in [*job.early_stop, *([job.monitor] if job.monitor else [])]:
+        rest, mode = metric_and_mode(text)
+        metric = rest if text == job.monitor else metric_and_patience(rest)[0]
+        if mode and typed.setdefault(metric, mode) != mode:
+            raise InputError(f"{metric} is typed with :min and with :max. Type one of them")
+    return Directions(typed, given_callbacks(job))
+
+
+def _callbacks(job: Job, package: Any, arguments: dict[str, Any], directions: Directions) -> list[Any]:
     """The user's callbacks, and those that the options stand for."""
-    given = arguments.get("callbacks")
-    callbacks = list(given) if isinstance(given, list | tuple) else [given] if given else []
+    callbacks = given_callbacks(job)
     if job.verb != "fit" or arguments.get("barebones"):
         if not arguments.get("barebones"):
             arguments.setdefault("enable_checkpointing", False)
             arguments.setdefault("enable_model_summary", False)
         return callbacks
     for asked in job.early_stop:
-        callbacks.append(_early_stopping(package, asked))
+        callbacks.append(directions.deciding(_early_stopping(package, asked)))
     checkpoint_class = package.callbacks.ModelCheckpoint
     if arguments.get("enable_checkpointing") is False:
         if job.monitor:
@@ -115,9 +137,12 @@ def _callbacks(job: Job, package: Any, arguments: dict[str, Any]) -> list[Any]:
                 f"--monitor {job.monitor} keeps the best checkpoint; --enable_checkpointing false keeps none"
             )
     elif job.monitor or not any(isinstance(callback, package.callbacks.Checkpoint) for callback in callbacks):
-        mode = better(job.monitor) if job.monitor else "min"
         folder = RunFolder(job.folder).checkpoints_path
-        callbacks.append(checkpoint_class(dirpath=folder, monitor=job.monitor, mode=mode))
+        if job.monitor:
+            made = checkpoint_class(dirpath=folder, monitor=metric_and_mode(job.monitor)[0])
+            callbacks.append(directions.deciding(made))
+        else:
+            callbacks.append(checkpoint_class(dirpath=folder))
     if arguments.get("enable_model_summary") and job.rank == 0:
         print(package.utilities.model_summary.summarize(job.model))  # noqa: T201 -- asked for: shown in the cell
     if arguments.setdefault("enable_model_summary", True):
@@ -126,8 +151,8 @@ def _callbacks(job: Job, package: Any, arguments: dict[str, Any]) -> list[Any]:
 
 
 def _early_stopping(package: Any, asked: str) -> Any:
-    metric, patience = metric_and_patience(asked)
-    return package.callbacks.EarlyStopping(metric, patience=3 if patience is None else patience, mode=better(metric))
+    metric, patience = metric_and_patience(metric_and_mode(asked)[0])
+    return package.callbacks.EarlyStopping(metric, patience=3 if patience is None else patience)
 
 
 def _plugins(package: Any, given: Any, strategy: Any) -> list[Any]:

@@ -191,7 +191,7 @@ def test_the_best_by_a_metric_come_first_and_runs_without_it_last(root):
         *("Other/version_0", "Digits/version_2"),
     ]
     assert [row["val_loss"] for row in table(found)] == ["0.1000&nbsp;★", "0.2000", "0.3000", "", "nan"]
-    assert "the best val_loss first" in repr(found)
+    assert "the best val_loss first (lower is better)" in repr(found)
     assert listing.Listing(root, sort="val_accuracy").rows[0].run == "Digits/version_1"
 
 

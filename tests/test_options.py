@@ -170,7 +170,7 @@ def test_help_is_answered_before_anything_is_refused(line):
         ("fit", "--seed 1 --seed 2", r"--seed is given twice\. Type it once\."),
         ("fit", "--max-epochs 1 --max_epochs 2", r"--max_epochs is given twice\. Type it once\."),
         ("fit", "--model.a-b 1 --model.a_b 2", r"--model.a_b is given twice\. Type it once\."),
-        ("fit", "--early_stop val_loss:x", r"--early_stop takes METRIC\[:PATIENCE\], such as val_loss:3; found"),
+        ("fit", "--early_stop val_loss:x", r"--early_stop takes METRIC\[:PATIENCE\]\[:min\|max\], such as val_loss:3"),
         ("fit", "--logger csv false", r"--logger false goes with no other logger\. Type either\."),
         ("model", "a b", r"%lightning_model takes one name; found 'a b'\. Put a value with spaces in quotes\."),
         ("model", "--lr high", r"--lr takes a number; found 'high'\."),
@@ -268,6 +268,15 @@ def test_an_unknown_logger_is_named():
         InputError, match=r"--logger 'tensorbord' is not one of: tensorboard, csv, mlflow, wandb, false\. Did you"
     ):
         options.resolve_loggers((Expression("tensorbord"),), {})
+
+
+def test_metric_and_mode():
+    assert options.metric_and_mode("val_x:min") == ("val_x", "min")
+    assert options.metric_and_mode("val_x:3:max") == ("val_x:3", "max")
+    assert options.metric_and_mode("val:loss") == ("val:loss", None)
+    for text in ("", ":min", "val_x:", "val_x:maximum"):
+        with pytest.raises(InputError, match=r"^a metric is typed as METRIC\[:min\|max\], such as val_loss:min"):
+            options.metric_and_mode(text)
 
 
 def test_metric_and_patience():

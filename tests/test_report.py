@@ -40,12 +40,13 @@ def test_a_fit_as_text():
         "    3      0.0191    0.0369      0.9000    0.7 s\n"
         "\n"
         "⚠ few workers\n"
-        "best val_accuracy 0.9168 in epoch 2\n"
+        "best val_accuracy 0.9168 in epoch 2 (higher is better)\n"
         "logs/Digits/version_3\n"
         "best checkpoint checkpoints/best.ckpt (val_accuracy 0.8500)"
     )
     assert report.line(state) == (
-        "Digits/version_3 · completed: 3 epochs, 1,980 steps in 2.0 s · best val_accuracy 0.9168 in epoch 2"
+        "Digits/version_3 · completed: 3 epochs, 1,980 steps in 2.0 s · "
+        "best val_accuracy 0.9168 in epoch 2 (higher is better)"
     )
 
 

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
+import importlib
 import math
 
 import pytest
 
-from lightning_magics.scores import better, improves, main_metric, stage_of
+from lightning_magics.scores import better, improves, known, main_metric, stage_of
 
 
 @pytest.mark.parametrize(
@@ -25,6 +26,20 @@ from lightning_magics.scores import better, improves, main_metric, stage_of
         "val_loss/dataloader_idx_1",
         "reconstructionloss",
         "val_mae_epoch",
+        "val_l1",
+        "val_huber",
+        "val_hd95",
+        "val_epe",
+        "val_bpd",
+        "val_crps",
+        "val_fpr",
+        "val_recon",
+        "fpr_at_95_recall",
+        "loss_f1",
+        "false_positive_rate",
+        "negative_log_likelihood",
+        "brier_score",
+        "lossless_ratio",
     ],
 )
 def test_errors_and_losses_are_better_when_smaller(name):
@@ -43,13 +58,46 @@ def test_errors_and_losses_are_better_when_smaller(name):
         "accuracy_per_class",
         "train/iou",
         "r2",
-        "lossless_ratio",
+        "val_mIoU",
+        "mAP50",
+        "acc_top5",
+        "recall_at_fpr_1",
+        "true_negative_rate",
+        "val_log_likelihood",
+        "reward_per_step",
         "psnr",
         "spearman",
     ],
 )
 def test_scores_are_better_when_larger(name):
     assert better(name) == "max"
+
+
+@pytest.mark.parametrize("name", ["val_l1", "val_recon", "my_metric", "env_step", "r", "f", "lossless_ratio"])
+def test_a_name_that_says_nothing_is_unknown_and_what_the_run_decided_comes_before_any_name(name):
+    assert known(name) is None
+    assert better(name, {name: "max"}) == "max"
+    assert better("val_loss", {"val_loss": "max"}) == "max"
+    assert better("val_loss", {name: "max"}) == "min"
+
+
+# Whose names say nothing, or that are flagged in torchmetrics against their own definition.
+_UNTOLD = {
+    *("CramersV", "DunnIndex", "FowlkesMallowsIndex", "PearsonsContingencyCoefficient", "SQuAD", "TheilsU"),
+    *("TschuprowsT", "SpectralDistortionIndex", "PeakSignalNoiseRatioWithBlockedEffect", "DaviesBouldinScore"),
+    *("DeepImageStructureAndTextureSimilarity",),
+}
+
+
+def test_names_agree_with_what_the_metrics_of_torchmetrics_say_of_themselves():
+    told = {
+        name: "max" if cls.higher_is_better else "min"
+        for part in ("classification", "regression", "image", "text", "retrieval", "clustering", "segmentation")
+        for name, cls in vars(importlib.import_module(f"torchmetrics.{part}")).items()
+        if isinstance(cls, type) and isinstance(getattr(cls, "higher_is_better", None), bool)
+    }
+    assert len(told) > 60
+    assert {name for name, mode in told.items() if better(name) != mode} <= _UNTOLD
 
 
 @pytest.mark.parametrize(
@@ -93,4 +141,4 @@ def test_the_main_metric_is_a_validation_score_then_a_validation_loss_and_never_
     ],
 )
 def test_improvement_goes_the_way_of_the_metric_and_is_finite(metric, value, than, expected):
-    assert improves(metric, value, than) is expected
+    assert improves(value, than, better(metric)) is expected

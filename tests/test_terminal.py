@@ -60,7 +60,7 @@ def test_a_terminal_shows_a_row_for_each_epoch_and_the_bar_breaks_nothing(reques
         "    1      0.2671    0.3329        0.7772     0.7 s",
         "    2     0.07136    0.1108        0.9000     0.7 s",
         "completed: 2 epochs, 1,320 steps in 1.3 s",
-        "best val_accuracy 0.9000 in epoch 2",
+        "best val_accuracy 0.9000 in epoch 2 (higher is better)",
         "logs/Digits/version_3",
         "streams are back",
     ]

@@ -9,6 +9,7 @@ import lightning.pytorch
 import pytest
 import pytorch_lightning
 import torch
+import torchmetrics
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -200,6 +201,97 @@ def test_monitor_keeps_the_best_checkpoint(tmp_path):
     _, told = go(tmp_path, make_model(), monitor="val_loss")
     assert told[-1].monitor == "val_loss"
     assert told[-1].best_model_score == min(row["val_loss"] for row in history(told).values())
+
+
+class Scripted(pytorch_lightning.LightningModule):
+    """Logs chosen values under a name, epoch by epoch: as plain numbers, by a metric object, or computed by one."""
+
+    def __init__(self, name, values, higher=None, how="number"):
+        super().__init__()
+        self.layer = nn.Linear(2, 1)
+        self.name, self.values, self.how = name, values, how
+        self.kept = type("Kept", (torchmetrics.MeanMetric,), {"higher_is_better": higher})()
+        if how == "computed":
+            setattr(self, name, self.kept)
+
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch).pow(2).mean()
+
+    def validation_step(self, batch, batch_idx):
+        value = self.values[self.current_epoch]
+        if self.how == "number":
+            self.log(self.name, value)
+        else:
+            self.kept.update(value)
+        if self.how == "object":
+            self.log(self.name, self.kept)
+
+    def on_validation_epoch_end(self):
+        if self.how == "computed":
+            self.log(self.name, self.kept.compute())
+            self.kept.reset()
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.01)
+
+
+DOWN = (0.9, 0.5, 0.3, 0.7)
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "higher", "typed", "mode"),
+    [
+        ("val_l1", "number", None, "", "min"),
+        ("val_anything", "number", None, "", "min"),
+        ("val_anything", "number", None, ":max", "max"),
+        ("val_accuracy", "number", None, "", "max"),
+        ("val_accuracy", "number", None, ":min", "min"),
+        ("val_anything", "object", True, "", "max"),
+        ("val_accuracy", "object", False, "", "min"),
+        ("val_accuracy", "object", None, "", "max"),
+        ("val_accuracy", "object", False, ":max", "max"),
+        ("val_anything", "computed", True, "", "max"),
+    ],
+)
+def test_checkpoint_early_stop_and_record_go_the_same_way(tmp_path, name, how, higher, typed, mode):
+    model = Scripted(name, DOWN, higher, how)
+    asked = {"monitor": name + typed, "early_stop": (f"{name}:1{typed}",)}
+    outcome, told = go(tmp_path, model, trainer={"max_epochs": 4}, **asked)
+    best = outcome.trainer.checkpoint_callback
+    epochs = 2 if mode == "max" else 4  # 0.9 is not beaten at once; 0.3 is the lowest, and 0.7 after it the end
+    assert (best.mode, float(best.best_model_score)) == (mode, pytest.approx(0.9 if mode == "max" else 0.3))
+    assert (len(history(told)), outcome.trainer.early_stopping_callback.mode) == (epochs, mode)
+    assert {key: value for event in of(events.Directions, told) for key, value in event.data.items()} == {name: mode}
+    assert told[0].monitors == [name]
+    said = [notice.text for notice in of(events.Notice, told) if "is better" in notice.text]
+    unknown = f"{name}: lower is better, unless it is typed as {name}:max"
+    assert said == ([unknown] if ("anything" in name and how == "number" and not typed) or name == "val_l1" else [])
+
+
+def test_a_fit_that_goes_on_keeps_the_best_checkpoint_of_a_direction_that_only_the_metric_object_knows(tmp_path):
+    model = Scripted("val_anything", [0.9, 0.5, 0.3, 0.4], True, "object")
+    asked = {"monitor": "val_anything", "early_stop": ("val_anything:9",), "continues": True}
+    go(tmp_path, model, **asked)
+    outcome, told = go(tmp_path, model, **asked)
+    assert [row["val_anything"] for row in history(told).values()] == pytest.approx([0.3, 0.4])
+    assert float(outcome.trainer.early_stopping_callback.best_score) == pytest.approx(0.9)
+    assert outcome.trainer.early_stopping_callback.wait_count == 3
+
+
+def test_a_callback_that_the_user_made_goes_its_own_way_and_what_is_unusual_in_it_is_said(tmp_path):
+    keeps = pytorch_lightning.callbacks.ModelCheckpoint(monitor="val_accuracy")
+    _, told = go(
+        tmp_path, Scripted("val_accuracy", DOWN), trainer={"max_epochs": 3, "callbacks": [keeps]}, early_stop=()
+    )
+    assert of(events.Directions, told)[0].data == {"val_accuracy": "min"}
+    assert [notice.text for notice in of(events.Notice, told) if "better" in notice.text] == [
+        "ModelCheckpoint takes the smallest val_accuracy for the best, although higher is better. Give it mode='max'"
+    ]
+
+
+def test_a_metric_that_is_typed_both_ways_is_refused(tmp_path):
+    with pytest.raises(InputError, match=r"^val_x is typed with :min and with :max\. Type one of them$"):
+        go(tmp_path, Scripted("val_x", DOWN), monitor="val_x:min", early_stop=("val_x:3:max",))
 
 
 @pytest.mark.parametrize(

@@ -193,7 +193,8 @@ def test_quiet_leaves_one_line(kernel):
     ((kind, content),) = messages(kernel, FIT.replace("open_view(", "open_view(quiet=True, "))
     assert kind == "stream"
     assert content["text"] == (
-        "Digits/version_3 · completed: 3 epochs, 1,980 steps in 2.0 s · best val_accuracy 0.9168 in epoch 2\n"
+        "Digits/version_3 · completed: 3 epochs, 1,980 steps in 2.0 s · "
+        "best val_accuracy 0.9168 in epoch 2 (higher is better)\n"
     )
 
 
