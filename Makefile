@@ -10,7 +10,7 @@ SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 # The kernel must be this environment's own, whatever kernels the user has registered.
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: demo test lab venv
+.PHONY: demo test lab matrix venv
 .DEFAULT_GOAL := demo
 
 # Runs demo.ipynb in a real kernel. The copy under build/ keeps the outputs; demo.ipynb stays as it is.
@@ -30,6 +30,10 @@ test: $(INSTALLED)
 # Options for JupyterLab: make lab LAB_OPTIONS="--no-browser --port 8899"
 lab: $(INSTALLED)
 	$(VENV)/bin/jupyter-lab $(LAB_OPTIONS) demo.ipynb
+
+# The lowest declared versions and the newest, each in an environment of its own; make matrix MATRIX=lowest
+matrix:
+	$(PYTHON) .ci/matrix.py $(MATRIX)
 
 venv: $(INSTALLED)
 

@@ -43,13 +43,27 @@ def wrapped(code: str) -> str:
 def _in_double_quotes(code: str) -> str:
     """Texts in double quotes, where they hold neither kind of quote nor a backslash."""
     lines = code.split("\n")
-    for token in reversed(list(tokenize.generate_tokens(io.StringIO(code).readline))):
-        (row, start), (last, end) = token.start, token.end
-        quoted = re.fullmatch(r"([A-Za-z]*)'([^'\"\\]*)'", token.string)
-        if token.type == tokenize.STRING and quoted and row == last:
-            line = lines[row - 1]
+    for (row, start), (last, end) in reversed(_texts(code)):
+        line = lines[row - 1]
+        quoted = re.fullmatch(r"([A-Za-z]*)'([^'\"\\]*)'", line[start:end]) if row == last else None
+        if quoted:
             lines[row - 1] = f'{line[:start]}{quoted[1]}"{quoted[2]}"{line[end:]}'
     return "\n".join(lines)
+
+
+def _texts(code: str) -> list[tuple[tuple[int, int], tuple[int, int]]]:
+    """Where the texts of code begin and end; from Python 3.12 on, an f-string is several tokens."""
+    found: list[tuple[tuple[int, int], tuple[int, int]]] = []
+    opened: list[tuple[int, int]] = []
+    for token in tokenize.generate_tokens(io.StringIO(code).readline):
+        if token.type in _INNER:
+            opened.append(token.start)
+        elif token.type in _INNER_END:
+            begin = opened.pop()
+            found += [] if opened else [(begin, token.end)]
+        elif token.type == tokenize.STRING and not opened:
+            found.append((token.start, token.end))
+    return found
 
 
 def _broken(line: str) -> list[str]:
