@@ -33,7 +33,7 @@ from .definition import Definition, as_it_is, check_name, dashed, given_options,
 from .errors import InputError, did_you_mean
 from .generated import assemble, expression, method, snippet
 from .imports import bind_imports, notebook_imports
-from .loading import Labels, loaders, setup, splits, stream
+from .loading import Labels, classes, loaders, setup, splits
 from .names import Notebook, literal
 from .probe import UNKNOWN, RandomState, class_kinds, evaluate_cell, execute, random_state_kept
 from .provenance import class_source
@@ -75,12 +75,12 @@ def define_data(
     importlib.import_module(package)
     if tree is None:
         return _adopt(name, cell, options, namespace, package, local_names or {})
-    classes = [found for found, kind in class_kinds(tree, namespace).items() if kind == "data"]
-    if classes:
+    complete_classes = [found for found, kind in class_kinds(tree, namespace).items() if kind == "data"]
+    if complete_classes:
         execute(tree.body, cell, namespace)
         # Of an if, one branch ran.
-        classes = [found for found in classes if found in namespace]
-        chosen = name if name in classes else classes[-1]
+        complete_classes = [found for found in complete_classes if found in namespace]
+        chosen = name if name in complete_classes else complete_classes[-1]
         return as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text, "hooks or data")
     parts = split(tree)
     if parts.expression is None and not parts.hooks:
@@ -345,7 +345,7 @@ class _Data:
         names = set(self.parts) | set(carved)
         single = set(self.parts) == {"train"} and self.parts["train"].has_order
         names |= {"predict"} if single else set()
-        filled = splits(self.parts, self.stream_name, self.options.label, self.labels)
+        filled = splits(self.parts, self.class_name, self.options.label, self.labels)
         ordered: list[Split] = [name for name in typing.get_args(Split) if name in names]
         return [load, setup(self.parts, carved, filled), *loaders(self.parts, ordered)]
 
@@ -362,21 +362,16 @@ class _Data:
         """What the classes of texts are named after."""
         return self.class_name.removesuffix("Data")
 
-    @property
-    def stream_name(self) -> str:
-        return f"{self.class_name}Stream"
-
     def compiled(self, methods: list[Function]) -> tuple[type, str]:
         """Compile the class, run its definition in the notebook, and return it with its text."""
         docstring = ast.Expr(ast.Constant(self.cell.docstring or f"The data {self.name} of a notebook."))
         cls = ast.ClassDef(self.class_name, [expression("pl.LightningDataModule")], [], [docstring, *methods], [])
-        streams = any(part.form == "stream" for part in self.parts.values())
-        classes = [stream(self.stream_name), cls] if streams else [cls]
-        classes = [*text.classes(self.stem), cls] if self.text is not None else classes
-        imports = bind_imports(classes, self.package, self.namespace)
+        own = text.classes(self.stem) if self.text is not None else classes(self.parts.values(), self.class_name)
+        together = [*own, cls]
+        imports = bind_imports(together, self.package, self.namespace)
         self.imported = {name: self.namespace[name] for name in binds(imports)}
-        imports += notebook_imports(imports, [*self.cell.in_text, *classes], self.namespace)
-        generated = assemble([*imports, *self.cell.in_text], classes, self.class_name, self.source)
+        imports += notebook_imports(imports, [*self.cell.in_text, *together], self.namespace)
+        generated = assemble([*imports, *self.cell.in_text], together, self.class_name, self.source)
         exec(generated.code, self.namespace)
         return self.namespace[self.class_name], generated.text
 

@@ -9,6 +9,7 @@ import contextlib
 import hashlib
 from typing import Any
 
+import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset
 
@@ -55,6 +56,10 @@ def _add(value: Any, digest: Any, left: list[int]) -> bool:
         return False
     if isinstance(value, torch.Tensor):
         return _add_tensor(value, digest)
+    if isinstance(value, np.memmap):
+        digest.update(repr(value.shape).encode())  # what is read of a file are rows, as of a tensor
+        step = max(1, len(value) // (_MOST_VALUES if value.ndim == 1 else 64))
+        return _add_tensor(torch.from_numpy(np.array(value[::step])), digest)
     if isinstance(value, Subset):
         indices = value.indices
         step = max(1, len(indices) // _MOST_VALUES)
@@ -68,7 +73,9 @@ def _add(value: Any, digest: Any, left: list[int]) -> bool:
     elif isinstance(value, StackDataset):
         parts = list(value.datasets.values() if isinstance(value.datasets, dict) else value.datasets)
     elif isinstance(value, Dataset):
-        parts = [part for part in vars(value).values() if isinstance(part, torch.Tensor)]
+        held = vars(value).values()
+        parts = [item for part in held for item in (part if isinstance(part, tuple | list) else [part])][:_MOST_PARTS]
+        parts = [part for part in parts if isinstance(part, torch.Tensor | np.memmap)]
     return any([_add(part, digest, left) for part in parts])  # noqa: C419 -- each of them is to be added
 
 

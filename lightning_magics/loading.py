@@ -6,6 +6,7 @@ Every text here is plain Lightning with capital names for what `datamodules` fil
 from __future__ import annotations
 
 import ast
+from collections.abc import Iterable
 from typing import Literal
 
 from .generated import expression, method, snippet
@@ -78,6 +79,26 @@ class STREAM(torch.utils.data.IterableDataset):
         samples = iter(self.load() if self.key is None else self.load()[self.key])
         return samples if worker is None else islice(samples, worker.id, None, worker.num_workers)
 '''
+_MAPPED = '''
+class MAPPED(torch.utils.data.Dataset):
+    """Arrays in files: a sample is read when it is asked for."""
+
+    def __init__(self, arrays, to_tensor):
+        self.arrays = arrays
+        self.to_tensor = to_tensor
+
+    def __len__(self):
+        return len(self.arrays[0] if isinstance(self.arrays, tuple | list) else self.arrays)
+
+    def __getitem__(self, index):
+        if not isinstance(self.arrays, tuple | list):
+            return self.sample(self.arrays, index)
+        return tuple(self.sample(array, index) for array in self.arrays)
+
+    def sample(self, array, index):
+        rows = array[index : index + 1]
+        return self.to_tensor(rows if isinstance(rows, torch.Tensor) else numpy.array(rows))[0]
+'''
 _TABLE = """
 labels = self.data[LABEL]
 features = torch.tensor(self.data.drop(columns=LABEL).to_numpy("float32"))
@@ -117,12 +138,12 @@ def setup(parts: dict[Split, Part], carved: list[str], splits: list[ast.stmt]) -
     return method(_SETUP_STREAM if forms == {"stream"} else _SETUP, SPLIT=body)
 
 
-def splits(parts: dict[Split, Part], stream: str, label: str | None, labels: Labels) -> list[ast.stmt]:
+def splits(parts: dict[Split, Part], owner: str, label: str | None, labels: Labels) -> list[ast.stmt]:
     """Return the statements that fill ``self.splits`` from what was loaded.
 
     Args:
         parts: what the data comes in.
-        stream: name of the class that loads a stream.
+        owner: name of the DataModule class.
         label: column of the labels, for a table.
         labels: what the labels of a table are: numbers to predict, classes 0, 1, …, or classes by any names.
     """
@@ -131,23 +152,23 @@ def splits(parts: dict[Split, Part], stream: str, label: str | None, labels: Lab
     else:
         made = []
         for name, part in parts.items():
-            made += snippet("self.splits[NAME] = DATASET", NAME=ast.Constant(name), DATASET=_dataset(part, stream))
+            made += snippet("self.splits[NAME] = DATASET", NAME=ast.Constant(name), DATASET=_dataset(part, owner))
     if set(parts) == {"train"} and parts["train"].has_order:
         made += snippet('self.splits["predict"] = self.splits["train"]')
     return made
 
 
-def _dataset(part: Part, stream: str) -> ast.expr:
+def _dataset(part: Part, owner: str) -> ast.expr:
     """Return the dataset of a split, as an expression over what was loaded."""
     key = ast.Constant(part.key)
     data = expression("self.data" if part.key is None else "self.data[KEY]", KEY=key)
     if part.form == "stream":
-        load = expression("STREAM(self.load)" if part.key is None else "STREAM(self.load, KEY)", KEY=key)
-        assert isinstance(load, ast.Call)
-        load.func = ast.Name(stream, ast.Load())
-        return load
+        cls = ast.Name(f"{owner}Stream", ast.Load())
+        return expression("CLS(self.load)" if part.key is None else "CLS(self.load, KEY)", CLS=cls, KEY=key)
     if part.form == "tensors":
         return expression("torch.utils.data.TensorDataset(*DATA)", DATA=data)
+    if part.is_mapped:
+        return expression("CLS(DATA, self._tensor)", CLS=ast.Name(f"{owner}Arrays", ast.Load()), DATA=data)
     if part.form == "arrays":
         several = "torch.utils.data.TensorDataset(*map(self._tensor, DATA))"
         return expression(several if part.several else "self._tensor(DATA)", DATA=data)
@@ -187,9 +208,15 @@ def _named(function: ast.FunctionDef, split: str) -> ast.FunctionDef:
     return function
 
 
-def stream(name: str) -> ast.ClassDef:
-    """Return the class that loads a stream."""
-    (made,) = snippet(_STREAM)
-    assert isinstance(made, ast.ClassDef)
-    made.name = name
+def classes(parts: Iterable[Part], owner: str) -> list[ast.ClassDef]:
+    """Return the classes that the DataModule needs beside itself: for a stream, and for arrays in files."""
+    parts = list(parts)
+    wanted = {"Stream": any(part.form == "stream" for part in parts), "Arrays": any(part.is_mapped for part in parts)}
+    made = []
+    for suffix, is_wanted in wanted.items():
+        if is_wanted:
+            (cls,) = snippet({"Stream": _STREAM, "Arrays": _MAPPED}[suffix])
+            assert isinstance(cls, ast.ClassDef)
+            cls.name = f"{owner}{suffix}"
+            made.append(cls)
     return made

@@ -15,7 +15,7 @@ import pickle
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any, Literal
+from typing import IO, Any, Literal, cast
 
 import numpy as np
 import torch
@@ -191,19 +191,55 @@ def _typed(storage: torch.UntypedStorage, dtype: torch.dtype) -> TypedStorage:
 
 
 def _array_reduced(array: np.ndarray[Any, Any]) -> Any:
-    """Reduce an array to its bytes, whatever its type and strides; a memory map to its file."""
-    if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap) and array.mode != "c":
-        if array.filename is not None and os.path.exists(array.filename):
-            mode = "r" if array.mode == "r" else "r+"
-            layout = "C" if array.flags.c_contiguous else "F"
-            return np.memmap, (array.filename, array.dtype, mode, array.offset, array.shape, layout)
-    elif type(array) is not np.ndarray:
+    """Reduce an array to its bytes, whatever its type and strides; one in a mapped file, or part of it, to its path."""
+    mapped = _map_of(array)
+    if mapped is not None:
+        return _opened, (
+            str(mapped.filename),
+            mapped.mode,
+            array.dtype,
+            array.shape,
+            array.strides,
+            *_span(array, mapped),
+        )
+    if type(array) not in (np.ndarray, np.memmap):
         return NotImplemented
     if array.dtype.hasobject or array.nbytes < _APART_BYTES:
         return NotImplemented
     order: Literal["C", "F"] = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
     flat: Any = np.asarray(array, order=order).reshape(-1, order=order).view(np.uint8)
     return _array, (pickle.PickleBuffer(flat), array.dtype, array.shape, order)
+
+
+def _map_of(array: Any) -> np.memmap[Any, Any] | None:
+    """The memory map that an array is or looks into; None where there is none, or its changes are not in the file."""
+    while isinstance(array, np.ndarray):
+        if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
+            is_file = array.filename is not None and array.mode != "c" and os.path.exists(array.filename)
+            return array if is_file and not array.dtype.hasobject else None
+        array = array.base
+    return None
+
+
+def _span(array: np.ndarray[Any, Any], mapped: np.memmap[Any, Any]) -> tuple[int, int, int]:
+    """Where in the file the memory of an array begins, its size, and where in that the first item is, in bytes."""
+    steps = [(length - 1) * stride for length, stride in zip(array.shape, array.strides, strict=True)]
+    before = -sum(step for step in steps if step < 0)
+    size = before + sum(step for step in steps if step > 0) + array.itemsize if array.size else 0
+    place = array.__array_interface__["data"][0] - mapped.__array_interface__["data"][0]
+    return mapped.offset + place - before, size, before
+
+
+def _opened(
+    path: str, mode: Any, dtype: np.dtype[Any], shape: tuple[int, ...], strides: Any, start: int, size: int, first: int
+) -> np.ndarray[Any, Any]:
+    """Map a part of a file."""
+    if not size:
+        return np.empty(shape, dtype)
+    part = np.memmap(path, np.uint8, "r" if mode == "r" else "r+", start, (size,))
+    found = np.ndarray.__new__(np.memmap, shape, dtype, part, first, strides)
+    vars(found).update(vars(part))
+    return cast("np.ndarray[Any, Any]", found)
 
 
 def _array(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> np.ndarray[Any, Any]:

@@ -43,12 +43,14 @@ class Part:
         key: index or key of it in the data; None where it is all of it.
         length: number of samples, None where that is unknown.
         several: whether it is a tuple of columns.
+        is_mapped: whether a column is an array in a file, of which samples are read one at a time.
     """
 
     form: Form
     key: Any = None
     length: int | None = None
     several: bool = False
+    is_mapped: bool = False
 
     @property
     def has_order(self) -> bool:
@@ -63,7 +65,7 @@ class Part:
             _check_numbers(value)
         columns = several and form in ("tensors", "arrays")
         length = None if form in ("loaders", "iterable", "stream") else len(value[0] if columns else value)
-        return cls(form, key, length, several)
+        return cls(form, key, length, several, form == "arrays" and is_mapped(value))
 
 
 def splits_of(value: Any) -> dict[Split, Part]:
@@ -199,6 +201,15 @@ def _is_array(value: Any) -> bool:
     return isinstance(value, torch.Tensor) or (hasattr(value, "__array__") and bool(getattr(value, "shape", ())))
 
 
+def is_mapped(value: Any) -> bool:
+    """Whether an array, or one of several, lies in a file that is mapped, as ``np.load(…, mmap_mode="r")`` does."""
+    if isinstance(value, tuple | list):
+        return any(map(is_mapped, value))
+    while isinstance(value, np.ndarray) and not isinstance(value, np.memmap):
+        value = value.base  # a view of one
+    return isinstance(value, np.memmap)
+
+
 def _equally_long(values: Sequence[Any]) -> bool:
     return all(isinstance(item, list) or item.shape for item in values) and len({len(item) for item in values}) == 1
 
@@ -244,6 +255,8 @@ def as_dataset(value: Any, form: Form) -> Any:
         return value  # a dataset as it is: its batches are tensors
     if form in ("tensors", "arrays"):
         _check_numbers(value)
+        if is_mapped(value):
+            return _Mapped(value)
         return TensorDataset(*map(to_tensor, value)) if isinstance(value, tuple | list) else to_tensor(value)
     if form == "table":
         raise InputError("a DataFrame needs to know its labels: %lightning_data NAME --label COLUMN")
@@ -267,6 +280,26 @@ def features(frame: Any) -> torch.Tensor:
     if text:
         raise InputError(f"the columns {', '.join(text)} hold no numbers: leave them out, or make numbers of them")
     return torch.as_tensor(frame.to_numpy(dtype="float32", copy=True))
+
+
+class _Mapped(Dataset[Any]):
+    """Arrays in files, of which a sample is read when it is asked for."""
+
+    def __init__(self, arrays: Any) -> None:
+        self.arrays = arrays
+
+    def __len__(self) -> int:
+        return len(self.arrays[0] if isinstance(self.arrays, tuple | list) else self.arrays)
+
+    def __getitem__(self, index: int) -> Any:
+        if not isinstance(self.arrays, tuple | list):
+            return self._sample(self.arrays, index)
+        return tuple(self._sample(array, index) for array in self.arrays)
+
+    @staticmethod
+    def _sample(array: Any, index: int) -> torch.Tensor:
+        rows = array[index : index + 1]
+        return to_tensor(rows if isinstance(rows, torch.Tensor) else np.array(rows))[0]
 
 
 class _Stream(IterableDataset[Any]):

@@ -1,5 +1,6 @@
 import inspect
 import traceback
+from pathlib import Path
 
 import cloudpickle
 import numpy as np
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from lightning_magics import samples
 from lightning_magics.definition import PACKAGES, is_datamodule, package_of
 from lightning_magics.errors import InputError
+from lightning_magics.fingerprint import describe
 
 pytestmark = SMALL_RUNS
 COUNTED = "size: int = 20\nX = torch.arange(size * 4.0).reshape(size, 4)\nTensorDataset(X, torch.arange(size) % 3)"
@@ -450,3 +452,29 @@ def test_defining_leaves_every_random_state_alone():
     states = (np.random.get_state()[2], torch.get_rng_state().tolist())
     data("torch.rand(4, 2), torch.from_numpy(np.random.rand(4))", names=namespace(np=np))
     assert states == (np.random.get_state()[2], torch.get_rng_state().tolist())
+
+
+def own_memory_bytes():
+    """Memory of this process that no file backs."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon")) * 1024
+
+
+@pytest.mark.parametrize("kind", ["float32", "float64"])
+def test_arrays_in_a_mapped_file_stay_there(tmp_path, kind):
+    rows = np.lib.format.open_memmap(tmp_path / "rows.npy", mode="w+", dtype=kind, shape=(4000, 4096))
+    rows[:] = np.arange(4000)[:, None]
+    rows.flush()
+    np.save(tmp_path / "labels.npy", np.arange(4000, dtype="int32"))
+    del rows
+    names = namespace(place=str(tmp_path), np=np)
+    cell = "X = np.load(f'{place}/rows.npy', mmap_mode='r')\nX[4:], np.load(f'{place}/labels.npy')[4:]"
+    before = own_memory_bytes()
+    instance = ready(data(cell, names=names, val_split=0.5, batch_size=100))
+    directly = samples.to_dataloaders([eval("np.load(f'{place}/rows.npy', mmap_mode='r')", names)], [True], {})[0]
+    (features, labels), alone = next(iter(instance.train_dataloader())), next(iter(directly))
+    assert own_memory_bytes() - before < 4000 * 4096  # bytes; the file holds four or eight times as many
+    assert (features.dtype, labels.dtype, alone.dtype) == (torch.float32, torch.int64, torch.float32)
+    assert features.shape == (100, 4096)
+    assert torch.equal(features[:, 7], labels.float())
+    assert describe(instance.train_dataloader().dataset).count(", ") == 1  # with a hash

@@ -482,3 +482,21 @@ def test_tensors_of_a_gpu_arrive_on_the_cpu(tmp_path):
     other = sent(layer, tmp_path)
     assert other.weight.device.type == "cpu"
     assert torch.equal(other.weight, layer.weight.cpu())
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_part_of_a_mapped_file_goes_by_its_path(tmp_path, order):
+    np.save(tmp_path / "whole.npy", np.asarray(np.arange(200_000.0).reshape(500, 400), order=order))
+    whole = np.load(tmp_path / "whole.npy", mmap_mode="r")
+    parts = [whole, whole[3:], whole[::2], whole[::-1], whole[:, 5], whole.T, np.asarray(whole)[7:], whole[:0]]
+    payload.save(parts, tmp_path / "payload")
+    assert (tmp_path / "payload").stat().st_size < 10_000
+    found = payload.load(tmp_path / "payload")
+    assert [item.shape for item in found] == [item.shape for item in parts]
+    assert all(np.array_equal(item, part) for item, part in zip(found, parts, strict=True))
+    payload.save(found, tmp_path / "again")  # from the process that it was sent to
+    assert (tmp_path / "again").stat().st_size < 10_000
+    changed = np.load(tmp_path / "whole.npy", mmap_mode="c")
+    changed[0, 0] = -1  # in memory alone
+    payload.save(changed[:2], tmp_path / "changed")
+    assert payload.load(tmp_path / "changed")[0, 0] == -1
