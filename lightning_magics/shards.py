@@ -14,7 +14,7 @@ import itertools
 import os
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -33,7 +33,7 @@ def of_rank(job: Job, rank: int, world: int) -> Job:
     The job's data module or model is changed in place: its ``predict_dataloader`` returns the share from then on.
     """
     limit = int(job.trainer.get("fast_dev_run") or 0) or job.trainer.get("limit_predict_batches")
-    share = functools.partial(sharded, rank=rank, world=world, limit=limit)
+    share = functools.partial(sharded, rank=rank, world=world, limit=limit, package=job.package)
     trainer = dict(job.trainer)
     if isinstance(limit, float):  # of the whole run's batches; Trainer's would be of the rank's
         trainer["limit_predict_batches"] = 1.0
@@ -47,7 +47,7 @@ def of_rank(job: Job, rank: int, world: int) -> Job:
     return dataclasses.replace(job, trainer=trainer, datamodule=owner if job.datamodule is not None else None)
 
 
-def sharded(loaders: Any, rank: int, world: int, limit: float | None = None) -> Any:
+def sharded(loaders: Any, rank: int, world: int, limit: float | None = None, package: str = "pytorch_lightning") -> Any:
     """Return what ``predict_dataloader`` returned with a rank's batches alone: batch b is rank b % world's.
 
     Batches are those of one device. Where the dataset is map-style, a rank loads its own alone. Other loaders and
@@ -59,6 +59,7 @@ def sharded(loaders: Any, rank: int, world: int, limit: float | None = None) -> 
         rank: from 0.
         world: number of ranks.
         limit: ``limit_predict_batches`` of the whole run: batches of each loader, or a fraction of them.
+        package: Lightning package of the Trainer that predicts.
 
     Raises:
         InputError: a loader is divided among ranks already, or the limit does not fit it.
@@ -67,7 +68,8 @@ def sharded(loaders: Any, rank: int, world: int, limit: float | None = None) -> 
 
     is_combined = hasattr(loaders, "flattened")
     combined = copy.copy(loaders) if is_combined else CombinedLoader(loaders, "sequential")
-    combined.flattened = [_Shard(item, rank, world, limit) for item in combined.flattened]
+    indexed = importlib.import_module(f"{package}.overrides.distributed")._IndexBatchSamplerWrapper
+    combined.flattened = [_Shard(item, rank, world, limit, indexed) for item in combined.flattened]
     return combined if is_combined else combined.iterables
 
 
@@ -109,14 +111,17 @@ class _Shard:
 
     Attributes:
         dataset: the loader's, if it has one.
+        batch_sampler: what tells Lightning the samples of each batch, for a prediction writer; None if nothing does.
     """
 
-    def __init__(self, loader: Any, rank: int, world: int, limit: float | None) -> None:
+    def __init__(self, loader: Any, rank: int, world: int, limit: float | None, indexed: Any) -> None:
         self._loader = _undivided(loader) if isinstance(loader, DataLoader) else loader
         length = _length(self._loader)
         self._stop = _limited(length, limit)
         self._is_sized = length is not None
         self._rank, self._world = rank, world
+        self._indexed = indexed  # Lightning's class
+        self.batch_sampler: Any = None
         if hasattr(loader, "dataset"):
             self.dataset = loader.dataset
 
@@ -139,12 +144,25 @@ class _Shard:
             yield batch
 
     def _own(self) -> Iterable[Any]:
-        if not _is_sliceable(self._loader):
-            return itertools.islice(self._loader, self._rank, self._stop, self._world)
-        name = "sampler" if self._loader.batch_sampler is None else "batch_sampler"
-        own = _Slice(getattr(self._loader, name), self._rank, self._stop, self._world)
-        loader: Iterable[Any] = _changed(self._loader, **{name: own})
-        return loader
+        place = (self._rank, self._stop, self._world)
+        loader = self._loader
+        sampler = loader.batch_sampler if isinstance(loader, DataLoader) else None
+        if not _is_sliceable(loader):
+            if sampler is not None and not isinstance(loader.dataset, IterableDataset):  # its ``__iter__`` may ask it
+                whole = self._indexed(sampler)
+                self.batch_sampler = _own_indices(self._indexed, whole, slice(*place))
+                loader = _changed(loader, batch_sampler=whole)
+            return itertools.islice(loader, *place)
+        if sampler is None:
+            return cast(Iterable[Any], _changed(loader, sampler=_Slice(loader.sampler, *place)))
+        self.batch_sampler = self._indexed(_Slice(sampler, *place))
+        return cast(Iterable[Any], _changed(loader, batch_sampler=self.batch_sampler))
+
+
+def _own_indices(base: Any, whole: Any, own: slice) -> Any:
+    """Make an object of Lightning's class that tells of the batches of a whole sampler a rank's own."""
+    cls: Any = type("OwnIndices", (base,), {"seen_batch_indices": property(lambda _: whole.seen_batch_indices[own])})
+    return cls.__new__(cls)
 
 
 class _Slice:

@@ -81,6 +81,13 @@ class Keeping(DataLoader):
         return iter(self.made)
 
 
+class Passing(DataLoader):
+    """A class that changes what its base gives."""
+
+    def __iter__(self):
+        return (-batch for batch in super().__iter__())
+
+
 class Numbers:
     """An iterable of batches, no DataLoader."""
 
@@ -108,6 +115,7 @@ MAKERS = {
     "of a generator": lambda: DataLoader(Rows(10), 3, shuffle=True, generator=torch.Generator().manual_seed(3)),
     "subclass": lambda: Doubling(Rows(10), "secret"),
     "its own way": lambda: Keeping(Rows(10)),
+    "passing on": lambda: Passing(Rows(10), 3),
     "stream": lambda: DataLoader(Stream(10), 3),
     "sized stream": lambda: DataLoader(SizedStream(10), 3),
     "stream without batching": lambda: DataLoader(Stream(5), None),
@@ -311,6 +319,7 @@ RUNS = {
     "none": lambda package: {"loaders": (MAKERS["even"](),), "trainer": {"limit_predict_batches": 0}},
     "one": lambda package: {"loaders": (MAKERS["even"](),), "trainer": {"fast_dev_run": True}},
     "workers": lambda package: {"loaders": (MAKERS["workers"](),)},
+    "its own batches": lambda package: {"loaders": (MAKERS["batch sampler"](), MAKERS["passing on"]())},
 }
 
 
@@ -340,8 +349,23 @@ def data(package, loaders):
     return Data()
 
 
+def writer(package, found):
+    class Writer(importlib.import_module(f"{package}.callbacks").BasePredictionWriter):
+        def write_on_batch_end(self, trainer, model, outputs, indices, batch, batch_idx, dataloader_idx):
+            found[f"batch {dataloader_idx}/{batch_idx}"] = indices
+
+        def write_on_epoch_end(self, trainer, model, predictions, indices):
+            found["epoch"] = indices
+
+    return Writer("batch_and_epoch")
+
+
 def predicted(package, run, rank=None):
-    """Predict on one device, or as one of two ranks; returns what the Trainer does, and if for several loaders."""
+    """Predict on one device, or as one of two ranks.
+
+    Returns:
+        What the Trainer does, if for several loaders, and what samples a prediction writer is told of.
+    """
     asked = RUNS[run](package)
     job = Job(**{"verb": "predict", "folder": Path(), "package": package, "model": model(package), **asked})
     more = {}
@@ -350,10 +374,11 @@ def predicted(package, run, rank=None):
         environment = importlib.import_module(f"{fabric}.plugins.environments").LightningEnvironment()
         more = {"strategy": "ddp", "devices": 2, "plugins": [environment]}
         job = of_rank(job, rank, 2)
-    made = trainer(package, **{**job.trainer, **more})
+    written = {}
+    made = trainer(package, **{**job.trainer, **more}, callbacks=[writer(package, written)])
     owner = None if job.datamodule is None else bridged(job.datamodule, package)
     found = made.predict(job.model, dataloaders=list(job.loaders) or None, datamodule=owner)
-    return found, len(made.num_predict_batches) > 1
+    return found, len(made.num_predict_batches) > 1, written
 
 
 def predict_as_rank(package, folder):
@@ -372,12 +397,29 @@ def both_ranks(request, tmp_path_factory, elsewhere):
     return request.param, [torch.load(folder / f"{rank}.pt") for rank in range(2)]
 
 
+@pytest.mark.filterwarnings("ignore:Couldn't infer the batch indices", "ignore:.*custom batch sampler")
 @pytest.mark.parametrize("run", RUNS)
 def test_two_processes_predict_what_one_device_does(run, both_ranks):
     package, parts = both_ranks
-    expected, several = predicted(package, run)
+    expected, several, _ = predicted(package, run)
     assert [part[run][1] for part in parts] == [several, several]
     assert plain(merged([part[run][0] for part in parts], several=several)) == plain(expected)
+
+
+@pytest.mark.filterwarnings("ignore:Couldn't infer the batch indices", "ignore:.*custom batch sampler")
+@pytest.mark.parametrize("run", RUNS)
+def test_a_prediction_writer_is_told_the_samples_of_each_batch(run, both_ranks):
+    package, parts = both_ranks
+    expected = predicted(package, run)[2]
+    told = [part[run][2] for part in parts]
+    own = {name: indices for name, indices in expected.items() if name != "epoch"}
+    for name, indices in own.items():
+        loader, _, batch = name.removeprefix("batch ").partition("/")
+        if expected["epoch"][int(loader)]:  # else Lightning still tells those of the loader before
+            assert told[int(batch) % 2][f"batch {loader}/{int(batch) // 2}"] == indices
+    assert sum(len(part) - ("epoch" in part) for part in told) == len(own)
+    for loader, batches in enumerate(expected.get("epoch", [])):
+        assert [part["epoch"][loader] for part in told] == [batches[0::2], batches[1::2]]
 
 
 def plain(found):
