@@ -66,13 +66,13 @@ def check(
     outermost = _of_transformers(model)
     if outermost is not None:
         _check_config(outermost, tokenizer, len(classes), longest, (name, data))
-    outputs = _outputs(model, datamodule, (name, data))
+    outputs, alone = _outputs(model, datamodule, (name, data))
     if trains:
         labels.name_outputs(model, classes)
     if outputs == 1 and _is_cross_entropy(model):
         raise InputError(f"{name} has 1 output, and cross_entropy takes one for each of the {len(classes)} classes")
     told = [f"{cut:,} of {total:,} texts are cut at {longest} tokens"] if cut else []
-    told += filter(None, (other, ordered, _check_outputs(outputs, len(classes), weights, (name, data))))
+    told += filter(None, (other, ordered, alone, _check_outputs(outputs, len(classes), weights, (name, data))))
     return tuple(told)
 
 
@@ -159,10 +159,14 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
 
-def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> int | None:
+def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> tuple[int | None, str]:
     """Number of outputs of a model for a text; None where that cannot be told by its forward.
 
-    Tried are the longest text and the last token id, since it is those that an embedding may be too small for.
+    Tried are the longest text and the last token id, since it is those that an embedding may be too small for; and the
+    shortest beside it and alone.
+
+    Returns:
+        The number, and what to know of outputs for a text that depend on the texts beside it.
 
     Raises:
         InputError: it is too small, or the model does not take a batch as it is.
@@ -170,16 +174,18 @@ def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> int | None:
     tokenizer, _, splits = datamodule.data
     name, data = names
     texts = splits["train"] if "train" in splits else next(iter(splits.values()))
-    batch = texts.collate([texts[int(texts.lengths.argmax())]])
+    short, long = (texts[int(place)] for place in (texts.lengths.argmin(), texts.lengths.argmax()))
+    batch, alone = texts.collate([short, long]), texts.collate([short])
     longest = batch["input_ids"].shape[1]
-    batch["input_ids"][0, -1] = len(tokenizer) - 1
-    del batch["labels"]
+    batch["input_ids"][1, -1] = len(tokenizer) - 1
+    del batch["labels"], alone["labels"]
     if not _takes_names(model) or sum(item.numel() for item in model.parameters()) > _MOST_TRIED:
-        return None
+        return None, ""
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            found = model.eval()(**batch)
+            found = _logits(model.eval()(**batch))
+            others = [_logits(model(**alone)) for _ in range(2)]  # of a model that draws, they differ
     except IndexError as error:
         raise InputError(
             f"{name} cannot read {data}: the texts have up to {longest:,} tokens, of {len(tokenizer):,} different "
@@ -188,18 +194,55 @@ def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> int | None:
         ) from error
     except TypeError as error:
         if "unexpected keyword argument" not in str(error) or not hasattr(model, "_unpack"):
-            return None
+            return None, ""
         raise InputError(
             f"a batch of {data} goes to the model by name: write forward(self, {', '.join(batch)}) in {name} ({error})"
         ) from error
     except Exception:  # what it needs besides is there when it trains
-        return None
+        return None, ""
     finally:
         for module, training in modes:
             module.training = training
-    logits = getattr(found, "logits", found)
-    is_of_classes = isinstance(logits, torch.Tensor) and logits.ndim == 2 and len(logits) == 1
-    return int(logits.shape[1]) if is_of_classes and hasattr(model, "_unpack") else None
+    told = ""
+    if _are_alike(*(item[:1] for item in others)) and not _are_alike(found[:1], others[0]):
+        told = _depending(model, tokenizer, texts.padding["padding_side"], names)
+    return int(found.shape[1]) if found.ndim == 2 and len(found) == 2 and hasattr(model, "_unpack") else None, told
+
+
+def _logits(output: Any) -> torch.Tensor:
+    """The logits of an output; empty where it is something else."""
+    logits = getattr(output, "logits", output)
+    return logits if isinstance(logits, torch.Tensor) and logits.ndim else torch.empty(0)
+
+
+def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether outputs for a text are the same but for rounding; those of another shape depend on its length."""
+    if one.shape != other.shape or not one.is_floating_point():
+        return True
+    rounding = 1e-3 if one.dtype in (torch.float32, torch.float64) else 5e-2
+    return torch.allclose(one.float(), other.float(), rtol=rounding, atol=rounding, equal_nan=True)
+
+
+def _depending(model: Any, tokenizer: Any, side: str, names: tuple[str, str]) -> str:
+    """Say that the outputs for a text depend on the texts beside it.
+
+    Raises:
+        InputError: it is a classifier that looks for another padding token.
+    """
+    name, data = names
+    classifier, known = labels.classifier(model), tokenizer.pad_token_id
+    config = getattr(classifier, "config", None)
+    if config is not None and getattr(config, "pad_token_id", known) != known:
+        raise InputError(
+            f"{name} ignores the padding token {config.pad_token_id}, and {data} is padded with {known}, so that the "
+            f"output for a text depends on the texts beside it. Write from_pretrained(…, pad_token_id={known})"
+        )
+    other = "left" if side == "right" else "right"
+    may_help = f", or set tokenizer.padding_side = {other!r}" if side == "left" or _of_transformers(model) else ""
+    return (
+        f"the output of {name} for a text depends on the texts beside it: it does not ignore padding on the {side}. "
+        f"Use attention_mask{may_help}"
+    )
 
 
 def _takes_names(model: Any) -> bool:

@@ -247,7 +247,8 @@ class _Model:
             own = self.network.task if self.network is not None and loss is None else None
             about = MetricOptions(loss, options.task, options.num_classes, ignored, own)
             metrics = find_metrics(tuple(given), about, notebook)
-        return Steps(loss, metrics, self.is_transformers, inputs)
+        from_left = self.network is not None and self.network.from_left
+        return Steps(loss, metrics, self.is_transformers, inputs, from_left)
 
     def optimizing(self, notebook: Notebook, hooks: dict[str, Function]) -> Optimizing | None:
         """Return the optimizer, or None where the cell has its own.

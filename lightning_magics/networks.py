@@ -46,6 +46,7 @@ class Network:
         has_loss: whether a transformers model takes labels, and so has a loss of its own.
         parameters: names of its parameters, where it could be made.
         inputs: number of inputs that `forward` cannot do without.
+        from_left: whether it classifies texts that begin at the first place.
         copies: networks of the notebook that hooks read too: by name, what the instance's copy is called.
     """
 
@@ -58,6 +59,7 @@ class Network:
     has_loss: bool = True
     parameters: tuple[str, ...] = ()
     inputs: int = 1
+    from_left: bool = False
     copies: dict[str, str] = field(default_factory=dict)
 
 
@@ -206,7 +208,14 @@ def _described(code: ast.expr, cls: type | None, value: torch.nn.Module | None =
         has_loss=value is None or "labels" in takes,
         parameters=tuple(name for name, _ in value.named_parameters()) if value is not None else (),
         inputs=max(1, inputs),
+        from_left=is_transformers and value is not None and _begins_at_first(wrapped),
     )
+
+
+def _begins_at_first(cls: type) -> bool:
+    """Whether a class of transformers classifies texts that begin at the first place; XLNet's end at the last."""
+    names = [base.__name__ for base in cls.__mro__ if base.__module__.startswith("transformers.")]
+    return any(name.endswith("ForSequenceClassification") and not name.startswith("XLNet") for name in names)
 
 
 def _wrapped(value: Any) -> Any:

@@ -19,6 +19,17 @@ def forward(self, *inputs, **named):
     """Return what the network gives for the inputs."""
     return self.net(*inputs, **named)
 '''
+# Positions count from the first place, and the first or the last token is looked for from there.
+_FORWARD_LEFT = '''
+def forward(self, *inputs, **named):
+    """Return what the network gives for the inputs; texts that are padded on the left are padded on the right."""
+    mask = named.get("attention_mask")
+    if mask is not None and mask.ndim == 2 and not mask[:, 0].all():
+        padded = (mask.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
+        places = (torch.arange(mask.shape[1], device=mask.device) + padded) % mask.shape[1]
+        named = {name: part.gather(1, places) if part.shape == mask.shape else part for name, part in named.items()}
+    return self.net(*inputs, **named)
+'''
 _STEPS = {
     "training_step": '''
 def training_step(self, batch, batch_idx):
@@ -177,17 +188,20 @@ class Steps:
         metrics: None where there are none.
         transformers: whether the network is a transformers model.
         inputs: number of inputs that `forward` cannot do without.
+        from_left: whether the network takes texts that begin at the first place.
     """
 
     loss: Loss | None
     metrics: Metrics | None
     transformers: bool = False
     inputs: int = 1
+    from_left: bool = False
 
     def methods(self, wanted: Iterable[str]) -> list[ast.FunctionDef]:
         """Return the wanted methods, and the ones that they call."""
         wanted = set(wanted)
-        made = [method(_FORWARD)] if "forward" in wanted else []
+        forward = _FORWARD_LEFT if self.from_left else _FORWARD
+        made = [method(forward)] if "forward" in wanted else []
         made += [method(text) for name, text in _STEPS.items() if name in wanted]
         if "predict_step" in wanted:
             predict = _PREDICT_LOGITS if self.transformers else _PREDICT

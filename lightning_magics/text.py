@@ -91,7 +91,7 @@ def _encoded(self, columns):
     labels = {split: torch.tensor([numbers[name] for name in names]) for split, (_, names) in columns.items()}
     CARVED
     tokenizer = TOKENIZER
-    if tokenizer.pad_token is None:
+    if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     splits = {split: self._encode(tokenizer, texts, labels[split]) for split, (texts, _) in columns.items()}
     PREDICTED

@@ -398,9 +398,15 @@ def _check_encoded(found: Any, known: set[str]) -> None:
         known: labels of the training texts before some were taken for other splits.
 
     Raises:
-        InputError: a label is in other splits alone, or the tokenizer does not know what texts are made of.
+        InputError: a label is in other splits alone, or the tokenizer has no padding token, or does not know what texts
+            are made of.
     """
     tokenizer, classes, splits = found
+    if tokenizer.pad_token_id is None:
+        raise InputError(
+            f"the tokenizer has no padding token. Load it with one of its tokens, such as tokenizer = AutoTokenizer."
+            f"from_pretrained(…, pad_token={(tokenizer.unk_token or '[PAD]')!r}), and type --tokenizer tokenizer"
+        )
     train = splits["train"]
     left = {classes[number] for number in train.labels.unique().tolist()}
     if left != known:

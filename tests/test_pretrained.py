@@ -1,13 +1,15 @@
+import copy
 import logging
 import re
 
 import pytest
 import torch
+import transformers
 from notebook import SMALL_RUNS, data, model, namespace, trainer
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification, BertModel
 
-from lightning_magics import pretrained
+from lightning_magics import matching, pretrained
 from lightning_magics.errors import InputError
 
 pytestmark = SMALL_RUNS
@@ -276,3 +278,81 @@ def test_a_pattern_that_matches_nothing_is_said_with_the_cell():
 def test_an_encoder_alone_is_no_classifier():
     with pytest.raises(InputError, match=r"this model of transformers takes no labels: .* AutoModelForSequenceClass"):
         model("BertModel(BertConfig(vocab_size=60, hidden_size=8, num_attention_heads=2))", names=names())
+
+
+def padded_on(side):
+    """A tokenizer of `PAIRS` that pads on a side."""
+    tokenizer = copy.deepcopy(films().data[0])
+    tokenizer.padding_side = side
+    return tokenizer
+
+
+SMALL = "hidden_size=8, num_hidden_layers=2, num_attention_heads=2, intermediate_size=16"
+CLASSIFIERS = {
+    "GPT2": "n_embd=8, n_layer=2, n_head=2, bos_token_id=2, eos_token_id=3, initializer_range=1.0",
+    "Llama": f"{SMALL}, initializer_range=1.0",
+    "OPT": "hidden_size=8, num_hidden_layers=2, num_attention_heads=2, ffn_dim=16, word_embed_proj_dim=8, init_std=1.0",
+    "Bert": f"{SMALL}, initializer_range=1.0",
+    "Roberta": f"{SMALL}, initializer_range=1.0, max_position_embeddings=64",
+    "T5": "d_model=8, d_kv=4, d_ff=16, num_layers=2, num_heads=2, eos_token_id=3, decoder_start_token_id=0",
+}
+
+
+@pytest.mark.parametrize("kind", CLASSIFIERS)
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_what_stands_beside_a_text_does_not_change_its_output(kind, side):
+    tokenizer = padded_on(side)
+    cell = f"{kind}ForSequenceClassification({kind}Config(vocab_size=60, pad_token_id=0, {CLASSIFIERS[kind]}))"
+    classes = {name: getattr(transformers, name) for name in (f"{kind}ForSequenceClassification", f"{kind}Config")}
+    instance = model(cell, "Tiny", names=namespace(**classes)).new().eval()
+    datamodule = data(PAIRS, "films", names=namespace(mine=tokenizer), tokenizer="mine").new()
+    with torch.no_grad():
+        (together,) = (instance.predict_step(batch, 0) for batch in datamodule_batches(datamodule, "dull", PAIRS[0][0]))
+        (alone,) = (instance.predict_step(batch, 0) for batch in datamodule_batches(datamodule, "dull"))
+        steps = [instance(**batch).logits for batch in datamodule_batches(datamodule, "dull", PAIRS[0][0])]
+    assert torch.allclose(together[:1], alone, atol=1e-5)
+    assert torch.equal(steps[0], together)
+    assert matching.check(instance, datamodule, "Tiny", "films", None, trains=True) == ()
+
+
+def datamodule_batches(datamodule, *texts):
+    datamodule.setup()
+    return list(datamodule.texts_dataloader(list(texts)))
+
+
+def test_a_classifier_that_looks_for_another_padding_token_is_refused():
+    cell = f"GPT2ForSequenceClassification(GPT2Config(vocab_size=60, pad_token_id=5, {CLASSIFIERS['GPT2']}))"
+    classes = {name: getattr(transformers, name) for name in ("GPT2ForSequenceClassification", "GPT2Config")}
+    instance = model(cell, "Tiny", names=namespace(**classes)).new()
+    message = r"Tiny ignores the padding token 5, and films is padded with 0, .* from_pretrained\(…, pad_token_id=0\)"
+    with pytest.raises(InputError, match=message):
+        matching.check(instance, films(), "Tiny", "films", None, trains=True)
+
+
+@pytest.mark.parametrize(("side", "more"), [("left", ", or set tokenizer.padding_side = 'right'"), ("right", "")])
+def test_a_network_that_does_not_ignore_padding_is_told(side, more):
+    cell = """
+class Mean(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embed = nn.Embedding(60, 2)
+    def forward(self, input_ids, attention_mask):
+        return self.embed(input_ids).mean(dim=1)
+"""
+    instance = model(cell, "Mean", loss="cross_entropy").new()
+    datamodule = data(PAIRS, "films", names=namespace(mine=padded_on(side)), tokenizer="mine").new()
+    assert matching.check(instance, datamodule, "Mean", "films", None, trains=True) == (
+        f"the output of Mean for a text depends on the texts beside it: it does not ignore padding on the {side}. "
+        f"Use attention_mask{more}",
+    )
+
+
+def test_a_tokenizer_without_a_padding_token_is_said():
+    tokenizer = transformers.PreTrainedTokenizerFast(
+        tokenizer_object=films().data[0].backend_tokenizer, unk_token="[UNK]"
+    )
+    message = r"the tokenizer has no padding token. Load it with one of its tokens, .*\(…, pad_token='\[UNK\]'\), and"
+    with pytest.raises(InputError, match=message):
+        data(PAIRS, "films", names=namespace(mine=tokenizer), tokenizer="mine")
+    tokenizer.eos_token = "[SEP]"
+    assert data(PAIRS, "films", names=namespace(mine=tokenizer), tokenizer="mine").loaded[0].pad_token == "[SEP]"
