@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import boards, events, formats, frame, options, provenance, runs
+from . import boards, columns, events, formats, frame, options, provenance, runs
 from .closure import Module
 from .definition import Definition, check_hyperparameters, has_base, is_datamodule, is_module, package_of
 from .errors import InputError, short_traceback
@@ -60,6 +60,7 @@ class Data:
     forms: tuple[str, ...] = ()
     read: Callable[[Any], Any] | None = None  # makes answers of predictions
     notices: tuple[str, ...] = ()
+    table: columns.Table | None = None  # what is learned of it
 
 
 @dataclass(frozen=True)
@@ -108,6 +109,7 @@ class Call:
                 model = subject.make()
             data = self.datas(datas, subject)
             datamodule, loaders = data.make()
+            data = self.matched(data, datamodule, subject)
             notices = subject.notices + data.notices
             if self.options.amp and self.options.cluster is None:
                 notices += amp_notice(trainer)
@@ -228,6 +230,7 @@ class Call:
         if self.verb == "fit":
             with recording(folder):
                 sentences.keep(folder, job.datamodule)
+                columns.keep(folder, data.table)
         try:
             if isinstance(run, SpawnedRun) and how is not None:
                 run_in_processes(run, how, sources, self.session.started, self.session.ended)
@@ -354,7 +357,7 @@ class Call:
             InputError: it is none, or too many.
         """
         from . import sentences
-        from .samples import features, form_of, to_dataloaders
+        from .samples import form_of, to_dataloaders
 
         reader = self.reader(subject, typed) if self.verb == "predict" and typed else None
         texts = self.session.texts(typed) if reader is not None else None
@@ -382,12 +385,48 @@ class Call:
             raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
         if reader is not None and form_of(first) == "table":
             raise InputError(f"{subject.name} was trained on texts: give a column of them, such as {name}['text']")
-        if self.verb == "predict":  # what is predicted has no labels to name
-            found = [features(item) if form_of(item) == "table" else item for item in found]
+        found, learned, told = self.features(found, name, subject)
         training = [self.verb == "fit" and place == 0 for place in range(len(found))]
         loaders = tuple(to_dataloaders(found, training, overrides))
         forms = tuple(form_of(item) or "loaders" for item in found)
-        return Data(name, lambda: (None, loaders), parts, forms)
+        return Data(name, lambda: (None, loaders), parts, forms, notices=told, table=learned)
+
+    def features(
+        self, found: Sequence[Any], name: str, subject: Subject
+    ) -> tuple[list[Any], columns.Table | None, tuple[str, ...]]:
+        """Match data that has columns by name to what a model was trained on.
+
+        Args:
+            found: the data, a part for each dataloader.
+            name: of it.
+            subject: the model.
+
+        Returns:
+            The data, what is learned of it, and what the user should know.
+
+        Raises:
+            InputError: it has other columns than the training data.
+        """
+        known = self.table(subject)
+        told: tuple[str, ...] = ()
+        matched = []
+        for item in found:
+            frame = columns.frame_of(item)
+            if frame is None:
+                matched.append(item)
+            elif columns.is_table(item):
+                if self.verb == "predict":  # what is predicted has no labels to name
+                    item, more = columns.features(frame, known, subject.name, name)
+                    told += more
+                matched.append(item)
+            else:
+                if self.verb == "fit" and not matched:
+                    known = columns.of_value(item) if known is None or not columns.is_like(frame, known) else known
+                if known is not None:
+                    frame, more = columns.match(frame, known, subject.name, name)
+                    told += more
+                matched.append((frame, *item[1:]))
+        return matched, known, told
 
     def reader(self, subject: Subject, typed: Sequence[Any]) -> Any:
         """What makes sentences the input of a model, None where it was trained on other data.
@@ -420,6 +459,37 @@ class Call:
             return tokenizer, classes
         found = sentences.encoding(run.folder) if run is not None else None
         return (found[0], found[1].classes) if found is not None else None
+
+    def table(self, subject: Subject) -> columns.Table | None:
+        """What a model learned of the table that it was trained on; None where it was trained on other data."""
+        if subject.made in self.session.tables:
+            return self.session.tables[subject.made]  # type: ignore[no-any-return]
+        run = subject.run or self.session.run_of(subject.made)
+        return columns.kept(run.folder) if run is not None else None
+
+    def matched(self, data: Data, datamodule: Any, subject: Subject) -> Data:
+        """Let a DataModule of tables give what the model was trained on; of a fit, take note of what it learns.
+
+        Raises:
+            InputError: its columns or labels are not those of the training data.
+        """
+        if not columns.is_of_table(datamodule):
+            return data
+        known, told, name = self.table(subject), data.notices, data.name or type(datamodule).__name__
+        if known is not None:
+            try:
+                told += columns.match_datamodule(datamodule, known, subject.name, name)
+            except InputError as error:
+                if self.verb != "fit":
+                    raise
+                known, told = None, (*told, f"{error}. It is trained on these columns and labels from now on")
+        if known is None:
+            columns.anew(datamodule)
+            known = columns.of_datamodule(datamodule)
+            if self.verb != "fit" and known is not None and known.classes:
+                numbered = ", ".join(f"{number} = {name}" for number, name in enumerate(known.classes))
+                told += (f"{subject.name} was not trained on a table: the classes of {name} are {numbered}",)
+        return dataclasses.replace(data, notices=told, table=known)
 
     def data_of(self, run: Run, typed: str) -> Data:
         """The data of an earlier run; of a fit on loaders, validation alone is what its data says.

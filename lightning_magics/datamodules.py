@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from . import text, texts
+from . import columns, text, texts
 from .cells import (
     Cell,
     Hyperparameter,
@@ -28,12 +28,14 @@ from .cells import (
     split,
     use_attributes,
 )
+from .columns import Labels
 from .constructor import complete, constructor
 from .definition import Definition, as_it_is, check_name, dashed, given_options, is_datamodule
 from .errors import InputError, did_you_mean
 from .generated import assemble, expression, method, snippet
 from .imports import bind_imports, notebook_imports
-from .loading import Labels, classes, loaders, setup, splits
+from .loading import classes, has_columns, loaders, noted, setup, splits
+from .loading import columns as of_columns
 from .names import Notebook, literal
 from .probe import UNKNOWN, RandomState, class_kinds, evaluate_cell, execute, random_state_kept
 from .provenance import class_source
@@ -133,7 +135,8 @@ class _Data:
     parts: dict[Split, Part] = field(default_factory=dict)
     value: Any = None
     draws: bool = False
-    labels: Labels = "classes"
+    labels: Labels = "apart"
+    label: Any = None
     text: text.Text | None = None
     imported: dict[str, Any] = field(default_factory=dict)
 
@@ -185,10 +188,13 @@ class _Data:
                 f"files are read as texts, which takes --text COLUMN --label COLUMN and --tokenizer NAME; "
                 f"found {value!r}. Read other data in the cell, such as by pandas.read_csv"
             )
-        self.value, self.parts = value, splits_of(value)
+        _check_sparse(value)
+        self.value, self.parts = value, splits_of(value, labelled=self.options.label is not None)
         forms = {part.form for part in self.parts.values()}
         if "table" in forms:
-            self.check_table(value)
+            self.check_tables(value)
+        elif has_columns(self.parts):
+            self.check_columns(value)
         elif self.options.label is not None:
             raise InputError(
                 f"--label would have no effect: it names a column of a DataFrame; found {type(value).__name__}"
@@ -202,31 +208,75 @@ class _Data:
         self.value, self.parts = value, {split: Part("texts", key) for split, key in found.keys.items()}
         self.text = found
 
-    def check_table(self, table: Any) -> None:
-        """Check that a table has its label and nothing but numbers beside it.
+    def check_tables(self, value: Any) -> None:
+        """Check that tables have their labels and nothing but numbers beside them, and that all are alike.
 
         Raises:
-            InputError: it has not.
+            InputError: they have not, or are not.
         """
-        label, columns = self.options.label, [str(name) for name in table.columns]
+        parts = sorted(self.parts.items(), key=lambda item: item[0] != "train")  # it is what the others are to be like
+        tables = {split: columns.frame_of(_item(value, part)) for split, part in parts}
+        learned: columns.Table | None = None
+        for name, table in tables.items():
+            what = "the table" if len(tables) == 1 else f"the split {name!r}"
+            columns.check_names(table, what)
+            if learned is None:
+                self.label = self.label_of(table)
+            features = table.drop(columns=[self.label], errors="ignore")
+            if self.label in table.columns:
+                labels = _labels_in(table, self.label, learned)
+            elif name == "predict" and learned is not None:
+                columns.match(features, learned, "this data", what)
+                continue
+            else:
+                raise InputError(f"{what} lacks the column of the labels, {self.label}")
+            columns.check_features(features, what)
+            if learned is None:
+                self.labels = labels
+                found = table[self.label].astype("category").cat.categories
+                names = [columns.class_name(item) for item in found] if labels == "classes" else []
+                if len(set(names)) < len(names):
+                    raise InputError(f"{self.label} holds classes of the same name: {_few(sorted(names))}")
+                learned = columns.of_frame(features, self.label, labels, names)
+            else:
+                columns.match(features, learned, "this data", what)
+                columns.check_labels(table[self.label], learned, labels, "this data", what)
+
+    def label_of(self, table: Any) -> Any:
+        """The column that holds the labels.
+
+        Raises:
+            InputError: none is named, or there is none of that name, or it has missing values.
+        """
+        label, names = self.options.label, [str(name) for name in table.columns]
         if label is None:
             raise InputError(
-                f"a DataFrame needs to know which column is the label. Add --label COLUMN, of {_few(columns)}"
+                f"a DataFrame needs to know which column is the label. Add --label COLUMN, of {_few(names)}"
             )
-        if label not in table.columns:
+        found = columns.named(label, table)
+        if found not in table.columns:
             raise InputError(
-                f"--label {label}: there is no such column.{did_you_mean(label, columns)} It has {_few(columns)}"
+                f"--label {label}: there is no such column.{did_you_mean(str(label), names)} It has {_few(names)}"
             )
-        features = table.drop(columns=label)
-        text = [str(name) for name in features.columns if features[name].dtype.kind not in "biuf"]
-        if text:
+        return found
+
+    def check_columns(self, value: Any) -> None:
+        """Check that the features of ``(X, y)``, where X is a table, are alike in all splits.
+
+        Raises:
+            InputError: they are not, or a label is named.
+        """
+        if self.options.label is not None:
             raise InputError(
-                f"columns that hold no numbers: {_few(text)}. Encode them (pandas.get_dummies) or drop them in the cell"
+                f"--label {self.options.label} would have no effect: (X, y) has its labels apart. Leave it out"
             )
-        empty = [str(name) for name in table.columns if table[name].isna().any()]
-        if empty:
-            raise InputError(f"columns with missing values: {_few(empty)}. Fill them (fillna) or drop them in the cell")
-        self.labels = _labels(table[label], label)
+        parts = {split: _item(value, part) for split, part in self.parts.items() if part.table is not None}
+        first = parts.get("train", next(iter(parts.values())))
+        learned = columns.of_value(first)
+        assert learned is not None
+        self.label = columns.label_of(first)
+        for name, item in parts.items():
+            columns.match(columns.frame_of(item), learned, "this data", f"the split {name!r}")
 
     def carved(self) -> list[str]:
         """Return the splits to take from the training data.
@@ -307,6 +357,7 @@ class _Data:
             made = [method_ for method_ in made if method_.name not in hooks]
             splits = self.splits_apart and self.text is None
             body = snippet("self.data = None\nself.splits = {}" if splits else "self.data = None")
+            body += noted(self.label, self.labels) if has_columns(self.parts) else []
         elif cell.inner:
             body = [*cell.inner, *_kept(kept)]
         hyperparameters = cell.hyperparameters
@@ -345,9 +396,10 @@ class _Data:
         names = set(self.parts) | set(carved)
         single = set(self.parts) == {"train"} and self.parts["train"].has_order
         names |= {"predict"} if single else set()
-        filled = splits(self.parts, self.class_name, self.options.label, self.labels)
+        filled = splits(self.parts, self.class_name)
         ordered: list[Split] = [name for name in typing.get_args(Split) if name in names]
-        return [load, setup(self.parts, carved, filled), *loaders(self.parts, ordered)]
+        tables = of_columns(self.parts, self.labels) if has_columns(self.parts) else []
+        return [load, setup(self.parts, carved, filled), *tables, *loaders(self.parts, ordered)]
 
     @property
     def class_name(self) -> str:
@@ -390,12 +442,22 @@ def _kept(names: list[str]) -> list[ast.stmt]:
     return [statement for name in names for statement in snippet(f"self.{name} = {name}")]
 
 
-def _labels(values: Any, column: str) -> Labels:
-    """Return what a column of labels holds.
+def _item(value: Any, part: Part) -> Any:
+    """The data of a split."""
+    return value if part.key is None else value[part.key]
+
+
+def _labels_in(table: Any, column: Any, learned: columns.Table | None) -> Labels:
+    """Return what a column of labels holds; of another split, what that of the training data holds.
 
     Raises:
-        InputError: whole numbers, which may be either classes or numbers to predict.
+        InputError: it has missing values, or whole numbers, which may be either classes or numbers to predict.
     """
+    values = table[column]
+    if values.isna().any():
+        raise InputError(f"columns with missing values: {column}. Fill them (fillna) or drop them in the cell")
+    if learned is not None:
+        return learned.labels
     if values.dtype.kind == "f":
         return "numbers"
     if values.dtype.kind not in "iu":
@@ -407,6 +469,23 @@ def _labels(values: Any, column: str) -> Labels:
             f"as classes, 'category' in place of 'float32'"
         )
     return "indices"
+
+
+def _check_sparse(value: Any) -> None:
+    """Check that data is not in sparse matrices.
+
+    Raises:
+        InputError: it is.
+    """
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else [value]:
+        if isinstance(item, tuple | list):
+            _check_sparse(tuple(item[:3]))
+        elif type(item).__module__.startswith("scipy.sparse"):
+            rows, width = (*item.shape, 1)[:2]
+            raise InputError(
+                f"a sparse matrix ({rows:,} × {width:,}) cannot be loaded as data. Make it dense in the cell: "
+                f"X.toarray(), which takes {rows * width * 4 / 2**20:,.0f} MiB as float32"
+            )
 
 
 def _few(names: list[str]) -> str:

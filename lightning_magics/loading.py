@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
-from typing import Literal
+from typing import Any
 
+from .columns import Labels
 from .generated import expression, method, snippet
 from .samples import Part, Split
 
@@ -99,25 +100,57 @@ class MAPPED(torch.utils.data.Dataset):
         rows = array[index : index + 1]
         return self.to_tensor(rows if isinstance(rows, torch.Tensor) else numpy.array(rows))[0]
 '''
-_TABLE = """
-labels = self.data[LABEL]
-features = torch.tensor(self.data.drop(columns=LABEL).to_numpy("float32"))
-TARGET
-self.splits["train"] = torch.utils.data.TensorDataset(features, target)
+_TABLES = '''
+def _tables(self):
+    """Return the table of each split."""
+    return TABLES
+'''
+_LEARN = '''
+def _learn(self, table):
+    """Take note of the columns, and the classes, of the table that a model is trained on, if it is the first."""
+    if self.columns is None:
+        features = FEATURES
+        self.columns = {name: str(kind) for name, kind in features.dtypes.items()}
+        CLASSES
+'''
+_LEARN_CLASSES = """
+self.classes = [self._class_name(value) for value in table[self.label].astype("category").cat.categories]
 """
-_INDICES = """
-target = torch.tensor(labels.to_numpy("int64"))
+_FILLED = """
+tables = self._tables()
+self._learn(tables[FIRST])
+SPLITS
 """
-_CLASSES = """
-labels = labels.astype("category").cat
-self.classes = list(labels.categories)
-target = torch.tensor(labels.codes.to_numpy("int64"))
-"""
-_NUMBERS = """
-target = torch.tensor(labels.to_numpy("float32"))
-"""
-Labels = Literal["numbers", "indices", "classes"]
-_TARGETS: dict[Labels, str] = {"numbers": _NUMBERS, "indices": _INDICES, "classes": _CLASSES}
+_ROWS = '''
+def _rows(self, table):
+    """Return the rows of a table: its features, in the order of the columns, and its labels, if it has some."""
+    features = torch.tensor(table[list(self.columns)].to_numpy("float32"))
+    columns = [features, self._target(table[self.label])] if self.label in table.columns else [features]
+    return torch.utils.data.TensorDataset(*columns)
+'''
+_TARGET = '''
+def _target(self, labels):
+    """Return labels as numbers: of a class its place among the classes, other labels as they are."""
+    if self.labels == "numbers":
+        return torch.tensor(labels.to_numpy("float32"))
+    if self.labels == "indices":
+        return torch.tensor(labels.astype("int64").to_numpy("int64"))
+    labels = labels.astype("category").cat.remove_unused_categories().cat
+    places = [self.classes.index(self._class_name(value)) for value in labels.categories]
+    return torch.tensor(places, dtype=torch.int64)[torch.tensor(labels.codes.to_numpy("int64"))]
+'''
+_CLASS_NAME = '''
+@staticmethod
+def _class_name(value):
+    """Return the name of a class, of a whole number without a decimal point."""
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+'''
+_ORDERED = '''
+def _ordered(self, data):
+    """Return features and labels, the columns of the features in the order in which a model is trained on them."""
+    table, *others = data
+    return (FEATURES, *others)
+'''
 
 
 def setup(parts: dict[Split, Part], carved: list[str], splits: list[ast.stmt]) -> ast.FunctionDef:
@@ -138,24 +171,72 @@ def setup(parts: dict[Split, Part], carved: list[str], splits: list[ast.stmt]) -
     return method(_SETUP_STREAM if forms == {"stream"} else _SETUP, SPLIT=body)
 
 
-def splits(parts: dict[Split, Part], owner: str, label: str | None, labels: Labels) -> list[ast.stmt]:
+def splits(parts: dict[Split, Part], owner: str) -> list[ast.stmt]:
     """Return the statements that fill ``self.splits`` from what was loaded.
 
     Args:
         parts: what the data comes in.
         owner: name of the DataModule class.
-        label: column of the labels, for a table.
-        labels: what the labels of a table are: numbers to predict, classes 0, 1, …, or classes by any names.
     """
-    if label is not None:
-        made = snippet(_TABLE, LABEL=ast.Constant(label), TARGET=snippet(_TARGETS[labels]))
+    made: list[ast.stmt] = []
+    if any(part.form == "table" for part in parts.values()):
+        made = snippet("self.splits = {split: self._rows(table) for split, table in tables.items()}")
     else:
-        made = []
         for name, part in parts.items():
             made += snippet("self.splits[NAME] = DATASET", NAME=ast.Constant(name), DATASET=_dataset(part, owner))
+    if has_columns(parts):
+        first = "train" if "train" in parts else next(iter(parts))
+        made = snippet(_FILLED, FIRST=ast.Constant(first), SPLITS=made)
     if set(parts) == {"train"} and parts["train"].has_order:
         made += snippet('self.splits["predict"] = self.splits["train"]')
     return made
+
+
+def has_columns(parts: dict[Split, Part]) -> bool:
+    """Whether the features of data are tables, whose columns have names."""
+    return any(part.table is not None for part in parts.values())
+
+
+def noted(label: Any, labels: Labels) -> list[ast.stmt]:
+    """Return the statements that begin an instance of data of tables.
+
+    Args:
+        label: name of the column of labels, None if it is not known.
+        labels: what they are.
+    """
+    text = "self.label = LABEL\nself.labels = LABELS\nself.columns = None\nself.classes = None"
+    return snippet(text, LABEL=_constant(label), LABELS=ast.Constant(labels))
+
+
+def columns(parts: dict[Split, Part], labels: Labels) -> list[ast.FunctionDef]:
+    """Return the methods that read tables by the names of their columns."""
+    tables = [_table(part) for part in parts.values() if part.table is not None]
+    splits = [ast.Constant(name) for name, part in parts.items() if part.table is not None]
+    whole = any(part.form == "table" for part in parts.values())
+    text = "table.drop(columns=[self.label], errors='ignore')" if whole else "table"
+    classes = snippet(_LEARN_CLASSES) if labels == "classes" else []
+    made = [
+        method(_TABLES, TABLES=ast.Dict(list(splits), tables)),
+        method(_LEARN, FEATURES=expression(text), CLASSES=classes),
+    ]
+    if whole:
+        return [*made, method(_ROWS), method(_TARGET), method(_CLASS_NAME)]
+    of_pandas = all(part.table == "pandas" for part in parts.values() if part.table is not None)
+    ordered = "TABLE[list(self.columns)]" if of_pandas else "TABLE.to_pandas()[list(self.columns)]"
+    ordered += ".to_numpy('float64')" if any(part.mixed for part in parts.values()) else ""
+    return [*made, method(_ORDERED, FEATURES=expression(ordered, TABLE=ast.Name("table", ast.Load())))]
+
+
+def _table(part: Part) -> ast.expr:
+    """Return the table of a split, as an expression over what was loaded."""
+    text = "self.data" if part.key is None else "self.data[KEY]"
+    text += "" if part.form == "table" else "[0]"
+    return expression(text if part.table == "pandas" else f"{text}.to_pandas()", KEY=_constant(part.key))
+
+
+def _constant(value: Any) -> ast.expr:
+    """Return the code of a plain value."""
+    return ast.parse(repr(value), mode="eval").body if isinstance(value, tuple) else ast.Constant(value)
 
 
 def _dataset(part: Part, owner: str) -> ast.expr:
@@ -167,6 +248,8 @@ def _dataset(part: Part, owner: str) -> ast.expr:
         return expression("CLS(self.load)" if part.key is None else "CLS(self.load, KEY)", CLS=cls, KEY=key)
     if part.form == "tensors":
         return expression("torch.utils.data.TensorDataset(*DATA)", DATA=data)
+    if part.table is not None:
+        data = expression("self._ordered(DATA)", DATA=data)
     if part.is_mapped:
         return expression("CLS(DATA, self._tensor)", CLS=ast.Name(f"{owner}Arrays", ast.Load()), DATA=data)
     if part.form == "arrays":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from . import runs
+from . import columns, runs
 from .definition import Definition, load
 from .errors import LightningMagicsError, RunError, short_traceback
 from .launch import Run
@@ -58,6 +58,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
     data = _register_data(session, recalled)
     with contextlib.suppress(LightningMagicsError):  # said where a sentence is given
         session.readers[model] = kept(recalled.folder, recipe.package, data)
+        session.tables[model] = columns.kept(recalled.folder)
     return model
 
 

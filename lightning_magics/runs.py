@@ -125,6 +125,7 @@ class RunFolder:
         self.predictions_path = self.path / "predictions.pt"
         self.tokenizer_path = self.path / "tokenizer"
         self.texts_path = self.path / "texts.json"
+        self.table_path = self.path / "table.json"
 
     @property
     def name(self) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
 
+from . import columns
 from .errors import InputError, did_you_mean
 
 Form = Literal["loaders", "dataset", "iterable", "tensor", "tensors", "arrays", "table", "stream", "texts"]
@@ -44,6 +45,8 @@ class Part:
         length: number of samples, None where that is unknown.
         several: whether it is a tuple of columns.
         is_mapped: whether a column is an array in a file, of which samples are read one at a time.
+        table: whose table it is, or that its features are: pandas, or another package; None for neither.
+        mixed: whether the columns of such features have no type in common.
     """
 
     form: Form
@@ -51,6 +54,8 @@ class Part:
     length: int | None = None
     several: bool = False
     is_mapped: bool = False
+    table: str | None = None
+    mixed: bool = False
 
     @property
     def has_order(self) -> bool:
@@ -63,27 +68,38 @@ class Part:
         several = isinstance(value, tuple | list)
         if form == "arrays":
             _check_numbers(value)
-        columns = several and form in ("tensors", "arrays")
-        length = None if form in ("loaders", "iterable", "stream") else len(value[0] if columns else value)
-        return cls(form, key, length, several, form == "arrays" and is_mapped(value))
+        apart = several and form in ("tensors", "arrays")
+        length = None if form in ("loaders", "iterable", "stream") else len(value[0] if apart else value)
+        table = value[0] if form == "arrays" and several else value
+        of = ("pandas" if columns.is_of_pandas(table) else "another") if columns.is_table(table) else None
+        if of and form == "arrays" and (not several or len(value) < 2):
+            of = None  # features alone
+        mapped = form == "arrays" and is_mapped(value)
+        return cls(form, key, length, several, mapped, of, of is not None and columns.is_mixed(table))
 
 
-def splits_of(value: Any) -> dict[Split, Part]:
+def splits_of(value: Any, labelled: bool = False) -> dict[Split, Part]:
     """Return the splits that data comes in, training first; data without splits is for training.
+
+    Args:
+        value: the data.
+        labelled: whether a table holds its labels, so that several are splits.
 
     Raises:
         InputError: it is nothing that can be loaded, or its splits have unknown names.
     """
     _check_columns(value)
-    form = form_of(value)
+    several = isinstance(value, tuple | list) and 1 < len(value) <= 3
+    tables = labelled and several and all(map(columns.is_table, value))
+    form = form_of(value) if not tables else None
     if form is not None:
         return {"train": Part.of(value, form)}
     if isinstance(value, Mapping):
-        return _named(value)
-    if isinstance(value, tuple | list) and 1 < len(value) <= 3:
+        return _named(value, labelled)
+    if several:
         forms = [_form_of_split(item) for item in value]
         # A tuple of bare arrays here has columns of different lengths, which is a mistake rather than splits.
-        if all(found not in (None, "table") for found in forms) and not all(map(_is_array, value)):
+        if tables or (all(found not in (None, "table") for found in forms) and not all(map(_is_array, value))):
             names: list[Split] = ["train", "val", "test"]
             return {
                 name: Part.of(value[position], found, position)
@@ -93,7 +109,7 @@ def splits_of(value: Any) -> dict[Split, Part]:
     raise InputError(_cannot(value))
 
 
-def _named(value: Mapping[Any, Any]) -> dict[Split, Part]:
+def _named(value: Mapping[Any, Any], labelled: bool) -> dict[Split, Part]:
     parts: dict[Split, Part] = {}
     for key, item in value.items():
         name = SPLITS.get(str(key).lower())
@@ -104,11 +120,16 @@ def _named(value: Mapping[Any, Any]) -> dict[Split, Part]:
                 f"Name them train, val, test and predict"
             )
         form = _form_of_split(item)
-        if form is None or form == "table":
-            raise InputError(f"the split {key!r}: {_cannot(item)}")
+        if form is None or (form == "table" and not labelled):
+            label = ". Say which column is the label: --label COLUMN" if form == "table" else ""
+            raise InputError(f"the split {key!r}: {_cannot(item)}{label}")
         if name in parts:
             raise InputError(f"two keys are for the split {name!r}: {', '.join(map(repr, value))}. Leave one out")
         parts[name] = Part.of(item, form, key)
+    if len({part.form == "table" for part in parts.values()}) > 1:
+        raise InputError(
+            "some splits are tables and some are not. Give either tables, with --label, or (X, y) for each"
+        )
     if len({part.form == "loaders" for part in parts.values()}) > 1:
         raise InputError("some splits are DataLoaders and some are not. Give either loaders or datasets")
     if not parts:
@@ -124,7 +145,7 @@ def form_of(value: Any) -> Form | None:
         return "iterable"
     if isinstance(value, torch.Tensor):
         return "tensor" if value.shape else None
-    if type(value).__name__ == "DataFrame":
+    if columns.is_table(value):
         return "table"
     if _is_array(value):
         return "arrays"
@@ -185,6 +206,9 @@ def _check_numbers(value: Any) -> None:
         InputError: one holds something other than numbers.
     """
     for item in value if isinstance(value, tuple | list) else [value]:
+        if columns.is_table(item) and columns.is_mixed(item):
+            columns.check_features(columns.frame_of(item), "the table")
+            continue
         kind = item.dtype if isinstance(item, torch.Tensor) else np.asarray(item).dtype
         if isinstance(kind, np.dtype) and kind.kind not in "biufc":
             raise InputError(
@@ -255,9 +279,13 @@ def as_dataset(value: Any, form: Form) -> Any:
         return value  # a dataset as it is: its batches are tensors
     if form in ("tensors", "arrays"):
         _check_numbers(value)
+        items = value if isinstance(value, tuple | list) else [value]
+        items = [
+            item.to_numpy("float64") if columns.is_table(item) and columns.is_mixed(item) else item for item in items
+        ]
         if is_mapped(value):
-            return _Mapped(value)
-        return TensorDataset(*map(to_tensor, value)) if isinstance(value, tuple | list) else to_tensor(value)
+            return _Mapped(tuple(items) if isinstance(value, tuple | list) else value)
+        return TensorDataset(*map(to_tensor, items)) if isinstance(value, tuple | list) else to_tensor(items[0])
     if form == "table":
         raise InputError("a DataFrame needs to know its labels: %lightning_data NAME --label COLUMN")
     if form == "stream":
@@ -267,19 +295,6 @@ def as_dataset(value: Any, form: Form) -> Any:
             )
         return _Stream(value)
     return value
-
-
-def features(frame: Any) -> torch.Tensor:
-    """Return the columns of a DataFrame as features to predict for, (rows, columns) float32.
-
-    Raises:
-        InputError: a column holds no numbers.
-    """
-    kinds = dict(zip(map(str, frame.columns), frame.dtypes, strict=True))
-    text = [name for name, kind in kinds.items() if getattr(kind, "kind", "O") not in "biuf"]
-    if text:
-        raise InputError(f"the columns {', '.join(text)} hold no numbers: leave them out, or make numbers of them")
-    return torch.as_tensor(frame.to_numpy(dtype="float32", copy=True))
 
 
 class _Mapped(Dataset[Any]):

@@ -66,6 +66,7 @@ class Session:
             as long as the user holds them: a run holds its model, optimizer and data.
         readers: of each live model that was trained here or brought back, what makes sentences its input: see
             `sentences`; None where it was trained on other data.
+        tables: of each live model that was trained on a table, what it learned of that: see `columns`.
         interrupted: whether a fit of the cell that runs now was interrupted.
         units: code that came into the notebook other than as text of its cells.
         failed: of each cell that failed, the line that it failed in.
@@ -81,6 +82,7 @@ class Session:
     last: Run | None = None
     fits: dict[str, Run] = field(default_factory=dict)
     readers: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary)
+    tables: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary)
     interrupted: bool = False
     units: list[Unit] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
@@ -156,10 +158,12 @@ class Session:
             if self.last is run:
                 self.last = next(reversed(list(self._named.values())), None)
         if run.verb == "fit" and run.record.steps:
+            from .columns import kept
             from .sentences import reader
 
             self.fits[run.record.model] = run
             self.readers[run._model] = reader(run.data[0])
+            self.tables[run._model] = kept(run.folder)
 
     def brought_back(self, run: Run) -> None:
         """Take note of a run whose model was loaded from its folder."""

@@ -1,0 +1,331 @@
+"""What a fit learned of its table belongs to the run: later data is matched by name, or refused."""
+
+import json
+import re
+
+import numpy as np
+import pandas as pd
+import polars
+import pyarrow
+import pytest
+import torch
+from kernel import SETUP, Kernel
+from notebook import SMALL_RUNS, data, namespace
+
+from lightning_magics.errors import InputError
+
+pytestmark = SMALL_RUNS
+NET = "%%lightning_model Net --loss cross_entropy --metrics accuracy --lr 0.1\nnn.Linear(3, 3)"
+FRAME = """
+import numpy as np, pandas as pd
+rng = np.random.default_rng(0)
+big, small, flag = rng.normal(size=60) * 3, rng.normal(size=60), rng.random(60) > 0.5
+kind = np.where(big > 2, "a", np.where(small > 0, "b", "c"))
+frame = pd.DataFrame({"big": big, "small": small, "flag": flag, "kind": kind})
+part = frame[frame.kind != "a"][["kind", "flag", "small", "big"]]
+codes = torch.tensor(part.kind.map({"a": 0, "b": 1, "c": 2}).to_numpy())
+def of(model, order=("big", "small", "flag")):
+    with torch.no_grad():
+        return model(torch.tensor(part[list(order)].to_numpy("float32")))
+"""
+TABLE = "%%lightning_data table --label kind --val_split 0.2\nframe"
+HELD = "%%lightning_data held --label kind\n{'train': part, 'val': part, 'test': part}"
+
+
+@pytest.fixture
+def ns(shell):
+    """The names of a notebook in which a model was trained on a table."""
+    for cell in (SETUP, FRAME, NET, TABLE, "run = %lightning_fit Net table --max_epochs 1 --seed 1 --quiet"):
+        shell.run_cell(cell).raise_error()
+    return shell.user_ns
+
+
+def run(shell, cell):
+    shell.run_cell(cell).raise_error()
+
+
+def truth(ns):
+    """Accuracy and loss of the held rows, as torch gives them."""
+    output, codes = ns["of"](ns["run"].model), ns["codes"]
+    loss = torch.nn.functional.cross_entropy(output, codes)
+    return float((output.argmax(1) == codes).float().mean()), float(loss)
+
+
+def test_rows_of_some_classes_in_other_columns_are_tested_as_what_they_are(shell, ns):
+    accuracy, loss = truth(ns)
+    run(shell, f"{HELD}")
+    run(shell, "found = %lightning_test run held --quiet")
+    assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy)
+    assert ns["found"].results[0]["test_loss"] == pytest.approx(loss, rel=1e-4)
+    assert ns["found"].judged.classes == ["a", "b", "c"]
+    assert ns["found"].judged.actual == [0, *ns["part"].kind.value_counts().sort_index().tolist()]
+    run(shell, "found = %lightning_validate run held --quiet")
+    assert ns["found"].results[0]["val_accuracy"] == pytest.approx(accuracy)
+    run(shell, "%lightning_data part --label kind")
+    run(shell, "found = %lightning_predict run part --quiet")
+    assert torch.allclose(ns["found"].predictions, ns["of"](ns["run"].model))
+    # Labels of another type are the same classes.
+    for kind in ("'category'", "object"):
+        run(shell, f"more = part.astype({{'kind': {kind}}})")
+        run(shell, "%%lightning_data more_held --label kind\n{'train': more, 'test': more}")
+        run(shell, "found = %lightning_test run more_held --quiet")
+        assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy)
+    assert ns["run"].data[0].columns.keys() == {"big", "small", "flag"}
+
+
+def test_a_table_is_predicted_for_by_the_names_of_its_columns(shell, ns):
+    expected = ns["of"](ns["run"].model)
+    for table in ("part", "part[['flag', 'big', 'small']]", "part.astype({'big': 'float32'})"):
+        run(shell, f"%lightning_predict run {table} -o found --quiet")
+        assert torch.allclose(ns["found"], expected)
+    for made in (polars.from_pandas(ns["part"]), pyarrow.Table.from_pandas(ns["part"], preserve_index=False)):
+        ns["other"] = made
+        run(shell, "%lightning_predict run other -o found --quiet")
+        assert torch.allclose(ns["found"], expected)
+
+
+REFUSED = {
+    "part[['big', 'small']]": "lacks the column flag, which Net was trained on. Give it the columns big, small, flag",
+    "part.rename(columns={'big': 'bigg'})": "lacks the column big, which Net was trained on. Did you mean 'bigg'?",
+    "part[['kind']].assign(x=1, y=2)": "lacks the columns big, small, flag, which Net was trained on. It has x, y",
+    "part.assign(x=1)": "has the column x, which Net was not trained on. Leave it out: frame.drop(columns=['x'])",
+    "part.assign(big='1')": "and Net was trained on numbers (float64). Convert it: frame['big'].astype('float64')",
+    "part.assign(big=part.big.where(part.big > 0))": "has columns with missing values: big. Fill them",
+    "part[['big', 'big', 'small', 'flag']]": "has the column big more than once",
+}
+
+
+def test_columns_that_the_model_was_not_trained_on_are_refused_in_one_line(shell, ns):
+    for table, message in REFUSED.items():
+        with pytest.raises(InputError, match=re.escape(message)) as raised:
+            run(shell, f"%lightning_predict run {table}")
+        assert "\n" not in str(raised.value)
+
+
+def test_labels_that_the_model_was_not_trained_on_are_refused(shell, ns):
+    run(shell, "%%lightning_data more --label kind\nx = part.replace({'kind': {'b': 'd'}})\n{'train': x, 'test': x}")
+    with pytest.raises(InputError, match=r"the column 'kind' of more has the class d, and Net was trained on a, b, c"):
+        run(shell, "%lightning_test run more")
+    run(shell, "%%lightning_data more --label kind\nx = part.drop(columns='flag')\n{'train': x, 'test': x}")
+    with pytest.raises(InputError, match=r"more lacks the column flag, which Net was trained on"):
+        run(shell, "%lightning_test run more")
+
+
+def test_what_is_taken_in_another_type_is_said(shell, ns, capsys):
+    run(shell, "%lightning_predict run part.assign(flag=part.flag.astype(int)) -o found")
+    assert torch.allclose(ns["found"], ns["of"](ns["run"].model))
+    assert "the column 'flag' of part.assign(flag=part.flag.astype(int)) is of type int64, and was bool" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_fit_that_goes_on_keeps_columns_and_classes_and_a_new_one_learns_its_own(shell, ns):
+    run(shell, HELD)
+    run(shell, "net = run.model\nmore = %lightning_fit net held --max_epochs 1 --quiet")
+    assert list(ns["more"].data[0].columns) == ["big", "small", "flag"]
+    assert ns["more"].data[0].classes == ["a", "b", "c"]
+    run(shell, "fresh = %lightning_fit Net held --max_epochs 1 --quiet")
+    assert list(ns["fresh"].data[0].columns) == ["flag", "small", "big"]
+    assert ns["fresh"].data[0].classes == ["b", "c"]
+    run(shell, "mine = HeldData()\nother = %lightning_fit Net mine --max_epochs 1 --quiet")
+    run(shell, "found = %lightning_test run mine --quiet")
+    assert ns["found"].results[0]["test_accuracy"] == pytest.approx(
+        float((ns["of"](ns["run"].model).argmax(1) == ns["codes"]).float().mean())
+    )
+    run(shell, "again = %lightning_fit Net mine --max_epochs 1 --quiet")
+    assert ns["again"].data[0].classes == ["b", "c"]
+    run(shell, "x = frame.rename(columns={'flag': 'sign'})")
+    run(shell, "%lightning_data x --label kind")
+    run(shell, "another = %lightning_fit net x --max_epochs 1 --quiet")
+    assert list(ns["another"].data[0].columns) == ["big", "small", "sign"]
+    assert "sign" in (ns["another"].folder.path / "table.json").read_text()
+
+
+def test_whole_numbers_stay_what_they_are(shell, ns):
+    """Labels 0, 1, 2 are the model's outputs; rows of 1 and 2 alone are not 0 and 1."""
+    run(shell, "numbered = frame.assign(kind=frame.kind.map({'a': 0, 'b': 1, 'c': 2}))")
+    run(shell, "%%lightning_data numbers --label kind\nnumbered")
+    run(shell, "run = %lightning_fit Net numbers --max_epochs 1 --quiet")
+    for kind in ("'category'", "str", "float"):
+        run(shell, f"held = numbered[numbered.kind > 0].astype({{'kind': {kind}}})")
+        run(shell, "%%lightning_data more --label kind\n{'train': held, 'test': held}")
+        run(shell, "found = %lightning_test run more --quiet")
+        assert ns["found"].results[0]["test_accuracy"] == pytest.approx(truth(ns)[0])
+
+
+def test_numbers_to_predict_stay_numbers(shell, ns):
+    run(shell, "%%lightning_model Line --loss mse_loss --lr 0.001\nnn.Linear(2, 1)")
+    run(shell, "priced = frame[['small', 'big']].assign(price=frame.big * 2 + 0.5)")
+    run(shell, "%%lightning_data prices --label price\npriced")
+    run(shell, "run = %lightning_fit Line prices --max_epochs 1 --quiet")
+    run(shell, "held = priced[['price', 'big', 'small']].astype({'price': int}).assign(price=range(60))")
+    run(shell, "%%lightning_data more --label price\n{'train': held, 'test': held}")
+    run(shell, "found = %lightning_test run more --quiet")
+    with torch.no_grad():
+        output = ns["run"].model(torch.tensor(ns["held"][["small", "big"]].to_numpy("float32")))
+    expected = torch.nn.functional.mse_loss(output.flatten(), torch.arange(60.0))
+    assert ns["found"].results[0]["test_loss"] == pytest.approx(float(expected), rel=1e-4)
+
+
+def test_columns_with_numbers_for_names(shell, ns):
+    run(shell, "plain = pd.DataFrame(frame[['big', 'small', 'flag']].to_numpy(float)).assign(kind=list(kind))")
+    run(shell, "plain.columns = [0, 1, 2, 3]\n")
+    run(shell, "%lightning_data plain --label 3")
+    run(shell, "run = %lightning_fit Net plain --max_epochs 1 --quiet")
+    run(shell, "%lightning_predict run plain[[2,1,0]] -o found --quiet")
+    run(shell, "%lightning_predict run plain -o expected --quiet")
+    assert torch.equal(ns["found"], ns["expected"])
+    assert ns["expected"].shape == (60, 3)
+    with pytest.raises(InputError, match=r"lacks the column 1, which Net was trained on"):
+        run(shell, "%lightning_predict run plain[[2,0]]")
+
+
+@pytest.mark.parametrize("line", ["pairs", "(frame[['big','small','flag']],codes)"])
+def test_features_with_names_and_labels_apart_are_matched_too(shell, ns, line):
+    run(shell, "codes = pd.Series(frame.kind.map({'a': 0, 'b': 1, 'c': 2}), name='kind')")
+    cell = "X, y = frame[['big', 'small', 'flag']], codes\n((X, y), (X[['flag', 'big', 'small']], y))"
+    if line == "pairs":
+        with pytest.raises(InputError, match=r"--label kind would have no effect: \(X, y\) has its labels apart"):
+            run(shell, f"%%lightning_data pairs --label kind\n{cell}")
+        run(shell, f"%%lightning_data pairs\n{cell}")
+    run(shell, f"run = %lightning_fit Net {line} --max_epochs 1 --quiet")
+    run(shell, "%lightning_predict run part -o found --quiet")
+    assert torch.allclose(ns["found"], ns["of"](ns["run"].model))
+    run(shell, "found = %lightning_validate run (frame[['flag','big','small']],codes) --quiet")
+    if line == "pairs":
+        run(shell, "same = %lightning_validate run --quiet")
+        assert ns["same"].results[0]["val_loss"] == pytest.approx(ns["found"].results[0]["val_loss"])
+    with pytest.raises(InputError, match=r"lacks the column flag, which Net was trained on"):
+        run(shell, "%lightning_validate run (frame[['big','small']],codes)")
+    run(shell, HELD)
+    with pytest.raises(InputError, match=r"holds the classes b, c, and Net was trained on labels that were numbers"):
+        run(shell, "%lightning_test run held")
+
+
+def test_a_model_that_was_trained_on_no_table_says_how_classes_are_numbered(shell, ns, capsys):
+    run(shell, HELD)
+    run(shell, "net = Net()\nfound = %lightning_test net held")
+    assert "Net was not trained on a table: the classes of held are 0 = b, 1 = c" in capsys.readouterr().out
+
+
+SPLITS = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4, 5, 6], "kind": ["x", "y", "z"]})
+
+
+def ready(definition):
+    instance = definition.new()
+    instance.setup("fit")
+    return instance
+
+
+@pytest.mark.parametrize(
+    "cell", ["frame, frame[['kind', 'b', 'a']]", "{'train': frame, 'val': frame[['b', 'a', 'kind']][1:]}"]
+)
+@pytest.mark.parametrize("package", ["pandas", "polars"])
+def test_splits_may_be_tables(cell, package):
+    if package == "polars":
+        cell = re.sub(r"frame(\[.*?\]\])?(\[1:\])?", lambda found: f"polars.from_pandas({found[0]})", cell)
+    made = ready(data(cell, names=namespace(frame=SPLITS, polars=polars), label="kind"))
+    features, labels = made.splits["val"].tensors
+    assert made.splits["train"].tensors[0].tolist() == [[1, 4], [2, 5], [3, 6]]
+    assert features.tolist() == [[1, 4], [2, 5], [3, 6]][-len(features) :]
+    assert labels.tolist() == [0, 1, 2][-len(labels) :]
+
+
+def test_a_split_to_predict_for_needs_no_labels():
+    cell = "{'test': frame, 'train': frame, 'predict': frame[['b', 'a']]}"
+    made = ready(data(cell, names=namespace(frame=SPLITS), label="kind"))
+    assert [column.tolist() for column in made.splits["predict"].tensors] == [[[1, 4], [2, 5], [3, 6]]]
+
+
+@pytest.mark.parametrize(
+    ("cell", "label", "message"),
+    [
+        ("frame, frame[['kind', 'b']]", "kind", r"the split 'val' lacks the column a, which this data was trained on"),
+        (
+            "frame[:2], frame",
+            "kind",
+            r"the column 'kind' of the split 'val' has the class z, and this data was trained",
+        ),
+        ("frame, frame[['a', 'b']]", "kind", r"the split 'val' lacks the column of the labels, kind"),
+        ("{'train': frame, 'val': frame}", None, r"the split 'train'.* Say which column is the label: --label COLUMN"),
+        ("{'train': frame, 'val': (frame[['a']], frame['b'])}", "kind", r"some splits are tables and some are not"),
+        ("frame[['a', 'a', 'kind']]", "kind", r"the table has the column a more than once"),
+        ("frame.rename(columns={'a': pd.Timestamp(0)})", "kind", r"the column name Timestamp.* not a text or a number"),
+        ("(sparse, np.ones(3))", None, r"a sparse matrix \(3 × 4\) cannot be loaded as data.*X.toarray\(\)"),
+        ("{'train': (sparse, np.ones(3))}", None, r"a sparse matrix \(3 × 4\) cannot be loaded as data"),
+    ],
+)
+def test_tables_that_cannot_be_used_are_described(cell, label, message):
+    from scipy import sparse
+
+    names = namespace(frame=SPLITS, pd=pd, np=np, sparse=sparse.csr_matrix((3, 4)))
+    with pytest.raises(InputError, match=message):
+        data(cell, names=names, label=label)
+
+
+def test_features_of_types_that_have_none_in_common_become_numbers():
+    names = namespace(frame=pd.DataFrame({"a": [1.5, 2], "b": [True, False]}))
+    made = ready(data("frame, frame['b'].astype(int)", names=names))
+    assert made.splits["train"].tensors[0].tolist() == [[1.5, 1], [2, 0]]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Folder of a notebook that has trained on a table, in three ways."""
+    kernel = Kernel(tmp_path_factory.mktemp("tables"))
+    try:
+        kernel.run(SETUP, FRAME, NET, TABLE, HELD)
+        kernel.run("run = %lightning_fit Net table --max_epochs 2 --seed 1 --quiet")
+        kernel.run("apart = %lightning_fit Net table --max_epochs 2 --seed 1 --quiet --background\napart.wait()")
+        kernel.run("two = %lightning_fit Net table --max_epochs 2 --seed 1 --quiet --ddp 2")
+        kernel.run("again = %lightning_rerun Net/version_0 --quiet")
+        kernel.run("torch.save([of(item.model) for item in (run, apart, two, again)], 'expected.pt')")
+        kernel.run("part.to_pickle('part.pkl')\n%lightning_export run train.py")
+        yield kernel
+    finally:
+        kernel.stop()
+
+
+@pytest.mark.parametrize("name", ["run", "apart", "two", "again"])
+def test_every_way_to_train_keeps_the_columns(trained, name):
+    trained.run(f"%lightning_predict {name} part -o found --quiet", f"expected = of({name}.model)")
+    assert trained.value("torch.allclose(found, expected)")
+    trained.run(f"test = %lightning_test {name} held --quiet --ddp 2")
+    trained.run("good = (expected.argmax(1) == codes).float().mean().item()")
+    assert trained.value("test.results[0]['test_accuracy']") == pytest.approx(trained.value("good"), abs=0.05)
+    assert trained.value("test.judged.classes") == ["a", "b", "c"]
+
+
+def test_another_kernel_matches_a_table_to_a_run(trained):
+    kernel = Kernel(trained.folder)
+    try:
+        kernel.run(
+            SETUP, "import pandas as pd\npart, expected = pd.read_pickle('part.pkl'), torch.load('expected.pt')", NET
+        )
+        for place in range(3):
+            kernel.run(f"%lightning_predict Net/version_{place} part -o found --quiet")
+            assert kernel.value(f"torch.allclose(found, expected[{place}])")
+        assert "lacks the columns big, small" in kernel.cell("%lightning_predict Net/version_1 part[['flag']]").error
+        kernel.run("net = %lightning_load Net/version_0", "%lightning_predict net part -o found --quiet")
+        assert kernel.value("torch.allclose(found, expected[0])")
+        kernel.run(HELD, "test = %lightning_test net held --quiet")
+        assert kernel.value("test.judged.classes") == ["a", "b", "c"]
+    finally:
+        kernel.stop()
+
+
+SCRIPT = "runpy.run_path('train.py', run_name='__main__')"
+
+
+def test_a_script_trains_the_same_on_its_table(trained, elsewhere):
+    table = json.loads((trained.folder / "lightning_logs/Net/version_0/table.json").read_text())
+    assert table == {
+        "columns": {"'big'": "float64", "'small'": "float64", "'flag'": "bool"},
+        "label": "'kind'",
+        "labels": "classes",
+        "classes": ["a", "b", "c"],
+    }
+    done = elsewhere.run(f"import os, runpy; os.chdir({str(trained.folder)!r}); {SCRIPT}")
+    printed = dict(line.split("=") for line in done.stdout.splitlines() if re.match(r"^\w+=", line))
+    metrics = trained.value("dict(run.metrics)")
+    assert {name: float(printed[name]) for name in metrics} == metrics
