@@ -21,20 +21,21 @@ class Agreement:
     Args:
         before: record of the run; `after` of its repetition.
         changed: options that were given anew, as they are typed.
+        repeats: whether a fit without a seed began with the random numbers of the run.
 
     Attributes:
         verdict: ``identical``, ``within tolerance``, ``different``, or ``nothing`` where neither logged a metric.
         reasons: why the numbers may differ, as far as the records show.
     """
 
-    def __init__(self, before: RunRecord, after: RunRecord, changed: Sequence[str] = ()) -> None:
+    def __init__(self, before: RunRecord, after: RunRecord, changed: Sequence[str] = (), repeats: bool = False) -> None:
         self._before, self._after = before, after
         names = [*before.metrics, *(name for name in after.metrics if name not in before.metrics)]
         self._rows = [(name, before.metrics.get(name), after.metrics.get(name)) for name in names]
         found = {_how(one, other) for _, one, other in self._rows} or {"nothing"}
         self.verdict = next(item for item in ("different", "within tolerance", "identical", "nothing") if item in found)
         compared = self.verdict in ("different", "within tolerance")
-        self.reasons = _reasons(before, after, changed) if compared else []
+        self.reasons = _reasons(before, after, changed, repeats) if compared else []
 
     def __repr__(self) -> str:
         """The table as text."""
@@ -96,15 +97,19 @@ def _exact(value: float | None) -> str:
     return "" if value is None else repr(value)
 
 
-def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str]) -> list[str]:
+def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str], repeats: bool) -> list[str]:
     """What in the records may be the reason."""
     recipe = Recipe.of(before)
     found = [f"changed: {option}" for option in changed]
-    found += unrepeated(before.run, recipe, after.seed)
+    found += unrepeated(before.run, recipe, after.seed, repeats)
     if before.seed != after.seed:
         found.append(f"seed: {_seed(before)} → {_seed(after)}")
     found += _endings(before, after)
-    found += _differing("data", before.fingerprint, after.fingerprint)
+    data = {name: text for name, text in before.fingerprint.items() if name != "weights"}
+    found += _differing("data", data, after.fingerprint)
+    if not found and before.precision == after.precision and _differing("", before.fingerprint, after.fingerprint):
+        instance = ": the model is an instance, which was made before the fit began" if recipe.arguments is None else ""
+        found.append(f"the initial weights are not those of {before.run}{instance}")
     found += _differing("", before.versions, after.versions)
     facts: tuple[str, ...] = ("devices", "precision")
     found += [
@@ -118,20 +123,21 @@ def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str]) -> lis
     return found
 
 
-def unrepeated(run: str, recipe: Recipe, seed: int | None) -> list[str]:
+def unrepeated(run: str, recipe: Recipe, seed: int | None, repeats: bool) -> list[str]:
     """What of a fit comes out otherwise each time that it is run from its source.
 
     Args:
         run: its name.
         recipe: how it was put together.
         seed: of ``--seed``, or None.
+        repeats: whether the random numbers are the run's without one.
     """
     found = []
-    if seed is None:
+    if seed is None and not repeats:
         found.append("no seed: weights and the order of the data are drawn anew each time. Give one: --seed 1")
     if recipe.trained:
         found.append(f"{run} went on from an instance that had been trained; this begins anew")
-    elif recipe.model and recipe.arguments is None and recipe.model.isidentifier():
+    elif seed is not None and recipe.model and recipe.arguments is None and recipe.model.isidentifier():
         found.append("the model is an instance: it is made before a fit sets its seed")
     return found
 

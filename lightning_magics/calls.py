@@ -14,9 +14,9 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import boards, columns, events, formats, frame, options, provenance, runs
+from . import boards, columns, events, formats, frame, options, pickling, provenance, runs
 from .closure import Module
 from .definition import Definition, check_hyperparameters, has_base, is_datamodule, is_module, package_of
 from .errors import InputError, short_traceback
@@ -29,6 +29,9 @@ from .session import Session, current, is_code
 from .spawned import How, SpawnedRun, attach, run_in_processes
 from .stopping import ask_to_stop
 from .views import HiddenView, open_view
+
+if TYPE_CHECKING:
+    from .randomness import RandomState
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,11 @@ class Data:
 
 @dataclass(frozen=True)
 class Call:
-    """One call of fit, validate, test or predict."""
+    """One call of fit, validate, test or predict.
+
+    Attributes:
+        random: of a fit that runs once more, the random state that it began with.
+    """
 
     verb: events.Verb
     session: Session
@@ -74,6 +81,7 @@ class Call:
     model: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
     slurm: Mapping[str, Any] = field(default_factory=dict)
+    random: RandomState | None = None
 
     @classmethod
     def of(cls, verb: events.Verb, asked: Mapping[str, Any]) -> Call:
@@ -98,10 +106,11 @@ class Call:
         Seeded, in the order of a script: the model, then the data, then the Trainer.
         """
         from . import matching, pretrained, sentences
-        from .train import seeded
+        from .randomness import RandomState
         from .trainer import amp_notice, trainer_class
 
-        with short_traceback(), self.alone(), seeded(self.session.package(), self.options.seed):
+        with short_traceback(), self.alone(), self.random_numbers():
+            begins_with = RandomState.taken() if self.verb == "fit" and self.options.seed is None else None
             subject = dataclasses.replace(self.subject(net), typed=net if isinstance(net, str) else "")
             trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.scope)
             trainer, how = self.how(trainer, subject.package)
@@ -129,7 +138,22 @@ class Call:
                     matching.check_hyperparameters(model, datamodule, subject.name, data.name)
             elif self.options.ckpt_path is not None:
                 job = self.at_checkpoint(job, subject)
-            return self.run(job, subject, data, how)
+            with pickling.found_in_main(model, datamodule):
+                return self.run(job, subject, data, how, begins_with)
+
+    @contextlib.contextmanager
+    def random_numbers(self) -> Iterator[None]:
+        """Within it, random numbers of ``--seed``, or of the fit that runs once more; else the notebook's own."""
+        from .randomness import random_state_kept
+        from .train import seeded
+
+        if self.random is None or self.options.seed is not None:
+            with seeded(self.session.package(), self.options.seed):
+                yield
+            return
+        with random_state_kept():
+            self.random.take_up()
+            yield
 
     def how(self, trainer: dict[str, Any], package: str) -> tuple[dict[str, Any], How | None]:
         """Trainer's arguments, and how the run's processes are started; None for the kernel itself.
@@ -199,8 +223,8 @@ class Call:
         finally:
             session.busy.release()
 
-    def run(self, job: Job, subject: Subject, data: Data, how: How | None) -> Run:
-        """Make the run folder and run the job in it."""
+    def run(self, job: Job, subject: Subject, data: Data, how: How | None, begins_with: RandomState | None) -> Run:
+        """Make the run folder, which tells the random state of a fit without a seed, and run the job in it."""
         from . import sentences
 
         settings = self.session.settings
@@ -215,6 +239,8 @@ class Call:
         job = dataclasses.replace(job, folder=folder.path)
         record = dataclasses.replace(record, run=folder.name)
         sources = {folder.source_path: module.text if module.body or module.imports else ""}
+        if begins_with is not None:
+            sources[folder.random_path] = begins_with.text
         background = how is not None and how.background
         if board is not None:
             frame.show_soon(dataclasses.replace(board, run=folder.name if "tensorboard" in job.loggers else ""))

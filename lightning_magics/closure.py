@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from .history import History, Statement, sets, statements_of
+from .history import History, Statement, calls_seeding, sets, statements_of
 from .imports import import_of
 from .layout import laid_out
 
@@ -219,8 +219,13 @@ class Closure:
         """Take statements that set a path, a default of torch, or a seed that something is drawn after."""
         plain = [place for place in self._taken if not _only_defines(self._history.statements[place][0])]
         homes = {self._history.statements[place][1] for place in self._taken}
+        functions: dict[int, dict[str, ast.stmt]] = {home: {} for home in homes}
         for place, (statement, home) in enumerate(self._history.statements):
             kind = sets(statement) if home in homes and not statement.asks_ipython else ""
+            if home in homes and isinstance(statement.tree, ast.FunctionDef):
+                functions[home][statement.tree.name] = statement.tree
+            elif home in homes and calls_seeding(statement, functions[home]):
+                kind = "seed"
             if kind == "setting" or (kind == "seed" and (not seeded or any(place < item for item in plain))):
                 before = dict(self.missing)
                 self._take(place, place, "")

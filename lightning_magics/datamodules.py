@@ -37,8 +37,9 @@ from .imports import bind_imports, notebook_imports
 from .loading import classes, has_columns, loaders, noted, setup, splits
 from .loading import columns as of_columns
 from .names import Notebook, literal
-from .probe import UNKNOWN, RandomState, class_kinds, evaluate_cell, execute, random_state_kept
+from .probe import UNKNOWN, class_kinds, evaluate_cell, execute
 from .provenance import class_source
+from .randomness import RandomState, random_state_kept
 from .samples import FORMS, Part, Split, check_sizes, splits_of
 from .scopes import Function, binds, names_read
 

@@ -12,6 +12,7 @@ from .agreement import unrepeated
 from .calls import Call
 from .definition import is_module
 from .errors import InputError
+from .history import sets_a_seed
 from .launch import Run
 from .recall import Recalled
 from .recipe import Writer
@@ -71,7 +72,13 @@ def _model(session: Session, asked: Any) -> Any:
 def _of_run(session: Session, asked: Any) -> tuple[Script, str]:
     recalled = Recalled.of(session.folder(asked), {})
     record, recipe = recalled.record, recalled.recipe
-    notes = [f"{reason[0].upper()}{reason[1:]}." for reason in unrepeated(record.run, recipe, record.seed)]
+    seeds_itself = record.seed is None and sets_a_seed(recalled.text)
+    reasons = unrepeated(record.run, recipe, record.seed, repeats=seeds_itself)
+    if seeds_itself:
+        reasons.insert(
+            0, "the seed is the code's own: numbers that other cells of the notebook drew are not drawn here"
+        )
+    notes = [f"{reason[0].upper()}{reason[1:]}." for reason in reasons]
     script = Script(
         record.model,
         recipe,

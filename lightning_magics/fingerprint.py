@@ -18,12 +18,22 @@ _MOST_PARTS = 64  # datasets within a dataset
 
 
 def fingerprints(trainer: Any) -> dict[str, str]:
-    """Describe the data of a fit that has begun: ``train`` and, where it is known by then, ``val``."""
-    found = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
-    try:
-        return {name: of_loaders(loaders) for name, loaders in found.items() if loaders is not None}
-    except Exception:  # of a dataset of the user's: a fit does not fail for this
-        return {}
+    """Describe a fit that has begun: its data ``train`` and, where it is known by then, ``val``, and ``weights``."""
+    loaders = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
+    found = {}
+    with contextlib.suppress(Exception):  # of a dataset of the user's: a fit does not fail for this
+        found = {name: of_loaders(item) for name, item in loaders.items() if item is not None}
+    with contextlib.suppress(Exception):  # of weights in parts, such as FSDP's
+        found["weights"] = of_weights(list(trainer.lightning_module.parameters()))
+    return found
+
+
+def of_weights(weights: list[torch.Tensor]) -> str:
+    """Describe weights: a hash of values of some of them."""
+    digest = hashlib.sha256()
+    for tensor in weights[:: max(1, len(weights) // _MOST_PARTS)]:
+        _add_tensor(tensor, digest)
+    return digest.hexdigest()[:12]
 
 
 def of_loaders(loaders: Any) -> str:

@@ -307,12 +307,76 @@ def _root(node: ast.AST) -> set[str]:
 def sets(statement: Statement) -> str:
     """What a statement sets for all that comes after it: ``seed``, ``setting`` (the path, torch), or nothing."""
     tree = statement.tree
+    if _is_seed(tree):
+        return "seed"
     if isinstance(tree, ast.Expr) and isinstance(tree.value, ast.Call):
         called = ast.unparse(tree.value.func)
         last = called.rpartition(".")[2]
-        if "seed" in last:
-            return "seed"
         of_torch = called.startswith("torch.") and last.startswith(("set_", "use_deterministic"))
         return "setting" if of_torch or called.startswith("sys.path.") else ""
     assigned = isinstance(tree, ast.Assign) and ast.unparse(tree.targets[0]).startswith("torch.backends.")
     return "setting" if assigned else ""
+
+
+def sets_a_seed(text: str) -> bool:
+    """Whether code seeds torch, as far as its own statements tell."""
+    trees = [statement.tree for statement in statements_of(text)]
+    functions = {tree.name: tree for tree in trees if isinstance(tree, ast.FunctionDef)}
+    return any(_seeds_torch(tree) or _calls_seeding(tree, functions) for tree in trees)
+
+
+def calls_seeding(statement: Statement, functions: Mapping[str, ast.stmt]) -> bool:
+    """Whether a statement calls one of some functions that does nothing but seed and set."""
+    return _calls_seeding(statement.tree, functions)
+
+
+def _calls_seeding(tree: ast.stmt, functions: Mapping[str, ast.stmt]) -> bool:
+    if not (isinstance(tree, ast.Expr) and isinstance(tree.value, ast.Call) and isinstance(tree.value.func, ast.Name)):
+        return False
+    called = functions.get(tree.value.func.id)
+    if not isinstance(called, ast.FunctionDef):
+        return False
+    return any(map(_seeds_torch, ast.walk(called))) and all(map(_only_sets, called.body))
+
+
+def _only_sets(tree: ast.stmt) -> bool:
+    """Whether a statement of a function that seeds does nothing that could take long."""
+    if isinstance(tree, ast.If):
+        return all(map(_only_sets, [*tree.body, *tree.orelse]))
+    if isinstance(tree, ast.Expr) and isinstance(tree.value, ast.Call):
+        called = ast.unparse(tree.value.func)
+        return _is_seed(tree) or called.startswith("torch.") or called == "print"
+    return not isinstance(tree, ast.For | ast.While | ast.With | ast.Try)
+
+
+_SEEDS = ("manual_seed", "manual_seed_all", "seed", "seed_all", "seed_everything", "set_seed")
+
+
+def _is_seed(tree: ast.AST) -> bool:
+    """Whether a statement seeds, and does nothing else."""
+    if isinstance(tree, ast.If):
+        return all(isinstance(item, ast.Pass) or _is_seed(item) for item in [*tree.body, *tree.orelse])
+    if isinstance(tree, ast.Expr):
+        calls = tree.value.elts if isinstance(tree.value, ast.Tuple) else [tree.value]
+        return any(isinstance(call, ast.Call) and "seed" in _last(call) for call in calls)
+    if not (isinstance(tree, ast.Assign | ast.AnnAssign) and isinstance(tree.value, ast.Call)):
+        return False
+    return _last(tree.value) in _SEEDS and not any(isinstance(node, ast.Call) for node in ast.walk(tree.value.func))
+
+
+def _seeds_torch(tree: ast.AST) -> bool:
+    """Whether a statement seeds torch, and with a number: ``torch.seed()`` draws one."""
+    calls = [node for node in _outside_functions(tree) if isinstance(node, ast.Call)] if _is_seed(tree) else []
+    named = [(ast.unparse(call.func), bool(call.args or call.keywords)) for call in calls]
+    return any(
+        "seed" in name
+        and not name.endswith("random.seed")
+        and not any(item in name for item in ("(", ".cuda."))
+        and (given or "everything" in name)
+        for name, given in named
+    )
+
+
+def _last(call: ast.Call) -> str:
+    """Last name of what is called."""
+    return ast.unparse(call.func).rpartition(".")[2]

@@ -41,8 +41,9 @@ from .optimizers import HELPERS as OF_OPTIMIZERS
 from .optimizers import Optimizing, configure
 from .pretrained import HELPERS as OF_FINE_TUNING
 from .pretrained import FineTuning, check_names, is_loaded, new_weights, told
-from .probe import class_kinds, default_values, execute, random_state_kept
+from .probe import class_kinds, default_values, execute
 from .provenance import class_source
+from .randomness import random_state_kept
 from .scopes import Function, binds, names_read, parameters
 from .steps import HELPERS, Steps
 

@@ -6,14 +6,9 @@ What follows from the value is left to `models` and `datamodules`.
 from __future__ import annotations
 
 import ast
-import random
-from collections.abc import Iterator
-from contextlib import contextmanager
 from copy import deepcopy
-from dataclasses import dataclass
 from typing import Any, Literal
 
-import numpy as np
 import torch
 
 from .cells import Cell, Source, statements_of
@@ -72,47 +67,6 @@ def default_values(cell: Cell, source: Source | None, namespace: dict[str, Any])
 
 def _filename(source: Source | None) -> str:
     return source.filename if source else "<notebook>"
-
-
-@dataclass(frozen=True)
-class RandomState:
-    """The random states of Python, NumPy and torch; of GPUs only where they are in use."""
-
-    python: Any
-    numpy: Any
-    cpu: torch.Tensor
-    cuda: list[torch.Tensor]
-
-    @classmethod
-    def taken(cls) -> RandomState:
-        """Take the present one."""
-        # Asking for the device would start CUDA in a notebook that has not.
-        cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-        return cls(random.getstate(), np.random.get_state(), torch.get_rng_state(), cuda)
-
-    def restore(self) -> None:
-        """Go back to it."""
-        random.setstate(self.python)
-        np.random.set_state(self.numpy)
-        torch.set_rng_state(self.cpu)
-        torch.cuda.set_rng_state_all(self.cuda)
-
-    @property
-    def is_present(self) -> bool:
-        """Whether nothing was drawn on the CPU since it was taken."""
-        now = RandomState.taken()
-        same_numpy = self.numpy[2:] == now.numpy[2:] and np.array_equal(self.numpy[1], now.numpy[1])
-        return self.python == now.python and same_numpy and torch.equal(self.cpu, now.cpu)
-
-
-@contextmanager
-def random_state_kept() -> Iterator[None]:
-    """Leave the random states of Python, NumPy and torch as if nothing had run."""
-    before = RandomState.taken()
-    try:
-        yield
-    finally:
-        before.restore()
 
 
 def called_class(code: ast.expr, cell: Cell, namespace: dict[str, Any]) -> type | None:

@@ -10,18 +10,21 @@ import builtins
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from . import runs
+from . import pickling, runs
 from .cells import future_flags
 from .closure import Closure
 from .definition import Definition, is_datamodule, package_of
 from .errors import RunError
 from .formats import plural
-from .history import History, Statement, Unit
+from .history import History, Statement, Unit, sets_a_seed
 from .recipe import Recipe
 from .runs import RunFolder, RunRecord
 from .tokens import to_value
+
+if TYPE_CHECKING:
+    from .randomness import RandomState
 
 
 @dataclass
@@ -42,6 +45,7 @@ class Recalled:
     namespace: dict[str, Any]
     _done: set[int] = field(default_factory=set)
     _random: Any = None  # the random state that its statements left
+    _failed: Exception | None = None  # of a statement that the data alone needs
 
     @classmethod
     def of(cls, folder: RunFolder, known: dict[str, Any]) -> Recalled:
@@ -83,33 +87,69 @@ class Recalled:
         counted = ", ".join(plural(number, kind) for kind, number in kinds.items() if number)
         return f"executing {runs.shown(self.folder.source_path)}: {counted}"
 
-    def execute(self, codes: Iterable[str]) -> None:
-        """Run the statements that some code needs, each once, with random numbers of their own.
+    def execute(self, codes: Iterable[str], of_data: Iterable[str] = ()) -> None:
+        """Run the statements that some code needs, each once and in their order, with random numbers of their own.
 
         Settings of torch stay as they make them, since the run's model was trained with these; it is told.
+
+        Args:
+            codes: it.
+            of_data: code of the data. What it alone needs may fail, which is raised where the data is asked for: a
+                file may be gone.
 
         Raises:
             RunError: the source lacks something.
             Exception: what the source raises.
         """
-        from .probe import RandomState, random_state_kept
+        from .randomness import RandomState, random_state_kept
         from .surroundings import Surroundings
 
-        before = Surroundings.taken(None)
+        before = Surroundings.taken()
         path = str(self.folder.source_path)
         trees = [statement.tree for statement, _ in self._history().statements]
+        codes = list(codes)
+        needed = self._places(codes)
         with random_state_kept():
             if self._random is not None:
                 self._random.restore()
-            for place in self._places(codes):
-                if place not in self._done:
-                    self._done.add(place)
-                    code = compile(ast.Module([trees[place]], []), path, "exec", future_flags(trees), dont_inherit=True)
-                    with self._lacking_nothing():
+            for place in self._places([*codes, *of_data]):
+                if place in self._done:
+                    continue
+                self._done.add(place)
+                code = compile(ast.Module([trees[place]], []), path, "exec", future_flags(trees), dont_inherit=True)
+                try:
+                    with self._lacking_nothing(), pickling.found_in_main(self.namespace):
                         exec(code, self.namespace)
+                except Exception as error:
+                    if place in needed:
+                        raise
+                    self._failed = self._failed or error
             self._random = RandomState.taken()
-        for text in Surroundings.taken(None).settings_since(before):
+        for text in Surroundings.taken().settings_since(before):
             print(f"the run's source has set torch's {text}, which stays so")  # noqa: T201 -- of the whole notebook
+
+    def begins_with(self) -> RandomState | None:
+        """The random state that the fit began with; None where it had a seed, or nothing tells.
+
+        Of a run whose folder does not tell, what the source has left, if that sets a seed.
+
+        Raises:
+            RunError: what tells it cannot be read.
+        """
+        from .randomness import RandomState
+
+        path = self.folder.random_path
+        if self.record.seed is not None:
+            return None
+        if not path.is_file():
+            return self._random if sets_a_seed(self.text) else None
+        try:
+            return RandomState.of_text(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise RunError(
+                f"the random state of {self.folder.name} cannot be read from {runs.shown(path)}: {error}. "
+                "Delete the file, or give a seed: --seed 1"
+            ) from error
 
     def value(self, code: str) -> Any:
         """The value of an expression; what it needs has run.
@@ -149,6 +189,8 @@ class Recalled:
         if not recipe.data:
             return None
         self.execute(recipe.data_codes)
+        if self._failed is not None:
+            raise self._failed
         found = [self.value(code) for code in recipe.data]
         if not (isinstance(found[0], type) and is_datamodule(found[0])):
             return found[0] if recipe.forms[0] == "datamodule" else found

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import ast
 import dataclasses
+import enum
 import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path, PurePath
 from typing import Any, cast
 
 from . import events
@@ -225,12 +227,15 @@ class Writer:
         if name:
             self._closure.need_code(name)
             return name
-        if isinstance(value, list | tuple):
+        if type(value) in (list, tuple):
             items = [self._code(item, item, what) for item in value]
             return f"[{', '.join(items)}]" if isinstance(value, list) else f"({', '.join(items)},)"
         name = getattr(value, "__name__", "")
         if name and self._closure.need_import(name, value):
             return str(name)
+        made = self._made(value, what)
+        if made:
+            return made
         kind = type(value).__name__
         self._closure.missing[what] = f"a {kind} that no variable of the notebook holds: give it a name there first"
         return kind
@@ -246,6 +251,25 @@ class Writer:
             return ""
         codes = {name: ast.parse(repr(value), mode="eval").body for name, value in values.items()}
         return ast.unparse(replaced(tree, places, codes)) if places else typed
+
+    def _made(self, value: Any, what: str) -> str:
+        """Code that makes a value anew, empty where its type does not tell how."""
+        cls: Any = type(value)
+        if cls.__module__ == "numpy" and getattr(value, "shape", None) == ():
+            return repr(value.item()) if is_plain(value.item()) else ""
+        if isinstance(value, enum.Enum):
+            named = value.name in cls.__members__
+            return f"{self._class(cls)}.{value.name}" if named else f"{self._class(cls)}({value.value!r})"
+        if dataclasses.is_dataclass(cls):
+            given = {item.name: getattr(value, item.name) for item in dataclasses.fields(cls) if item.init}
+        elif isinstance(value, tuple) and hasattr(value, "_asdict"):
+            given = value._asdict()
+        elif isinstance(value, PurePath):
+            return f"{self._class(Path if isinstance(value, Path) else cls)}({str(value)!r})"
+        else:
+            return ""
+        codes = [f"{name}={self._code(item, item, what)}" for name, item in given.items()]
+        return f"{self._class(cls)}({', '.join(codes)})"
 
     def _name_of(self, value: Any) -> str:
         """A variable of the notebook that holds an object, empty if there is none."""

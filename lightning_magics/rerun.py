@@ -30,6 +30,8 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
         InputError: an option cannot be changed, or does not fit.
         RunError: the run cannot be trained from its record.
     """
+    from .randomness import random_state_kept
+
     if changed.get("background"):
         raise InputError("%lightning_rerun compares when the run has ended, and waits for it: leave --background out")
     recipe, record = recalled.recipe, recalled.record
@@ -42,12 +44,15 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
         raise RunError(
             f"{record.run} went on from {recipe.options['resume']}, which is gone: --resume none begins anew"
         )
-    with short_traceback():
+    with short_traceback(), random_state_kept():
         model, datas, inner = _parts(session, recalled)
-    run = dataclasses.replace(call, session=inner).start(model, datas)
+    begins_with = recalled.begins_with() if call.options.seed is None else None
+    if begins_with is not None:
+        print(f"random numbers: those that {record.run} began with, which had no --seed")  # noqa: T201 -- of what it is
+    run = dataclasses.replace(call, session=inner, random=begins_with).start(model, datas)
     session.started(run)
     session.interrupted |= inner.interrupted
-    return run, Agreement(record, run.record, _shown(changed))
+    return run, Agreement(record, run.record, _shown(changed), repeats=begins_with is not None)
 
 
 def asked(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,8 +103,8 @@ def _parts(session: Session, recalled: Recalled) -> tuple[Any, list[Any], Sessio
     What was given as an expression is evaluated by the call, as it was the first time.
     """
     recipe = recalled.recipe
+    recalled.execute([*recipe.model_codes, *recipe.data_codes, *recipe.codes])
     model, data = recalled.model(), recalled.data()
-    recalled.execute(recipe.codes)
     inner = dataclasses.replace(
         session,
         namespace={**session.namespace, **recalled.namespace},

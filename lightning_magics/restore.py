@@ -33,7 +33,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         Exception: what the source raises.
     """
     from .pretrained import calm
-    from .probe import random_state_kept
+    from .randomness import random_state_kept
     from .train import check_checkpoint, is_whole, take
 
     path, recipe, record = recalled.checkpoint(checkpoint), recalled.recipe, recalled.record
@@ -44,6 +44,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         raise RunError(f"{record.run} cannot be loaded: {why or 'its record is not whole'}")
     print(recalled.announced([*recipe.model_codes, *recipe.data_codes]))  # noqa: T201 -- told before it is done
     with short_traceback(), random_state_kept(), calm():
+        recalled.execute(recipe.model_codes, recipe.data_codes)
         found = recalled.model()
         model = found.new(**recalled.values(recipe.arguments)) if isinstance(found, Definition) else found
         state = take(model, None, path, trusted=not weights_only)
@@ -80,11 +81,14 @@ def _register_model(session: Session, recalled: Recalled, found: Any, model: Any
 
 def _register_data(session: Session, recalled: Recalled) -> Definition | None:
     """Make the data known under its name, where it can be made here, and return its definition, if it is one."""
+    from .randomness import random_state_kept
+
     name = recalled.record.data
     if not recalled.recipe.data:
         return None
     try:
-        found = recalled.data()
+        with random_state_kept():
+            found = recalled.data()
     except Exception as error:  # a file of data may be gone; the model is of use all the same
         reason = f"{type(error).__name__}: {error}"
         print(f"without its data {name}: {' '.join(reason.split())}. Give other data")  # noqa: T201

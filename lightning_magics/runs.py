@@ -49,7 +49,8 @@ class RunRecord:
         hyperparameters: the model's, as ``save_hyperparameters()`` kept them.
         seed: of ``--seed``, or None.
         recipe: of a fit, how it was put together: see `recipe.Recipe`; empty for the other verbs.
-        fingerprint: of a fit, what its data was: ``train`` and ``val``, see `fingerprint`.
+        fingerprint: of a fit, what its data and its initial weights were: ``train``, ``val``, ``weights``, see
+            `fingerprint`.
         versions: package name to version.
         hardware: machine, processor and number of torch's threads.
         git: commit of the working directory and whether it was dirty, where it is a repository.
@@ -114,6 +115,7 @@ class RunFolder:
         self.record_path = self.path / "run.json"
         self.events_path = self.path / "events.jsonl"
         self.source_path = self.path / "source.py"
+        self.random_path = self.path / "random_state.json"
         self.checkpoints_path = self.path / "checkpoints"
         self.last_checkpoint_path = self.checkpoints_path / "last.ckpt"
         self.continue_checkpoint_path = self.checkpoints_path / "continue.ckpt"

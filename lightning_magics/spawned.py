@@ -458,8 +458,8 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
             writer.close()
             going_on = continued(job)
             # The kernel's random state stays as it is: drawn from it, each fit of an instance would be like the last.
-            anew = folder.name if going_on is not job else ""
-            surroundings = Surroundings.taken(run.record.seed, anew)
+            anew = folder.name if going_on is not job and run.record.seed is None else ""
+            surroundings = Surroundings.taken(anew)
             job = dataclasses.replace(going_on, leaves_state=True, surroundings=surroundings)
             payload.save(job, folder.job_path)
             shares_memory, path = how.cluster is None, folder.control_path

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-import random
 import warnings
 import zlib
 from dataclasses import dataclass
 from typing import Any
 
 import torch
+
+from .randomness import RandomState
 
 
 @dataclass(frozen=True)
@@ -18,14 +19,11 @@ class Surroundings:
 
     Attributes:
         threads: of torch, shared by the ranks.
-        seed: of ``--seed``, or None.
+        random: the random state.
     """
 
     threads: int
-    seed: int | None
-    random_state: Any
-    numpy_state: Any
-    torch_state: torch.Tensor
+    random: RandomState
     default_dtype: torch.dtype
     matmul_precision: str
     deterministic: tuple[bool, bool]
@@ -33,27 +31,19 @@ class Surroundings:
     warning_filters: list[Any]
 
     @classmethod
-    def taken(cls, seed: int | None, anew: str = "") -> Surroundings:
+    def taken(cls, anew: str = "") -> Surroundings:
         """Take those of this process; nothing is changed.
 
         Args:
-            seed: of ``--seed``, or None.
-            anew: without a seed, a text that makes other random numbers of this process's; empty for its own.
+            anew: a text that makes other random numbers of this process's; empty for its own.
         """
-        import numpy as np
-
         backend: Any = torch.backends.cudnn
-        random_state, numpy_state, torch_state = random.getstate(), np.random.get_state(), torch.get_rng_state()
-        if anew and seed is None:
-            number = zlib.crc32(anew.encode(), zlib.crc32(torch_state.numpy().tobytes()))
-            random_state, numpy_state = random.Random(number).getstate(), np.random.RandomState(number).get_state()
-            torch_state = torch.Generator().manual_seed(number).get_state()
+        state = RandomState.taken()
+        if anew:
+            state = RandomState.seeded(zlib.crc32(anew.encode(), zlib.crc32(state.cpu.numpy().tobytes())))
         return cls(
             threads=torch.get_num_threads(),
-            seed=seed,
-            random_state=random_state,
-            numpy_state=numpy_state,
-            torch_state=torch_state,
+            random=state,
             default_dtype=torch.get_default_dtype(),
             matmul_precision=torch.get_float32_matmul_precision(),
             deterministic=(
@@ -72,19 +62,13 @@ class Surroundings:
 
     def apply(self, ranks: int, threads: int) -> None:
         """Make them those of this process, one of several ranks, which takes some of torch's threads."""
-        import numpy as np
-
         torch.set_num_threads(max(1, threads))
         torch.set_default_dtype(self.default_dtype)
         torch.set_float32_matmul_precision(self.matmul_precision)
         torch.use_deterministic_algorithms(self.deterministic[0], warn_only=self.deterministic[1])
         backend: Any = torch.backends.cudnn
         backend.benchmark, backend.deterministic, backend.allow_tf32 = self.cudnn
-        if self.seed is not None:
-            torch.manual_seed(self.seed)  # of every device
+        self.random.take_up()
         if ranks == 1:
             os.environ.pop("PL_GLOBAL_SEED", None)  # under DDP, Lightning would go back to it once the model is made
-        random.setstate(self.random_state)
-        np.random.set_state(self.numpy_state)
-        torch.set_rng_state(self.torch_state)
         warnings.filters[:] = self.warning_filters  # type: ignore[index]

@@ -150,7 +150,7 @@ def resolve(value: Any, namespace: Mapping[str, Any], option: str) -> Any:
     Raises:
         InputError: the expression cannot be evaluated.
     """
-    if isinstance(value, list | tuple):
+    if type(value) in (list, tuple):  # not one of the user's, such as a NamedTuple
         return type(value)(resolve(item, namespace, option) for item in value)
     if not isinstance(value, Expression):
         return value

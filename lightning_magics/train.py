@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader
 
-from . import checkpoints, payload
+from . import checkpoints, payload, pickling
 from .batches import describe, joined
 from .callback import StopFlag, StopRequested, reporter
 from .chatter import chatter
@@ -298,7 +298,8 @@ def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool) -> Mapping
         RunError: it holds weights that the model has no place for, or lacks some that it has.
     """
     mark = _mark(checkpoint)
-    state = load(checkpoint, trusted)
+    with pickling.found_in_main(model):
+        state = load(checkpoint, trusted)
     _check_content(checkpoint, state)
     weights = state["state_dict"]
     if weights.keys() - model.state_dict().keys():

@@ -104,6 +104,52 @@ class Asking(Odd):
     def on_train_start(self):
         str(files)
 """
+# A seed that a function sets, draws that the fit's source lacks, and fits without --seed.
+SEEDED = """
+def settle(number):
+    torch.use_deterministic_algorithms(False)
+    np.random.seed(number)
+    torch.manual_seed(number)
+settle(42)
+drawn_anew = torch.randn(64, 6)
+anew = DataLoader(TensorDataset(drawn_anew, labels_of(drawn_anew)), batch_size=16, shuffle=True)
+"""
+LOOKED = "settle(1); whole = Whole(width=5); first = next(iter(anew))"
+UNSEEDED = ("Whole anew", "Whole anew --ddp 2", "Whole anew --background", "whole anew", "Whole(width=3) anew")
+# Hyperparameters that are objects of the notebook.
+OBJECTS = """
+import enum, typing
+from dataclasses import dataclass
+class Act(enum.Enum):
+    relu = "relu"
+    tanh = "tanh"
+@dataclass
+class Sizes:
+    scale: float = 1.0
+class Pair(typing.NamedTuple):
+    shift: float
+    spare: float = 0.0
+class Doubled:
+    factor = 2.0
+def noise(x):
+    return x + 0.5
+class Objects(pl.LightningModule):
+    def __init__(self, act=Act.relu, sizes=None, pair=None, made=Doubled, noise=None):
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = nn.Linear(6, kinds)
+    def forward(self, x):
+        x = self.hparams.get("noise", torch.abs)(x) * self.hparams.made.factor + self.hparams.pair.shift
+        return self.layer(getattr(F, self.hparams.act.value)(x) * self.hparams.sizes.scale)
+    def training_step(self, batch, batch_idx):
+        return F.cross_entropy(self(batch[0]), batch[1])
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]), sync_dist=True)
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+"""
+OF_OBJECTS = "--model.act Act.tanh --model.sizes Sizes(2.0) --model.pair Pair(3.0) --model.noise noise --seed 1"
+ALIKE = "lightning_magics.fit('Objects', anew, val_loader, seed=1, quiet=True, max_epochs=1, model=given)"
 FITS = {
     "Net": "Net points --max_epochs 2 --early_stop val_loss:5 --monitor val_loss --model.hidden kinds",
     "Hooks": "Hooks points --max_epochs 2 --model.smoothing 0.2 --callbacks [Norms()] --logger csv",
@@ -144,10 +190,29 @@ def metrics(folder: Path) -> dict[str, dict[str, float]]:
         for name, line in FITS.items():
             kernel.run(f"run = %lightning_fit {line} --seed 1 --quiet", f"%lightning_export {name}/version_0 {name}.py")
             found[name] = kernel.value("run.metrics")
+        kernel.run(SEEDED, OBJECTS, "import lightning_magics")
+        for how in ("", "--ddp 2", "--background"):
+            kernel.run(f"run = %lightning_fit Objects anew val_loader {OF_OBJECTS} --max_epochs 1 --quiet {how}")
+            name = kernel.value("run.wait().name")
+            assert kernel.value("sorted(run.model.hparams)") == ["act", "made", "noise", "pair", "sizes"]
+            found[name] = kernel.value("run.metrics")
+        kernel.run(
+            "given = {'act': Act('tanh'), 'sizes': Sizes(2.0), 'pair': Pair(3.0), 'noise': noise}", f"run = {ALIKE}"
+        )
+        found[kernel.value("run.name")] = kernel.value("run.metrics")
+        kernel.run("%lightning_export Objects/version_0 Objects.py")
         kernel.run("%lightning_export Net/version_0 Net.ipynb --notebook", "%lightning_export Whole points Model.py")
         kernel.run("%lightning_fit net train_set --max_epochs 1 --quiet --data.batch_size 8")
         kernel.run("%lightning_fit net train_set --max_epochs 1 --quiet")
         kernel.run("%lightning_fit Odd train_set --max_epochs 1 --quiet")
+        kernel.run(SEEDED, "run = %lightning_fit Whole anew val_loader --max_epochs 2 --quiet")
+        kernel.run("%lightning_export Whole/version_1 Seeded.py")
+        found["Seeded"] = kernel.value("run.metrics")
+        kernel.run(LOOKED)
+        for line in UNSEEDED:
+            kernel.run(f"run = %lightning_fit {line} val_loader --max_epochs 2 --quiet")
+            name = kernel.value("run.wait().name")
+            found[name] = kernel.value("run.metrics")
         kernel.run("%lightning_fit Asking train_set --max_epochs 1 --quiet", "scale = 'another'")
         said = [
             "%lightning_export Net/version_0 Net.py",
@@ -173,12 +238,13 @@ def test_scripts_without_this_package_give_the_numbers_of_the_notebook(folder: P
     notebook = json.loads((folder / "Net.ipynb").read_text())
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     (folder / "of_notebook.py").write_text("\n".join(code))
-    files = [f"{name}.py" for name in FITS]
+    files = [f"{name}.py" for name in (*FITS, "Seeded", "Objects")]
     command = [sys.executable, "-I", "runner.py", *files, "of_notebook.py"]
     done = subprocess.run(command, cwd=folder, env=clean(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     found = {path: printed(text) for path, text in json.loads(done.stdout.splitlines()[-1]).items()}
-    for name in FITS:
+    metrics["Objects"] = metrics["Objects/version_0"]
+    for name in (*FITS, "Seeded", "Objects"):
         assert "val_loss" in metrics[name]
         assert found[f"{name}.py"].items() >= metrics[name].items(), name
     assert found["of_notebook.py"].items() >= metrics["Net"].items()
@@ -204,6 +270,14 @@ def test_the_script_reads_as_one_that_a_person_wrote(folder: Path, metrics) -> N
     )
     assert '        callbacks=[Norms()],\n        logger=pl.loggers.CSVLogger("."),\n' in main
     assert main.endswith('\n\n\nif __name__ == "__main__":\n    main()\n')
+    assert (
+        (folder / "Seeded.py")
+        .read_text()
+        .startswith(
+            '"""Train Whole as in Whole/version_1.\n\n'
+            "The seed is the code's own: numbers that other cells of the notebook drew are not drawn here.\n"
+        )
+    )
 
 
 def test_a_script_runs_under_torchrun(folder: Path, metrics) -> None:
@@ -260,6 +334,45 @@ def test_a_run_trained_once_more_in_a_fresh_kernel_gives_the_same_numbers(fresh:
     assert cell.status == "ok", cell.error
     assert "differs from Net/version_0" in cell.outputs[-1]["text/plain"]
     assert "· changed: --seed 5\n· changed: --model.hidden 3" in cell.outputs[-1]["text/plain"]
+
+
+def test_a_fit_without_seed_begins_with_the_random_numbers_that_it_began_with(fresh: Kernel, metrics) -> None:
+    fresh.run("import torch; torch.manual_seed(5); told = torch.get_rng_state()")
+    for number, line in enumerate(UNSEEDED, start=2):
+        cell = fresh.cell(f"again = %lightning_rerun Whole/version_{number} --quiet")
+        assert cell.status == "ok", cell.error
+        told = f"random numbers: those that Whole/version_{number} began with, which had no --seed\n"
+        assert told in cell.text
+        assert fresh.value("again.metrics") == metrics[f"Whole/version_{number}"], line
+    assert fresh.value("torch.equal(told, torch.get_rng_state())")
+    fresh.run("import os; assert 'PL_GLOBAL_SEED' not in os.environ")
+    assert len({str(metrics[f"Whole/version_{number}"]) for number in (2, 3, 4, 5, 6)}) == 5
+
+
+def test_hyperparameters_that_are_objects_of_the_notebook_are_found_again(fresh: Kernel, metrics) -> None:
+    for number in range(4):
+        cell = fresh.cell(f"again = %lightning_rerun Objects/version_{number} --quiet")
+        assert cell.status == "ok", cell.error
+        assert fresh.value("again.metrics") == metrics[f"Objects/version_{number}"]
+    assert metrics["Objects/version_0"] == metrics["Objects/version_2"] == metrics["Objects/version_3"]
+    for number in (0, 1):  # what a kernel and what ranks have pickled
+        fresh.run(f"net = %lightning_load Objects/version_{number} --weights_only false")
+        assert fresh.value("sorted(net.hparams)") == ["act", "made", "noise", "pair", "sizes"]
+    fresh.run("more = %lightning_fit net anew val_loader --max_epochs 1 --quiet")
+    assert fresh.value("(more.status, sorted(more.model.hparams))")[1] == ["act", "made", "noise", "pair", "sizes"]
+    # Objects of the notebook with the names of the run's.
+    fresh.run(
+        "def noise(x): return x + 0.5",
+        "import enum",
+        "class Act(enum.Enum):\n    tanh = 'tanh'",
+        "old = type(net.hparams.act)",
+    )
+    model = "{'act': Act.tanh, 'noise': noise, 'sizes': net.hparams.sizes, 'pair': net.hparams.pair}"
+    fit = "lightning_magics.fit('Objects', anew, val_loader, seed=1, max_epochs=1, quiet=True, model=MODEL)"
+    fresh.run("import lightning_magics", f"again = {fit.replace('MODEL', model)}")
+    assert fresh.value("again.metrics") == metrics["Objects/version_0"]
+    cell = fresh.cell(fit.replace("MODEL", model.replace("noise': noise", "noise': old.tanh")))
+    assert "the hyperparameter noise is of the Act of this notebook or of a loaded run, and another" in cell.error
 
 
 def test_a_loaded_model_has_its_weights_and_goes_on(fresh: Kernel, metrics) -> None:
