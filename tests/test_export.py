@@ -403,7 +403,9 @@ def test_a_fit_of_a_loaded_model_is_recorded_whole(fresh: Kernel, metrics) -> No
 
 
 def test_a_run_of_an_instance_says_where_it_began(fresh: Kernel, metrics) -> None:
-    cell = fresh.cell("%lightning_rerun Net/version_1 --quiet")
+    cell = fresh.cell("%lightning_rerun Net/version_1 --quiet")  # the source seeds before it makes the instance
+    assert "gives the same numbers as Net/version_1" in cell.outputs[-1]["text/plain"], cell.error
+    cell = fresh.cell("%lightning_rerun Net/version_1 --seed 3 --quiet")
     assert "· the model is an instance: it is made before a fit sets its seed" in cell.outputs[-1]["text/plain"], (
         cell.error
     )
