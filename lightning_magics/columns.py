@@ -158,7 +158,7 @@ def of_datamodule(datamodule: Any) -> Table | None:
 
     Where its data has to be loaded first, that changes no random numbers; what draws some is loaded again later.
     """
-    from .probe import RandomState, random_state_kept
+    from .randomness import RandomState, random_state_kept
 
     if not is_of_table(datamodule):
         return None

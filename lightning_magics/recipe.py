@@ -217,6 +217,8 @@ class Writer:
             typed: text that it came from, or anything else.
             what: it is for.
         """
+        if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+            value = value.item()
         if is_plain(value):
             return repr(value)
         text = self._standing(typed.text if isinstance(typed, Expression) else typed)
@@ -224,15 +226,16 @@ class Writer:
             self._closure.need_code(text, self._home)
             return text
         name = self._name_of(value)
+        if name and not self._is_whole(name):  # such as the variable of a loop
+            made = self._made(value, what)
+            if made:
+                return made
         if name:
             self._closure.need_code(name)
             return name
-        if type(value) in (list, tuple):
-            items = [self._code(item, item, what) for item in value]
-            return f"[{', '.join(items)}]" if isinstance(value, list) else f"({', '.join(items)},)"
-        name = getattr(value, "__name__", "")
-        if name and self._closure.need_import(name, value):
-            return str(name)
+        own = getattr(value, "__name__", "")
+        if own and self._closure.need_import(own, value):
+            return str(own)
         made = self._made(value, what)
         if made:
             return made
@@ -255,13 +258,18 @@ class Writer:
     def _made(self, value: Any, what: str) -> str:
         """Code that makes a value anew, empty where its type does not tell how."""
         cls: Any = type(value)
-        if cls.__module__ == "numpy" and getattr(value, "shape", None) == ():
-            return repr(value.item()) if is_plain(value.item()) else ""
+        if cls in (list, tuple):
+            items = [self._code(item, item, what) for item in value]
+            return f"[{', '.join(items)}]" if cls is list else f"({', '.join(items)},)"
+        if cls is dict:
+            return f"{{{', '.join(f'{key!r}: {self._code(item, item, what)}' for key, item in value.items())}}}"
         if isinstance(value, enum.Enum):
             named = value.name in cls.__members__
             return f"{self._class(cls)}.{value.name}" if named else f"{self._class(cls)}({value.value!r})"
         if dataclasses.is_dataclass(cls):
-            given = {item.name: getattr(value, item.name) for item in dataclasses.fields(cls) if item.init}
+            given: dict[str, Any] = {
+                item.name: getattr(value, item.name) for item in dataclasses.fields(cls) if item.init
+            }
         elif isinstance(value, tuple) and hasattr(value, "_asdict"):
             given = value._asdict()
         elif isinstance(value, PurePath):
