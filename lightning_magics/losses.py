@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import ast
 import functools
+import inspect
+import re
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -68,6 +70,21 @@ class Loss:
     def task(self) -> Task | None:
         """What the loss is for, where that is known."""
         return _TASKS.get(self.kind)
+
+
+def of_numbers(model: Any) -> str:
+    """Return the loss of a model's generated steps if it compares numbers, empty for any other.
+
+    Args:
+        model: LightningModule instance.
+    """
+    made = _kind(model.loss) if isinstance(getattr(model, "loss", None), torch.nn.Module) else ""
+    try:
+        called = re.findall(r"^\s*loss = (?:\w+\.)*(\w+)\(output, target", inspect.getsource(type(model)._step), re.M)
+    except (AttributeError, OSError, TypeError):
+        return ""
+    names = [made if name == "loss" else name for name in called]
+    return next((name for name in names if _TASKS.get(name) == "regression"), "")
 
 
 def find_loss(given: Any, notebook: Notebook) -> Loss:

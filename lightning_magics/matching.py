@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from . import formats, labels
+from . import columns, formats, labels, losses
 from .definition import has_base, load
 from .errors import InputError
 from .pretrained import BALANCED
@@ -43,6 +43,7 @@ def check(
         InputError: it cannot.
     """
     weights = getattr(model, "hparams", {}).get("class_weights")
+    _check_loss(model, datamodule, name, data)
     if not is_of_texts(datamodule):
         if weights == BALANCED:
             raise InputError(
@@ -92,6 +93,24 @@ def check_hyperparameters(model: Any, datamodule: Any, name: str, data: str) -> 
                 f"{name} and {data} both have a hyperparameter {key}, {pair[0]!r} and {pair[1]!r}, and Lightning logs "
                 f"one. Give both the same, --model.{key} {shlex.quote(str(pair[1]))}, or call one of them otherwise"
             )
+
+
+def _check_loss(model: Any, datamodule: Any, name: str, data: str) -> None:
+    """Check that classes do not go to a loss that compares numbers, to which they would be 0, 1, 2.
+
+    Raises:
+        InputError: they do.
+    """
+    of_texts = is_of_texts(datamodule)
+    is_table = columns.is_of_table(datamodule) and datamodule.labels == "classes"
+    loss = losses.of_numbers(model) if of_texts or is_table else ""
+    if not loss or (is_table and datamodule.classes == ["False", "True"]):
+        return
+    how = "" if of_texts else ", or give numbers as labels: astype('float32')"
+    raise InputError(
+        f"--loss {loss} compares numbers, and the labels of {data} are classes. Define {name} with "
+        f"--loss cross_entropy{how}"
+    )
 
 
 def _difference(trained_on: tuple[Any, list[str]], datamodule: Any, name: str, data: str) -> str:

@@ -10,8 +10,11 @@ import csv
 import importlib
 import importlib.util
 import itertools
+import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -42,6 +45,7 @@ _READERS: dict[str, Reader] = {
 }
 _MOST_CLASSES = 1000
 _SIGNS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
+_NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?")
 _MOST_UNKNOWN = 0.5  # of all tokens of texts
 _LEAST_BPE = 260  # the bytes, and four special tokens
 
@@ -78,6 +82,8 @@ def find(value: Any, options: DataOptions, notebook: Notebook) -> Text:
     found = _Found(kind, {split: key for key, (split, _) in splits.items()}, options)
     for split, part in parts.items():
         found.look(part, "" if list(parts) == ["train"] else f" in the split {split!r}")
+        if kind != "file":
+            _check_scores(_labels(part, kind, options.label), options.label)
     return found.text(notebook)
 
 
@@ -384,6 +390,8 @@ def prepared(instance: Any, text: Text) -> Any:
     except (csv.Error, UnicodeDecodeError, ValueError) as error:
         raise InputError(f"the texts cannot be read: {' '.join(str(error).split())}") from error
     _check(columns, text.kind == "file" and text.reader == "delimited")
+    if text.kind == "file":
+        _check_written(set(columns["train"][1]))
     check_sizes({split: hparams[f"{split}_split"] for split in text.carved}, len(columns["train"][0]))
     found = instance._encoded(columns)
     _check_encoded(found, set(columns["train"][1]))
@@ -461,6 +469,43 @@ def _check(columns: Columns, is_written: bool) -> None:
             raise InputError(
                 f"the split {split!r} has labels that no training text has: {shown}. The training texts have {has}"
             )
+
+
+def _labels(part: Any, kind: Kind, column: Any) -> list[Any]:
+    """The labels of a split that is no file, as they are."""
+    if kind == "pairs":
+        return [label for _, label in part]
+    return [row.get(column) for row in part] if kind == "rows" else list(part[column])
+
+
+def _check_scores(labels: Iterable[Any], column: Any) -> None:
+    """Check that labels are not numbers with a decimal point, which classes do not have.
+
+    Raises:
+        InputError: they are.
+    """
+    found = list(dict.fromkeys(labels))
+    scores = [label for label in found if isinstance(label, Real) and not isinstance(label, Integral)]
+    if not scores or any(math.isnan(label) for label in scores):  # a label that is missing is told elsewhere
+        return
+    name = f"--label {column}" if column is not None else "the column of labels"
+    raise InputError(
+        f"{name} holds numbers ({_few(scores)}), and texts are trained on classes. To take these for classes, make "
+        f"whole numbers or text of them: astype(int), or astype(str)"
+    )
+
+
+def _check_written(labels: set[str]) -> None:
+    """Check that the labels of a file are not all numbers, some of which have a decimal point.
+
+    Raises:
+        InputError: they are.
+    """
+    if all(map(_NUMBER.fullmatch, labels)) and not all(label.lstrip("+-").isdecimal() for label in labels):
+        raise InputError(
+            f"the labels are numbers ({_few(sorted(labels, key=float))}), and texts are trained on classes. To take "
+            f"these for classes, read the file as a DataFrame and make text of them: astype(str)"
+        )
 
 
 def _rows(rows: Sequence[int]) -> str:

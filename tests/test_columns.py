@@ -329,3 +329,15 @@ def test_a_script_trains_the_same_on_its_table(trained, elsewhere):
     printed = dict(line.split("=") for line in done.stdout.splitlines() if re.match(r"^\w+=", line))
     metrics = trained.value("dict(run.metrics)")
     assert {name: float(printed[name]) for name in metrics} == metrics
+
+
+def test_classes_are_no_numbers_for_a_loss(shell, ns):
+    for loss in ("mse_loss", "nn.HuberLoss(delta=2.0)", "nn.L1Loss", "smooth_l1"):
+        run(shell, f'%%lightning_model Line --loss "{loss.replace("smooth_l1", "smooth_l1_loss")}"\nnn.Linear(3, 1)')
+        with pytest.raises(
+            InputError, match=r"_loss compares numbers, and the labels of table are classes. Define Line"
+        ):
+            run(shell, "%lightning_fit Line table --max_epochs 1")
+    run(shell, "%%lightning_data flags --label flag\nframe[['big', 'small', 'flag']]")
+    run(shell, "%%lightning_model Line --loss mse_loss\nnn.Linear(2, 1)")
+    run(shell, "%lightning_fit Line flags --max_epochs 1 --quiet")

@@ -603,3 +603,9 @@ def test_a_pretrained_encoder_learns_what_films_are_liked(kernel):
     fit = kernel.send("learned = %lightning_fit Sentiment small --max_epochs 2 --seed 1 --quiet")
     assert kernel.finish(fit, timeout_s=900).status == "ok"
     assert kernel.value("learned.metrics['val_accuracy']") >= 0.83
+
+
+def test_classes_of_texts_are_no_numbers_for_a_loss(films):
+    run_cells(films, BAG.replace("Bag", "Line").replace("cross_entropy", "mse_loss").replace("--metrics accuracy", ""))
+    with pytest.raises(InputError, match=r"--loss mse_loss compares numbers, and the labels of films are classes"):
+        run_cells(films, "%lightning_fit Line films --max_epochs 1")

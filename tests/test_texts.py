@@ -564,3 +564,21 @@ def test_a_cell_can_end_in_a_path_and_keep_hooks_of_its_own(tmp_path):
 def test_the_longest_text_and_the_cuts_are_told_for_a_fit():
     splits = ready(define([("word " * 40, "long"), ("word", "short")] * 2, max_length=16, val_split=2)).splits
     assert texts.cuts(splits) == (2, 4, 16)
+
+
+def test_scores_are_not_taken_for_classes(tmp_path):
+    scored = [
+        {"sentence": text, "label": score} for text, score in zip(GOOD, [2.5, 10.0, 40.0, 2.5, 10.0], strict=True)
+    ]
+    rated = [{**row, "label": float(place % 2 + 2)} for place, row in enumerate(scored)]
+    for rows in (scored, rated):
+        pairs = [(row["sentence"], row["label"]) for row in rows]
+        for value, asked in ((pd.DataFrame(rows), COLUMNS), (rows, COLUMNS), (pairs, {})):
+            with pytest.raises(InputError, match=r"holds numbers \(2.*\), and texts are trained on classes"):
+                define(value, names=namespace(), adopted=True, **BUILT, **asked)
+        for ending in ("csv", "tsv", "jsonl", "parquet"):
+            path = write(tmp_path / f"scored.{ending}", rows)
+            with pytest.raises(InputError, match=r"the labels are numbers \(2.*\), and texts are trained on classes"):
+                define(str(path), **COLUMNS)
+        named = pd.DataFrame(rows).astype({"label": str})
+        assert ready(define(named, names=namespace(), adopted=True, **BUILT, **COLUMNS)).classes[0] in ("10.0", "2.0")
