@@ -170,7 +170,7 @@ def rerun(asked: Any, **changed: Any) -> Run:
         InputError: an option does not fit.
         Exception: what the recorded code raises.
     """
-    from .rerun import rerun as train_again
+    from .reruns import rerun as train_again
 
     session = current()
     recalled = Recalled.of(session.folder(asked), session.namespace)

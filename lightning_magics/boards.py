@@ -26,7 +26,7 @@ from typing import Any
 
 from .errors import MissingPackage
 from .processes import hold, interpreter, release
-from .runs import RunFolder, shown
+from .runs import RunFolder, root_folder, shown
 
 _START_S = 60.0
 _PROBE_S = 5.0
@@ -49,15 +49,13 @@ class Source:
     @classmethod
     def of_folder(cls, folder: str | Path) -> Source:
         """All that is below a folder, which need not exist yet."""
-        path = Path(folder).expanduser().resolve()
+        path = root_folder(folder).resolve()
         return cls((("", str(path)),), shown(path))
 
     @classmethod
     def of_places(cls, places: Iterable[RunFolder | Path]) -> Source:
         """Some runs or folders alone, each under the last parts of its path; a folder shows all that is below it."""
-        asked = {
-            item.path.resolve() if isinstance(item, RunFolder) else item.expanduser().resolve(): item for item in places
-        }
+        asked = {root_folder(item.path if isinstance(item, RunFolder) else item).resolve(): item for item in places}
         paths = [path for path in sorted(asked) if not any(outer in asked for outer in path.parents)]
         if len(paths) == 1 and isinstance(asked[paths[0]], Path):
             return cls.of_folder(paths[0])

@@ -9,6 +9,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -559,7 +560,7 @@ class Call:
         """
         asked = self.options.ckpt_path
         path = Path(subject.run.best_model_path) if asked == "best" and subject.run is not None else Path(asked)
-        if not path.is_file():
+        if not os.path.isfile(path):
             raise InputError(
                 f"--ckpt_path {asked}: there is no checkpoint {runs.shown(path)}. "
                 f"Type --ckpt_path PATH, or best after a fit with --monitor METRIC"
@@ -587,7 +588,7 @@ class Call:
             run = self.session.fits.get(model)
         elif run is None and isinstance(named, Run):
             run = named
-        if run is None and Path(str(asked)).is_file():
+        if run is None and os.path.isfile(str(asked)):
             return Path(str(asked))
         if run is not None:
             folder = run.folder

@@ -19,7 +19,7 @@ from . import foreign, scores
 from .errors import InputError, RunError, did_you_mean
 from .events import Status
 from .jobs import states
-from .runs import RunFolder, RunRecord
+from .runs import RunFolder, RunRecord, root_folder
 
 _YEAR_9999_S = 253_370_764_800
 _MOST_FOREIGN = 4_000_000  # bytes of metrics that plain Lightning logged, read for one listing
@@ -76,7 +76,9 @@ def rows(root: str | Path, pattern: str = "", model: str = "") -> list[Row]:
 
     Raises:
         InputError: no run has that model; names the models that there are.
+        RunError: there can be no such folder.
     """
+    root_folder(root)
     root = Path(root).expanduser()
     ours: list[Path] = []
     others: list[Path] = []

@@ -57,6 +57,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
+_MOST_CHARACTERS, _LAST_CHARACTERS = 10_000, 1_000  # of a message that is shown or recorded; of these, at its end
+_DEEP, _ROUNDS = 60, 3  # more frames than that are looked through for a recursion; of it so many rounds are shown
 _HERE = os.path.dirname(os.path.abspath(__file__))
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]|^<frozen|" + re.escape(os.path.dirname(os.__file__) + os.sep))
 # Frames that hand a call on, and tell a user nothing.
@@ -86,29 +88,76 @@ def short_traceback() -> Iterator[None]:
 
 
 def _rendered(shell: Any, error: BaseException) -> list[str]:
-    traceback = shortened(error.__traceback__)
+    traceback = shortened(error)
+    for cause in _causes(error):
+        if _depth(cause.__traceback__) > _DEEP:
+            cause.__traceback__ = shortened(cause)  # IPython renders it as it is
     lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, traceback, tb_offset=0)
-    return lines
+    return [cut(line) for line in lines]
 
 
-def shortened(traceback: TracebackType | None) -> TracebackType | None:
-    """Return a copy of a traceback: the user's own frames, and what the last of them called.
+def cut(text: str) -> str:
+    """Return a text without its middle, where it is longer than anybody reads; the exception itself keeps it."""
+    if len(text) <= _MOST_CHARACTERS:
+        return text
+    left_out = len(text) - _MOST_CHARACTERS
+    return f"{text[: -_LAST_CHARACTERS - left_out]} … ({left_out:,} characters left out) … {text[-_LAST_CHARACTERS:]}"
 
-    A traceback without a frame of the user is returned as it is.
+
+def shortened(error: BaseException) -> TracebackType | None:
+    """Return a copy of an exception's traceback: the user's own frames, and what the last of them called.
+
+    A traceback without a frame of the user has all of them. Of a recursion, the first and the last rounds are there,
+    and the exception has a note of the others: IPython would take minutes to render each.
     """
+    kept = _without_passing(error.__traceback__)
+    folded = _folded(kept)
+    note = f"{len(kept) - len(folded):,} repeated frames of a recursion are left out."
+    if len(folded) < len(kept) and note not in getattr(error, "__notes__", ()):
+        error.add_note(note)
+    short = None
+    for item in reversed(folded):
+        short = TracebackType(short, item.tb_frame, item.tb_lasti, item.tb_lineno)
+    return short
+
+
+def _causes(error: BaseException) -> list[BaseException]:
+    found: list[BaseException] = []
+    cause = error.__cause__ or error.__context__
+    while cause is not None and cause is not error and cause not in found:
+        found.append(cause)
+        cause = cause.__cause__ or cause.__context__
+    return found
+
+
+def _depth(traceback: TracebackType | None) -> int:
+    depth = 0
+    while traceback is not None:
+        depth, traceback = depth + 1, traceback.tb_next
+    return depth
+
+
+def _folded(frames: list[TracebackType]) -> list[TracebackType]:
+    """Leave out the lines that are passed again and again: of each, the first and the last times stay."""
+    if len(frames) <= _DEEP:
+        return frames
+    times: dict[tuple[Any, int], list[int]] = {}
+    for place, item in enumerate(frames):
+        times.setdefault((item.tb_frame.f_code, item.tb_lineno), []).append(place)
+    kept = {place for places in times.values() for place in (*places[:_ROUNDS], *places[-_ROUNDS:])}
+    return [frames[place] for place in sorted(kept)]
+
+
+def _without_passing(traceback: TracebackType | None) -> list[TracebackType]:
     frames = []
     while traceback is not None:
         frames.append(traceback)
         traceback = traceback.tb_next
     users = [place for place, item in enumerate(frames) if _is_users(item)]
     if not users:
-        return frames[0] if frames else None
+        return frames
     kept = [frames[place] for place in users]
-    kept += [item for item in frames[users[-1] + 1 :] if not _passes_on(item.tb_frame.f_code.co_filename)]
-    short = None
-    for item in reversed(kept):
-        short = TracebackType(short, item.tb_frame, item.tb_lasti, item.tb_lineno)
-    return short
+    return kept + [item for item in frames[users[-1] + 1 :] if not _passes_on(item.tb_frame.f_code.co_filename)]
 
 
 def _is_users(traceback: TracebackType) -> bool:

@@ -95,6 +95,8 @@ class _Lines:
 
     def read(self, last: bool = False) -> list[str]:
         try:
+            if not self._path.is_file():  # such as a pipe, which would never end
+                return []
             with self._path.open("rb") as file:  # opened for each look: that is when a network file system asks
                 size = os.fstat(file.fileno()).st_size
                 if size <= self._place:

@@ -110,7 +110,7 @@ def points(folder: Path) -> Points:
 
 def _logs(folder: Path) -> list[Path]:
     table = folder / _TABLE
-    return [table] if table.is_file() else sorted(folder.glob(f"{_EVENTS}*"))
+    return [table] if table.is_file() else [path for path in sorted(folder.glob(f"{_EVENTS}*")) if path.is_file()]
 
 
 def _of_table(path: Path) -> Iterator[tuple[str, float, float]]:

@@ -27,6 +27,8 @@ def curves(folder: Path) -> dict[str, Curve]:
     with contextlib.suppress(OSError, ValueError, ImportError):
         if not path.exists():
             return _foreign(folder)
+        if not path.is_file():
+            return {}
         for event in _events(path, "Metrics"):
             for name, value in event.values.items():
                 _add(found, name, event.step, value)

@@ -22,7 +22,7 @@ from types import CodeType, FunctionType, TracebackType
 from typing import Any
 
 from . import pickling
-from .errors import RunError, shortened
+from .errors import RunError, cut, shortened
 
 _CAUSES = 10  # of a chain of causes, so many are told
 _NOT_OURS = ("DistBackendError", "DistNetworkError", "DistStoreError")
@@ -145,7 +145,7 @@ def text(raised: Raised) -> str:
 
 def _record(error: BaseException, rank: int, causes: int) -> dict[str, Any]:
     """Take an exception apart into what every process can read, and a pickle of itself."""
-    frames = _frames(shortened(error.__traceback__))
+    frames = _frames(shortened(error))
     message = _message(error)
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return {
@@ -184,7 +184,7 @@ def _modified(path: Path) -> float:
 
 def _message(error: BaseException) -> str:
     try:
-        return str(error)
+        return cut(str(error))
     except Exception as failure:  # a __str__ of the user's
         return f"<its __str__ raised {type(failure).__name__}>"
 

@@ -1,12 +1,13 @@
 """A run brought back from its folder: its source runs in a namespace of its own, and model and data are defined by it.
 
-Nothing of a run folder is executed but by this module. What is then done with them is `api`'s and `rerun`'s part.
+Nothing of a run folder is executed but by this module. What is then done with them is `api`'s and `reruns`' part.
 """
 
 from __future__ import annotations
 
 import ast
 import builtins
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -65,7 +66,7 @@ class Recalled:
             raise RunError(f"{folder.name} does not tell how it was put together: another tool, or version, wrote it")
         try:
             recipe = Recipe.of(record)
-            text = folder.source_path.read_text(encoding="utf-8")
+            text = runs.read_text(folder.source_path)
         except (OSError, ValueError) as error:
             raise RunError(
                 f"{folder.name} has no source: {error}. Its weights are in {folder.checkpoints_path}"
@@ -213,7 +214,7 @@ class Recalled:
         else:
             found = [Path(asked).expanduser(), folder.checkpoints_path / asked]
         for path in found:
-            if path.is_file():
+            if os.path.isfile(path):
                 return path
         kept = ", ".join(sorted(path.name for path in folder.checkpoints_path.glob("*.ckpt")))
         has = f"It kept {kept} in" if kept else "There is none in"

@@ -1,7 +1,7 @@
 """How a fit was put together, as code: what makes its model, its data and its Trainer, for its record.
 
 Which statements that code needs is found by `closure`; what is done with a recipe is the part of `recall`, `script`
-and `rerun`.
+and `reruns`.
 """
 
 from __future__ import annotations

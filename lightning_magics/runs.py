@@ -12,6 +12,7 @@ import json
 import os
 import re
 import socket
+import stat
 import tempfile
 import time
 from dataclasses import dataclass, field
@@ -30,7 +31,10 @@ except ImportError:  # Windows: the record is believed
 FORMAT = 1
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system without locks: the record is believed
 _ROOM_BYTES = 1 << 17  # for what the end of a run writes
+_MOST_OF_A_NAME = 100  # characters, in a message
+_MOST_BYTES = 1 << 24  # of a record: what is larger is none
 _SILENT_S = 600.0  # a run that cannot be seen otherwise, and tells nothing for so long, is taken for dead
+_AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # so that opening a pipe does not wait for its other end
 MARK = "#\u2060 "  # begins the lines of a log that the user's code did not print; they begin with no joiner
 
 
@@ -193,7 +197,7 @@ class RunFolder:
     def is_alive(self) -> bool:
         """Whether a process still works on the run."""
         try:
-            file = os.open(self.events_path, os.O_RDONLY)
+            file = os.open(self.events_path, os.O_RDONLY | _AT_ONCE)
         except (FileNotFoundError, NotADirectoryError):
             return False
         except OSError:  # such as too many open files: that says nothing of the run
@@ -243,7 +247,7 @@ class RunFolder:
 
     def _submission(self) -> dict[str, Any]:
         try:
-            found = json.loads(self.submission_path.read_text(encoding="utf-8"))
+            found = json.loads(read_text(self.submission_path))
         except (OSError, ValueError):
             return {}
         return found if isinstance(found, dict) else {}
@@ -263,7 +267,7 @@ class RunFolder:
             RunError: there is none, or it cannot be read.
         """
         try:
-            found = json.loads(self.record_path.read_text(encoding="utf-8"))
+            found = json.loads(read_text(self.record_path))
             if not isinstance(found, dict):
                 raise ValueError("it is not a JSON object")  # noqa: TRY004, TRY301 -- joins the other causes below
             return cast(RunRecord, events.read(RunRecord, found))
@@ -344,8 +348,8 @@ def create(root: str | Path, model: str, verb: events.Verb = "fit") -> RunFolder
     """
     prefix = "version" if verb == "fit" else verb
     parent = _model_folder(root, model)
-    number = 1 + max((_number(path.name, prefix) for path in parent.glob(f"{prefix}_*")), default=-1)
     try:
+        number = 1 + max((_number(path.name, prefix) for path in parent.glob(f"{prefix}_*")), default=-1)
         parent.mkdir(parents=True, exist_ok=True)
         while True:
             folder = RunFolder(parent / f"{prefix}_{number}")
@@ -369,13 +373,13 @@ def find(root: str | Path, name: str) -> RunFolder:
     Raises:
         RunError: there is no such run; names the runs that there are.
     """
-    for path in (_absolute(name), _absolute(root) / name):
-        if (path / "run.json").is_file():
+    for path in (absolute(name), root_folder(root) / name):
+        if os.path.isfile(path / "run.json"):
             return RunFolder(path)
     known = names(root)
     near = did_you_mean(name, known)
     listed = f"The latest in {root}: {', '.join(known[:8])}." if known else f"There is none in {root} yet."
-    raise RunError(f"no run {name!r} was found.{near} {listed}")
+    raise RunError(f"no run {_brief(name)} was found.{near} {listed}")
 
 
 def latest(root: str | Path, model: str) -> RunFolder:
@@ -407,7 +411,7 @@ def newest(root: str | Path) -> RunFolder:
 def names(root: str | Path) -> list[str]:
     """Names of all runs, the newest first."""
     found = []
-    for path in _absolute(root).glob("*/*/run.json"):
+    for path in root_folder(root).glob("*/*/run.json"):
         folder = RunFolder(path.parent)
         with contextlib.suppress(RunError):  # a broken record
             found.append((folder.read().started, folder.name))
@@ -425,6 +429,22 @@ def shown(path: str | Path) -> str:
         return str(Path(path).relative_to(Path.cwd()))
     except (ValueError, OSError):  # it is elsewhere; or the working folder is gone
         return str(path)
+
+
+def read_text(path: Path) -> str:
+    """Read a file in UTF-8 that anybody may have put into a run folder.
+
+    Raises:
+        OSError: it cannot be read.
+        ValueError: it is not text, not a regular file (such as a pipe, which would never end), or too large.
+    """
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _AT_ONCE)) as file:
+        found = os.fstat(file.fileno())
+        if not stat.S_ISREG(found.st_mode):
+            raise ValueError("it is not a regular file")
+        if found.st_size > _MOST_BYTES:
+            raise ValueError(f"it is too large: {found.st_size:,} bytes")
+        return file.read(_MOST_BYTES).decode("utf-8")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -450,12 +470,45 @@ def _is_cut(path: Path) -> bool:
 
 def _model_folder(root: str | Path, model: str) -> Path:
     """Folder of all runs of a model."""
-    return _absolute(root) / re.sub(r"[^\w.-]+", "_", model)
+    return root_folder(root) / re.sub(r"[^\w.-]+", "_", model)
 
 
-def _absolute(path: str | Path) -> Path:
-    """The same place, whatever the working folder becomes."""
-    return Path(path).expanduser().absolute()
+def absolute(path: str | Path) -> Path:
+    """The same place, whatever the working folder becomes.
+
+    Raises:
+        RunError: there is no working folder any more.
+    """
+    try:
+        return Path(os.path.expanduser(path)).absolute()
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{path} is not available: the folder in which this notebook runs was removed. Change to another one: %cd ~"
+        ) from error
+
+
+def root_folder(root: str | Path) -> Path:
+    """The folder of all runs, which need not exist.
+
+    Raises:
+        RunError: it can be none.
+    """
+    found = absolute(root)
+    reason = ""
+    try:
+        os.lstat(found)
+    except ValueError:
+        reason = "it contains a NUL character"
+    except OSError as error:
+        reason = "a name in it is too long" if error.errno == errno.ENAMETOOLONG else ""
+    if reason:
+        place = "Choose another place: %config LightningMagics.run_dir = 'PATH'"
+        raise RunError(f"{_brief(str(root))} cannot be the folder of runs: {reason}. {place}")
+    return found
+
+
+def _brief(name: str) -> str:
+    return repr(name if len(name) <= _MOST_OF_A_NAME else f"{name[:_MOST_OF_A_NAME]}…")
 
 
 def _number(name: str, prefix: str) -> int:

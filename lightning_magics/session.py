@@ -9,6 +9,7 @@ import ast
 import builtins
 import contextlib
 import dataclasses
+import os
 import sys
 import threading
 import weakref
@@ -287,7 +288,7 @@ class Session:
         """
         if isinstance(typed, str):  # of two runs of this name, the one that is listed
             listed = Path(self.settings.run_dir).expanduser() / typed
-            if typed and (listed / "run.json").is_file():
+            if typed and os.path.isfile(listed / "run.json"):
                 return runs.find(self.settings.run_dir, str(listed))
         found = self.find_run(typed) or (self.scope.get(typed) if isinstance(typed, str) else typed)
         folder = getattr(found, "folder", None)
@@ -312,8 +313,8 @@ class Session:
         """A run, or the path of a folder that is none: the user's own, or that of all runs of a model."""
         for root in ("", self.settings.run_dir):
             path = Path(root).expanduser() / Path(typed).expanduser() if isinstance(typed, str | Path) else None
-            if path is not None and path.is_dir() and not (path / "run.json").exists():
-                return path.resolve()
+            if path is not None and os.path.isdir(path) and not (path / "run.json").exists():
+                return runs.absolute(path).resolve()
         folder = self.folder(typed)
         if not folder.has_summaries() and not folder.is_alive():
             raise InputError(

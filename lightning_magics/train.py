@@ -26,7 +26,7 @@ from . import checkpoints, payload, pickling
 from .batches import describe, joined
 from .callback import StopFlag, StopRequested, reporter
 from .chatter import chatter
-from .errors import InputError, RunError
+from .errors import InputError, RunError, cut
 from .events import Ended, Event, Notice, Results, Started, Status
 from .job import Abort, Job
 from .judge import judge
@@ -92,10 +92,10 @@ def train(
             if isinstance(raised.__context__, KeyboardInterrupt):  # Lightning's answer to one
                 status, error = "interrupted", "KeyboardInterrupt"
                 raise KeyboardInterrupt from None
-            error = f"SystemExit: {raised}"
+            error = cut(f"SystemExit: {raised}")
             raise
         except BaseException as raised:
-            error = f"{type(raised).__name__}: {raised}"
+            error = cut(f"{type(raised).__name__}: {raised}")
             _explain(raised, job, watcher)
             raise
         finally:

@@ -26,6 +26,7 @@ from . import payload, raised, shards
 from .callback import StopFlag
 from .control import Alone, Control, Together, Wish, reach
 from .distant import Agreed
+from .errors import cut
 from .events import Ended, Event, Notice
 from .job import Job
 from .recorder import Recorder
@@ -152,7 +153,7 @@ def _train_and_tell(job: Job, control: Control | Wish, stop: StopFlag, gather: A
             _keep(outcome.predictions, folder.predictions_path)
     except BaseException as error:
         if ended and not ended[0].error:
-            ended[0] = dataclasses.replace(ended[0], status="failed", error=f"{type(error).__name__}: {error}")
+            ended[0] = dataclasses.replace(ended[0], status="failed", error=cut(f"{type(error).__name__}: {error}"))
         raise
     finally:
         for event in ended:

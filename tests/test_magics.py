@@ -3,6 +3,7 @@ from __future__ import annotations
 import dataclasses
 import io
 import json
+import os
 import re
 import signal
 import threading
@@ -12,6 +13,8 @@ from pathlib import Path
 import pytest
 import pytorch_lightning
 import torch
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.io import capture_output
 
 from lightning_magics import slurm
 from lightning_magics.calls import Call
@@ -622,3 +625,95 @@ def test_readme_documents_every_field_of_the_record():
     table = readme.partition("### `run.json`")[2].partition("\nA reader may rely")[0]
     documented = {name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)}
     assert documented == {item.name for item in dataclasses.fields(RunRecord)}
+
+
+SMALL = """
+import os
+import torch, pytorch_lightning as pl
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+dl = DataLoader(TensorDataset(torch.rand(8, 2), torch.zeros(8, dtype=torch.long)), 4)
+class Small(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 2)
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self.layer(batch[0]), batch[1])
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+"""
+
+
+def line(shell: InteractiveShell, code: str) -> str:
+    """Run a cell that fails with one line; returns it."""
+    with capture_output() as captured:
+        result = shell.run_cell(code)
+    assert isinstance(result.error_in_exec, LightningMagicsError), captured.stdout
+    assert captured.stdout.count("\n") == 1
+    return captured.stdout
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec.*is deprecated")
+def test_a_working_folder_that_was_removed_is_one_line(shell: InteractiveShell, tmp_path: Path) -> None:
+    shell.run_cell(SMALL)
+    (tmp_path / "gone").mkdir()
+    os.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    for code in ("fit Small dl", "fit Small dl --ddp 1", "runs", "board", "load last", "attach last", "stop a/b"):
+        assert "the folder in which this notebook runs was removed. Change to another one: %cd" in line(
+            shell, f"%lightning_{code}"
+        )
+    shell.run_cell(f"%config LightningMagics.run_dir = {str(tmp_path / 'runs')!r}")
+    result = shell.run_cell("run = %lightning_fit Small dl --max_epochs 1 --quiet")
+    result.raise_error()
+    assert shell.user_ns["run"].folder.path == tmp_path / "runs" / "Small" / "version_0"
+    shell.run_cell(f"%cd -q {tmp_path}").raise_error()
+    shell.run_cell("%config LightningMagics.run_dir = 'lightning_logs'")
+    shell.run_cell("run = %lightning_fit Small dl --max_epochs 1 --quiet").raise_error()
+
+
+def test_names_that_no_folder_can_have_are_one_line(shell: InteractiveShell) -> None:
+    shell.run_cell(SMALL)
+    for name, reason in (("A" * 300, "a name in it is too long"), ("a\0b", "it contains a NUL character")):
+        shell.run_cell(f"%config LightningMagics.run_dir = {name!r}")
+        for code in ("fit Small dl", "runs", "board", "attach last"):
+            said = line(shell, f"%lightning_{code}")
+            assert f"{reason}. Choose another place: %config LightningMagics.run_dir = 'PATH'" in said
+            assert len(said) < 300
+        shell.run_cell("%config LightningMagics.run_dir = 'lightning_logs'")
+        shell.user_ns["name"] = name
+        shell.run_cell("import lightning_magics as lm")
+        for code in ("attach", "load", "stop", "rerun", "board"):
+            assert "no run '" in line(shell, f"lm.{code}(name)")
+        assert "there is no checkpoint" in line(shell, "lm.validate(Small(), dl, ckpt_path=name)")
+
+
+@pytest.mark.filterwarnings("ignore:.*does not have many workers", "ignore:.*LeafSpec.*is deprecated")
+@pytest.mark.parametrize("where", ["", "--ddp 1"])
+def test_a_message_of_five_megabytes_and_a_deep_recursion_are_shown_in_short(
+    shell: InteractiveShell, where: str
+) -> None:
+    shell.run_cell(SMALL)
+    shell.run_cell(
+        "def even(n):\n    return odd(n - 1)\ndef odd(n):\n    return even(n - 1)\n"
+        "class Deep(Small):\n    def training_step(self, batch, batch_idx):\n        return even(10**9)\n"
+        "class Wrapped(Small):\n    def training_step(self, batch, batch_idx):\n"
+        "        try:\n            return even(10**9)\n        except RecursionError as error:\n"
+        "            raise ValueError('too deep') from error\n"
+        "class Long(Small):\n    def training_step(self, batch, batch_idx):\n"
+        "        raise ValueError('begins' + 'x' * 5_000_000 + 'ends')"
+    )
+    for name in ("Deep", "Wrapped", "Long"):
+        with capture_output() as captured:
+            result = shell.run_cell(f"%lightning_fit {name} dl --max_epochs 1 --quiet {where}")
+        assert len(captured.stdout) < 30_000
+        folder = Path("lightning_logs") / name / "version_0"
+        assert sum(path.stat().st_size for path in folder.iterdir() if path.is_file()) < 150_000
+        if name == "Long":
+            assert "begins" in captured.stdout
+            assert "xends" in captured.stdout
+            assert len(str(result.error_in_exec)) == 5_000_010  # the exception itself is whole
+            assert len(json.loads((folder / "run.json").read_text())["error"]) < 10_100
+        else:
+            assert "repeated frames of a recursion are left out." in captured.stdout
+            assert "return odd(n - 1)" in captured.stdout

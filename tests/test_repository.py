@@ -12,6 +12,8 @@ import nbformat
 import pytest
 from kernel import WIDGET
 
+import lightning_magics
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "lightning_magics"
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py"))
@@ -75,6 +77,10 @@ def test_readme_draws_the_modules_and_every_arrow_points_down() -> None:
     order = list(listing)
     upwards = [(name, item) for name in order for item in listing[name] if order.index(item) < order.index(name)]
     assert upwards == []
+
+
+def test_no_module_hides_a_name_of_the_python_api() -> None:
+    assert set(MODULES).isdisjoint(lightning_magics.__all__)
 
 
 @pytest.mark.parametrize("module", sorted(KERNEL_SIDE))

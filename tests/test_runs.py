@@ -11,8 +11,9 @@ import time
 
 import pytest
 
-from lightning_magics import events, runs
+from lightning_magics import catalog, events, runs
 from lightning_magics.errors import RunError
+from lightning_magics.follow import Follower
 
 RECORD = runs.RunRecord(run="Net/version_0", verb="fit", model="Net", status="running", started=1.0)
 
@@ -301,3 +302,22 @@ def test_a_submission_that_cannot_be_read_is_none(tmp_path):
     folder = runs.create(tmp_path, "Digits")
     folder.submission_path.write_text("[1")
     assert (folder.job(), folder.yields()) == ("", 0)
+
+
+def test_a_record_that_is_a_pipe_a_device_or_huge_is_not_read(tmp_path):
+    folders = [runs.create(tmp_path, "Net") for _ in range(4)]
+    pipe, device, huge, other = folders
+    os.mkfifo(pipe.record_path)
+    device.record_path.symlink_to("/dev/zero")
+    with huge.record_path.open("wb") as file:
+        file.truncate(1 << 30)
+    for folder, problem in ((pipe, "not a regular file"), (device, "not a regular file"), (huge, "too large")):
+        with pytest.raises(RunError, match=problem):
+            folder.read()
+    other.write(dataclasses.replace(RECORD, run=other.name))
+    for path in (other.events_path, other.submission_path, other.log_path(0)):
+        os.mkfifo(path)
+    rows = catalog.rows(tmp_path)
+    assert [row.problem != "" for row in rows if row.path != other.path] == [True] * 3
+    assert [row.status for row in rows if row.path == other.path] == ["failed"]
+    assert not [event for event in Follower(other).read(last=True) if not isinstance(event, events.Watched)]
