@@ -13,6 +13,7 @@ import re
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import columns, text, texts
@@ -139,6 +140,7 @@ class _Data:
     labels: Labels = "apart"
     label: Any = None
     text: text.Text | None = None
+    tables: dict[Path, Any] = field(default_factory=dict)
     imported: dict[str, Any] = field(default_factory=dict)
 
     @random_state_kept()
@@ -162,7 +164,7 @@ class _Data:
         )
         if self.text is None:
             return known(loaded, own, draws)
-        encoded = texts.prepared(cls(), self.text)
+        encoded = texts.prepared(cls(), self.text, self.tables)
         told = texts.summary(encoded, self.text.vocabulary is not None)
         prepare = functools.partial(texts.prepared, text=self.text)
         return known(None if kept else encoded, own | texts.ENCODING, summary=told, prepare=prepare)
@@ -205,7 +207,7 @@ class _Data:
         """See what texts are in."""
         notebook = Notebook(self.namespace, {}, self.name, local_names=self.local_names)
         self.options = dataclasses.replace(self.options, tokenizer=texts.named(self.options.tokenizer, notebook))
-        found = texts.find(value, self.options, notebook)
+        found, self.tables = texts.find(value, self.options, notebook)
         self.value, self.parts = value, {split: Part("texts", key) for split, key in found.keys.items()}
         self.text = found
 

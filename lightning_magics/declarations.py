@@ -158,6 +158,9 @@ class DataOptions:
         several=True,
         words=("html", "unicode", "lower", "whitespace"),
     )
+    encoding: str | None = _option(
+        None, "encoding of a file of texts, such as cp1252; UTF-8 or UTF-16 by default", "NAME"
+    )
     split_seed: int = _option(0, "seed of the splits", "N", minimum=0)
 
 

@@ -23,9 +23,8 @@ _IMPORTS = {
     "Mapping": "from collections.abc import Mapping",
     **{
         name: f"import {name}"
-        for name in ("csv", "datasets", "html", "json", "os", "re", "tokenizers", "transformers", "unicodedata")
+        for name in ("csv", "datasets", "html", "os", "pandas", "re", "tokenizers", "transformers", "unicodedata")
     },
-    "parquet": "from pyarrow import parquet",
 }
 
 # Names of Python that a notebook may use for something else.

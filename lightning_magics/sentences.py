@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from . import labels
+from . import files, labels
 from .answers import answers
 from .definition import Definition, load, package_of
 from .errors import InputError, RunError, did_you_mean
@@ -208,7 +208,7 @@ def _reading(file: str) -> str:
         ".jsonl": "read_json({!r}, lines=True)",
         ".ndjson": "read_json({!r}, lines=True)",
     }
-    return "pandas." + readers.get(Path(file).suffix.lower(), "read_csv({!r}, sep='\\t')").format(file)
+    return "pandas." + readers.get(files.ending(Path(file)), "read_csv({!r}, sep='\\t')").format(file)
 
 
 def _plain(tokenizer: Any, told: Kept, package: str) -> Any:

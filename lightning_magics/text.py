@@ -12,11 +12,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from .files import Reader
 from .generated import expression, method, snippet
 from .samples import Split
 from .scopes import binds, names_read
 
-Reader = Literal["delimited", "lines", "json", "parquet"]
 Kind = Literal["file", "table", "rows", "pairs"]
 Vocabulary = Literal["wordpiece", "bpe"]
 
@@ -46,29 +46,45 @@ def _texts_and_labels(self, data):
     READ
     return (TEXTS, LABELS)
 '''
-_ROWS = '''
+_TABLE = '''
 @staticmethod
-def _rows(path):
-    """Return the rows of a file, each a dict by column."""
+def _table(path):
+    """Return the rows of a file as a DataFrame."""
     BODY
 '''
 _READERS: dict[Reader, str] = {
     "delimited": """
-with Path(path).open(encoding="utf-8-sig", newline="") as file:
-    return list(csv.DictReader(file, delimiter=DELIMITER, quoting=QUOTING))
+rows = pandas.read_csv(
+    path, sep=DELIMITER, quoting=QUOTING, encoding=ENCODING, header=None, dtype=str, keep_default_na=False
+)
+return rows[1:].set_axis(rows.iloc[0], axis=1)
 """,
     "lines": """
-with Path(path).open(encoding="utf-8") as file:
-    return [json.loads(line) for line in file if line.strip()]
+return pandas.read_json(path, lines=True, encoding=ENCODING, dtype=False, convert_axes=False)
 """,
     "json": """
-with Path(path).open(encoding="utf-8") as file:
-    return json.load(file)
+return pandas.read_json(path, encoding=ENCODING, dtype=False, convert_axes=False)
 """,
     "parquet": """
-return parquet.read_table(path).to_pylist()
+return pandas.read_parquet(path, columns=COLUMNS)
 """,
 }
+_LABEL = '''
+@staticmethod
+def _label(value):
+    """Return a label as text, None where there is none."""
+    missing = () if isinstance(value, str) else ("None", "nan", "NaT", "<NA>")
+    return None if str(value) in ("", *missing) else str(value)
+'''
+# No tokenizer takes them.
+_WHOLE = '''
+@staticmethod
+def _whole(text):
+    """Return a text with signs in place of halves of characters, as of an emoji that was cut."""
+    if not isinstance(text, str) or text.isascii():
+        return text
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+'''
 _CLEAN = '''
 def clean(self, text):
     """Return a text as it is tokenized."""
@@ -306,7 +322,7 @@ class Text:
         keys: of each split its key in the data; None where it is all of it.
         text: column of the texts; None for pairs.
         label: column of the labels; None for pairs.
-        reader: how a file is read; of a delimited one `delimiter`, and whether it is `quoted`.
+        reader: how a file is read; its `encoding`, of a delimited one `delimiter`, and whether it is `quoted`.
         names: whether the labels are numbers of names that a column of a `datasets.Dataset` has.
         clean: code of each step of cleaning.
         carved: splits that are taken from the training data.
@@ -320,6 +336,7 @@ class Text:
     label: Any = None
     reader: Reader = "delimited"
     delimiter: str = ","
+    encoding: str = "utf-8"
     quoted: bool = True
     names: bool = False
     clean: tuple[str | ast.expr, ...] = ()
@@ -340,7 +357,8 @@ class Text:
         made = [method(_SETUP), *map(self._dataloader, self.splits), self._texts_dataloader(), self._columns()]
         made.append(self._of_split())
         if self.kind == "file":
-            made.append(self._rows())
+            made.append(self._table())
+        made += [method(_WHOLE), *([] if self.names else [method(_LABEL)])]
         if self.clean:
             made.append(method(_CLEAN, STEPS=[step for item in self.clean for step in _step(item)]))
         made += [self._encoded(), method(_ORDER_CLASSES)]
@@ -367,40 +385,40 @@ class Text:
         """Return what reads one split."""
         places = {"text": ast.Constant(self.text), "label": ast.Constant(self.label)}
         read: list[ast.stmt] = []
-        if self.kind in ("file", "rows"):
-            read = snippet("data = self._rows(data)") if self.kind == "file" else []
-            # Rows of JSON may lack a column; a short row of a delimited file has None there.
-            row = "row[NAME]" if self.reader in ("delimited", "parquet") and self.kind == "file" else "row.get(NAME)"
-            texts, labels = "[TEXT for row in data]", f"[str({row.replace('NAME', 'LABEL')}) for row in data]"
-            if self.kind == "file" and self.reader == "delimited":
-                labels = "[row[LABEL] for row in data]"
-            one = expression(row, NAME=places["text"])
-        elif self.kind == "table":
-            texts, labels = "[TEXT for text in data[NAME]]", "[str(label) for label in data[LABEL]]"
-            one = _name("text")
-            if self.names:
-                read = snippet("names = data.features[LABEL].names", LABEL=places["label"])
-                labels = "[names[label] for label in data[LABEL]]"
+        one, label = _name("text"), expression("self._label(label)")
+        if self.kind == "pairs":
+            texts, labels = "[TEXT for text, _ in data]", "[OF for _, label in data]"
+        elif self.kind == "rows":  # of which one may lack a column
+            one = expression("row.get(NAME)", NAME=places["text"])
+            label = expression("self._label(row.get(NAME))", NAME=places["label"])
+            texts, labels = "[TEXT for row in data]", "[OF for row in data]"
         else:
-            texts, labels = "[TEXT for text, _ in data]", "[str(label) for _, label in data]"
-            one = _name("text")
+            texts, labels = "[TEXT for text in data[NAME]]", "[OF for label in data[LABEL]]"
+        if self.kind == "file":
+            read = snippet("data = self._table(data)")
+        if self.names:
+            read = snippet("names = data.features[LABEL].names", LABEL=places["label"])
+            label = expression("names[label]")
         return method(
             _OF_SPLIT,
             READ=read,
             TEXTS=expression(texts, TEXT=self._cleaned(one), NAME=places["text"]),
-            LABELS=expression(labels, LABEL=places["label"]),
+            LABELS=expression(labels, LABEL=places["label"], OF=label),
         )
 
     def _cleaned(self, text: ast.expr) -> ast.expr:
-        return expression("self.clean(TEXT)", TEXT=text) if self.clean else text
+        whole = expression("self._whole(TEXT)", TEXT=text)
+        return expression("self.clean(TEXT)", TEXT=whole) if self.clean else whole
 
-    def _rows(self) -> ast.FunctionDef:
+    def _table(self) -> ast.FunctionDef:
         body = snippet(
             _READERS[self.reader],
             DELIMITER=ast.Constant(self.delimiter),
+            ENCODING=ast.Constant(self.encoding),
             QUOTING=expression("csv.QUOTE_MINIMAL" if self.quoted else "csv.QUOTE_NONE"),
+            COLUMNS=ast.List([ast.Constant(name) for name in dict.fromkeys((self.text, self.label))]),
         )
-        return method(_ROWS, BODY=body)
+        return method(_TABLE, BODY=body)
 
     def _encoded(self) -> ast.FunctionDef:
         if self.names:
@@ -431,7 +449,7 @@ class Text:
         return self.tokenizer or expression(built if self.vocabulary else _PRETRAINED)
 
     def _texts_dataloader(self) -> ast.FunctionDef:
-        cleaned = expression("[self.clean(text) for text in texts]" if self.clean else "list(texts)")
+        cleaned = expression("[TEXT for text in texts]", TEXT=self._cleaned(_name("text")))
         return method(_TEXTS_DATALOADER, CLEANED=cleaned)
 
     def _dataloader(self, split: Split) -> ast.FunctionDef:

@@ -6,10 +6,9 @@ The DataModule that is generated for it is the part of `text`.
 from __future__ import annotations
 
 import ast
-import csv
+import dataclasses
 import importlib
 import importlib.util
-import itertools
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,33 +17,23 @@ from numbers import Integral, Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from . import hub
+from . import files, hub
 from .definition import has_base
 from .errors import InputError, MissingPackage, did_you_mean
 from .generated import expression
 from .samples import SPLITS, Split, check_sizes
-from .text import CLEANING, Kind, Reader, Text, Vocabulary
+from .text import CLEANING, Kind, Text, Vocabulary
 
 if TYPE_CHECKING:
     from .names import Notebook
     from .options import DataOptions
 
-OPTIONS = ("text", "tokenizer", "vocab_size", "vocabulary", "max_length", "clean")
+OPTIONS = ("text", "tokenizer", "vocab_size", "vocabulary", "max_length", "clean", "encoding")
 # Changing one of these at a fit encodes the texts anew.
 ENCODING = frozenset(("tokenizer", "vocab_size", "max_length", "val_split", "test_split", "split_seed"))
-Columns = Mapping[str, tuple[Sequence[Any], Sequence[str]]]  # split → texts, labels
+Columns = Mapping[str, tuple[Sequence[Any], Sequence[Any]]]  # split → texts, labels
 
-_READERS: dict[str, Reader] = {
-    ".csv": "delimited",
-    ".tsv": "delimited",
-    ".txt": "delimited",
-    ".jsonl": "lines",
-    ".ndjson": "lines",
-    ".json": "json",
-    ".parquet": "parquet",
-}
 _MOST_CLASSES = 1000
-_SIGNS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
 _NUMBER = re.compile(r"[+-]?(\d+\.\d*|\.\d+|\d+)([eE][+-]?\d+)?")
 _MOST_UNKNOWN = 0.5  # of all tokens of texts
 _LEAST_BPE = 260  # the bytes, and four special tokens
@@ -55,7 +44,7 @@ def is_asked(options: DataOptions) -> bool:
     return options.text is not None or options.tokenizer is not None or options.vocab_size is not None
 
 
-def find(value: Any, options: DataOptions, notebook: Notebook) -> Text:
+def find(value: Any, options: DataOptions, notebook: Notebook) -> tuple[Text, dict[Path, Any]]:
     """Find what texts are in, how they are read, and how they are to be encoded.
 
     Args:
@@ -63,6 +52,9 @@ def find(value: Any, options: DataOptions, notebook: Notebook) -> Text:
             a dict by split or as a tuple of train, val and test.
         options: of the magic.
         notebook: where names are looked up.
+
+    Returns:
+        What the DataModule is made of, and the tables of files, which have been read.
 
     Raises:
         InputError: it is nothing of that, or a column or an option is missing.
@@ -84,7 +76,7 @@ def find(value: Any, options: DataOptions, notebook: Notebook) -> Text:
         found.look(part, "" if list(parts) == ["train"] else f" in the split {split!r}")
         if kind != "file":
             _check_scores(_labels(part, kind, options.label), options.label)
-    return found.text(notebook)
+    return found.text(notebook), found.tables
 
 
 @dataclass
@@ -94,8 +86,8 @@ class _Found:
     kind: Kind
     keys: dict[Split, Any]
     options: DataOptions
-    files: dict[Path, tuple[Reader, str]] = field(default_factory=dict)
-    quoted: bool = True
+    files: dict[Path, files.File] = field(default_factory=dict)
+    tables: dict[Path, Any] = field(default_factory=dict)
     names: bool = False
 
     def look(self, part: Any, where: str) -> None:
@@ -110,6 +102,8 @@ class _Found:
             if given:
                 raise InputError(f"{', '.join(given)} would have no effect on pairs of a text and a label")
             return
+        if options.encoding is not None and self.kind != "file":
+            raise InputError(f"--encoding {options.encoding} would have no effect: the texts are not in a file")
         columns = self._file_columns(Path(part)) if self.kind == "file" else _columns(part)
         for option, value in (("text", options.text), ("label", options.label)):
             if value is None:
@@ -117,54 +111,46 @@ class _Found:
             if value not in columns:
                 near = did_you_mean(value, columns)
                 raise InputError(f"--{option} {value}: there is no such column{where}.{near} It has {_few(columns)}")
+            if columns.count(value) > 1:
+                raise InputError(
+                    f"--{option} {value}: {columns.count(value)} columns{where} have that name. Rename one"
+                )
         self.names = self.kind == "table" and _has_names(part, options.label)
         if self.names and min(part[options.label], default=0) < 0:
             raise InputError(f"--label {options.label}: some texts{where} have no label (-1). Leave that split out")
 
     def _file_columns(self, path: Path) -> list[str]:
-        """The columns of a file; finds how it is read."""
-        reader = _READERS.get(path.suffix.lower())
-        if reader is None:
-            raise InputError(f"{path} cannot be read as texts: its name ends in none of {', '.join(_READERS)}")
-        if not path.is_file():
-            near = did_you_mean(
-                path.name, [item.name for item in path.parent.glob("*")] if path.parent.is_dir() else []
-            )
-            raise InputError(f"there is no file {path}.{near}")
+        """The columns of a file, which is read."""
         try:
-            columns, delimiter = self._delimited(path) if reader == "delimited" else (_file_columns(path, reader), "")
-        except (ValueError, csv.Error) as error:
-            raise InputError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
-        for other, found in self.files.items():
-            if found != (reader, delimiter):
+            found = files.read(path, (self.options.text, self.options.label), self.options.encoding)
+        except ValueError as error:
+            raise _unreadable(path, error) from error
+        for other in self.files.values():
+            if found.writing != other.writing:
                 raise InputError(
-                    f"the files of the splits are written in different ways: {other.name} as {_written(*found)}, and "
-                    f"{path.name} as {_written(reader, delimiter)}. Give them in one"
+                    f"the files of the splits are written in different ways: {other.path.name} as {other.writing}, and "
+                    f"{path.name} as {found.writing}. Give them in one"
                 )
-        self.files[path] = (reader, delimiter)
-        return columns
+        self.files[path] = found
+        return found.columns
 
-    def _delimited(self, path: Path) -> tuple[list[str], str]:
-        """The columns of a delimited file, and its delimiter; finds whether its quotes mean anything."""
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            first = file.readline()
-            usual = "," if path.suffix.lower() == ".csv" else "\t"
-            wanted = {self.options.text, self.options.label}
-            heads = {sign: next(csv.reader([first], delimiter=sign), []) for sign in (usual, ",", "\t", ";", "|")}
-            delimiter = next((sign for sign, head in heads.items() if wanted <= set(head)), usual)
-            columns = heads[delimiter]
-            file.seek(0)
-            if delimiter == "\t" and self.quoted:
-                self.quoted = _quotes_mean_something(csv.reader(file, delimiter=delimiter, strict=True))
-                file.seek(0)
-            rows = csv.reader(file, delimiter=delimiter, quoting=csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE)
-            long = [number for number, row in enumerate(rows) if len(row) > len(columns)]
-        if wanted <= set(columns) and long:
-            raise InputError(
-                f"{path} has more fields than columns in {_rows(long)}: a text that holds {_SIGNS[delimiter]} has to "
-                f"be in quotes"
-            )
-        return columns, delimiter
+    @property
+    def quoted(self) -> bool:
+        """Whether quotes go round the fields of the files."""
+        return all(file.quoted is not False for file in self.files.values())
+
+    def read(self) -> None:
+        """Make the tables of the files.
+
+        Raises:
+            InputError: one cannot be read.
+        """
+        for path, file in self.files.items():
+            try:
+                self.tables[path] = files.table(file, self.quoted, str(self.options.label))
+            except ValueError as error:
+                raise _unreadable(path, error) from error
+        self.files = {path: dataclasses.replace(file, text="", table=None) for path, file in self.files.items()}
 
     def text(self, notebook: Notebook) -> Text:
         """Return what the DataModule is made of.
@@ -184,18 +170,26 @@ class _Found:
         if options.tokenizer is not None and not isinstance(options.tokenizer, str):
             _check_tokenizer(options.tokenizer)
             tokenizer = notebook.reference(options.tokenizer, "tokenizer")
+        self.read()
+        writing = next((file.writing for file in self.files.values()), files.Writing("delimited"))
         return Text(
             self.kind,
             self.keys,
             options.text,
             options.label,
-            *next(iter(self.files.values()), ("delimited", ",")),
+            writing.reader,
+            writing.delimiter,
+            writing.encoding,
             self.quoted,
             self.names,
             clean=tuple(_cleaning(item, notebook) for item in options.clean),
             tokenizer=tokenizer,
             vocabulary=None if options.vocab_size is None else cast(Vocabulary, options.vocabulary or "wordpiece"),
         )
+
+
+def _unreadable(path: Path, error: ValueError) -> InputError:
+    return InputError(f"{path} cannot be read: {' '.join(str(error).split())}")
 
 
 def named(tokenizer: Any, notebook: Notebook) -> Any:
@@ -234,7 +228,7 @@ def of_hub(name: str, namespace: dict[str, Any]) -> ast.expr:
         InputError: it cannot be had.
     """
     if importlib.util.find_spec("datasets") is None:
-        purpose = f"{name} is no file (whose name ends in {', '.join(_READERS)}), and a data set of the hub"
+        purpose = f"{name} is no file (whose name ends in {', '.join(files.ENDINGS)}), and a data set of the hub"
         raise MissingPackage("datasets", purpose, "datasets")
     hub.check(name, "dataset")
     namespace.setdefault("datasets", importlib.import_module("datasets"))
@@ -270,7 +264,7 @@ _IN_ORDER: tuple[Split, ...] = ("train", "val", "test")
 
 
 def _is_path(value: Any) -> bool:
-    return isinstance(value, str | Path) and Path(value).suffix.lower() in _READERS
+    return isinstance(value, str | Path) and files.is_file_of_texts(Path(value))
 
 
 def _kind(part: Any) -> Kind:
@@ -288,8 +282,8 @@ def _kind(part: Any) -> Kind:
     if isinstance(part, Sequence) and part and all(isinstance(row, tuple | list) and len(row) == 2 for row in part):
         return "pairs"
     raise InputError(
-        f"texts are in a file ({', '.join(_READERS)}), a DataFrame, a Dataset of the package datasets, a list of dicts "
-        f"or a list of (text, label); found a value of type {type(part).__name__}"
+        f"texts are in a file ({', '.join(files.ENDINGS)}), a DataFrame, a Dataset of the package datasets, a list of "
+        f"dicts or a list of (text, label); found a value of type {type(part).__name__}"
     )
 
 
@@ -303,45 +297,6 @@ def _columns(part: Any) -> list[str]:
     if columns is None:
         columns = part.keys() if isinstance(part, Mapping) else ()
     return list(columns)
-
-
-def _quotes_mean_something(rows: Iterable[Sequence[str]]) -> bool:
-    """Whether quotes in a file of tabs go round fields, rather than being signs of the texts, as in many such files.
-
-    Two that stand alone would make one field of all that is between them.
-    """
-    try:
-        return not any("\t" in field and "\n" in field for row in rows for field in row)
-    except csv.Error:
-        return False
-
-
-def _written(reader: Reader, delimiter: str) -> str:
-    """How a file is written, for a person."""
-    kinds = {"lines": "JSON lines", "json": "JSON", "parquet": "Parquet"}
-    return f"fields with {_SIGNS[delimiter]} between them" if delimiter else kinds[reader]
-
-
-def _file_columns(path: Path, reader: Reader) -> list[str]:
-    """The columns of a file that is not delimited."""
-    import json
-
-    if reader == "parquet":
-        try:
-            from pyarrow import parquet  # type: ignore[import-untyped]
-        except ModuleNotFoundError as error:
-            raise MissingPackage("pyarrow", f"reading {path}", "pyarrow") from error
-        return list(parquet.read_schema(path).names)
-    with path.open(encoding="utf-8") as file:
-        if reader == "json":
-            rows = json.load(file)
-            if not isinstance(rows, list):
-                raise ValueError("it holds no list of rows, such as [{...}, {...}]")
-        else:
-            rows = [json.loads(line) for line in itertools.islice(filter(str.strip, file), 1)]
-    if not rows or not isinstance(rows[0], dict):
-        raise ValueError("its rows are not by column, such as {...}")
-    return list(rows[0])
 
 
 def _has_names(part: Any, label: Any) -> bool:
@@ -370,12 +325,13 @@ def _cleaning(item: Any, notebook: Notebook) -> str | ast.expr:
     return notebook.reference(item, "clean")
 
 
-def prepared(instance: Any, text: Text) -> Any:
+def prepared(instance: Any, text: Text, tables: Mapping[Path, Any] | None = None) -> Any:
     """Return the encoded texts of a DataModule, with what goes with them.
 
     Args:
         instance: of its class, with the hyperparameters that they are encoded by.
         text: what it is made of.
+        tables: of files that have been read already, by their paths.
 
     Raises:
         InputError: they cannot be trained on.
@@ -385,11 +341,13 @@ def prepared(instance: Any, text: Text) -> Any:
         hub.check(hparams.tokenizer, "tokenizer")
     if text.vocabulary == "bpe" and hparams.vocab_size < _LEAST_BPE:
         raise InputError(f"--vocab_size {hparams.vocab_size}: byte pairs need {_LEAST_BPE}, or --vocabulary wordpiece")
+    if tables:
+        instance._table = lambda path: tables[Path(path)]
     try:
         columns = instance._columns()
-    except (csv.Error, UnicodeDecodeError, ValueError) as error:
+    except ValueError as error:
         raise InputError(f"the texts cannot be read: {' '.join(str(error).split())}") from error
-    _check(columns, text.kind == "file" and text.reader == "delimited")
+    _check(columns)
     if text.kind == "file":
         _check_written(set(columns["train"][1]))
     check_sizes({split: hparams[f"{split}_split"] for split in text.carved}, len(columns["train"][0]))
@@ -430,12 +388,8 @@ def _check_encoded(found: Any, known: set[str]) -> None:
         )
 
 
-def _check(columns: Columns, is_written: bool) -> None:
+def _check(columns: Columns) -> None:
     """Check the texts and labels of all splits.
-
-    Args:
-        columns: of each split.
-        is_written: whether the labels are texts of a file, where any word may be one.
 
     Raises:
         InputError: a text is empty or none, a label is missing, or unseen in training.
@@ -452,8 +406,7 @@ def _check(columns: Columns, is_written: bool) -> None:
                 f"the text is {what} in {_rows(empty)}{where}. Take what has no text out of the data; "
                 f"--clean is applied before this is looked at"
             )
-        absent = {"", None} if is_written else {"", "None", "nan", "<NA>", "NaN"}
-        missing = [row for row, label in enumerate(labels, 1) if label in absent]
+        missing = [row for row, label in enumerate(labels, 1) if label is None]
         if missing:
             raise InputError(f"the label is missing in {_rows(missing)}{where}. Take them out of the data")
     known = set(columns["train"][1])

@@ -440,7 +440,7 @@ def test_what_cannot_be_trained_on_is_said(value, asked, message, tmp_path, monk
 def test_a_file_that_cannot_be_read_is_said(tmp_path):
     path = tmp_path / "reviews.jsonl"
     path.write_text("sentence,label\n")
-    with pytest.raises(InputError, match=r"reviews.jsonl cannot be read: Expecting value"):
+    with pytest.raises(InputError, match=r"reviews.jsonl cannot be read: Expected object or value"):
         define(str(path), **COLUMNS)
     with pytest.raises(InputError, match=r"there is no file .*review.jsonl. Did you mean 'reviews.jsonl'\?"):
         define(str(tmp_path / "review.jsonl"), **COLUMNS)
@@ -582,3 +582,157 @@ def test_scores_are_not_taken_for_classes(tmp_path):
                 define(str(path), **COLUMNS)
         named = pd.DataFrame(rows).astype({"label": str})
         assert ready(define(named, names=namespace(), adopted=True, **BUILT, **COLUMNS)).classes[0] in ("10.0", "2.0")
+
+
+def plain(path, **asked):
+    """The texts and labels of a file, as they are read by the class that was defined."""
+    definition = define(str(path), **COLUMNS, **asked)
+    names = {}
+    exec(definition.source, names)
+    alone = names[definition.cls.__name__]()._columns()["train"]
+    assert [list(column) for column in definition.cls()._columns()["train"]] == [list(column) for column in alone]
+    assert ready(definition).classes == sorted(set(alone[1]))
+    return list(zip(*alone, strict=True))
+
+
+@pytest.mark.parametrize(
+    "encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "latin-1", "cp1252", "cp1251", "gb18030"]
+)
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv", "a.json", "a.jsonl"])
+def test_files_are_read_in_any_encoding(tmp_path, name, encoding):
+    path, accented = write(tmp_path / name, ROWS), {"cp1251": "щука", "gb18030": "好"}.get(encoding, "café")
+    rows = [{"sentence": f"{accented} {row['sentence']}", "label": accented[:2] + row["label"]} for row in ROWS]
+    text = write(path, rows).read_text(encoding="utf-8")
+    path.write_bytes(
+        (text if not name.startswith("a.json") else text.encode().decode("unicode_escape")).encode(encoding)
+    )
+    is_told = encoding in ("utf-8", "utf-8-sig", "utf-16")
+    if not is_told:
+        with pytest.raises(
+            InputError, match=rf"{name} is not UTF-8: .*\. Type its encoding, such as --encoding cp1252"
+        ):
+            define(str(path), **COLUMNS)
+    assert plain(path, **({} if is_told else {"encoding": encoding})) == [
+        (row["sentence"], row["label"]) for row in rows
+    ]
+
+
+@pytest.mark.parametrize("ending", ["gz", "bz2", "xz", "zst", "zip"])
+def test_files_that_are_compressed_are_read(tmp_path, ending):
+    expected = [(row["sentence"], row["label"]) for row in ROWS]
+    pd.DataFrame(ROWS).to_csv(tmp_path / f"a.csv.{ending}", index=False)
+    assert plain(tmp_path / f"a.csv.{ending}") == expected
+    pd.DataFrame(ROWS).to_json(tmp_path / f"a.jsonl.{ending}", orient="records", lines=True)
+    assert plain(tmp_path / f"a.jsonl.{ending}") == expected
+    (tmp_path / f"b.csv.{ending}").write_bytes(b"nothing of that kind")
+    with pytest.raises(InputError, match=rf"b.csv.{ending} cannot be read: "):
+        define(str(tmp_path / f"b.csv.{ending}"), **COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("a.csv", "sentence,label\nwarm,None\nbad,NA\n", [("warm", "None"), ("bad", "NA")]),
+        ("a.csv", "sentence,label\nwarm,007\nbad,08\n", [("warm", "007"), ("bad", "08")]),
+        (
+            "a.csv",
+            'label,sentence\na,"warm, and\nmoving"\nb,"say ""no"""\n',
+            [("warm, and\nmoving", "a"), ('say "no"', "b")],
+        ),
+        ("a.csv", "sentence,label\nNone,a\nnan,b\n", [("None", "a"), ("nan", "b")]),
+        ("a.csv", "sentence,label,sense,sense\nwarm,a,1,2\nbad,b,1,2\n", [("warm", "a"), ("bad", "b")]),
+        ("a.csv", f"sentence,label\n{'warm ' * 40_000},a\nbad,b\n", [("warm " * 40_000, "a"), ("bad", "b")]),
+        (
+            "a.json",
+            '{"sentence":"warm","label":"007"}\n{"sentence":"bad","label":"NA"}',
+            [("warm", "007"), ("bad", "NA")],
+        ),
+        ("a.json", '{"sentence": ["warm", "bad"], "label": [1, 0]}', [("warm", "1"), ("bad", "0")]),
+        (
+            "a.jsonl",
+            '{"sentence":"warm","label":true}\n\n{"sentence":"bad","label":"x"}',
+            [("warm", "True"), ("bad", "x")],
+        ),
+        ("a.json", '\ufeff[{"sentence":"warm","label":1},{"sentence":"bad","label":2}]', [("warm", "1"), ("bad", "2")]),
+    ],
+)
+def test_what_a_file_holds_is_read_as_it_stands_there(tmp_path, name, text, expected):
+    (tmp_path / name).write_text(text, encoding="utf-8", newline="")
+    assert plain(tmp_path / name) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        (
+            "a.csv",
+            "sentence,label,sentence\nwarm,a,1\n",
+            r"--text sentence: 2 columns have that name. Rename one",
+        ),
+        (
+            "a.csv",
+            'sentence,label\na,x\n"warm,x\nbad,y\nlong 6",y\n',
+            r"a.csv has a quote in line 3 that takes the rows",
+        ),
+        (
+            "a.csv",
+            'sentence,label\na,x\nb,y\n"warm,x\nbad,y\n',
+            r"a.csv has a quote in line 4 that takes the rows after",
+        ),
+        (
+            "a.csv",
+            'sentence,label\na,x\nb,y\n"warm,x\nis 6" long,y\n',
+            r"a.csv has a quote in line 4 that takes the rows",
+        ),
+        (
+            "a.csv",
+            'label,sentence\nx,a\ny,b\nx,"warm\ny,bad\ny,6"\n',
+            r"a.csv has a quote in line 4 that takes the rows",
+        ),
+        ("a.csv", "", r"a.csv cannot be read: it is empty"),
+        ("a.json", '{"sentence": "warm"', r"a.json cannot be read: "),
+        ("a.json", '[{"sentence": "warm", "label": null}]', r"the label is missing in row 1"),
+    ],
+)
+def test_what_a_file_does_not_hold_is_said(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=message):
+        define(str(tmp_path / name), **COLUMNS)
+
+
+def test_an_encoding_that_has_no_effect_is_said(tmp_path):
+    with pytest.raises(
+        InputError, match=r"--encoding latn-1 is not an encoding that Python has. Did you mean 'latin-1'"
+    ):
+        define(str(write(tmp_path / "a.csv", ROWS)), **COLUMNS, encoding="latn-1")
+    with pytest.raises(InputError, match=r"--encoding utf-16 would have no effect: .*a.parquet is a Parquet file"):
+        define(str(write(tmp_path / "a.parquet", ROWS)), **COLUMNS, encoding="utf-16")
+    with pytest.raises(InputError, match=r"--encoding utf-16 would have no effect: the texts are not in a file"):
+        define(ROWS, **COLUMNS, encoding="utf-16")
+
+
+def test_a_file_is_read_once(tmp_path, monkeypatch):
+    path, opened = write(tmp_path / "a.csv", ROWS), []
+    get_handle = pd.io.common.get_handle
+    monkeypatch.setattr(
+        "pandas.io.common.get_handle", lambda *args, **options: opened.append(1) or get_handle(*args, **options)
+    )
+    definition = define(str(path), **COLUMNS)
+    path.unlink()
+    ready(definition)
+    assert opened == [1]
+
+
+def test_halves_of_characters_are_texts_as_others():
+    instance = ready(define([*PAIRS, ("half \ud83d of 🎬", "good")]))
+    assert instance.splits["train"].text_at(30) == "half \ufffd of 🎬"
+    assert len(list(instance.texts_dataloader(["\ud83c\udfac", "\udfac"]))) == 1
+
+
+def test_a_label_of_an_object_may_be_any_word():
+    assert ready(define([("warm", "None"), ("bad", "nan")])).classes == ["None", "nan"]
+    frame = pd.DataFrame({"sentence": ["warm", "bad"], "label": ["NA", "<NA>"]})
+    assert ready(define(frame, **COLUMNS)).classes == ["<NA>", "NA"]
+    for missing in (None, float("nan"), pd.NA):
+        with pytest.raises(InputError, match=r"the label is missing in row 3"):
+            define(pd.DataFrame({"sentence": ["a", "b", "c"], "label": ["x", "y", missing]}), **COLUMNS)
