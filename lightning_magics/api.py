@@ -347,9 +347,9 @@ def define_data(name: str | None, definition: Any, **asked: Any) -> Any:
 
     session = current()
     with short_traceback(), _syntax_in_a_line():
-        made = define(
-            name, definition, options.make("data", asked), session.namespace, session.package(), session.local_names
-        )
+        asked_for, local = options.make("data", asked), session.local_names
+        before = session.datas.get(name or "data")
+        made = define(name, definition, asked_for, session.namespace, session.package(), local, before)
     session.add_data(made, adopted=not isinstance(definition, Source))
     return made
 

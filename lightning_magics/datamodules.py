@@ -12,6 +12,7 @@ import importlib
 import re
 import typing
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,7 @@ def define_data(
     namespace: dict[str, Any],
     package: str,
     local_names: Mapping[str, Any] | None = None,
+    before: Definition | None = None,
 ) -> Definition:
     """Make a LightningDataModule class and bind it in the notebook.
 
@@ -69,6 +71,7 @@ def define_data(
         namespace: the notebook's globals.
         package: Lightning package to build on.
         local_names: variables of the function that calls the magic, for options.
+        before: what was defined under that name so far.
 
     Raises:
         InputError: the cell holds no data, or an option does not fit it.
@@ -90,7 +93,9 @@ def define_data(
     if parts.expression is None and not parts.hooks:
         raise InputError(f"the cell holds no data: it ends with no expression{last_name(tree)}. {FORMS}")
     execute(parts.notebook, cell, namespace)
-    rename_rebound(parts, namespace)
+    # What this cell itself has left there is no variable that it reads.
+    left = before.left if before is not None else {}
+    rename_rebound(parts, {item for item, value in namespace.items() if left.get(item) != id(value)})
     return _Data(name or "data", parts, options, namespace, package, cell, local_names or {}).define()
 
 
@@ -142,6 +147,8 @@ class _Data:
     text: text.Text | None = None
     tables: dict[Path, Any] = field(default_factory=dict)
     imported: dict[str, Any] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+    leaves: str = ""
 
     @random_state_kept()
     def define(self) -> Definition:
@@ -160,7 +167,12 @@ class _Data:
         draws = self.draws and loaded is not None
         cell = self.source.text if self.source else ""
         known = functools.partial(
-            Definition, self.name, cls, source, cell, form, self.package, owned=self.imported, notebook=self.namespace
+            Definition,
+            *(self.name, cls, source, cell, form, self.package),
+            owned=self.imported,
+            notebook=self.namespace,
+            left=self.left,
+            leaves=self.leaves,
         )
         if self.text is None:
             return known(loaded, own, draws)
@@ -172,7 +184,9 @@ class _Data:
     def find_data(self) -> None:
         """Load the data once, with the default hyperparameters, and see what it is."""
         before = RandomState.taken()
-        value = evaluate_cell(self.cell, self.source, self.namespace)
+        names: dict[str, Any] = {}
+        value = evaluate_cell(self.cell, self.source, self.namespace, names)
+        self.leave(names)
         self.draws = not before.is_present
         if value is UNKNOWN:
             missing = next(item.name for item in self.cell.hyperparameters.values() if item.default is None)
@@ -202,6 +216,26 @@ class _Data:
             raise InputError(
                 f"--label would have no effect: it names a column of a DataFrame; found {type(value).__name__}"
             )
+
+    def leave(self, names: Mapping[str, Any]) -> None:
+        """Leave the names of the cell in the notebook, but for those of its own that it made of the notebook's."""
+        cell = self.cell
+        bound = binds(cell.inner) & self.typed
+        bound |= {name for name in cell.hyperparameters if name not in _OPTIONS}
+        found = {name: names[name] for name in sorted(bound) if name in names}
+        self.namespace.update(found)
+        self.left = {name: id(value) for name, value in found.items()}
+        items = cell.hyperparameters.values()
+        defaults = [
+            ast.Assign([ast.Name(item.name, ast.Store())], item.default) for item in items if item.default is not None
+        ]
+        tree = deepcopy(ast.Module([*defaults, *cell.inner], []))
+        self.leaves = ast.unparse(ast.fix_missing_locations(tree)) if found else ""
+
+    @property
+    def typed(self) -> set[str]:
+        """Names that are assigned in the cell as it was typed."""
+        return binds(parse(self.source).body) if self.source is not None else set()
 
     def find_texts(self, value: Any) -> None:
         """See what texts are in."""

@@ -38,6 +38,8 @@ class Definition:
         summary: what the data holds, in a line, of data that takes long to load; of a model, which weights are new.
         prepare: loads such data for an instance of other hyperparameters, and checks it; None of other data.
         variant: such data as it was loaded last for other hyperparameters, by these.
+        left: names that the cell of data has left in the notebook, with the identity of each value.
+        leaves: the statements that gave them, as code.
     """
 
     name: str
@@ -54,6 +56,8 @@ class Definition:
     summary: str = ""
     prepare: Callable[[Any], Any] | None = field(default=None, repr=False, compare=False)
     variant: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
+    left: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
+    leaves: str = field(default="", repr=False, compare=False)
 
     def new(self, **hyperparameters: Any) -> Any:
         """Make an instance.

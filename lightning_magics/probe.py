@@ -25,13 +25,16 @@ def execute(statements: list[ast.stmt], source: Source, namespace: dict[str, Any
     exec(compile(ast.Module(deepcopy(statements), []), source.filename, "exec", dont_inherit=True), namespace)
 
 
-def evaluate_cell(cell: Cell, source: Source | None, namespace: dict[str, Any]) -> Any:
+def evaluate_cell(
+    cell: Cell, source: Source | None, namespace: dict[str, Any], names: dict[str, Any] | None = None
+) -> Any:
     """Return the value of a cell's last expression with the default hyperparameters.
 
     Args:
         cell: the cell; what stays in the notebook ran already.
         source: where it stands.
         namespace: the notebook's globals.
+        names: takes the names that the cell's statements bound, if it is given.
 
     Returns:
         The value, or `UNKNOWN` where it depends on a hyperparameter without a default.
@@ -41,14 +44,18 @@ def evaluate_cell(cell: Cell, source: Source | None, namespace: dict[str, Any]) 
         if names_read(cell.expression) & cell.local_names:
             return UNKNOWN
         cell = Cell(notebook=cell.notebook, expression=cell.expression)
-    function = snippet("def cell():\n    BODY\n    return VALUE", BODY=cell.inner, VALUE=cell.expression)[0]
+    text = "def cell():\n    BODY\n    return (VALUE, locals())"
+    function = snippet(text, BODY=cell.inner, VALUE=cell.expression)[0]
     assert isinstance(function, ast.FunctionDef)
     function.args.args = [ast.arg(name) for name in cell.hyperparameters]
     function = deepcopy(function)
     scope: dict[str, Any] = {}
     code = compile(ast.Module([placed(function)], []), _filename(source), "exec", cell.flags, dont_inherit=True)
     exec(code, namespace, scope)
-    return scope["cell"](**default_values(cell, source, namespace))
+    value, found = scope["cell"](**default_values(cell, source, namespace))
+    if names is not None:
+        names |= found
+    return value
 
 
 def default_values(cell: Cell, source: Source | None, namespace: dict[str, Any]) -> dict[str, Any]:

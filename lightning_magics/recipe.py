@@ -10,6 +10,7 @@ import ast
 import dataclasses
 import enum
 import inspect
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
@@ -297,19 +298,22 @@ def loaded_name(cls: str) -> str:
 
 
 def with_loading(made: Definition) -> str:
-    """A definition's source; of data that draws random numbers when it is loaded, with its loading.
+    """A definition's source; of data, with the statements whose names the cell has left in the notebook.
 
-    The notebook has loaded it where it was defined, and went on with the random numbers as if it had not.
+    Of data that draws random numbers when it is loaded, also with its loading: the notebook has loaded it where it was
+    defined, and went on with the random numbers as if it had not.
     """
-    if not made.draws:
-        return made.source
-    name, package = made.cls.__name__, package_of(made.cls)
-    return (
-        f"{made.source}\n"
-        f"from {package}.utilities.seed import isolate_rng\n"
-        f"with isolate_rng():  # loaded where it is defined; what is drawn elsewhere stays the same\n"
-        f"    {loaded_name(name)} = {name}().load()\n"
-    )
+    name, text = made.cls.__name__, made.source
+    if made.draws or made.leaves:
+        text += f"\nfrom {package_of(made.cls)}.utilities.seed import isolate_rng\n"
+    if made.leaves:
+        text += f"with isolate_rng():\n{textwrap.indent(made.leaves, '    ')}\n"
+    if made.draws:
+        text += (
+            f"with isolate_rng():  # loaded where it is defined; what is drawn elsewhere stays the same\n"
+            f"    {loaded_name(name)} = {name}().load()\n"
+        )
+    return text
 
 
 def _saved(instance: Any) -> dict[str, Any]:

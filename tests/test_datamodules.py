@@ -7,10 +7,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from notebook import CELL, SMALL_RUNS, data, model, namespace, trainer
+from notebook import CELL, SMALL_RUNS, data, model, namespace, source, trainer
 from torch.utils.data import DataLoader, TensorDataset
 
-from lightning_magics import samples
+from lightning_magics import datamodules, options, samples
 from lightning_magics.definition import PACKAGES, is_datamodule, package_of
 from lightning_magics.errors import InputError
 from lightning_magics.fingerprint import describe
@@ -478,3 +478,56 @@ def test_arrays_in_a_mapped_file_stay_there(tmp_path, kind):
     assert features.shape == (100, 4096)
     assert torch.equal(features[:, 7], labels.float())
     assert describe(instance.train_dataloader().dataset).count(", ") == 1  # with a hash
+
+
+def test_the_names_of_a_cell_stay_in_the_notebook():
+    names = namespace(loads=[], old=torch.full((6, 4), 32.0))
+    cell = """
+size: int = 6
+loads.append(1)
+def halved(): return X / 2
+X, y = torch.rand(size, 4), torch.arange(size) % 3
+old = old / 16
+X, (first, *rest) = X * 2, y.tolist()
+for i in range(3): pass
+TensorDataset(halved(), y)
+"""
+    before = None
+    for _ in range(2):
+        asked = options.DataOptions(shuffle=False)
+        before = datamodules.define_data("digits", source(cell), asked, names, "lightning.pytorch", before=before)
+        instance = ready(before)
+        assert torch.equal(names["X"] / 2, column(instance.train_dataloader(), 0))
+        assert (names["y"].tolist(), names["first"], names["rest"]) == ([0, 1, 2] * 2, 0, [1, 2, 0, 1, 2])
+        assert (names["i"], names["size"], names["old"].unique().tolist()) == (2, 6, [32])
+    assert names["halved"]().shape == (6, 4)
+    assert len(names["loads"]) == 2
+
+
+def test_names_of_a_cell_that_hooks_or_texts_share_stay_too():
+    names = namespace(rows=[("good film", "a"), ("bad film", "b")] * 4)
+    data("count = len(rows)\nrows * 2", names=names, vocab_size=60, max_length=8)
+    assert names["count"] == 8
+    data("X = torch.ones(4, 2)\nmean = X.mean(0)\ndef prepare_data(self):\n    self.m = mean\nX", names=names)
+    assert names["mean"].tolist() == [1, 1]
+
+
+def test_a_model_made_of_the_names_of_a_data_cell_trains_again_and_elsewhere(shell, elsewhere, tmp_path):
+    cells = (
+        "import torch\nfrom torch import nn\nfrom torch.utils.data import TensorDataset",
+        "%%lightning_data digits\nwide: int = 5\ntorch.manual_seed(3)\nX = torch.randn(40, wide)\n"
+        "X[0] = 2\ny = (X.sum(1) > 0).long()\nTensorDataset(X, y)",
+        "%%lightning_model Net --loss cross_entropy --lr 0.1\nscale = X.std()\n"
+        "nn.Sequential(nn.Linear(X.shape[1], wide), nn.Tanh(), nn.Linear(wide, int(y.max()) + 1), nn.Softplus(scale))",
+        "run = %lightning_fit Net digits --max_epochs 2 --seed 1 --quiet",
+        "again = %lightning_rerun Net/version_0 --quiet\n%lightning_export run train.py",
+    )
+    for cell in cells:
+        shell.run_cell(cell).raise_error()
+    metrics = shell.user_ns["run"].metrics
+    assert shell.user_ns["again"].metrics == metrics
+    done = elsewhere.run(
+        f"import os, runpy; os.chdir({str(tmp_path)!r}); runpy.run_path('train.py', run_name='__main__')"
+    )
+    printed = dict(line.split("=") for line in done.stdout.splitlines() if line.startswith("train_loss="))
+    assert float(printed["train_loss"]) == metrics["train_loss"], done.stderr
