@@ -397,7 +397,7 @@ class Call:
         if not found and self.data:
             raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
         if not found and subject.run is not None:
-            return self.data_of(subject.run, subject.shown)
+            return self.data_of(subject.run)
         if not found:
             return Data()
         overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
@@ -518,17 +518,11 @@ class Call:
                 told += (f"{subject.name} was not trained on a table: the classes of {name} are {numbered}",)
         return dataclasses.replace(data, notices=told, table=known)
 
-    def data_of(self, run: Run, typed: str) -> Data:
-        """The data of an earlier run; of a fit on loaders, validation alone is what its data says.
-
-        Raises:
-            InputError: it had none for this.
-        """
+    def data_of(self, run: Run) -> Data:
+        """The data of an earlier run; of a fit on loaders, its validation data, else what the model brings itself."""
         datamodule, loaders = run.data
         if run.verb == "fit" and datamodule is None:
             loaders = loaders[1:] if self.verb == "validate" else ()
-            if not loaders and not hasattr(run.model, f"{self.verb}_dataloader"):
-                raise InputError(f"run {run.name} has no data to {self.verb} with: %lightning_{self.verb} {typed} DATA")
         return Data(run.record.data, make=lambda: (datamodule, loaders))
 
     def resolved(self, prefix: str, name: str, value: Any) -> Any:

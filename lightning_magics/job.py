@@ -57,6 +57,11 @@ class Job:
     rank: int = 0
     notices: tuple[str, ...] = ()
 
+    @property
+    def evaluated(self) -> Any:
+        """The loaders of an evaluation as a Trainer takes them: one as it is, for it may be a collection itself."""
+        return self.loaders[0] if len(self.loaders) == 1 else list(self.loaders) or None
+
 
 class Stop:
     """The user's wish to stop: once to end between two batches, twice to end now.

@@ -115,9 +115,11 @@ def _named(value: Mapping[Any, Any], labelled: bool) -> dict[Split, Part]:
         name = SPLITS.get(str(key).lower())
         if name is None:
             keys = ", ".join(map(repr, value))
+            near = did_you_mean(str(key), SPLITS)
+            several = " Loaders that are read together are one split: {'train': {…}}" if _are_loaders(value) else ""
             raise InputError(
-                f"a dict as data has a key for each split; found {keys}.{did_you_mean(str(key), SPLITS)} "
-                f"Name them train, val, test and predict"
+                f"a dict as data has a key for each split; found {keys}.{near} Name them train, val, test and predict."
+                f"{several}"
             )
         form = _form_of_split(item)
         if form is None or (form == "table" and not labelled):
@@ -170,10 +172,8 @@ def _form_of_several(values: Sequence[Any]) -> Form | None:
 
 
 def _form_of_split(value: Any) -> Form | None:
-    """Return what one split among others is: it may be several loaders, too."""
-    if isinstance(value, list | tuple) and value and all(map(_is_loader, value)):
-        return "loaders"
-    return form_of(value)
+    """Return what one split among others is: it may be a collection of loaders, too."""
+    return "loaders" if _are_loaders(value) else form_of(value)
 
 
 def _is_column(value: Any) -> bool:
@@ -219,6 +219,16 @@ def _check_numbers(value: Any) -> None:
 
 def _is_loader(value: Any) -> bool:
     return isinstance(value, DataLoader) or type(value).__name__ == "CombinedLoader"
+
+
+def _are_loaders(value: Any) -> bool:
+    """Whether a value is a collection of loaders as Lightning takes it: lists and dicts, also within each other."""
+    items = list(value.values()) if isinstance(value, Mapping) else value
+    return (
+        isinstance(items, list | tuple)
+        and bool(items)
+        and all(_is_loader(item) or _are_loaders(item) for item in items)
+    )
 
 
 def _is_array(value: Any) -> bool:
@@ -359,6 +369,12 @@ def to_dataloaders(values: Sequence[Any], training: Sequence[bool], options: Map
 
 
 def _one_form(value: Any) -> Form:
+    if isinstance(value, Mapping) and value.keys() and all(str(key).lower() in SPLITS for key in value):
+        first = repr(next(iter(value)))
+        raise InputError(
+            f"a dict of the splits {', '.join(map(repr, value))} is data with a name: %lightning_data NAME. "
+            f"Or give one split, such as data[{first}]"
+        )
     form = _form_of_split(value)
     if form is None:
         raise InputError(_cannot(value))

@@ -38,7 +38,7 @@ def of_rank(job: Job, rank: int, world: int) -> Job:
     if isinstance(limit, float):  # of the whole run's batches; Trainer's would be of the rank's
         trainer["limit_predict_batches"] = 1.0
     if job.loaders:
-        return dataclasses.replace(job, trainer=trainer, loaders=tuple(share(list(job.loaders))))
+        return dataclasses.replace(job, trainer=trainer, loaders=(share(job.evaluated),))
     owner = job.model if job.datamodule is None else bridged(job.datamodule, job.package)
     is_overridden = importlib.import_module(f"{job.package}.utilities.model_helpers").is_overridden
     if is_overridden("predict_dataloader", owner):

@@ -400,7 +400,7 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None], gather: Callable
     if job.verb == "fit":
         _fit(job, trainer)
         return None
-    data: dict[str, Any] = {"dataloaders": list(job.loaders) or None}
+    data: dict[str, Any] = {"dataloaders": job.evaluated}
     if job.datamodule is not None:
         data = {"datamodule": bridged(job.datamodule, job.package)}
     if job.checkpoint is not None:

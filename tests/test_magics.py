@@ -15,6 +15,7 @@ import pytorch_lightning
 import torch
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.io import capture_output
+from notebook import SMALL_RUNS
 
 from lightning_magics import slurm
 from lightning_magics.calls import Call
@@ -717,3 +718,81 @@ def test_a_message_of_five_megabytes_and_a_deep_recursion_are_shown_in_short(
         else:
             assert "repeated frames of a recursion are left out." in captured.stdout
             assert "return odd(n - 1)" in captured.stdout
+
+
+def own_loaders(test):
+    """Of a test whose loaders are its own: what Lightning says of them to plain calls of its Trainer."""
+    for mark in SMALL_RUNS:
+        test = mark(test)
+    return test
+
+
+COMBINED = """
+from pytorch_lightning.utilities import CombinedLoader
+from torch.utils.data import DataLoader
+
+class Pair(Net):
+    def training_step(self, batch, batch_idx):
+        return sum(self.net(part).pow(2).mean() for part in batch.values())
+
+    def validation_step(self, batch, batch_idx):
+        self.log("val_loss", self.training_step(batch, batch_idx))
+
+    def test_step(self, batch, batch_idx):
+        self.log("test_loss", self.training_step(batch, batch_idx))
+
+class Each(Net):
+    def validation_step(self, batch, batch_idx, dataloader_idx=0):
+        self.log("val_loss", self.net(batch).pow(2).mean())
+
+    def predict_step(self, batch, batch_idx, dataloader_idx=0):
+        return self.net(batch)
+
+class Own(Net):
+    def val_dataloader(self):
+        return long
+
+long, short = DataLoader(samples, batch_size=4), DataLoader(samples[:6], batch_size=4)
+def combined(mode):
+    return CombinedLoader({"long": long, "short": short}, mode)
+plainly = pl.Trainer(logger=False, enable_progress_bar=False, enable_checkpointing=False)
+"""
+
+
+@own_loaders
+@pytest.mark.parametrize("mode", ["min_size", "max_size_cycle"])
+def test_loaders_that_are_combined_are_read_as_by_plain_lightning(notebook, mode):
+    notebook(COMBINED)
+    notebook(f"run = %lightning_fit Pair combined('{mode}') combined('{mode}') --max_epochs 1 --quiet")
+    for verb in ("validate", "test"):
+        result = notebook(f"%lightning_{verb} run combined('{mode}') --quiet")
+        plain = notebook(f"plainly.{verb}(run.model, combined('{mode}'), verbose=False)")
+        assert result.results == plain
+
+
+@own_loaders
+def test_collections_of_loaders_are_taken_as_by_plain_lightning(notebook):
+    notebook(COMBINED)
+    notebook("pair = %lightning_fit Pair {'long':long,'short':short} --max_epochs 1 --quiet")
+    assert notebook("pair.record.steps") == 4  # of the longer one, the shorter is begun again
+    notebook("each = %lightning_fit Each long {'long':long,'short':short} --max_epochs 1 --quiet")
+    plain = notebook("plainly.validate(each.model, [long, short], verbose=False)")
+    for data in ("combined('sequential')", "{'long':long,'short':short}", "[long,short]", "long short"):
+        assert notebook(f"%lightning_validate each {data} --quiet").results == plain
+        assert [len(part) for part in notebook(f"%lightning_predict each {data} --quiet").predictions] == [16, 6]
+    with pytest.raises(InputError, match=r"^a dict of the splits 'train', 'val' is data with a name: %lightning_data"):
+        notebook("%lightning_fit Pair {'train':long,'val':short} --max_epochs 1")
+    with pytest.raises(InputError, match=r"Loaders that are read together are one split: \{'train': \{…\}\}$"):
+        notebook("%%lightning_data pair\n{'long': long, 'short': short}")
+    notebook("%%lightning_data pair\n{'train': {'long': long, 'short': short}}")
+    assert notebook("%lightning_fit Pair pair --max_epochs 1 --quiet").record.steps == 4
+
+
+@own_loaders
+def test_a_run_is_evaluated_on_the_loaders_of_its_model(notebook):
+    notebook(COMBINED)
+    notebook("run = %lightning_fit Own long --max_epochs 1 --quiet")
+    assert notebook("%lightning_validate run --quiet").results == notebook("plainly.validate(run.model, verbose=False)")
+    notebook("run = %lightning_fit Each long --max_epochs 1 --quiet")
+    with pytest.raises(InputError, match=r"^there is no data to validate Each with\. Name it in the line"):
+        notebook("%lightning_validate run --quiet")
