@@ -9,6 +9,8 @@ from typing import Any
 
 import torch
 
+from .trust import with_plain_hyperparameters
+
 
 def straight_io(package: str) -> Any:
     """Make the CheckpointIO for a Trainer of a package: Lightning's own, but for how a local file is written.
@@ -37,7 +39,7 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
     passing = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with passing.open("wb") as file:
-            torch.save(checkpoint, file)
+            torch.save(with_plain_hyperparameters(checkpoint), file)
         passing.replace(path)
     except BaseException as error:
         passing.unlink(missing_ok=True)

@@ -145,7 +145,7 @@ class Closure:
         if statement is None or statement.asks_ipython or self._is_outdated(name, statement, before, home):
             self._need_otherwise(name, home, statement)
             return
-        if _is_ours(statement):
+        if _is_ours(statement, name):
             self.missing[name] = f"it is of {_PACKAGE}, without which the code is to run: leave its use out"
             return
         if isinstance(statement.tree, ast.Import):  # import xml.dom adds to what import xml.sax bound
@@ -294,12 +294,13 @@ def _futures(history: History) -> list[str]:
     return [ast.unparse(tree) for tree in trees if isinstance(tree, ast.ImportFrom) and tree.module == "__future__"]
 
 
-def _is_ours(statement: Statement) -> bool:
-    """Whether a statement imports this package."""
+def _is_ours(statement: Statement, name: str) -> bool:
+    """Whether a statement imports a name from this package."""
     tree = statement.tree
-    names = [item.name for item in tree.names] if isinstance(tree, ast.Import) else []
-    names += [tree.module or ""] if isinstance(tree, ast.ImportFrom) else []
-    return any(name.partition(".")[0] == _PACKAGE for name in names)
+    modules = [tree.module or ""] if isinstance(tree, ast.ImportFrom) else []
+    if isinstance(tree, ast.Import):
+        modules = [item.name for item in tree.names if name in (item.asname, item.name.partition(".")[0])]
+    return any(module.partition(".")[0] == _PACKAGE for module in modules)
 
 
 def _only_defines(statement: Statement) -> bool:

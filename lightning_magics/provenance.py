@@ -12,6 +12,7 @@ import linecache
 import platform
 import subprocess
 from collections.abc import Mapping
+from pathlib import PurePath
 from typing import Any
 
 from . import __version__
@@ -90,7 +91,17 @@ def class_source(cls: type) -> str:
 
 def plain(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as JSON holds them; what it cannot hold as its ``repr``, shortened."""
-    return {str(name): value if _is_json(value) else repr(value)[:200] for name, value in values.items()}
+    return {str(name): _plain(value) for name, value in values.items()}
+
+
+def _plain(value: Any) -> Any:
+    if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+        value = value.item()
+    if type(value) in (list, tuple):
+        value = [_plain(item) for item in value]
+    if isinstance(value, PurePath):
+        value = str(value)
+    return value if _is_json(value) else repr(value)[:200]
 
 
 def _is_json(value: Any) -> bool:

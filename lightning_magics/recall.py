@@ -22,10 +22,12 @@ from .formats import plural
 from .history import History, Statement, Unit, sets_a_seed
 from .recipe import Recipe
 from .runs import RunFolder, RunRecord
-from .tokens import to_value
+from .tokens import Expression, to_value
 
 if TYPE_CHECKING:
     from .randomness import RandomState
+
+_MOST_SHOWN = 200  # characters of an expression
 
 
 @dataclass
@@ -79,14 +81,28 @@ class Recalled:
         """The source, as what fits of this notebook are made of."""
         return Unit(self.text, namespace=self.namespace)
 
+    @property
+    def value_types(self) -> set[str]:
+        """Enums, dataclasses and named tuples of the source, by the names that pickle writes."""
+        trees = [statement.tree for statement, _ in self._history().statements]
+        named = [(tree.name, [*tree.bases, *tree.decorator_list]) for tree in trees if isinstance(tree, ast.ClassDef)]
+        kinds = ("Enum", "Flag", "NamedTuple", "dataclass")
+        return {
+            f"__main__.{name}" for name, codes in named if any(kind in ast.unparse(c) for c in codes for kind in kinds)
+        }
+
     def announced(self, codes: Iterable[str]) -> str:
-        """What is going to be executed, in a line."""
+        """What is going to be executed, in a line: of the source, and expressions of the record beside it."""
+        codes = list(codes)
         statements = [item for place, item in enumerate(self._history().statements) if place in self._places(codes)]
         kinds = {"import": 0, "function": 0, "class": 0, "other statement": 0}
         for statement, _ in statements:
             kinds[_kind(statement)] += 1
         counted = ", ".join(plural(number, kind) for kind, number in kinds.items() if number)
-        return f"executing {runs.shown(self.folder.source_path)}: {counted}"
+        record = runs.shown(self.folder.record_path)
+        expressions = [code for code in dict.fromkeys(codes) if _is_evaluated(code)]
+        beside = f"; evaluating of {record}: {', '.join(map(_clipped, expressions))}" if expressions else ""
+        return f"executing {runs.shown(self.folder.source_path)}: {counted}{beside}"
 
     def execute(self, codes: Iterable[str], of_data: Iterable[str] = ()) -> None:
         """Run the statements that some code needs, each once and in their order, with random numbers of their own.
@@ -189,6 +205,8 @@ class Recalled:
         recipe = self.recipe
         if not recipe.data:
             return None
+        if "data" in recipe.missing:  # the record has the name of its type in its place
+            raise RunError(f"{self.folder.name} does not tell its data: {recipe.missing['data']}")
         self.execute(recipe.data_codes)
         if self._failed is not None:
             raise self._failed
@@ -207,7 +225,7 @@ class Recalled:
         folder = self.folder
         best = self.record.best_model_path
         if asked == "best":
-            found = [folder.checkpoints_path / Path(best).name, Path(best)] if best else []
+            found = [folder.moved(best), Path(best)] if best else []
         elif asked in (None, "last"):
             newest = folder.newest_checkpoint()
             found = [folder.last_checkpoint_path, *([newest] if newest else [])]
@@ -216,7 +234,7 @@ class Recalled:
         for path in found:
             if os.path.isfile(path):
                 return path
-        kept = ", ".join(sorted(path.name for path in folder.checkpoints_path.glob("*.ckpt")))
+        kept = ", ".join(sorted(str(path.relative_to(folder.checkpoints_path)) for path in folder.all_checkpoints()))
         has = f"It kept {kept} in" if kept else "There is none in"
         raise RunError(
             f"{folder.name} has no checkpoint {asked or 'last'}. {has} {runs.shown(folder.checkpoints_path)}"
@@ -275,3 +293,13 @@ def _kind(statement: Statement) -> str:
     if isinstance(statement.tree, ast.ClassDef):
         return "class"
     return "function" if isinstance(statement.tree, ast.FunctionDef | ast.AsyncFunctionDef) else "other statement"
+
+
+def _is_evaluated(code: str) -> bool:
+    """Whether code is more than a name or a plain value."""
+    return not code.isidentifier() and isinstance(to_value(code), Expression)
+
+
+def _clipped(code: str) -> str:
+    text = " ".join(code.split())
+    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"

@@ -246,7 +246,7 @@ class Writer:
 
     def _standing(self, typed: Any) -> str:
         """Code that was typed, with plain values for local variables; empty where it needs others, or is no text."""
-        if not isinstance(typed, str):
+        if type(typed) is not str:  # an enum may be one
             return ""
         tree = ast.parse(typed.strip(), mode="eval")
         places = [read.node for read in reads(tree) if read.node.id in self._local_names]

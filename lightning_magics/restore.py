@@ -38,9 +38,10 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
 
     path, recipe, record = recalled.checkpoint(checkpoint), recalled.recipe, recalled.record
     if weights_only:
-        check_checkpoint(path)
-    if not recipe.model:
-        why = "; ".join(f"{name}: {why}" for name, why in recipe.missing.items())
+        check_checkpoint(path, recalled.value_types)
+    lacking = {name for name in recipe.missing if name == "model" or name.startswith("--model.")}
+    if not recipe.model or lacking:
+        why = "; ".join(f"{name}: {why}" for name, why in recipe.missing.items() if name in lacking or not lacking)
         raise RunError(f"{record.run} cannot be loaded: {why or 'its record is not whole'}")
     print(recalled.announced([*recipe.model_codes, *recipe.data_codes]))  # noqa: T201 -- told before it is done
     with short_traceback(), random_state_kept(), calm():

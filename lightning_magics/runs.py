@@ -284,8 +284,14 @@ class RunFolder:
         return found[-1] if found else None
 
     def all_checkpoints(self) -> list[Path]:
-        """The checkpoints, the oldest first."""
-        return sorted(self.checkpoints_path.glob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+        """The checkpoints, the oldest first; the name of a metric with a slash in theirs has made folders of it."""
+        return sorted(self.checkpoints_path.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
+
+    def moved(self, checkpoint: str) -> Path:
+        """Where a checkpoint is by now, if it was in the run's folder when that was elsewhere."""
+        parts, name = Path(checkpoint).parts, self.checkpoints_path.name
+        below = parts[len(parts) - parts[::-1].index(name) :] if name in parts else parts[-1:]
+        return self.checkpoints_path.joinpath(*below)
 
 
 class EventWriter:

@@ -14,7 +14,7 @@ import signal
 import time
 import weakref
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -22,7 +22,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader
 
-from . import checkpoints, payload, pickling
+from . import checkpoints, payload, pickling, trust
 from .batches import describe, joined
 from .callback import StopFlag, StopRequested, reporter
 from .chatter import chatter
@@ -81,7 +81,8 @@ def train(
         status: Status = "failed"
         error, predictions = "", None
         try:
-            predictions = _run(job, trainer, emit, gather)
+            with trust.harmless_allowed(job.checkpoint if job.weights_only else None):
+                predictions = _run(job, trainer, emit, gather)
             status = "interrupted" if watcher.cut_short else "completed"
         except StopRequested:
             status = "interrupted"
@@ -165,8 +166,12 @@ def _check_before_start(job: Job, trainer: Any) -> None:
         check_checkpoint(job.checkpoint)
 
 
-def check_checkpoint(path: Path) -> None:
+def check_checkpoint(path: Path, defined: Collection[str] = ()) -> None:
     """Check that a checkpoint holds nothing but what can be loaded safely.
+
+    Args:
+        path: of it.
+        defined: names of harmless types that are going to be defined before it is loaded.
 
     Raises:
         InputError: it holds other objects, or is no checkpoint.
@@ -174,10 +179,16 @@ def check_checkpoint(path: Path) -> None:
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is no checkpoint: torch cannot read it. Give a run, or another path")
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        with trust.harmless_allowed(path):
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
+        refused = trust.refused_in(path)
+        if refused and refused <= set(defined):
+            return
+        objects = trust.objects_in(path)
+        listed = f" has {', '.join(objects[:4])}: it" if objects else ""
         raise InputError(
-            f"the checkpoint {path} holds Python objects besides tensors, and loading those runs code. "
+            f"the checkpoint {path}{listed} holds Python objects besides tensors, and loading those runs code. "
             "If you trust it, type --weights_only false"
         ) from error
     _check_content(path, found)
@@ -273,7 +284,8 @@ def load(path: Path, trusted: bool) -> Any:
     try:
         if trusted and not zipfile.is_zipfile(path):
             return payload.load(path)
-        return torch.load(path, map_location="cpu", weights_only=not trusted, mmap=True)
+        with trust.harmless_allowed(None if trusted else path):
+            return torch.load(path, map_location="cpu", weights_only=not trusted, mmap=True)
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{shown(path)} holds Python objects besides tensors, and loading those runs code. If you trust it: "

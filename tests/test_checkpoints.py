@@ -1,12 +1,25 @@
 """Checkpoints that are written straight to their files."""
 
+import argparse
+import datetime
+import enum
 import importlib
+import os
+import pickle
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
 from pathlib import Path
+from types import SimpleNamespace
+from typing import NamedTuple
 
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from lightning_magics import checkpoints
+from lightning_magics import checkpoints, train
+from lightning_magics.errors import InputError
 
 
 @pytest.fixture(params=["pytorch_lightning", "lightning.pytorch"])
@@ -45,3 +58,86 @@ def test_a_full_disk_is_the_error_of_the_disk(straight, tmp_path: Path, monkeypa
     monkeypatch.setattr(Path, "open", lambda path, mode: opened(Path("/dev/full"), mode))
     with pytest.raises(OSError, match="No space left on device"):
         straight.save_checkpoint({"weights": torch.rand(1_000_000)}, tmp_path / "last.ckpt")
+
+
+class Act(enum.Enum):
+    tanh = "tanh"
+
+
+class Mode(enum.StrEnum):
+    fast = "fast"
+
+
+class Pair(NamedTuple):
+    one: float
+    other: float = 0.0
+
+
+@dataclass
+class Sizes:
+    scale: float = 1.0
+
+
+def noise(x):
+    return x
+
+
+HARMLESS = [
+    *(np.array(["a"]), np.logspace(-3, -1, 3), np.arange(4).reshape(2, 2)[:, ::-1], np.datetime64("2024-01-01")),
+    *(Path("x"), datetime.datetime(2024, 1, 2, tzinfo=datetime.UTC), datetime.timedelta(3), Decimal("0.1")),
+    *(argparse.Namespace(rate=np.float64(0.1)), SimpleNamespace(a=1), {"a": Fraction(1, 3)}, frozenset([1]), range(3)),
+    *(Act.tanh, Mode.fast, Pair(2.0), Sizes(3.0), float),
+    OmegaConf.create({"a": 1, "b": [1, 2.5, {"c": "x"}]}),
+]
+
+
+@pytest.mark.parametrize("value", HARMLESS, ids=[type(value).__name__ for value in HARMLESS])
+def test_harmless_hyperparameters_need_no_trust(value, straight, tmp_path: Path):
+    path = tmp_path / "last.ckpt"
+    straight.save_checkpoint({"state_dict": {}, "hyper_parameters": {"value": value}}, path)
+    train.check_checkpoint(path)
+    found = train.load(path, trusted=False)["hyper_parameters"]["value"]
+    assert type(found) is type(value)
+    assert np.array_equal(found, value) if isinstance(value, np.ndarray) else found == value
+    with pytest.raises(pickle.UnpicklingError):  # and only within it
+        torch.load(path, weights_only=True)
+
+
+def test_scalars_of_numpy_are_stored_as_numbers(straight, tmp_path: Path):
+    path = tmp_path / "last.ckpt"
+    given = {"rate": np.float64(0.1), "sizes": [np.int64(3), (np.bool_(True),)], "more": {"a": np.float32(0.5)}}
+    straight.save_checkpoint({"state_dict": {}, "hyper_parameters": given}, path)
+    found = torch.load(path, weights_only=True)["hyper_parameters"]
+    assert found == {"rate": 0.1, "sizes": [3, (True,)], "more": {"a": 0.5}}
+    assert [type(found["rate"]), type(found["sizes"][0]), type(found["sizes"][1][0])] == [float, int, bool]
+    assert type(given["rate"]) is np.float64  # the model's own stay as they are
+
+
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil",)
+
+
+@pytest.mark.parametrize(
+    ("state", "named"),
+    [
+        ({"hyper_parameters": {"lr": 0.1, "noise": noise}}, "the hyperparameter noise (test_checkpoints.noise)"),
+        (
+            {"hyper_parameters": {"net": [Pair(torch.nn.ReLU)]}},
+            "the hyperparameter net (torch.nn.modules.activation.ReLU)",
+        ),
+        ({"datamodule_hyper_parameters": {"a": Evil()}}, "the hyperparameter a (posix.system)"),
+        ({"extra": {"a": Evil()}}, "extra (posix.system)"),
+    ],
+)
+def test_what_needs_trust_is_named_and_does_not_run(state, named, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path = tmp_path / "last.ckpt"
+    torch.save({"state_dict": {"weight": torch.ones(2)}, **state}, path)
+    with pytest.raises(InputError) as raised:
+        train.check_checkpoint(path)
+    assert str(raised.value) == (
+        f"the checkpoint {path} has {named}: it holds Python objects besides tensors, and loading those runs code. "
+        "If you trust it, type --weights_only false"
+    )
+    assert not (tmp_path / "evil").exists()

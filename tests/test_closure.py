@@ -252,3 +252,31 @@ def test_plain_values(value):
 @pytest.mark.parametrize("value", [object(), numpy.ones(2), [print], "x" * 200_000, float("nan")])
 def test_values_that_are_not_plain(value):
     assert not is_plain(value)
+
+
+def test_each_name_of_an_import_is_judged_by_itself():
+    module = closure("import torch, lightning_magics", "x = torch.ones(2)", code="x")
+    assert (module.missing, module.imports, module.body) == ({}, ("import torch",), ("x = torch.ones(2)",))
+    module = closure("import torch, lightning_magics as lm", "x = lm", code="x")
+    assert list(module.missing) == ["lm"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "comes"),
+    [
+        ("_ = torch.manual_seed(0)", True),
+        ("SEED = pl.seed_everything(42)", True),
+        ("random.seed(1); torch.manual_seed(1)", True),
+        ("if torch.cuda.is_available():\n    torch.cuda.manual_seed_all(1)", True),
+        (
+            "def settle(number):\n    '''Text.'''\n    torch.manual_seed(number)\nsettle(3)",
+            True,
+        ),
+        ("def study(number):\n    torch.manual_seed(number)\n    for _ in range(9):\n        print()\nstudy(3)", False),
+        ("for number in range(3):\n    torch.manual_seed(number)\n    print()", False),
+        ("generator = torch.Generator().manual_seed(0)", False),
+    ],
+)
+def test_whatever_seeds_comes_along_and_nothing_that_trains_does(cell, comes):
+    module = closure("import random", "import torch", "import pytorch_lightning as pl", cell, "x = 1 + 1", code="x")
+    assert ("seed" in module.text) is comes, module.text

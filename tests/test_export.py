@@ -92,7 +92,7 @@ net = Net(hidden=5)
 UNKNOWN = "files = %timeit -o -q -n1 -r1 1"
 ODD = """
 class Odd(pl.LightningModule):
-    def __init__(self, where=Path("x")):
+    def __init__(self, where=Path("x"), scaling=scaled):
         super().__init__()
         self.save_hyperparameters()
         self.layer = nn.Linear(6, 1)
@@ -145,6 +145,17 @@ class Objects(pl.LightningModule):
         return F.cross_entropy(self(batch[0]), batch[1])
     def validation_step(self, batch, batch_idx):
         self.log("val_loss", F.cross_entropy(self(batch[0]), batch[1]), sync_dist=True)
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+"""
+PLAIN = """
+class Plain(pl.LightningModule):
+    def __init__(self, act=Act.relu, pair=None, where=Path("y")):
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = nn.Linear(6, 1)
+    def training_step(self, batch, batch_idx):
+        return self.layer(batch[0]).mean()
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
 """
@@ -201,6 +212,9 @@ def metrics(folder: Path) -> dict[str, dict[str, float]]:
         )
         found[kernel.value("run.name")] = kernel.value("run.metrics")
         kernel.run("%lightning_export Objects/version_0 Objects.py")
+        kernel.run(
+            PLAIN, "%lightning_fit Plain anew --max_epochs 1 --quiet --model.act Act.tanh --model.pair Pair(1.0)"
+        )
         kernel.run("%lightning_export Net/version_0 Net.ipynb --notebook", "%lightning_export Whole points Model.py")
         kernel.run("%lightning_fit net train_set --max_epochs 1 --quiet --data.batch_size 8")
         kernel.run("%lightning_fit net train_set --max_epochs 1 --quiet")
@@ -417,11 +431,17 @@ def test_a_checkpoint_that_is_not_safe_asks(fresh: Kernel, metrics) -> None:
     cell = fresh.cell("%lightning_load Odd/version_0")
     assert cell.status == "error"
     assert (
-        "holds Python objects besides tensors, and loading those runs code. If you trust it, type --weights_only"
-        in cell.error
+        "has the hyperparameter scaling (__main__.scaled): it holds Python objects besides tensors, and loading those "
+        "runs code. If you trust it, type --weights_only" in cell.error
     )
     assert "executing" not in cell.text
     fresh.run("odd = %lightning_load Odd/version_0 --weights_only false")
+    fresh.run("pair = %lightning_load Plain/version_0")  # an enum and a named tuple of the source, and a path
+    assert fresh.value("[str(item) for item in pair.hparams.values()]") == [
+        "Act.tanh",
+        "Pair(shift=1.0, spare=0.0)",
+        "y",
+    ]
     assert fresh.value("str(odd.hparams.where)") == "x"
 
 

@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from lightning_magics import exports, runs
+from lightning_magics.errors import RunError
+from lightning_magics.randomness import RandomState, random_state_kept
 from lightning_magics.recall import Recalled
 from lightning_magics.recipe import Recipe
 from lightning_magics.restore import restore
@@ -87,3 +89,56 @@ def test_a_script_that_cannot_give_the_runs_numbers_says_why(tmp_path, run, note
     path = exports.export(Session({}, settings), folder.name, [tmp_path / "train.py"], notebook=False, overwrite=False)
     about = '"""Train Net as in Net/version_0.'
     assert path.read_text().startswith(f'{about}"""\n' if note is None else f'{about}\n\n{note}\n"""\n')
+
+
+def test_what_is_evaluated_of_the_record_is_told_before(tmp_path):
+    given = {"act": "__import__('os').getcwd()", "lr": "0.1", "name": "net", "text": "'a b'"}
+    recalled = Recalled.of(recorded(tmp_path, arguments=given, trainer={"callbacks": "[Early('a')]"}), {})
+    told = recalled.announced([*recalled.recipe.model_codes, *recalled.recipe.codes])
+    record = runs.shown(recalled.folder.record_path)
+    assert told.endswith(f"; evaluating of {record}: __import__('os').getcwd(), [Early('a')]")
+    assert "evaluating" not in Recalled.of(recorded(tmp_path), {}).announced(["Net", "1"])
+
+
+def test_what_the_record_lacks_is_missing(tmp_path, default_dtype, capsys):
+    why = "a DataLoader that no variable of the notebook holds: give it a name there first"
+    folder = recorded(tmp_path, data=["torch"], forms=["loaders"], missing={"data": why})
+    session = Session({})
+    restore(session, Recalled.of(folder, {}), "last", weights_only=True)
+    assert f"without its data : RunError: {folder.name} does not tell its data: {why}. Give other data" in (
+        capsys.readouterr().out
+    )
+    assert "torch" not in session.namespace
+    folder = recorded(tmp_path, arguments={"net": "torch"}, missing={"--model.net": "a Linear that nothing holds"})
+    with pytest.raises(RunError, match=r"cannot be loaded: --model\.net: a Linear that nothing holds"):
+        restore(session, Recalled.of(folder, {}), "last", weights_only=True)
+
+
+def test_a_checkpoint_whose_name_has_a_slash_is_found(tmp_path):
+    folder = recorded(tmp_path)
+    inner = folder.checkpoints_path / "epoch=1-val" / "loss=0.25.ckpt"
+    inner.parent.mkdir()
+    (folder.checkpoints_path / "best.ckpt").rename(inner)
+    best = f"/elsewhere/Net/version_0/checkpoints/{inner.relative_to(folder.checkpoints_path)}"
+    folder.write(dataclasses.replace(folder.read(), best_model_path=best))
+    recalled = Recalled.of(folder, {})
+    assert [recalled.checkpoint(asked) for asked in ("best", "last", None)] == [inner] * 3
+    with pytest.raises(RunError, match=r"It kept epoch=1-val/loss=0\.25\.ckpt in"):
+        recalled.checkpoint("nowhere.ckpt")
+
+
+def test_the_random_state_that_a_fit_began_with(tmp_path):
+    folder = recorded(tmp_path, seed=None)
+    assert Recalled.of(folder, {}).begins_with() is None  # nothing tells, and the source sets no seed
+    state = RandomState.taken()
+    folder.random_path.write_text(state.text)
+    drawn = torch.rand(3)
+    with random_state_kept():
+        Recalled.of(folder, {}).begins_with().take_up()
+        assert torch.equal(torch.rand(3), drawn)
+    assert Recalled.of(recorded(tmp_path), {}).begins_with() is None  # it had a seed
+    folder.random_path.write_text('{"python": []}')
+    with pytest.raises(
+        RunError, match=r"random state of Net/version_0 cannot be read from .*: it is not a random state"
+    ):
+        Recalled.of(folder, {}).begins_with()
