@@ -22,7 +22,7 @@ from .closure import Module
 from .definition import Definition, check_hyperparameters, has_base, is_datamodule, is_module, package_of
 from .errors import InputError, short_traceback
 from .job import Job
-from .launch import Run, recording, run_in_kernel
+from .launch import Run, recording, removed_unless_recorded, run_in_kernel
 from .progress import RunState
 from .recipe import Part, Recipe, Writer
 from .request import defaults
@@ -237,37 +237,38 @@ class Call:
         root = Path(job.trainer.get("default_root_dir") or "") / Path(settings.run_dir).expanduser()
         board = self.board(job, root)
         folder = runs.create(root, subject.name, self.verb)
-        job = dataclasses.replace(job, folder=folder.path)
-        record = dataclasses.replace(record, run=folder.name)
-        sources = {folder.source_path: module.text if module.body or module.imports else ""}
-        if begins_with is not None:
-            sources[folder.random_path] = begins_with.text
-        background = how is not None and how.background
-        if board is not None:
-            frame.show_soon(dataclasses.replace(board, run=folder.name if "tensorboard" in job.loggers else ""))
-        view = open_view(
-            quiet=self.options.quiet,
-            refresh_s=settings.refresh_s,
-            log_dir=runs.shown(folder.path),
-            on_stop=functools.partial(ask_to_stop, folder) if background else None,
-            background=background,
-        )
-        run = Run(folder, record, view.state, job) if how is None else SpawnedRun(folder, record, view, job)
-        run._reading = data.read
-        if self.verb == "fit":
-            with recording(folder):
-                sentences.keep(folder, job.datamodule)
-                columns.keep(folder, data.table)
-        try:
-            if isinstance(run, SpawnedRun) and how is not None:
-                run_in_processes(run, how, sources, self.session.started, self.session.ended)
-            else:
-                run_in_kernel(job, run, view, sources, self.session.started)
-        finally:
-            if not background:
-                self.session.ended(run)
-                self.session.interrupted |= self.verb == "fit" and run.status == "interrupted"
-        return run
+        with removed_unless_recorded(folder):
+            job = dataclasses.replace(job, folder=folder.path)
+            record = dataclasses.replace(record, run=folder.name)
+            sources = {folder.source_path: module.text if module.body or module.imports else ""}
+            if begins_with is not None:
+                sources[folder.random_path] = begins_with.text
+            background = how is not None and how.background
+            if board is not None:
+                frame.show_soon(dataclasses.replace(board, run=folder.name if "tensorboard" in job.loggers else ""))
+            view = open_view(
+                quiet=self.options.quiet,
+                refresh_s=settings.refresh_s,
+                log_dir=runs.shown(folder.path),
+                on_stop=functools.partial(ask_to_stop, folder) if background else None,
+                background=background,
+            )
+            run = Run(folder, record, view.state, job) if how is None else SpawnedRun(folder, record, view, job)
+            run._reading = data.read
+            if self.verb == "fit":
+                with recording(folder):
+                    sentences.keep(folder, job.datamodule)
+                    columns.keep(folder, data.table)
+            try:
+                if isinstance(run, SpawnedRun) and how is not None:
+                    run_in_processes(run, how, sources, self.session.started, self.session.ended)
+                else:
+                    run_in_kernel(job, run, view, sources, self.session.started)
+            finally:
+                if not background:
+                    self.session.ended(run)
+                    self.session.interrupted |= self.verb == "fit" and run.status == "interrupted"
+            return run
 
     def board(self, job: Job, root: Path) -> frame.Asked | None:
         """The board of a fit, if one is asked for.

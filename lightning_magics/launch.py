@@ -189,8 +189,15 @@ def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], s
                 run.trainer, run._predictions = outcome.trainer, outcome.predictions
             finally:
                 run._stop.end()
+                if view.state.started is not None and run.folder.is_removed():
+                    screen.show(events.Notice(removed(run.folder)))
                 screen.close()
                 run.folder.continue_checkpoint_path.unlink(missing_ok=True)
+
+
+def removed(folder: RunFolder) -> str:
+    """What there is to say of a run whose folder somebody removed."""
+    return f"The run folder {folder.path} was removed while the run went on. Its record and checkpoints are lost."
 
 
 def write_sources(sources: Mapping[Path, str]) -> None:
@@ -229,6 +236,17 @@ def removed_unless_started(folder: RunFolder, has_started: Callable[[], bool]) -
             shutil.rmtree(folder.path, ignore_errors=True)
             with contextlib.suppress(OSError):
                 folder.path.parent.rmdir()
+
+
+@contextlib.contextmanager
+def removed_unless_recorded(folder: RunFolder) -> Iterator[None]:
+    """Remove the folder of a run that was interrupted, or failed, before anything told of it."""
+    try:
+        yield
+    except BaseException:
+        with removed_unless_started(folder, folder.record_path.exists):
+            pass
+        raise
 
 
 class Screen:

@@ -25,7 +25,7 @@ from .job import Abort, Job, Stop
 from .launch import Run, Screen, interrupts_ask, recording, removed_unless_started, write_sources
 from .runs import EventWriter, RunFolder, RunRecord, shown
 from .scheduler import Scheduler
-from .stopping import TO_END_S, ask_to_stop, kill
+from .stopping import TO_ANSWER_S, TO_END_S, ask_to_stop, kill, kill_supervisor
 from .supervision import CANCELLED, ENDED_AT_ONCE, clear, full_disk
 from .supervisor import Request
 
@@ -204,6 +204,8 @@ class SpawnedRun(Run):
             self.catch_up()
             if self._is_to_end():
                 until = min(until, time.monotonic() + TO_END_S)
+                if time.monotonic() > until - TO_END_S + TO_ANSWER_S and self._scheduler is None:
+                    kill_supervisor(self.folder)
                 alive = alive and time.monotonic() < until
             if alive:
                 wait(calm_s if self._state.started else _WATCH_S)

@@ -6,8 +6,11 @@ How the wish reaches its processes is `control`'s; what they do then is theirs.
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import socket
 import time
+from pathlib import Path
 
 from . import slurm
 from .control import reach
@@ -15,6 +18,7 @@ from .errors import LightningMagicsError, RunError
 from .runs import RunFolder
 from .supervision import CANCELLED, clear, tell_end
 
+TO_ANSWER_S = 3.0  # for a supervisor to end its ranks; one that does not is killed
 TO_END_S = 15.0  # for a supervisor to end: as an interpreter of its own it takes seconds to begin
 _LOOK_S = 0.05
 _JOB_TO_END_S = 60.0  # for the same of a job of a cluster
@@ -50,9 +54,12 @@ def kill(folder: RunFolder) -> None:
     if folder.job() and folder.is_alive():
         _cancel_job(folder)
         return
-    until = time.monotonic() + TO_END_S
+    began = time.monotonic()
+    until = began + TO_END_S
     while folder.is_alive():
         _refuse_elsewhere(folder, " --now")
+        if time.monotonic() > began + TO_ANSWER_S:
+            kill_supervisor(folder)
         try:
             reach(folder.control_path).ask(now=True)
         except FileNotFoundError:  # it is just beginning, or just ending
@@ -63,6 +70,25 @@ def kill(folder: RunFolder) -> None:
                 f"the processes of {folder.name} do not end: their supervisor does not answer (process {pid})"
             )
         time.sleep(_LOOK_S)
+
+
+def kill_supervisor(folder: RunFolder) -> None:
+    """Kill the supervisor of a run that does not answer, for it is stopped; its ranks end with it.
+
+    Nothing else is killed: the process must have the run's folder open, as its supervisor does. Where the system does
+    not tell that, nothing is done.
+    """
+    with contextlib.suppress(OSError, LightningMagicsError, AttributeError):  # the last where there is no pidfd
+        record, lock = folder.read(), os.stat(folder.events_path)
+        if not record.pid or record.pid == os.getpid() or record.host != socket.gethostname():
+            return
+        handle = os.pidfd_open(record.pid)  # from here on its number is no other process's
+        try:
+            opened = [os.stat(path) for path in Path(f"/proc/{record.pid}/fd").iterdir() if os.path.exists(path)]
+            if any(os.path.samestat(item, lock) for item in opened):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)
 
 
 def _refuse_elsewhere(folder: RunFolder, more: str) -> None:

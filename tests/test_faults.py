@@ -352,6 +352,31 @@ def test_the_second_interrupt_ends_everything_at_once(notebook: Notebook, fault:
     works(notebook)
 
 
+@pytest.mark.parametrize("how", ["interrupts", "--now"])
+def test_a_supervisor_that_is_stopped_holds_nothing_up(notebook: Notebook, how: str) -> None:
+    more = "--ddp 2" if how == "interrupts" else "--background"
+    sent, found = processes_of(notebook, notebook.faulty(HANG, more))
+    os.kill(found["supervisor"], signal.SIGSTOP)
+    if how == "interrupts":
+        notebook.manager.interrupt_kernel()
+        time.sleep(0.5)
+        notebook.manager.interrupt_kernel()
+        assert "KeyboardInterrupt" in notebook.finish(sent).error
+    else:
+        notebook.finish(sent)
+        notebook.run("%lightning_stop last --now", "run.wait()")
+    assert notebook.value("get_ipython().run_line_magic('lightning_runs', '').rows[0].status") in (
+        ("interrupted", "failed") if how == "--now" else ("interrupted",)
+    )
+    notebook.wait_for_none()
+
+
+def test_a_folder_that_is_removed_during_a_fit_of_the_kernel_is_said(notebook: Notebook) -> None:
+    cell = notebook.fit("__import__('shutil').rmtree(self.trainer.default_root_dir)", "--logger False")
+    assert cell.status == "ok", cell.error
+    assert "was removed while the run went on. Its record and checkpoints are lost." in json.dumps(cell.outputs)
+
+
 def is_about_to_start(notebook: Notebook) -> bool:
     """Whether all is prepared, and no process has begun."""
     record = notebook.record()

@@ -796,3 +796,16 @@ def test_a_run_is_evaluated_on_the_loaders_of_its_model(notebook):
     notebook("run = %lightning_fit Each long --max_epochs 1 --quiet")
     with pytest.raises(InputError, match=r"^there is no data to validate Each with\. Name it in the line"):
         notebook("%lightning_validate run --quiet")
+
+
+def test_an_interrupt_before_the_start_leaves_no_folder(shell: InteractiveShell, monkeypatch) -> None:
+    shell.run_cell(SMALL)
+
+    def interrupted(**_: object) -> None:
+        assert Path("lightning_logs/Small/version_0").is_dir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("lightning_magics.calls.open_view", interrupted)
+    with capture_output():
+        shell.run_cell("%lightning_fit Small dl --max_epochs 1")
+    assert list(Path("lightning_logs").iterdir()) == []
