@@ -7,17 +7,19 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
 import torch
 
-from . import events
+from . import events, snapshots
 from .directions import Directions
 from .errors import InputError, did_you_mean
 from .events import Event, Fingerprint, Metrics, Notice, Stage, Step
 from .fingerprint import fingerprints
+from .handover import Beginning, dumped
+from .provenance import plain
 
 _STEP_INTERVAL_S = 0.2  # five a second are enough to look alive
 _MOST_INTERVAL_S = 1.0  # of a run that goes on for long: its file stays small
@@ -51,10 +53,19 @@ class _Reporter:
     _rate_monitor: Any  # Lightning's class
 
     def __init__(
-        self, emit: Callable[[Event], None], stop: StopFlag, save_to: Path, directions: Directions, save_end: bool
+        self,
+        emit: Callable[[Event], None],
+        stop: StopFlag,
+        save_to: Path,
+        directions: Directions,
+        callbacks: Sequence[Any],
+        save_end: bool,
     ) -> None:
         self._emit = emit
         self._directions = directions
+        self._callbacks = callbacks
+        self._beginning: Beginning | None = None
+        self._whole: dict[str, Any] | None = None  # all weights, where the fit's last checkpoint is being made
         self._directed: set[str] = set()  # metrics whose direction was told
         self._stop = stop
         self._save_to = save_to
@@ -70,26 +81,46 @@ class _Reporter:
         self.rates: Any = None  # Lightning's monitor of learning rates, where this one has added it
         self.cut_short = False  # whether a loop other than training was ended by a request to stop
 
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        """Take note of how the fit begins; callbacks of the model's own are there only now."""
+        if stage == "fit":
+            snapshots.rewind(item for item in trainer.callbacks if item is not self and item not in self._callbacks)
+            self._beginning = Beginning(pl_module, self._callbacks)
+
     # Training. An epoch is told at the start of the next one: metrics that the model's own
     # on_train_epoch_end logs come after every ordinary callback's.
 
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Let learning rates be logged where a scheduler changes them, and the user has not asked for it already."""
         self._emit(Fingerprint(fingerprints(trainer)))
+        if self._beginning is not None:
+            self._beginning.training(pl_module)
+        self._tell_tuned(pl_module)
         given = any(isinstance(item, self._rate_monitor) for item in trainer.callbacks)
         if trainer.loggers and trainer.lr_scheduler_configs and not given:
             self.rates = type("LearningRates", (_ForLoggersAlone, self._rate_monitor), {})()
             trainer.callbacks = [*trainer.callbacks, self.rates]  # Lightning is going through the list as it was
             self.rates.on_train_start(trainer, pl_module)
 
+    def _tell_tuned(self, model: Any) -> None:
+        """Tell what a callback has changed in the model, such as a learning rate that it has looked for."""
+        changes = self._beginning.tuned(model) if self._beginning is not None else {}
+        for name, (before, value) in changes.items():
+            self._emit(
+                Notice(f"{name} was {_short(before)} and is now {_short(value)}: a callback set it", level="info")
+            )
+        if changes:
+            self._emit(events.Hyperparameters(plain(dict(model.hparams))))
+
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.tell_epoch(trainer)
+        self._tell_tuned(pl_module)
 
     def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
         self._trained += 1
         if self._stop.is_set(self._trained):
             self._stop.end()
-            trainer.save_checkpoint(self._save_to)
+            self._save(trainer)
             raise StopRequested
         self.batch = batch
 
@@ -109,8 +140,24 @@ class _Reporter:
         self.tell_epoch(trainer)
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
+        self._tell_tuned(pl_module)
         if self._save_end:
+            self._save(trainer)
+
+    def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
+        """Take note of the weights, of which the model's own hook may leave some out."""
+        if self._whole is not None:
+            self._whole.update(checkpoint["state_dict"])
+
+    def _save(self, trainer: Any) -> None:
+        """Save the state of the fit, with all that the notebook's objects are to have of it."""
+        if self._beginning is None:
             trainer.save_checkpoint(self._save_to)
+            return
+        self._whole = {}
+        trainer.strategy.save_checkpoint(dumped(trainer, self._whole, self._beginning), self._save_to)
+        self._whole = None
+        trainer.strategy.barrier()
 
     def tell_epoch(self, trainer: Any) -> None:
         """Tell the epoch that has ended, if there is one that was not told."""
@@ -230,6 +277,7 @@ def reporter(
     stop: StopFlag,
     save_to: Path,
     directions: Directions,
+    callbacks: Sequence[Any] = (),
     save_end: bool = False,
 ) -> Any:
     """Return the callback for one of the two Lightning packages.
@@ -240,13 +288,14 @@ def reporter(
         stop: looked at before each batch; once set, the state is saved and `StopRequested` ends the loop.
         save_to: checkpoint to write then.
         directions: of the metrics.
+        callbacks: that were handed over.
         save_end: whether it is written also when a fit ends by itself.
     """
     import importlib
 
-    callbacks = importlib.import_module(f"{package}.callbacks")
-    own = {"_rate_monitor": callbacks.LearningRateMonitor}
-    return type("Reporter", (_Reporter, callbacks.Callback), own)(emit, stop, save_to, directions, save_end)
+    lightning = importlib.import_module(f"{package}.callbacks")
+    own = {"_rate_monitor": lightning.LearningRateMonitor}
+    return type("Reporter", (_Reporter, lightning.Callback), own)(emit, stop, save_to, directions, callbacks, save_end)
 
 
 class _ForLoggersAlone:
@@ -257,6 +306,10 @@ class _ForLoggersAlone:
         for name in found:
             trainer.callback_metrics.pop(name, None)
         return found
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def memory_bytes(device: torch.device) -> int | None:

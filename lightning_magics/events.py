@@ -1,9 +1,10 @@
 """What a training process tells whoever watches: frozen dataclasses, one JSON line each.
 
 The events of a run, in order: `Launched` where processes of its own run it, `Started`, then `Step`, `Metrics`,
-`Directions`, `Fingerprint`, `Results`, `Judged` and `Notice` as they happen, then `Ended`; of two, where a rank fails
-after another has ended, the last counts. `Printed`, `Watched` and `Queued` are made by who follows a run, for its view
-alone. A reader ignores keys and events that it does not know, so that an older notebook can watch a newer run.
+`Directions`, `Hyperparameters`, `Fingerprint`, `Results`, `Judged` and `Notice` as they happen, then `Ended`; of two,
+where a rank fails after another has ended, the last counts. `Printed`, `Watched` and `Queued` are made by who follows a
+run, for its view alone. A reader ignores keys and events that it does not know, so that an older notebook can watch a
+newer run.
 """
 
 from __future__ import annotations
@@ -127,6 +128,13 @@ class Directions:
 
 
 @dataclass(frozen=True)
+class Hyperparameters:
+    """The hyperparameters of the model, where a callback has changed one."""
+
+    values: dict[str, Any]
+
+
+@dataclass(frozen=True)
 class Fingerprint:
     """What the data of a fit was, as far as a glance at it tells: by ``train`` and ``val``."""
 
@@ -244,6 +252,7 @@ Event = (
     | Step
     | Metrics
     | Directions
+    | Hyperparameters
     | Fingerprint
     | Results
     | Judged

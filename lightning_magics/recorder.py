@@ -43,6 +43,8 @@ class Recorder:
             self._note(event)
         elif isinstance(event, events.Directions):
             self.record = dataclasses.replace(self.record, directions={**self.record.directions, **event.data})
+        elif isinstance(event, events.Hyperparameters):
+            self._update(hyperparameters=event.values)
         elif isinstance(event, events.Fingerprint):
             self._update(fingerprint=event.data)
         elif isinstance(event, events.Results):

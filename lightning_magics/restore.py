@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import Any
 
 from . import columns, runs
@@ -32,6 +33,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         InputError: the checkpoint holds more than tensors.
         Exception: what the source raises.
     """
+    from .handover import lacking, listed
     from .pretrained import calm
     from .randomness import random_state_kept
     from .train import check_checkpoint, is_whole, take
@@ -48,7 +50,9 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         recalled.execute(recipe.model_codes, recipe.data_codes)
         found = recalled.model()
         model = found.new(**recalled.values(recipe.arguments)) if isinstance(found, Definition) else found
-        state = take(model, None, path, trusted=not weights_only)
+        state = take(model, functools.partial(_callbacks, recalled), path, trusted=not weights_only)
+    if lacks := lacking(model, state):
+        print(f"not in the checkpoint, so as the model is made with them: {listed(lacks)}")  # noqa: T201 -- likewise
     name_outputs(model, recalled.folder)
     alone = "" if is_whole(state) else ", which holds them alone: a fit of the model begins anew"
     print(f"weights: {runs.shown(path)}{alone}")  # noqa: T201 -- which of them
@@ -62,6 +66,21 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         session.readers[model] = kept(recalled.folder, recipe.package, data)
         session.tables[model] = columns.kept(recalled.folder)
     return model
+
+
+def _callbacks(recalled: Recalled) -> list[Any]:
+    """The callbacks of a run, whose hooks may make layers of its model; none where they cannot be made."""
+    from .trainer import listed
+
+    code = recalled.recipe.trainer.get("callbacks")
+    if code is None:
+        return []
+    try:
+        recalled.execute([code])
+        return listed(recalled.value(code))
+    except Exception as error:  # whatever the user's code raises here
+        print(f"without the callbacks of the run: {type(error).__name__}: {' '.join(str(error).split())}")  # noqa: T201
+        return []
 
 
 def _register_model(session: Session, recalled: Recalled, found: Any, model: Any) -> None:

@@ -320,10 +320,15 @@ class SpawnedRun(Run):
             self._model = self._build(self.record)
         checkpoint = self._checkpoint()
         if checkpoint is not None:
+            from . import snapshots
             from .train import take
+            from .trainer import handed_over
 
             callbacks = self._job.trainer.get("callbacks") if self._job is not None else None
-            take(self._model, callbacks, checkpoint, trusted=self._job is not None)
+            data = self._job.datamodule if self._job is not None else None
+            take(self._model, callbacks, checkpoint, self._job is not None, data)
+            if self._job is not None:
+                snapshots.leave(handed_over(self._job))
             if self._job is not None and self._job.trainer.get("enable_checkpointing") is False:  # needed to continue
                 weakref.finalize(self._model, self.folder.last_checkpoint_path.unlink, missing_ok=True)
         self._settled = True
@@ -445,7 +450,7 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
     """Write everything that the processes need; returns what starts them."""
     from . import payload
     from .surroundings import Surroundings
-    from .train import continued
+    from .train import continued, rewound
 
     job, folder = run._job, run.folder
     assert job is not None
@@ -458,6 +463,7 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
             writer = EventWriter(folder.events_path)
             writer.write(events.Launched(run.name, run.verb, time.time(), how.ranks))
             writer.close()
+            job = rewound(job)
             going_on = continued(job)
             # The kernel's random state stays as it is: drawn from it, each fit of an instance would be like the last.
             anew = folder.name if going_on is not job and run.record.seed is None else ""

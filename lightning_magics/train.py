@@ -22,16 +22,16 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader
 
-from . import checkpoints, payload, pickling, trust
+from . import checkpoints, handover, payload, pickling, snapshots, trust
 from .batches import describe, joined
 from .callback import StopFlag, StopRequested, reporter
 from .chatter import chatter
-from .errors import InputError, RunError, cut
+from .errors import InputError, cut
 from .events import Ended, Event, Notice, Results, Started, Status
 from .job import Abort, Job
 from .judge import judge
 from .runs import RunFolder, shown
-from .trainer import bridged, directions_of, make_trainer
+from .trainer import bridged, directions_of, given_callbacks, handed_over, listed, make_trainer
 
 
 @dataclass(frozen=True)
@@ -67,9 +67,11 @@ def train(
     began = time.monotonic()
     folder = RunFolder(job.folder)
     directions = directions_of(job)
-    watcher = reporter(job.package, emit, stop, folder.last_checkpoint_path, directions, job.leaves_state)
+    watcher = reporter(
+        job.package, emit, stop, folder.last_checkpoint_path, directions, given_callbacks(job), job.leaves_state
+    )
     with chatter(folder.log_path(job.rank), lambda text: emit(Notice(text))), _workers_ignore_interrupts():
-        job = continued(job)
+        job = continued(rewound(job))
         ours = [judge(job.package, job.datamodule, emit)] if job.verb == "test" else []
         trainer = make_trainer(job, [*ours, watcher], directions)
         _check_before_start(job, trainer)
@@ -103,6 +105,7 @@ def train(
             stop.end()
             watcher.tell_epoch(trainer)
             watcher.batch = None
+            snapshots.leave([*handed_over(job), *trainer.callbacks])
             ours += (watcher, watcher.rates)
             trainer.callbacks = [item for item in trainer.callbacks if item not in ours]  # it may run again
             if job.verb != "fit":
@@ -239,6 +242,15 @@ def seeded(package: str, seed: int | None) -> Iterator[None]:
         raise raised
 
 
+def rewound(job: Job) -> Job:
+    """Put callbacks and loggers that were used before into the state in which they were handed over."""
+    used = handed_over(job)
+    if job.verb != "fit":  # they can still be read for what the last fit left
+        snapshots.look(used)
+        return job
+    return dataclasses.replace(job, notices=(*job.notices, *snapshots.rewind(used)))
+
+
 @dataclass(frozen=True)
 class _Left:
     """The state of a fit that other processes left in a file.
@@ -293,42 +305,28 @@ def load(path: Path, trusted: bool) -> Any:
         ) from error
 
 
-def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool) -> Mapping[str, Any]:
+def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool, datamodule: Any = None) -> Mapping[str, Any]:
     """Put the state that other processes left into live objects; the rest of it stays on disk for the next fit.
 
     Args:
         model: LightningModule instance.
-        callbacks: of the Trainer, one or several, or None.
+        callbacks: of the Trainer, one or several, or None; or what makes them, where their hooks are needed.
         checkpoint: what the run saved last.
         trusted: whether it may hold other objects than tensors, which loading creates.
+        datamodule: of the fit, or None.
 
     Returns:
         What the checkpoint holds. Where `is_whole` says that it is the weights alone, the next fit begins anew.
 
     Raises:
         InputError: it is no checkpoint.
-        RunError: it holds weights that the model has no place for, or lacks some that it has.
     """
     mark = _mark(checkpoint)
     with pickling.found_in_main(model):
         state = load(checkpoint, trusted)
     _check_content(checkpoint, state)
-    weights = state["state_dict"]
-    if weights.keys() - model.state_dict().keys():
-        model.configure_model()  # layers that are made where the model trains
-    differing = sorted(weights.keys() ^ model.state_dict().keys())
-    if differing and model.strict_loading:
-        raise RunError(
-            f"the weights cannot be taken into this {type(model).__name__}, for it has other layers than the run's: "
-            f"{', '.join(differing[:4])}. They are in {shown(checkpoint)}. Layers that setup() makes belong in "
-            "configure_model() or __init__()"
-        )
-    model.on_load_checkpoint(state)
-    _take_type(model, weights)
-    model.load_state_dict(weights, strict=model.strict_loading)
-    for callback in callbacks if isinstance(callbacks, list | tuple) else [callbacks]:
-        if callback is not None and callback.state_key in state.get("callbacks", ()):
-            callback.load_state_dict(state["callbacks"][callback.state_key])
+    for text in handover.take(model, callbacks if callable(callbacks) else listed(callbacks), state, datamodule):
+        print(text)  # noqa: T201 -- for whoever takes it
     model.trainer = None
     _left[model] = _Left(checkpoint, mark, trusted, is_whole(state))
     return cast(Mapping[str, Any], state)
@@ -337,14 +335,6 @@ def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool) -> Mapping
 def is_whole(state: Mapping[str, Any]) -> bool:
     """Whether a checkpoint holds more than the weights, and a fit can go on from it."""
     return {"callbacks", "optimizer_states", "loops"} <= state.keys()
-
-
-def _take_type(model: Any, weights: dict[str, Any]) -> None:
-    """Give a model the weights' type, as training it with ``--precision bf16-true`` or ``64-true`` does."""
-    types = {item.dtype for item in weights.values() if isinstance(item, torch.Tensor) and item.is_floating_point()}
-    own = {item.dtype for item in model.parameters() if item.is_floating_point()}
-    if len(types) == 1 and types != own:
-        model.to(types.pop())
 
 
 def continued(job: Job) -> Job:

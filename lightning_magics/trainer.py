@@ -101,8 +101,18 @@ def amp_notice(arguments: Mapping[str, Any]) -> tuple[str, ...]:
 
 def given_callbacks(job: Job) -> list[Any]:
     """The user's callbacks, as Trainer's argument gives them."""
-    given = job.trainer.get("callbacks")
+    return listed(job.trainer.get("callbacks"))
+
+
+def listed(given: Any) -> list[Any]:
+    """One or several of something that Trainer takes, or None, as a list."""
     return list(given) if isinstance(given, list | tuple) else [given] if given else []
+
+
+def handed_over(job: Job) -> list[Any]:
+    """The objects of a job that may be used for several: callbacks, and loggers that are no names."""
+    loggers = [item for item in job.loggers if not isinstance(item, str)]
+    return [*given_callbacks(job), *loggers]
 
 
 def directions_of(job: Job) -> Directions:
@@ -160,7 +170,7 @@ def _plugins(package: Any, given: Any, strategy: Any) -> list[Any]:
 
     And write checkpoints straight, where neither the user nor the strategy has a way of their own.
     """
-    plugins = list(given) if isinstance(given, list | tuple) else [given] if given else []
+    plugins = listed(given)
     fabric = "lightning_fabric" if package.__name__ == "pytorch_lightning" else "lightning.fabric"
     environments = importlib.import_module(f"{fabric}.plugins.environments")
     if not any(isinstance(plugin, environments.ClusterEnvironment) for plugin in plugins):

@@ -606,3 +606,102 @@ def test_missing_lightning_package_names_what_to_install():
 )
 def test_batch_is_described_in_a_line(value, text):
     assert describe(value) == text
+
+
+# Callbacks and loggers that are used again
+
+
+class Counts(pytorch_lightning.Callback):
+    """What users write: counters, lists of its own, and one of the notebook's."""
+
+    def __init__(self, collected):
+        self.seen, self.own, self.collected = 0, [], collected
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen += 1
+        self.own.append(batch_idx)
+        self.collected.append(batch_idx)
+
+
+def loop(root, made, fits=2, **job):
+    """Fit fresh models with the same callbacks; returns the last event and the folder of each."""
+    found = []
+    for _ in range(fits):
+        job["trainer"] = {"max_epochs": 3, **job.get("trainer", {}), "callbacks": made}
+        _, told = go(root, make_model(), **job)
+        found.append(told[-1])
+    return found
+
+
+def test_a_checkpoint_callback_keeps_the_best_of_each_fit_in_its_own_folder(tmp_path):
+    keeps = pytorch_lightning.callbacks.ModelCheckpoint(monitor="val_loss")
+    values = [[0.079, 0.9, 0.9], [0.8, 0.779, 0.9]]
+    for number, logged in enumerate(values):
+        model = Scripted("val_loss", logged)
+        _, told = go(tmp_path, model, trainer={"max_epochs": 3, "callbacks": keeps}, loggers=("csv",))
+        assert told[-1].best_model_score == pytest.approx(min(logged))
+        assert f"version_{number}/" in told[-1].best_model_path == keeps.best_model_path
+        assert os.path.isfile(keeps.best_model_path)
+
+
+def test_early_stopping_timer_and_averages_begin_anew_in_each_fit(tmp_path):
+    callbacks = pytorch_lightning.callbacks
+    stops = callbacks.EarlyStopping("val_loss", stopping_threshold=100.0, patience=1)
+    assert [event.epochs for event in loop(tmp_path, [stops])] == [1, 1]
+    stops = callbacks.EarlyStopping("val_loss", patience=1)
+    for values in ([0.1, 0.2, 0.3], [0.9, 0.8, 0.7], [0.5, 0.6, 0.6]):
+        _, told = go(tmp_path, Scripted("val_loss", values), trainer={"max_epochs": 3, "callbacks": [stops]})
+        assert told[-1].epochs == (3 if values[1] < values[0] else 2)
+        assert stops.stopped_epoch == (0 if values[1] < values[0] else 1)
+    timer = callbacks.Timer(duration={"seconds": 20})
+    timer._duration = 0.0
+    assert loop(tmp_path, [timer], 1)[0].epochs == 0
+    timer._duration = 60.0  # set by hand: that stays
+    assert [event.epochs for event in loop(tmp_path, [timer])] == [3, 3]
+    averages = callbacks.StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+    rates = callbacks.LearningRateMonitor()
+    assert [event.epochs for event in loop(tmp_path, [averages, rates])] == [3, 3]
+    assert len(rates.lrs["lr-Adam"]) == 3
+
+
+def test_a_users_callback_counts_each_fit_and_what_is_the_notebooks_is_left_alone(tmp_path):
+    collected = []
+    counts = Counts(collected)
+    (first,) = loop(tmp_path, [counts], 1)
+    kept = counts.own
+    assert (first.steps, counts.seen, len(kept)) == (12, 12, 12)
+    counts.extra = "by hand"
+    loop(tmp_path, [counts], 1)
+    assert (counts.seen, len(counts.own), counts.extra) == (12, 12, "by hand")
+    assert len(kept) == 12
+    assert kept is not counts.own
+    assert (len(collected), counts.collected is collected) == (24, True)
+
+
+def test_callbacks_that_the_model_configures_are_handed_over_anew_too(tmp_path):
+    counts = Counts([])
+    for _ in range(2):
+        model = make_model()
+        model.configure_callbacks = lambda: [counts]
+        go(tmp_path, model)
+        assert counts.seen == 8
+
+
+@pytest.mark.parametrize("kind", ["TensorBoardLogger", "CSVLogger"])
+def test_a_logger_object_has_a_version_for_each_fit(tmp_path, kind):
+    logger = getattr(pytorch_lightning.loggers, kind)(tmp_path / "logs", name="mine")
+    for number in range(2):
+        go(tmp_path, make_model(), loggers=(logger,))
+        assert logger.version == number
+        assert (tmp_path / f"logs/mine/version_{number}").is_dir()
+
+
+def test_what_cannot_be_copied_goes_on_and_that_is_said(tmp_path):
+    counts = Counts([])
+    counts.lock = threading.Lock()
+    go(tmp_path, make_model(), trainer={"max_epochs": 1, "callbacks": counts})
+    _, told = go(tmp_path, make_model(), trainer={"max_epochs": 1, "callbacks": counts})
+    assert "Counts.lock is as the last fit left it: it cannot be copied" in [
+        notice.text for notice in of(events.Notice, told)
+    ]
+    assert counts.seen == 4
