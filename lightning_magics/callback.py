@@ -106,9 +106,7 @@ class _Reporter:
         """Tell what a callback has changed in the model, such as a learning rate that it has looked for."""
         changes = self._beginning.tuned(model) if self._beginning is not None else {}
         for name, (before, value) in changes.items():
-            self._emit(
-                Notice(f"{name} was {_short(before)} and is now {_short(value)}: a callback set it", level="info")
-            )
+            self._emit(Notice(f"a callback changed {name} from {_short(before)} to {_short(value)}", level="info"))
         if changes:
             self._emit(events.Hyperparameters(plain(dict(model.hparams))))
 

@@ -115,7 +115,8 @@ def _is_of(model: Any, package: str) -> bool:
 
 def lacking(model: Any, state: Mapping[str, Any]) -> list[str]:
     """Return the weights of a model that a checkpoint does not hold."""
-    return [name for name in model.state_dict() if name not in state["state_dict"]]
+    held = {**state["state_dict"], **state.get(_KEY, {}).get("left_out", {})}
+    return [name for name in model.state_dict() if name not in held]
 
 
 def _make_layers(

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -190,6 +191,134 @@ def test_callbacks_and_the_best_checkpoint_come_back(notebook: Kernel) -> None:
     assert notebook.value("[next(net.parameters()).device.type, net.training]") == ["cpu", True]
     notebook.run(f"%lightning_fit net digits {SHORT} --callbacks count")
     assert notebook.value("count.seen") == 24
+
+
+LATER = """
+class Partial(Net):
+    def __init__(self):
+        super().__init__()
+        self.frozen = nn.Linear(3, 3).requires_grad_(False)
+        self.moved = nn.Linear(3, 3).requires_grad_(False)
+
+    def on_train_batch_end(self, *a):
+        with torch.no_grad():
+            self.moved.weight.add_(1)
+
+    def on_save_checkpoint(self, checkpoint):
+        for name in [name for name in checkpoint["state_dict"] if name.startswith(("frozen", "moved"))]:
+            del checkpoint["state_dict"][name]
+
+class Restoring(Partial):
+    def on_load_checkpoint(self, checkpoint):
+        checkpoint["state_dict"] |= {"frozen." + name: item for name, item in self.frozen.state_dict().items()}
+
+class Lenient(Partial):
+    def __init__(self):
+        super().__init__()
+        self.strict_loading = False
+
+class Setup(Net):
+    def setup(self, stage):
+        self.head = nn.Linear(10, 10)
+
+    def forward(self, x):
+        return self.head(self.layers(x))
+
+class Online(pl.Callback):
+    def on_fit_start(self, trainer, model):
+        model.online = nn.Linear(10, 10)
+        self.optimizer = torch.optim.SGD(model.online.parameters(), 0.1)
+
+    def on_train_batch_end(self, trainer, model, outputs, batch, batch_idx):
+        with torch.enable_grad():
+            nn.functional.cross_entropy(model.online(model(batch[0]).detach()), batch[1]).backward()
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
+def alike(one, other):
+    other = other.state_dict()
+    return all(torch.equal(item, other[name]) for name, item in one.state_dict().items())
+
+class Late(Net):
+    def on_train_epoch_start(self):
+        if self.current_epoch == 1:
+            self.late = nn.Linear(2, 2)
+"""
+
+
+def test_partial_checkpoints_and_layers_that_are_made_later_come_back(notebook: Kernel) -> None:
+    notebook.run(LATER)
+    for model, more in (
+        *(("Partial", ""), ("Restoring", ""), ("Lenient", ""), ("Setup", "")),
+        ("Net", "--callbacks [Online()]"),
+    ):
+        notebook.run(f"here = %lightning_fit {model} digits {SHORT} {more}")
+        for apart in ("--ddp 1", "--background"):
+            there = notebook.cell(f"there = %lightning_fit {model} digits {SHORT} {more} {apart}\nthere.wait()")
+            assert there.status == "ok", (model, there.error)
+            assert "run has no layer" not in there.text, model
+            names = notebook.value("[list(here.model.state_dict()), list(there.model.state_dict())]")
+            assert sorted(names[0]) == sorted(names[1])
+            assert notebook.value("alike(here.model, there.model)") is True, (model, apart)
+        loaded = notebook.cell("net = %lightning_load {there.name}")
+        assert loaded.status == "ok", (model, loaded.error)
+        if model in ("Setup", "Net"):
+            assert notebook.value("alike(here.model, net)") is True, model
+        else:
+            lacks = "moved.bias" if model == "Restoring" else "frozen.weight, frozen.bias, moved.bias"
+            assert f"not in the checkpoint, so as the model is made with them: {lacks}\n" in loaded.text
+            assert notebook.value("torch.equal(here.model.layers[0].weight, net.layers[0].weight)") is True
+    there = notebook.cell(f"there = %lightning_fit Late digits {SHORT} --ddp 1")
+    assert "this Late has no layer for late.weight, late.bias of the run; they stay in the checkpoint" in there.text
+    notebook.run(f"here = %lightning_fit Late digits {SHORT}")
+    assert notebook.value("torch.equal(weights(here.model)[:100], weights(there.model)[:100])") is True
+
+
+def test_a_learning_rate_that_a_callback_finds_is_recorded_and_reaches_the_live_model(notebook: Kernel) -> None:
+    notebook.run(
+        "class Rated(Net):\n"
+        "    def __init__(self, lr=0.5):\n        super().__init__()\n        self.save_hyperparameters()\n"
+        "    def configure_optimizers(self): return torch.optim.Adam(self.parameters(), self.hparams.lr)",
+        "class Plain(Net):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.lr = 0.5\n"
+        "    def configure_optimizers(self): return torch.optim.Adam(self.parameters(), self.lr)",
+    )
+    found = "--callbacks [pl.callbacks.LearningRateFinder(1e-4,1,20,early_stop_threshold=None)]"
+    for model, attribute in (("Rated", "hparams.lr"), ("Plain", "lr")):
+        values = []
+        for apart in ("", "--ddp 1", "--background"):
+            line = f"run = %lightning_fit {model} digits --max_epochs 1 --seed 1 {found} {apart}"
+            cell = notebook.cell(f"{line}\nrun.wait()\nprint([item.text for item in run._state.notices])")
+            assert cell.status == "ok", cell.error
+            values.append(notebook.value(f"run.model.{attribute}"))
+            assert re.search(r"a callback changed lr from 0\.5 to 0\.\d", cell.text)
+            if model == "Rated":
+                assert notebook.value("run.record.hyperparameters['lr']") == values[-1]
+        assert values[0] != 0.5
+        assert values == [values[0]] * 3
+
+
+def test_callbacks_in_a_loop_of_spawned_fits_are_as_after_fits_of_the_kernel(notebook: Kernel) -> None:
+    notebook.run(
+        "class Counts(pl.Callback):\n"
+        "    def __init__(self): self.seen, self.batches = 0, []\n"
+        "    def on_train_batch_end(self, t, m, o, b, batch_idx): self.seen += 1; self.batches.append(batch_idx)",
+        "def made(): return [Counts(), pl.callbacks.EarlyStopping('val_loss', stopping_threshold=100.0), "
+        "pl.callbacks.ModelCheckpoint(monitor='val_loss')]",
+        "def read(cbs): return [cbs[0].seen, cbs[0].batches, cbs[1].stopped_epoch, float(cbs[2].best_model_score)]",
+    )
+    for apart in ("", "--ddp 1", "--background"):
+        notebook.run("cbs, found = made(), []")
+        for _ in range(2):
+            notebook.run(
+                f"run = %lightning_fit Net digits {SHORT} --callbacks cbs {apart}",
+                "run.wait(), run.model\nfound.append(read(cbs))",
+            )
+            assert notebook.value("[run.record.epochs, run.name in cbs[2].best_model_path]") == [1, True]
+        assert notebook.value("found[0] == found[1]") is True
+        if not apart:
+            notebook.run("first = found")
+        assert notebook.value("found == first") is True
 
 
 def test_early_stopping_ends_all_ranks(notebook: Kernel) -> None:
