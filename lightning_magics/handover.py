@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from . import snapshots
-from .probe import random_state_kept
+from .randomness import random_state_kept
 
 _KEY = "lightning_magics"
 _MOST_NAMED = 4
@@ -113,7 +113,7 @@ def _is_of(model: Any, package: str) -> bool:
     return any(cls.__module__.startswith(f"{package}.") for cls in type(model).__mro__)
 
 
-def lacking(model: Any, state: Mapping[str, Any]) -> list[str]:
+def absent(model: Any, state: Mapping[str, Any]) -> list[str]:
     """Return the weights of a model that a checkpoint does not hold."""
     held = {**state["state_dict"], **state.get(_KEY, {}).get("left_out", {})}
     return [name for name in model.state_dict() if name not in held]

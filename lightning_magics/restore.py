@@ -33,7 +33,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         InputError: the checkpoint holds more than tensors.
         Exception: what the source raises.
     """
-    from .handover import lacking, listed
+    from .handover import absent, listed
     from .pretrained import calm
     from .randomness import random_state_kept
     from .train import check_checkpoint, is_whole, take
@@ -51,7 +51,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         found = recalled.model()
         model = found.new(**recalled.values(recipe.arguments)) if isinstance(found, Definition) else found
         state = take(model, functools.partial(_callbacks, recalled), path, trusted=not weights_only)
-    if lacks := lacking(model, state):
+    if lacks := absent(model, state):
         print(f"not in the checkpoint, so as the model is made with them: {listed(lacks)}")  # noqa: T201 -- likewise
     name_outputs(model, recalled.folder)
     alone = "" if is_whole(state) else ", which holds them alone: a fit of the model begins anew"
