@@ -5,10 +5,13 @@ Nothing is loaded or moved here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import inspect
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+
+_TARGETS = {"labels", "label", "target", "targets", "y"}
 
 
 def describe(value: Any) -> str:
@@ -36,3 +39,20 @@ def joined(batches: list[Any]) -> Any:
     if isinstance(first, tuple):
         return tuple(joined(list(parts)) for parts in zip(*batches, strict=True))
     return batches
+
+
+def named_inputs(forward: Callable[..., Any], batch: Any) -> dict[str, Any] | None:
+    """The parts of a batch that a forward takes by name; None where it takes the batch as it is.
+
+    A target is left out, unless forward cannot do without.
+    """
+    if not isinstance(batch, Mapping):
+        return None
+    parameters = inspect.signature(forward).parameters.values()
+    by_name = [item for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
+    required = {item.name for item in by_name if item.default is item.empty}
+    known = {item.name for item in by_name} & batch.keys()
+    if not known or not required <= known or any(item.kind is item.POSITIONAL_ONLY for item in parameters):
+        return None
+    taken = batch.keys() if any(item.kind is item.VAR_KEYWORD for item in parameters) else known
+    return {name: value for name, value in batch.items() if name in required or name in taken - _TARGETS}

@@ -249,7 +249,8 @@ class _Model:
             about = MetricOptions(loss, options.task, options.num_classes, ignored, own)
             metrics = find_metrics(tuple(given), about, notebook)
         from_left = self.network is not None and self.network.from_left
-        return Steps(loss, metrics, self.is_transformers, inputs, from_left)
+        generates = self.network is not None and self.network.generates
+        return Steps(loss, metrics, self.is_transformers, inputs, from_left, generates)
 
     def optimizing(self, notebook: Notebook, hooks: dict[str, Function]) -> Optimizing | None:
         """Return the optimizer, or None where the cell has its own.

@@ -47,6 +47,7 @@ class Network:
         parameters: names of its parameters, where it could be made.
         inputs: number of inputs that `forward` cannot do without.
         from_left: whether it classifies texts that begin at the first place.
+        generates: whether it writes a text from a text.
         copies: networks of the notebook that hooks read too: by name, what the instance's copy is called.
     """
 
@@ -60,6 +61,7 @@ class Network:
     parameters: tuple[str, ...] = ()
     inputs: int = 1
     from_left: bool = False
+    generates: bool = False
     copies: dict[str, str] = field(default_factory=dict)
 
 
@@ -209,6 +211,9 @@ def _described(code: ast.expr, cls: type | None, value: torch.nn.Module | None =
         parameters=tuple(name for name, _ in value.named_parameters()) if value is not None else (),
         inputs=max(1, inputs),
         from_left=is_transformers and value is not None and _begins_at_first(wrapped),
+        generates=is_transformers
+        and wrapped.__name__.endswith("ForConditionalGeneration")
+        and bool(getattr(getattr(value, "config", None), "is_encoder_decoder", False)),
     )
 
 

@@ -139,6 +139,14 @@ def predict_step(self, batch, batch_idx, dataloader_idx=0):
         raise TypeError(f"a transformers model takes batches by name, such as a dict; found a {type(batch).__name__}")
     return self(**{name: value for name, value in batch.items() if name not in ("labels", "label")}).logits
 '''
+_PREDICT_GENERATED = '''
+def predict_step(self, batch, batch_idx, dataloader_idx=0):
+    """Return the token ids that the model generates for a batch; labels in it are left out."""
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"a transformers model takes batches by name, such as a dict; found a {type(batch).__name__}")
+    named = {name: value for name, value in batch.items() if name not in ("labels", "label")}
+    return self(**named).logits if "decoder_input_ids" in named else self.net.generate(**named)
+'''
 _LOG_METRICS = '''
 def _log_metrics(self, output, target, stage, dataloader_idx):
     """Add a batch to the metrics of a stage and log them: over epoch and ranks, not a mean of batches."""
@@ -189,6 +197,7 @@ class Steps:
         transformers: whether the network is a transformers model.
         inputs: number of inputs that `forward` cannot do without.
         from_left: whether the network takes texts that begin at the first place.
+        generates: whether the network writes a text from a text, which needs one of its own to begin with.
     """
 
     loss: Loss | None
@@ -196,6 +205,7 @@ class Steps:
     transformers: bool = False
     inputs: int = 1
     from_left: bool = False
+    generates: bool = False
 
     def methods(self, wanted: Iterable[str]) -> list[ast.FunctionDef]:
         """Return the wanted methods, and the ones that they call."""
@@ -205,6 +215,7 @@ class Steps:
         made += [method(text) for name, text in _STEPS.items() if name in wanted]
         if "predict_step" in wanted:
             predict = _PREDICT_LOGITS if self.transformers else _PREDICT
+            predict = _PREDICT_GENERATED if self.generates else predict
             made.append(method(predict, INPUTS=ast.Constant(max(1, self.inputs))))
         if wanted & set(_STEPS):
             made += [self._step(), method(_UNPACK_NAMED if self.transformers else _UNPACK)]

@@ -23,7 +23,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from . import checkpoints, handover, payload, pickling, snapshots, trust
-from .batches import describe, joined
+from .batches import describe, joined, named_inputs
 from .callback import StopFlag, StopRequested, reporter
 from .chatter import chatter
 from .errors import InputError, cut
@@ -408,7 +408,8 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None], gather: Callable
     if job.checkpoint is not None:
         data |= {"ckpt_path": job.checkpoint, "weights_only": job.weights_only}
     if job.verb == "predict":
-        found = trainer.predict(job.model, **data)
+        with _predicts_by_name(job):
+            found = trainer.predict(job.model, **data)
         several = len(trainer.num_predict_batches) > 1
         if gather is not None:
             found = gather(found, trainer)
@@ -418,6 +419,32 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None], gather: Callable
     rows = getattr(trainer, job.verb)(job.model, **data, verbose=False)
     emit(Results([{name: float(value) for name, value in row.items()} for row in rows]))
     return None
+
+
+@contextlib.contextmanager
+def _predicts_by_name(job: Job) -> Iterator[None]:
+    """Within it a model without a predict_step of its own takes from batches with names what its forward has names for.
+
+    Lightning's own predict_step gives the whole batch to forward, as its first input.
+    """
+    model = job.model
+    overridden = importlib.import_module(f"{job.package}.utilities.model_helpers").is_overridden
+    if overridden("predict_step", model) or "predict_step" in vars(model):
+        yield
+        return
+
+    def predict_step(batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        named = named_inputs(model.forward, batch)
+        if named is None:
+            return model(batch)
+        output = model(**named)
+        return getattr(output, "logits", output)
+
+    model.predict_step = predict_step
+    try:
+        yield
+    finally:
+        del model.predict_step
 
 
 def _fit(job: Job, trainer: Any) -> None:

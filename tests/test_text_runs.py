@@ -324,6 +324,57 @@ def test_a_run_brings_the_names_of_its_outputs_back(films):
         assert model.net.config.label2id == {"bad": 0, "good": 1}
 
 
+OWN_CLASS = """%%lightning_model Written
+import pytorch_lightning as pl
+class Written(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.embed, self.out = nn.Embedding(60, 8), nn.Linear(8, 2)
+
+    def forward(self, input_ids, attention_mask{more}):
+        mask = attention_mask.unsqueeze(-1)
+        return self.out((self.embed(input_ids) * mask).sum(1) / mask.sum(1))
+
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch["input_ids"], batch["attention_mask"]), batch["labels"])
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.1)
+"""
+
+
+@pytest.mark.parametrize("more", ["", ", labels=None", ", **others"])
+def test_a_class_of_ones_own_predicts_by_the_names_of_its_forward(films, more):
+    run_cells(films, OWN_CLASS.replace("{more}", more), "run = %lightning_fit Written films --max_epochs 4 --quiet")
+    run = films.user_ns["run"]
+    said = api.predict(run, ["warm film", "dull"], quiet=True).predictions
+    assert [(answer["text"], answer["label"]) for answer in said] == [("warm film", "good"), ("dull", "bad")]
+    rows = [row.split("\t") for row in Path("films.tsv").read_text().splitlines()[1:]]
+    said = api.predict(run, "films", quiet=True).predictions
+    assert [answer["text"] for answer in said] == [text for text, _ in rows]
+    assert sum(answer["label"] == label for answer, (_, label) in zip(said, rows, strict=True)) > 110
+    assert "predict_step" not in vars(run.model)
+
+
+def test_a_model_that_writes_texts_predicts_without_any_to_begin_with(films):
+    cell = """%%lightning_model Writer
+from transformers import T5Config, T5ForConditionalGeneration
+small = {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+net = T5ForConditionalGeneration(T5Config(vocab_size=20, **small))
+net.generation_config.max_new_tokens = 5
+net
+"""
+    samples = [{"input_ids": torch.arange(4), "attention_mask": torch.ones(4), "labels": torch.arange(3)}] * 4
+    films.user_ns["pairs"] = samples
+    run_cells(films, cell, "run = %lightning_fit Writer pairs --max_epochs 1 --quiet")
+    run = films.user_ns["run"]
+    written = api.predict(run, samples, quiet=True).predictions
+    ids = torch.stack([sample["input_ids"] for sample in samples])
+    assert torch.equal(written, run.model.net.eval().generate(input_ids=ids, attention_mask=torch.ones_like(ids)))
+    begun = [{**sample, "decoder_input_ids": torch.zeros(2, dtype=torch.long)} for sample in samples]
+    assert api.predict(run, begun, quiet=True).predictions.shape == (4, 2, 20)
+
+
 OWN = """%%lightning_model Own --loss cross_entropy {options}
 class Net(nn.Module):
     def __init__(self):
@@ -560,6 +611,9 @@ def test_two_processes_train_test_and_predict_as_one_does(kernel):
     assert kernel.value("sum(tested.judged.actual)") == 21  # one is dealt twice, and counted once
     assert kernel.value("[answer['label'] for answer in said]") == ["good", "bad"]
     assert "huggingface/tokenizers" not in kernel.value("run.logs(0) + run.logs(1)")
+    kernel.run(OWN_CLASS.replace("{more}", ""), "run = %lightning_fit Written films --max_epochs 4 --quiet")
+    kernel.run("%lightning_predict run 'warm film' dull --ddp 2 --quiet -o said")
+    assert kernel.value("[answer['label'] for answer in said]") == ["good", "bad"]
 
 
 def test_a_run_on_a_vocabulary_of_its_own_is_repeated_to_the_digit(kernel, tmp_path):
