@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
-from . import formats
+from . import formats, glyphs
 
 if TYPE_CHECKING:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -307,10 +307,12 @@ def _draw(figure: Figure, shape: Stroke | Label, left: int, top: int, size: tupl
     from matplotlib.lines import Line2D
 
     if isinstance(shape, Label):
+        families = glyphs.families([shape.text])
         figure.text(
             (left + shape.x) / size[0],
             1 - (top + shape.y) / size[1],
-            shape.text,
+            glyphs.readable(shape.text, families, glyphs.escaped(shape.text)),
+            family=families,
             ha={"start": "left", "middle": "center", "end": "right"}[shape.anchor],
             va="baseline",
             fontsize=11 * _POINTS,

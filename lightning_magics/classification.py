@@ -9,7 +9,7 @@ import base64
 from html import escape
 from typing import Any
 
-from lightning_magics import charts, formats
+from lightning_magics import charts, formats, glyphs
 from lightning_magics.events import Judged
 
 Table = tuple[list[str], list[list[str]]]
@@ -87,23 +87,29 @@ def image(judged: Judged, run: str) -> str:
 def png(judged: Judged) -> tuple[bytes, int, int]:
     """Return the confusion matrix as a PNG, with its width and height in CSS pixels.
 
-    Transparent, with colours for light and dark pages; a row is an actual class, its shades parts of that class.
+    Transparent, with colours for light and dark pages; a row is an actual class, its shades parts of that class. A name
+    that no font of the machine can show is the number of its class, in the order of the table.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
     from matplotlib.patches import Rectangle
 
     names = [formats.clip(name, 14) for name in judged.classes]
+    families = glyphs.families(names)
+    names = [glyphs.readable(name, families, f"#{place}") for place, name in enumerate(names, 1)]
+    longest = max(map(glyphs.width, names))
     side = 64 if len(names) <= 4 else 40 if len(names) <= 12 else 24
-    left, top = 34 + 7 * max(map(len, names)), 44
-    upright = max(map(len, names)) * 7 > side
-    top += 6 * max(map(len, names)) if upright else 0
+    left, top = 34 + 7 * longest, 44
+    upright = longest * 7 > side
+    top += 6 * longest if upright else 0
     width, height = left + side * len(names) + 8, top + side * len(names) + 8
     figure = Figure((width / 100, height / 100), 200, facecolor="none")
     canvas = FigureCanvasAgg(figure)
 
     def write(x: float, y: float, text: str, colour: str = _GREY, **look: Any) -> None:
-        figure.text(x / width, 1 - y / height, text, color=colour, parse_math=False, usetex=False, **look)
+        figure.text(
+            x / width, 1 - y / height, text, color=colour, family=families, parse_math=False, usetex=False, **look
+        )
 
     size = 11 * 0.72
     write(left + side * len(names) / 2, 14, "predicted", ha="center", va="center", fontsize=size)

@@ -1,10 +1,14 @@
+import dataclasses
 import io
 import re
 
+import matplotlib.figure
 import pytest
+from matplotlib import font_manager
 from PIL import Image
 
-from lightning_magics import answers, classification, events, report
+from lightning_magics import answers, charts, classification, events, glyphs, report
+from lightning_magics.curves import Curve
 from lightning_magics.progress import RunState
 
 JUDGED = events.Judged(
@@ -107,3 +111,41 @@ def test_many_answers_are_shown_in_part():
     found = answers.answers(["warm"] * 60, ["bad", "good"], torch.zeros(60, 2))
     assert len(found) == 60
     assert "… 10 more" in found._repr_html_()
+
+
+@pytest.mark.parametrize(
+    ("classes", "known", "shown"),
+    [
+        (["差评", "好评 :)"], ("DejaVu Sans",), ["#1", "#2"]),
+        (["bad", "好评"], ("DejaVu Sans",), ["bad", "#2"]),
+        (["schön", "плохо"], ("DejaVu Sans",), ["schön", "плохо"]),
+        (["bad", "\u2316"], ("DejaVu Sans", "STIXGeneral"), ["bad", "\u2316"]),  # which matplotlib's second font has
+    ],
+)
+def test_names_that_no_font_has_are_numbers_in_the_picture(monkeypatch, classes, known, shown):
+    drawn = []
+    write = matplotlib.figure.Figure.text
+    monkeypatch.setattr(
+        matplotlib.figure.Figure,
+        "text",
+        lambda self, x, y, text, **look: drawn.append(text) or write(self, x, y, text, **look),
+    )
+    fonts = [font for font in font_manager.fontManager.ttflist if font.name in known]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+    judged = dataclasses.replace(JUDGED, classes=classes)
+    classification.png(judged)  # a glyph that is missing is warned of, which is an error here
+    assert [name for name in drawn if name in shown] == [shown[0], shown[0], shown[1], shown[1]]
+    html = report.html(state(judged))
+    assert all(f">{name}<" in html for name in classes)
+
+
+def test_a_chart_of_a_metric_in_chinese_is_drawn_without_a_warning(monkeypatch):
+    usual = [font for font in font_manager.fontManager.ttflist if font.name.startswith("DejaVu")]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", usual)
+    found = RunState()
+    found.apply(events.Started("Net/version_0", "fit", 0.0))
+    curve = Curve()
+    for step in range(3):
+        curve.add(step, float(step))
+    assert charts.picture([charts.overlay("准确率", {0: curve})])
+    assert glyphs.escaped("val_准确率") == "val_\\u51c6\\u786e\\u7387"
