@@ -9,7 +9,10 @@ import ast
 import builtins
 import contextlib
 import dataclasses
+import functools
+import inspect
 import os
+import re
 import sys
 import threading
 import weakref
@@ -19,15 +22,18 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from . import boards, catalog, processes, recipe, runs
+from . import boards, catalog, processes, provenance, recipe, runs
 from .definition import Definition, is_module
 from .errors import InputError, RunError, did_you_mean
 from .history import History, Unit, of_notebook
 from .scopes import names_read
 from .shell import cell_number, running_shell
+from .tokens import Expression, to_value
 
 if TYPE_CHECKING:
     from .launch import Run
+
+_OF_AN_OBJECT = re.compile(r"<|[A-Za-z_][\w.]*\(")  # how the repr of most objects begins
 
 
 class Settings(Protocol):
@@ -180,7 +186,7 @@ class Session:
         """Return an instance of the model of a run that another kernel started.
 
         Raises:
-            RunError: this notebook has no model of that name.
+            RunError: this notebook has no model of that name, or a hyperparameter is an object that it lacks.
         """
         found = self.models.get(record.model) or self.namespace.get(record.model)
         is_class = isinstance(found, type) and is_module(found)
@@ -188,7 +194,8 @@ class Session:
             from .sentences import name_outputs
 
             make = found.new if isinstance(found, Definition) else found
-            model = make(**record.hyperparameters)
+            cls: Any = found.cls if isinstance(found, Definition) else found
+            model = make(**self._hyperparameters(cls, record))
             with contextlib.suppress(RunError):  # its folder is gone
                 name_outputs(model, self.folder(record.run))
             return model
@@ -196,6 +203,32 @@ class Session:
             f"the model of {record.run} is not defined in this notebook. Run the cell that defines {record.model}, "
             f"then ask again; or let the run's own source define it: %lightning_load {record.run}"
         )
+
+    def _hyperparameters(self, cls: type, record: runs.RunRecord) -> dict[str, Any]:
+        """Hyperparameters of a record; for what JSON does not hold, the notebook's own by its name or the default.
+
+        Raises:
+            RunError: one is given by other code, which is not run here.
+        """
+        codes, parameters = recipe.Recipe.of(record).arguments or {}, inspect.signature(cls).parameters
+        found = dict(record.hyperparameters)
+        texts = {name: value for name, value in found.items() if isinstance(value, str)}
+        for name, value in texts.items():
+            code, default = codes.get(name, ""), parameters[name].default if name in parameters else ""
+            first, *rest = code.split(".")
+            if code and isinstance(to_value(code), Expression):
+                if first in self.namespace and all(map(str.isidentifier, rest)):
+                    found[name] = functools.reduce(getattr, rest, self.namespace[first])
+                elif _OF_AN_OBJECT.match(value):
+                    raise RunError(
+                        f"the hyperparameter {name} of {record.run} is {code}, which does not run here. Let the run's "
+                        f"own source define the model: %lightning_load {record.run}"
+                    )
+            elif not code and not isinstance(default, str):
+                text = provenance.plain({name: default})[name]
+                if isinstance(text, str) and (text == value or value.startswith("<")):
+                    del found[name]
+        return found
 
     def find_model(self, typed: Any) -> Any:
         """Return what a model argument stands for: a Definition, or any object.

@@ -1,9 +1,11 @@
 import dataclasses
+import enum
 
 import pytest
+import pytorch_lightning as pl
 import torch
 
-from lightning_magics import exports, runs
+from lightning_magics import exports, provenance, runs
 from lightning_magics.errors import RunError
 from lightning_magics.randomness import RandomState, random_state_kept
 from lightning_magics.recall import Recalled
@@ -142,3 +144,26 @@ def test_the_random_state_that_a_fit_began_with(tmp_path):
         RunError, match=r"random state of Net/version_0 cannot be read from .*: it is not a random state"
     ):
         Recalled.of(folder, {}).begins_with()
+
+
+class Act(enum.Enum):
+    relu = "relu"
+    tanh = "tanh"
+
+
+class Own(pl.LightningModule):
+    def __init__(self, act=Act.relu, used=Act, name="a", size=1, where=None):
+        super().__init__()
+        self.save_hyperparameters()
+
+
+def test_an_attached_run_has_the_hyperparameters_that_its_record_cannot_hold(tmp_path):
+    arguments = {"act": "Act.tanh", "size": "2 * WIDTH", "name": "LABEL"}
+    given = {"act": Act.tanh, "used": Act, "name": "b", "size": 8}
+    record = RunRecord("Own/version_0", "fit", "Own", "completed", 1.0, hyperparameters=provenance.plain(given))
+    record = dataclasses.replace(record, recipe=vars(Recipe(model="Own", arguments=arguments)).copy())
+    session = Session({"Own": Own, "Act": Act})
+    assert dict(session.built(record).hparams) == {**given, "where": None}
+    record.recipe["arguments"]["act"] = "Act('tanh')"
+    with pytest.raises(RunError, match=r"act of Own/version_0 is Act\('tanh'\), which does not run here"):
+        session.built(record)
