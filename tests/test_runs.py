@@ -317,6 +317,7 @@ def test_a_record_that_is_a_pipe_a_device_or_huge_is_not_read(tmp_path):
     other.write(dataclasses.replace(RECORD, run=other.name))
     for path in (other.events_path, other.submission_path, other.log_path(0)):
         os.mkfifo(path)
+    assert runs.names(tmp_path) == [other.name]
     rows = catalog.rows(tmp_path)
     assert [row.problem != "" for row in rows if row.path != other.path] == [True] * 3
     assert [row.status for row in rows if row.path == other.path] == ["failed"]
