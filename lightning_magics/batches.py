@@ -56,3 +56,38 @@ def named_inputs(forward: Callable[..., Any], batch: Any) -> dict[str, Any] | No
         return None
     taken = batch.keys() if any(item.kind is item.VAR_KEYWORD for item in parameters) else known
     return {name: value for name, value in batch.items() if name in required or name in taken - _TARGETS}
+
+
+def adapted(model: Any, batch: Any) -> str:
+    """What the generated steps of a model change in a batch before they use it, in a sentence; empty for nothing.
+
+    Args:
+        model: LightningModule instance.
+        batch: a batch of ``(*inputs, target)``, or by name.
+    """
+    convert = getattr(model, "_input", None)
+    labels = ("labels", "label", "target", "targets", "y")
+    if isinstance(batch, Mapping):
+        inputs = [value for name, value in batch.items() if name not in labels]
+        target = next((batch[name] for name in labels if name in batch), None)
+    else:
+        parts = list(batch) if isinstance(batch, list | tuple) else [batch]
+        inputs, target = (parts[:-1], parts[-1]) if len(parts) > 1 else (parts, None)
+    told = []
+    for value in inputs:
+        taken = convert(value[:0]) if convert is not None and isinstance(value, torch.Tensor) and value.ndim else value
+        if taken is not value and taken.dtype != value.dtype:
+            scaled = ", from 0 to 255, not scaled" if value.dtype == torch.uint8 else ""
+            told.append(f"{_type(value)} inputs are taken as {_type(taken)}{scaled}")
+    if hasattr(model, "_class_labels") and isinstance(target, torch.Tensor):
+        if target.dtype not in (torch.int64, torch.uint8) and target.ndim == 1:
+            told.append(f"{_type(target)} labels are taken as numbers of classes")
+        elif target.ndim == 2 and target.shape[1] == 1:
+            told.append(f"labels {tuple(target.shape)} are taken as ({len(target)},), a class for each sample")
+        elif target.ndim == 2 and not target.is_floating_point():
+            told.append(f"labels {tuple(target.shape)} are taken as a probability of each class")
+    return "; ".join(dict.fromkeys(told))
+
+
+def _type(value: torch.Tensor) -> str:
+    return str(value.dtype).removeprefix("torch.")

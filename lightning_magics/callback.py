@@ -14,6 +14,7 @@ from typing import Any, Protocol, cast
 import torch
 
 from . import events, snapshots
+from .batches import adapted
 from .directions import Directions
 from .errors import InputError, did_you_mean
 from .events import Event, Fingerprint, Metrics, Notice, Stage, Step
@@ -74,6 +75,7 @@ class _Reporter:
         self._next_step = 0.0
         self._trained = 0
         self._batch = 0
+        self._is_seen = False  # whether a batch was looked at
         self.batch: Any = None  # the one at work, to name it in an error
         self._epoch: int | None = None  # an epoch that has ended and is not told yet
         self._told: dict[str, Any] = {}
@@ -120,7 +122,7 @@ class _Reporter:
             self._stop.end()
             self._save(trainer)
             raise StopRequested
-        self.batch = batch
+        self._take(pl_module, batch)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batch = None
@@ -183,9 +185,18 @@ class _Reporter:
         loaders = getattr(trainer, _EVALUATIONS[trainer.state.stage.value][1])
         if self._stop.is_set(self._trained) and batch_idx and dataloader_idx == len(loaders) - 1:
             self._cut_short(trainer)
-        self.batch = batch
+        self._take(pl_module, batch)
 
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
+
+    def _take(self, pl_module: Any, batch: Any) -> None:
+        """Take note of the batch that is next; of the first, say what its steps change in it."""
+        self.batch = batch
+        if not self._is_seen:
+            self._is_seen = True
+            changes = adapted(pl_module, batch)
+            if changes:
+                self._emit(Notice(changes, level="info"))
 
     def _cut_short(self, trainer: Any) -> None:
         """End a loop other than training as if its data had ended, so that Lightning leaves no half state behind."""

@@ -103,6 +103,13 @@ def _check_loss(model: Any, datamodule: Any, name: str, data: str) -> None:
     """
     of_texts = is_of_texts(datamodule)
     is_table = columns.is_of_table(datamodule) and datamodule.labels == "classes"
+    if columns.is_of_table(datamodule) and datamodule.labels == "numbers" and hasattr(model, "_class_labels"):
+        values = next(iter(datamodule._tables().values()))[datamodule.label]
+        if (values % 1 != 0).any():
+            raise InputError(
+                f"the labels of {data} are numbers ({values.iloc[0]}, …), and the loss of {name} takes classes. Define "
+                f"{name} with --loss mse_loss"
+            )
     loss = losses.of_numbers(model) if of_texts or is_table else ""
     if not loss or (is_table and datamodule.classes == ["False", "True"]):
         return

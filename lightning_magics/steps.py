@@ -61,7 +61,7 @@ def _step(self, batch, stage, dataloader_idx=0):
 '''
 _BY_POSITION = """
 inputs, named, target = self._unpack(batch)
-output = self(*inputs, **named)
+output = self(*map(self._input, inputs), **{name: self._input(value) for name, value in named.items()})
 MATCH
 loss = LOSS(output, target)
 """
@@ -88,6 +88,28 @@ _TO_FLOAT = """
 if not target.is_floating_point():
     target = target.to(torch.promote_types(self.dtype, output.dtype))
 """
+_TO_CLASSES = """
+target = self._class_labels(output, target)
+"""
+_INPUT = '''
+def _input(self, value):
+    """Return an input of the network; float64 and uint8, which few networks take, in the type of its parameters."""
+    if isinstance(value, torch.Tensor) and value.dtype in (torch.float64, torch.uint8):
+        types = (parameter.dtype for parameter in self.parameters() if parameter.dtype.is_floating_point)
+        return value.to(next(types, value.dtype))
+    return value
+'''
+_CLASS_LABELS = '''
+def _class_labels(self, output, target):
+    """Return labels as the loss takes them: of each sample the number of its class, or a probability of each."""
+    if 1 < target.ndim == output.ndim and target.shape[1] == 1 < output.shape[1]:
+        target = target.squeeze(1)
+    if target.shape == output.shape:
+        return target if target.is_floating_point() else target.to(output.dtype)
+    if target.is_floating_point() and not torch.equal(target, target.round()):
+        raise ValueError("the labels have fractions, and the loss takes numbers of classes. Type --loss mse_loss")
+    return target if target.dtype in (torch.int64, torch.uint8) else target.long()
+'''
 _SIZE = '''
 def _size(self, target):
     """Return the number of samples: the length of the first tensor of a target."""
@@ -127,10 +149,10 @@ def predict_step(self, batch, batch_idx, dataloader_idx=0):
     """Return the output for a batch; a target in it is left out."""
     if isinstance(batch, Mapping):
         labels = ("labels", "label", "target", "targets", "y")
-        return self(**{name: value for name, value in batch.items() if name not in labels})
+        return self(**{name: self._input(value) for name, value in batch.items() if name not in labels})
     if isinstance(batch, (tuple, list)):
-        return self(*(batch[:-1] if len(batch) > INPUTS else batch))
-    return self(batch)
+        return self(*map(self._input, batch[:-1] if len(batch) > INPUTS else batch))
+    return self(self._input(batch))
 '''
 _PREDICT_LOGITS = '''
 def predict_step(self, batch, batch_idx, dataloader_idx=0):
@@ -184,7 +206,7 @@ if target.is_floating_point():
 _STEP_NAMES = {"batch", "stage", "dataloader_idx", "size"} | binds(
     ast.parse(text) for text in (_BY_POSITION, _OWN_LOSS, _GIVEN_LOSS, _MATCH)
 )
-HELPERS = ("_step", "_size", "_unpack", "_log_metrics", "_make_metrics")
+HELPERS = ("_step", "_input", "_class_labels", "_size", "_unpack", "_log_metrics", "_make_metrics")
 
 
 @dataclass(frozen=True)
@@ -217,9 +239,12 @@ class Steps:
             predict = _PREDICT_LOGITS if self.transformers else _PREDICT
             predict = _PREDICT_GENERATED if self.generates else predict
             made.append(method(predict, INPUTS=ast.Constant(max(1, self.inputs))))
+        if not self.transformers and wanted & {"predict_step", *_STEPS}:
+            made.append(method(_INPUT))
         if wanted & set(_STEPS):
             made += [self._step(), method(_UNPACK_NAMED if self.transformers else _UNPACK)]
             made += [] if self._has_tensor_target() else [method(_SIZE)]
+            made += [method(_CLASS_LABELS)] if self._takes_classes() else []
             if self.metrics is not None:
                 made += [self._log_metrics(self.metrics), self._make_metrics(self.metrics)]
         return made
@@ -237,13 +262,18 @@ class Steps:
         else:
             text = _GIVEN_LOSS if self.transformers else _BY_POSITION
             call = expression("self.loss") if self._hides_loss() else self.loss.call
-            forward = snippet(text, LOSS=call, MATCH=self._matched(self.loss.task))
+            classes = snippet(_TO_CLASSES) if self._takes_classes() else []
+            forward = snippet(text, LOSS=call, MATCH=classes + self._matched(self.loss.task))
             output = expression("output.detach()")
         call = expression("self._log_metrics(OUTPUT, target, stage, dataloader_idx)", OUTPUT=output)
         # Without a batch axis, the target is of one sample.
         size = "target.shape[:1].numel()" if self._has_tensor_target() else "self._size(target)"
         metrics = [ast.Expr(call)] if self.metrics else []
         return method(_STEP, FORWARD=forward, SIZE=expression(size), METRICS=metrics)
+
+    def _takes_classes(self) -> bool:
+        """Whether the loss compares the outputs with numbers of classes."""
+        return self.loss is not None and self.loss.task == "multiclass"
 
     def _hides_loss(self) -> bool:
         """Whether the names of `_step` hide one that the code of the loss reads."""

@@ -341,3 +341,12 @@ def test_classes_are_no_numbers_for_a_loss(shell, ns):
     run(shell, "%%lightning_data flags --label flag\nframe[['big', 'small', 'flag']]")
     run(shell, "%%lightning_model Line --loss mse_loss\nnn.Linear(2, 1)")
     run(shell, "%lightning_fit Line flags --max_epochs 1 --quiet")
+
+
+def test_labels_that_are_numbers_are_refused_by_a_loss_of_classes_and_what_is_changed_is_said_once(shell, ns, capsys):
+    run(shell, "%%lightning_data prices --label big\nframe[['big', 'small', 'flag']].assign(more=1)")
+    with pytest.raises(InputError, match=r"the labels of prices are numbers \(.*\), and the loss of Net takes classes"):
+        run(shell, "%lightning_fit Net prices --max_epochs 1")
+    run(shell, "%%lightning_data whole --label kind\nframe.assign(kind=(frame.kind == 'b').astype(float))")
+    run(shell, "%lightning_fit Net whole --max_epochs 2")
+    assert capsys.readouterr().out.count("float32 labels are taken as numbers of classes") == 1

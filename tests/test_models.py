@@ -10,10 +10,11 @@ import cloudpickle
 import numpy as np
 import pytest
 import torch
-from notebook import CELL, SMALL_RUNS, adopt, batches, loader, model, namespace, source, trainer
+from notebook import CELL, SMALL_RUNS, adopt, batches, loader, model, namespace, source, trainer, validated
 from torch import nn
 
 from lightning_magics import models
+from lightning_magics.batches import adapted
 from lightning_magics.definition import PACKAGES, package_of
 from lightning_magics.errors import InputError
 
@@ -711,3 +712,46 @@ def test_a_class_is_found_by_another_name_of_its_base_and_in_a_branch(cell):
 def test_a_last_line_that_prints_is_no_network():
     cell = "hidden: int\ndef training_step(self, batch, batch_idx):\n    return hidden\nprint(hidden)"
     assert "self.net" not in model(cell).source
+
+
+INPUTS = torch.tensor([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0], [7.0, 8.0]])
+LABELS = torch.tensor([0, 2, 1, 2])
+
+
+@pytest.mark.parametrize(
+    ("inputs", "labels", "told"),
+    [
+        (INPUTS, LABELS, ""),
+        (INPUTS.double(), LABELS, "float64 inputs are taken as float32"),
+        (INPUTS.byte(), LABELS, "uint8 inputs are taken as float32, from 0 to 255, not scaled"),
+        (INPUTS, LABELS.int(), "int32 labels are taken as numbers of classes"),
+        (INPUTS, LABELS.float(), "float32 labels are taken as numbers of classes"),
+        (INPUTS, LABELS.double(), "float64 labels are taken as numbers of classes"),
+        (INPUTS, LABELS.reshape(4, 1), "labels (4, 1) are taken as (4,), a class for each sample"),
+        (INPUTS, LABELS.float().reshape(4, 1), "labels (4, 1) are taken as (4,), a class for each sample"),
+        (INPUTS, nn.functional.one_hot(LABELS), "labels (4, 3) are taken as a probability of each class"),
+        (INPUTS, nn.functional.one_hot(LABELS).float(), ""),
+    ],
+)
+def test_batches_are_brought_to_the_type_and_the_shape_that_the_network_takes(inputs, labels, told):
+    instance = model("nn.Linear(2, 3)", loss="cross_entropy", metrics=("accuracy",)).new()
+    expected = torch.nn.functional.cross_entropy(instance(INPUTS), LABELS)
+    found = validated(instance, inputs, labels)
+    assert found["val_loss"] == pytest.approx(float(expected.detach()))
+    assert found["val_accuracy"] == pytest.approx(float((instance(INPUTS).argmax(1) == LABELS).float().mean()))
+    trainer().fit(instance, loader(inputs, labels))
+    predicted = torch.cat(trainer().predict(instance, loader(inputs, labels)))
+    assert torch.allclose(predicted, instance(INPUTS))
+    assert adapted(instance, (inputs, labels)) == told
+
+
+def test_labels_with_fractions_are_no_classes():
+    instance = model("nn.Linear(2, 3)", loss="cross_entropy").new()
+    with pytest.raises(ValueError, match="the labels have fractions, and the loss takes numbers of classes"):
+        trainer().fit(instance, loader(INPUTS, LABELS + 0.5))
+
+
+def test_a_network_in_float64_keeps_its_inputs():
+    instance = model("nn.Linear(2, 3).double()", loss="cross_entropy").new()
+    assert instance._input(INPUTS.double()).dtype == torch.float64
+    trainer().fit(instance, loader(INPUTS.double(), LABELS))
