@@ -22,6 +22,7 @@ from .jobs import states
 from .runs import RunFolder, RunRecord, root_folder
 
 _YEAR_9999_S = 253_370_764_800
+_ALIKE = ("trainer", "recipe", "versions", "hardware", "git", "options")  # of a record: equal in many
 _MOST_FOREIGN = 4_000_000  # bytes of metrics that plain Lightning logged, read for one listing
 
 
@@ -86,7 +87,8 @@ def rows(root: str | Path, pattern: str = "", model: str = "") -> list[Row]:
         (ours if recorded else others).append(path)
     # Of Lightning's own, only as much is read as is asked for.
     others = [path for path in others if _matches(pattern, path.relative_to(root).as_posix(), _model_of(root, path))]
-    found = [*map(_recorded, ours), *_foreign(root, others)]
+    known: dict[str, Any] = {}
+    found = [*(_shared(_recorded(path), known) for path in ours), *_foreign(root, others)]
     if model:
         models = dict.fromkeys(row.model for row in found if row.model)
         found = [row for row in found if model in (row.model, row.run.partition("/")[0])]
@@ -150,6 +152,15 @@ def _recorded(path: Path) -> Row:
         metrics=record.metrics,
         best=best,
     )
+
+
+def _shared(row: Row, known: dict[str, Any]) -> Row:
+    """Let what is equal in many records be one object: a listing of thousands stays in the notebook's Out."""
+    if row.record is None:
+        return row
+    parts = {name: getattr(row.record, name) for name in _ALIKE}
+    same = {name: known.setdefault(repr(part), part) for name, part in parts.items()}
+    return dataclasses.replace(row, record=dataclasses.replace(row.record, **same))
 
 
 def _scheduled(found: list[Row]) -> list[Row]:

@@ -322,3 +322,15 @@ def test_a_record_that_is_a_pipe_a_device_or_huge_is_not_read(tmp_path):
     assert [row.problem != "" for row in rows if row.path != other.path] == [True] * 3
     assert [row.status for row in rows if row.path == other.path] == ["failed"]
     assert not [event for event in Follower(other).read(last=True) if not isinstance(event, events.Watched)]
+
+
+def test_records_that_are_listed_share_what_is_equal_in_them(tmp_path):
+    for _ in range(3):
+        folder = runs.create(tmp_path, "Net")
+        options = {"max_epochs": 3 if folder.path.name == "version_2" else 1}
+        folder.write(dataclasses.replace(RECORD, run=folder.name, trainer={"precision": "32"}, options=options))
+    found = {row.run: row.record for row in catalog.rows(tmp_path)}
+    first, second, third = (found[f"Net/version_{number}"] for number in range(3))
+    assert first.trainer is second.trainer is third.trainer
+    assert first.options is second.options
+    assert (first.options, third.options) == ({"max_epochs": 1}, {"max_epochs": 3})
