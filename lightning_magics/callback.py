@@ -16,7 +16,7 @@ import torch
 from . import events, snapshots
 from .batches import adapted
 from .directions import Directions
-from .errors import InputError, did_you_mean
+from .errors import did_you_mean
 from .events import Event, Fingerprint, Metrics, Notice, Stage, Step
 from .fingerprint import fingerprints
 from .handover import Beginning, dumped
@@ -169,7 +169,9 @@ class _Reporter:
 
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
         self._told = dict(trainer.callback_metrics)  # of two batches: not a result
-        _check_monitors(trainer, self._told)
+        for monitor, near in _unlogged(trainer, self._told).items():
+            text = f"the metric {monitor!r} is monitored, and the sanity check did not log it.{near}"
+            self._emit(Notice(text, level="info"))
         self.cut_short = False
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -267,7 +269,7 @@ class _Reporter:
         found = trainer.callback_metrics
         new = {name: value for name, value in found.items() if known.get(name) is not value}
         self._told = {**self._told, **new}
-        values = _epoch_values(new)
+        values = _epoch_values(new, _doubles(trainer))
         self.tell_directions(trainer, values)
         self._emit(
             Metrics(
@@ -338,16 +340,22 @@ def _monitored(trainer: Any) -> set[str]:
     return {monitor for monitor in found if isinstance(monitor, str)}
 
 
-def _check_monitors(trainer: Any, logged: Mapping[str, Any]) -> None:
-    """Find a misspelled metric now, rather than when an epoch has been trained for it.
+def _unlogged(trainer: Any, logged: Mapping[str, Any]) -> dict[str, str]:
+    """The metrics of validation that are monitored and not logged, with the names that may be meant instead.
 
-    Raises:
-        InputError: a callback monitors a metric that validation does not log, and one with a like name is logged.
+    One of them may be logged later: outside of the sanity check, at the end of an epoch, every other epoch.
     """
-    for monitor in _monitored(trainer) - logged.keys():
-        near = did_you_mean(str(monitor), logged) if str(monitor).startswith("val") else ""
-        if near:
-            raise InputError(f"the metric {monitor!r} is monitored and not logged.{near} Logged: {', '.join(logged)}")
+    names = [name for name in _monitored(trainer) - logged.keys() if name.startswith("val")]
+    return {name: near for name in names if (near := did_you_mean(name, logged))}
+
+
+def misspelled(raised: BaseException, trainer: Any) -> str:
+    """Return what to say in place of Lightning's exception of a metric that is monitored and not logged; or nothing."""
+    logged = trainer.callback_metrics
+    for name, near in _unlogged(trainer, logged).items():
+        if f"`{name}`" in str(raised) or f"monitor={name!r}" in str(raised):
+            return f"the metric {name!r} is monitored and not logged.{near} Logged: {', '.join(logged)}"
+    return ""
 
 
 def _step_values(trainer: Any, outputs: Any) -> dict[str, float]:
@@ -360,10 +368,27 @@ def _step_values(trainer: Any, outputs: Any) -> dict[str, float]:
     return values
 
 
-def _epoch_values(found: Mapping[str, Any]) -> dict[str, float]:
-    """Epoch metrics under their logged names; Lightning's ``_step`` and ``_epoch`` doubles are left out."""
-    return {
-        name: float(value)
-        for name, value in found.items()
-        if not name.endswith("_step") and not (name.endswith("_epoch") and name.removesuffix("_epoch") in found)
-    }
+def _epoch_values(found: Mapping[str, Any], doubles: set[str]) -> dict[str, float]:
+    """Epoch metrics under their logged names, without what is there under another name too."""
+    return {name: float(value) for name, value in found.items() if name not in doubles}
+
+
+def _doubles(trainer: Any) -> set[str]:
+    """The names ``NAME_step`` and ``NAME_epoch`` that Lightning adds where one value is logged by step and by epoch.
+
+    Steps that options build do so themselves: the step's loss alone needs no exchange among ranks.
+    """
+    training = trainer.fit_loop.epoch_loop
+    found, own = set(), set()
+    for loop in (training, training.val_loop):
+        for item in (loop._results or {}).values():  # no public way
+            meta = item.meta
+            several = meta.add_dataloader_idx and meta.dataloader_idx is not None
+            loader = f"/dataloader_idx_{meta.dataloader_idx}" if several else ""
+            own.add(f"{meta.name}{loader}")
+            if meta.forked:
+                found |= {f"{meta.forked_name(on_step)}{loader}" for on_step in (True, False)}
+    step = getattr(type(trainer.lightning_module), "training_step", None)
+    reads = getattr(getattr(step, "__code__", None), "co_names", ())
+    is_built = "_step" in reads and hasattr(trainer.lightning_module, "_unpack")
+    return (found - own) | ({"train_loss_step"} if is_built else set())

@@ -229,6 +229,8 @@ class RunState:
         base, stage = scores.stage_of(name)
         if not stage and (by_step or Line("train", True) in self.charts.get(base, {})):
             stage = "train"  # only training steps send step-level values, so the epoch's is theirs too
+        if Line(stage, by_step) in self.charts.get(base, {}):
+            base = name  # such as env and env_step, where both are the user's own names
         return self.charts.setdefault(base, {}).setdefault(Line(stage, by_step), Curve())
 
     @property

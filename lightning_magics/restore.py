@@ -76,6 +76,7 @@ def _callbacks(recalled: Recalled) -> list[Any]:
     if code is None:
         return []
     try:
+        print(recalled.announced([code]))  # noqa: T201 -- told before it is done
         recalled.execute([code])
         return listed(recalled.value(code))
     except Exception as error:  # whatever the user's code raises here

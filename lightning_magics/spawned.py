@@ -451,6 +451,7 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
     from . import payload
     from .surroundings import Surroundings
     from .train import continued, rewound
+    from .trainer import progress_bars
 
     job, folder = run._job, run.folder
     assert job is not None
@@ -464,6 +465,8 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
             writer.write(events.Launched(run.name, run.verb, time.time(), how.ranks))
             writer.close()
             job = rewound(job)
+            told = [f"{type(bar).__name__} is replaced by the view of the run" for bar in progress_bars(job)]
+            job = dataclasses.replace(job, notices=(*job.notices, *told))
             going_on = continued(job)
             # The kernel's random state stays as it is: drawn from it, each fit of an instance would be like the last.
             anew = folder.name if going_on is not job and run.record.seed is None else ""

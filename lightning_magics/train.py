@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from . import checkpoints, handover, payload, pickling, snapshots, trust
 from .batches import describe, joined, named_inputs
-from .callback import StopFlag, StopRequested, reporter
+from .callback import StopFlag, StopRequested, misspelled, reporter
 from .chatter import chatter
 from .errors import InputError, cut
 from .events import Ended, Event, Notice, Results, Started, Status
@@ -99,6 +99,9 @@ def train(
             raise
         except BaseException as raised:
             error = cut(f"{type(raised).__name__}: {raised}")
+            if text := misspelled(raised, trainer):
+                error = f"InputError: {text}"
+                raise InputError(text) from raised
             _explain(raised, job, watcher)
             raise
         finally:

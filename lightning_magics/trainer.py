@@ -61,7 +61,11 @@ def make_trainer(job: Job, ours: Sequence[Any], directions: Directions) -> Any:
             raise InputError(f"--amp chooses the precision; --precision {arguments['precision']} does too: give one")
         arguments["precision"] = amp_precision(str(arguments.get("accelerator", "auto")))
     arguments.setdefault("default_root_dir", str(job.folder))
-    arguments.setdefault("enable_progress_bar", False)
+    bars = progress_bars(job)
+    if job.leaves_state:  # what a bar writes would be lines of a log
+        arguments["callbacks"] = [item for item in given_callbacks(job) if item not in bars]
+        bars = []
+    arguments.setdefault("enable_progress_bar", bool(bars))
     if job.verb != "fit":
         # What is made in inference mode, such as a metric's state, cannot be trained with: the instance lives on.
         arguments.setdefault("inference_mode", False)
@@ -109,6 +113,12 @@ def listed(given: Any) -> list[Any]:
     return list(given) if isinstance(given, list | tuple) else [given] if given else []
 
 
+def progress_bars(job: Job) -> list[Any]:
+    """The progress bars among the user's callbacks: a wish to see them, where there is a cell to write to."""
+    base = importlib.import_module(f"{job.package}.callbacks").ProgressBar
+    return [item for item in given_callbacks(job) if isinstance(item, base)]
+
+
 def handed_over(job: Job) -> list[Any]:
     """The objects of a job that may be used for several: callbacks, and loggers that are no names."""
     loggers = [item for item in job.loggers if not isinstance(item, str)]
@@ -132,10 +142,11 @@ def directions_of(job: Job) -> Directions:
 
 def _callbacks(job: Job, package: Any, arguments: dict[str, Any], directions: Directions) -> list[Any]:
     """The user's callbacks, and those that the options stand for."""
-    callbacks = given_callbacks(job)
+    callbacks = listed(arguments.get("callbacks"))
     if job.verb != "fit" or arguments.get("barebones"):
         if not arguments.get("barebones"):
-            arguments.setdefault("enable_checkpointing", False)
+            keeps = any(isinstance(item, package.callbacks.Checkpoint) for item in callbacks)
+            arguments.setdefault("enable_checkpointing", keeps)
             arguments.setdefault("enable_model_summary", False)
         return callbacks
     for asked in job.early_stop:

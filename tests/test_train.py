@@ -17,6 +17,7 @@ from lightning_magics import events, runs, train
 from lightning_magics.batches import describe
 from lightning_magics.errors import InputError, MissingPackage
 from lightning_magics.job import Abort, Job, Stop
+from lightning_magics.progress import RunState
 from lightning_magics.trainer import trainer_class
 
 PACKAGES = {"pytorch_lightning": pytorch_lightning, "lightning.pytorch": lightning.pytorch}
@@ -705,3 +706,57 @@ def test_what_cannot_be_copied_goes_on_and_that_is_said(tmp_path):
         notice.text for notice in of(events.Notice, told)
     ]
     assert counts.seen == 4
+
+
+def test_a_metric_that_is_logged_outside_of_the_sanity_check_can_be_monitored(tmp_path):
+    class Later(Scripted):
+        def validation_step(self, batch, batch_idx):
+            self.log("val_acc", 0.5)
+            if not self.trainer.sanity_checking:
+                self.log("val_acc_best", self.values[self.current_epoch])
+
+    watches = pytorch_lightning.Callback()
+    watches.monitor = ["val_acc", "val_other"]
+    asked = {"monitor": "val_acc_best", "early_stop": ("val_acc_best:9",)}
+    _, told = go(tmp_path, Later("x", DOWN), trainer={"max_epochs": 3, "callbacks": watches}, **asked)
+    assert (told[-1].status, told[-1].best_model_score) == ("completed", pytest.approx(0.9))
+
+
+def test_names_of_the_user_that_end_in_step_or_epoch_are_metrics_and_doubles_of_lightning_are_not(tmp_path):
+    class Named(Scripted):
+        def training_step(self, batch, batch_idx):
+            loss = self.layer(batch).pow(2).mean()
+            self.log("env", 3.0)
+            self.log("env_step", 5.0)
+            self.log("per_epoch", 7.0, on_epoch=True, on_step=False)
+            self.log("both", loss, on_epoch=True, on_step=True)
+            return loss
+
+        def validation_step(self, batch, batch_idx, dataloader_idx=0):
+            self.log("val_x", 0.5, on_epoch=True, on_step=True)
+
+    _, told = go(tmp_path, Named("x", DOWN), loaders=(loader(), [loader(), loader()]), trainer={"max_epochs": 1})
+    found = history(told)[0]
+    assert set(found) == {
+        *("env", "env_step", "per_epoch", "both"),
+        *("val_x/dataloader_idx_0", "val_x/dataloader_idx_1"),
+    }
+    assert (found["env"], found["env_step"], found["per_epoch"]) == (3.0, 5.0, 7.0)
+    state = RunState()
+    for event in told:
+        state.apply(event)
+    curves = [curve for chart in state.charts.values() for curve in chart.values()]
+    assert len({id(curve) for curve in state._lines.values()}) == len(state._lines) == len(curves)
+
+
+def test_a_progress_bar_of_the_user_is_shown(tmp_path, capfd):
+    bar = pytorch_lightning.callbacks.TQDMProgressBar()
+    outcome, _ = go(tmp_path, make_model(), trainer={"max_epochs": 1, "callbacks": [bar]})
+    assert outcome.trainer.progress_bar_callback is bar
+    assert "Epoch 0" in "".join(capfd.readouterr())
+
+
+def test_a_checkpoint_callback_may_stand_by_in_a_validation(tmp_path):
+    keeps = pytorch_lightning.callbacks.ModelCheckpoint(monitor="val_loss")
+    _, told = go(tmp_path, make_model(), "validate", loaders=(loader(),), trainer={"callbacks": [keeps]})
+    assert told[-1].status == "completed"
