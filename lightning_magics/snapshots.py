@@ -9,11 +9,11 @@ import contextlib
 import copy
 import sys
 import types
-import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+_KEY = "_handed_over"
 _ALONE = 2  # references to a value that nothing but its object holds, as `sys.getrefcount` counts them
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
@@ -36,6 +36,10 @@ class _Snapshot:
     uncopied: list[str] = field(default_factory=list)
     left: dict[str, Any] = field(default_factory=dict)
 
+    def __reduce__(self) -> Any:
+        """Stay here: to another process, the object is new."""
+        return type(None), ()
+
     def keep(self, name: str, value: Any) -> None:
         """Keep an attribute as it is: as a copy, since what only one object holds is changed by it alone."""
         try:
@@ -44,9 +48,6 @@ class _Snapshot:
         except Exception:  # whatever an object of the user's raises
             self.first[name] = value
             self.uncopied.append(name)
-
-
-_snapshots: dict[int, tuple[weakref.ref[Any], _Snapshot]] = {}
 
 
 def rewind(objects: Iterable[Any]) -> list[str]:
@@ -74,34 +75,33 @@ def leave(objects: Iterable[Any]) -> None:
     """Take note of how a run has left objects."""
     for item in objects:
         if (known := _known(item)) is not None:
-            known.left = dict(vars(item))
+            known.left = {name: value for name, value in vars(item).items() if name != _KEY}
 
 
 def changed(item: Any) -> dict[str, Any]:
     """Return the attributes of an object that differ from what was handed over, as far as they are plain values."""
     known = _known(item)
     first: Mapping[str, Any] = known.first if known else {}
-    found = {name: value for name, value in vars(item).items() if _is_plain(value)}
+    found = {name: value for name, value in vars(item).items() if name != _KEY and _is_plain(value)}
     return {name: value for name, value in found.items() if name not in first or not _equal(value, first[name])}
 
 
 def _known(item: Any) -> _Snapshot | None:
-    reference, known = _snapshots.get(id(item), (None, None))
-    return known if reference is not None and reference() is item else None
+    found = getattr(item, "__dict__", {}).get(_KEY)
+    return found if isinstance(found, _Snapshot) else None
 
 
 def _take(item: Any) -> None:
-    with contextlib.suppress(TypeError):  # one without attributes, or that cannot be referred to weakly
+    with contextlib.suppress(TypeError):  # one without attributes
         known = _Snapshot()
-        for name in list(vars(item)):
+        for name in [name for name in vars(item) if name != _KEY]:
             is_shared = sys.getrefcount(vars(item)[name]) > _ALONE  # such as a list of the notebook's, to collect in
             value = vars(item)[name]
             if is_shared or isinstance(value, _FIXED):
                 known.first[name] = value
             else:
                 known.keep(name, value)
-        number = id(item)
-        _snapshots[number] = (weakref.ref(item, lambda _: _snapshots.pop(number, None) and None), known)
+        vars(item)[_KEY] = known  # with the object itself, so that both are let go together
 
 
 def _restore(item: Any, known: _Snapshot) -> None:
