@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import importlib
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -34,11 +35,12 @@ class Beginning:
     def __init__(self, model: Any, callbacks: Sequence[Any]) -> None:
         self._callbacks = callbacks
         self._tuned = _tunable(model, callbacks)
-        self._versions: dict[str, tuple[int, int] | None] = {}
+        self._values: dict[str, Any] = {}  # weight → what differs once it has another value
 
     def training(self, model: Any) -> None:
-        """Take note of the weights, right before they train."""
-        self._versions = {name: _version(item) for name, item in model.state_dict(keep_vars=True).items()}
+        """Take note of the weights, right before they train, where a hook may leave some out of a checkpoint."""
+        if any(_leaves_out(item) for item in (model, *model.trainer.callbacks)):
+            self._values = _values(model)
 
     def tuned(self, model: Any) -> dict[str, tuple[Any, Any]]:
         """Return the hyperparameters and the like that have changed since this was asked last: from what to what."""
@@ -54,8 +56,8 @@ class Beginning:
             whole: its weights.
             kept: those that the checkpoint holds.
         """
-        live = model.state_dict(keep_vars=True)
-        trained = [name for name in whole if name not in kept and _version(live.get(name)) != self._versions.get(name)]
+        now = _values(model, whole.keys() - kept.keys())
+        trained = [name for name in whole if name not in kept and now.get(name) != self._values.get(name)]
         return {
             "left_out": {name: whole[name] for name in trained},
             "callbacks": [snapshots.changed(item) for item in self._callbacks],
@@ -210,9 +212,30 @@ def _set(model: Any, name: str, value: Any) -> None:
         model.hparams[name] = value
 
 
-def _version(tensor: Any) -> tuple[int, int] | None:
-    """What differs once a tensor is changed in place, or replaced."""
-    return (id(tensor), tensor._version) if isinstance(tensor, torch.Tensor) else None
+def _leaves_out(item: Any) -> bool:
+    """Whether a model or a callback has a hook of its own when a checkpoint is saved."""
+    known = ("pytorch_lightning.", "lightning.", "lightning_magics.")
+    return not getattr(item.on_save_checkpoint, "__module__", "").startswith(known)
+
+
+def _values(model: Any, names: Collection[str] | None = None) -> dict[str, Any]:
+    """What tells the values of a model's weights apart; of all of them, or of some.
+
+    Not a tensor's version: what is written through ``.data`` and the statistics of batch norm do not count in it.
+    """
+    found = model.state_dict(keep_vars=True)
+    return {name: _digest(item) for name, item in found.items() if names is None or name in names}
+
+
+def _digest(tensor: Any) -> Any:
+    """A hash of all of a tensor's values; None of what is no tensor, or has none yet."""
+    if not isinstance(tensor, torch.Tensor) or torch.nn.parameter.is_lazy(tensor):
+        return None
+    try:
+        flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
+        return hashlib.blake2b(flat.numpy().data, digest_size=16).digest()
+    except Exception:  # a tensor of another kind, such as one that several ranks have parts of
+        return id(tensor), tensor._version
 
 
 def _shape(item: Any) -> Any:
