@@ -177,6 +177,8 @@ def rerun(asked: Any, **changed: Any) -> Run:
     recipe = recalled.recipe
     codes = [*recipe.model_codes, *recipe.data_codes, *recipe.codes]
     print(recalled.announced(codes))  # noqa: T201 -- told first
+    if recipe.options.get("slurm"):
+        print(f"submitting with Slurm parameters of the record: {recipe.options['slurm']}")  # noqa: T201 -- likewise
     run, agreement = train_again(session, recalled, changed)
     show(agreement)
     return run

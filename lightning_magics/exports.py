@@ -78,6 +78,11 @@ def _of_run(session: Session, asked: Any) -> tuple[Script, str]:
         reasons.insert(
             0, "the seed is the code's own: numbers that other cells of the notebook drew are not drawn here"
         )
+    if recipe.options.get("resume") and recipe.options.get("weights_only") is False:
+        reasons.append(
+            "the run read its checkpoint with weights_only=False, which runs code that the checkpoint may hold: if you "
+            "trust it, add weights_only=False to fit"
+        )
     notes = [f"{reason[0].upper()}{reason[1:]}." for reason in reasons]
     script = Script(
         record.model,

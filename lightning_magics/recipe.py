@@ -24,6 +24,7 @@ from .options import Expression
 from .provenance import class_source
 from .runs import RunRecord
 from .scopes import reads, replaced
+from .tokens import is_expression, to_value
 
 
 @dataclass(frozen=True)
@@ -61,8 +62,10 @@ class Recipe:
     @property
     def codes(self) -> list[str]:
         """All code of it but the model's and the data's."""
-        loggers = [item for item in self.options.get("logger") or () if not item.isidentifier()]
-        return [*self.trainer.values(), *loggers]
+        logger = self.options.get("logger") or ()
+        given = [logger] if isinstance(logger, str) else logger
+        loggers = [item for item in given if not item.isidentifier()]
+        return [*map(_evaluated, self.trainer.values()), *loggers]
 
     @property
     def model_codes(self) -> list[str]:
@@ -98,6 +101,12 @@ class Part:
     typed: Any
     arguments: Mapping[str, Any] = field(default_factory=dict)
     typed_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _evaluated(code: str) -> str:
+    """The code that a fit evaluates of an argument of Trainer: of a text in quotes its content, if it is code."""
+    value = to_value(code)
+    return value if isinstance(value, str) and is_expression(value, {}) else code
 
 
 class Writer:

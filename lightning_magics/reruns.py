@@ -12,10 +12,13 @@ from .calls import Call
 from .definition import Definition
 from .errors import InputError, RunError, short_traceback
 from .launch import Run
+from .options import own_options
 from .recall import Recalled, typed
 from .session import Session
 from .tokens import evaluate
 from .trainer_options import trainer_options
+
+_TYPED_ANEW = ("weights_only", "quiet", "background")  # a record may be another's: trust in a checkpoint is typed
 
 
 def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> tuple[Run, Agreement]:
@@ -58,7 +61,8 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
 def asked(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
     """The fit's keyword arguments: as recorded, with what was changed."""
     recipe = recalled.recipe
-    own = {name: value for name, value in recipe.options.items() if name != "ddp" or "devices" not in changed}
+    names = {"slurm", *own_options("fit")} - {*_TYPED_ANEW} - ({"ddp"} if "devices" in changed else set())
+    own = {name: value for name, value in recipe.options.items() if name in names}
     found = {**_as_typed(recipe.trainer), **own, **changed}
     if found.get("logger") == []:
         found["logger"] = False

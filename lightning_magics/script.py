@@ -242,10 +242,7 @@ class Script:
     def _from_checkpoint(self) -> list[ast.keyword]:
         """What `fit` is given to go on from a checkpoint."""
         options = self.recipe.options
-        found = [ast.keyword("ckpt_path", ast.Constant(options["resume"]))] if options.get("resume") else []
-        return found + (
-            [ast.keyword("weights_only", ast.Constant(False))] if options.get("weights_only") is False else []
-        )
+        return [ast.keyword("ckpt_path", ast.Constant(options["resume"]))] if options.get("resume") else []
 
     @property
     def _lightning(self) -> ast.expr:

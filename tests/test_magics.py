@@ -144,6 +144,37 @@ def test_class_trains_fresh_and_instance_continues(notebook):
     assert not list(b.folder.checkpoints_path.glob("continue*"))
 
 
+class Evil:
+    def __reduce__(self):
+        return os.system, ("touch evil",)
+
+
+def test_trust_in_a_checkpoint_is_not_taken_from_a_record(notebook):
+    notebook("a = %lightning_fit Net samples --max_epochs 1 --quiet")
+    notebook("b = %lightning_fit Net samples --max_epochs 2 --resume a --quiet")
+    run = notebook.shell.user_ns["b"]
+    state = torch.load(run.record.recipe["options"]["resume"], weights_only=True)
+    torch.save({**state, "extra": Evil()}, "odd.ckpt")
+    record = json.loads(run.folder.record_path.read_text())
+    evaluated = {"callbacks": "[__import__('os').system('touch evil')]", "plugins": "__import__('os').mkdir('evil')"}
+    record["recipe"]["options"] |= {"resume": str(Path("odd.ckpt").absolute()), "weights_only": False, **evaluated}
+    run.folder.record_path.write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"odd\.ckpt has extra \(posix\.system\).* type --weights_only false$"):
+        notebook("%lightning_rerun b --quiet")
+    with pytest.raises(InputError, match=r"type --weights_only false$"):
+        notebook("import lightning_magics; lightning_magics.rerun('Net/version_1', quiet=True)")
+    with pytest.raises(InputError, match=r"type --weights_only false$"):
+        notebook("%lightning_load b --checkpoint odd.ckpt")
+    notebook("%lightning_export b train.py")
+    script = Path("train.py").read_text()
+    assert not Path("evil").exists()
+    assert "if you trust it, add weights_only=False to fit." in script
+    assert "weights_only" not in script.split('"""')[2]
+    notebook("again = %lightning_rerun b --quiet --weights_only false")
+    assert Path("evil").is_file()
+    assert [row["epoch"] for row in notebook.shell.user_ns["again"].history] == [1]
+
+
 def test_resume_none_begins_anew_with_the_weights(notebook):
     notebook("a = %lightning_fit Net samples --max_epochs 1 --quiet")
     notebook("b = %lightning_fit a.model samples --max_epochs 1 --resume none --quiet")

@@ -102,6 +102,12 @@ def test_what_is_evaluated_of_the_record_is_told_before(tmp_path):
     assert "evaluating" not in Recalled.of(recorded(tmp_path), {}).announced(["Net", "1"])
 
 
+def test_text_that_a_fit_would_evaluate_is_told_before(tmp_path):
+    trainer = {"callbacks": "\"[Early('a')]\"", "accelerator": "'cpu'", "default_root_dir": "'a/b'"}
+    recalled = Recalled.of(recorded(tmp_path, trainer=trainer, options={"logger": "Logs()"}), {})
+    assert recalled.announced(recalled.recipe.codes).endswith("/run.json: [Early('a')], Logs()")
+
+
 def test_what_the_record_lacks_is_missing(tmp_path, default_dtype, capsys):
     why = "a DataLoader that no variable of the notebook holds: give it a name there first"
     folder = recorded(tmp_path, data=["torch"], forms=["loaders"], missing={"data": why})
