@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from . import boards, columns, events, formats, frame, options, pickling, provenance, runs
 from .closure import Module
-from .definition import Definition, check_hyperparameters, has_base, is_datamodule, is_module, package_of
+from .definition import Definition, check_hyperparameters, has_base, is_datamodule, is_module, package_of, uncompiled
 from .errors import InputError, short_traceback
 from .job import Job
 from .launch import Run, recording, removed_unless_recorded, run_in_kernel
@@ -44,6 +44,7 @@ class Subject:
     make: Callable[[], Any]
     part: Part
     made: Any = None  # the instance, where there is one already
+    compiler: Any = None  # torch's, where what was given is a compiled instance
     run: Run | None = None  # whose model is evaluated
     notices: tuple[str, ...] = ()
     typed: str = ""  # in the line, where it was a name
@@ -131,7 +132,7 @@ class Call:
             if self.verb == "predict" and data.read is None:
                 data = dataclasses.replace(data, read=sentences.predicted(datamodule))
             job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
-            job = dataclasses.replace(job, notices=notices)
+            job = dataclasses.replace(job, compiler=subject.compiler, notices=notices)
             if self.verb == "fit":
                 job = self.fit_job(job, subject.name)
                 pretrained.check_trains(model)
@@ -313,6 +314,8 @@ class Call:
         part = Part(found, asked, overrides, self.model)
         if isinstance(found, Definition):
             return Subject(found.name, found.package, lambda: found.new(**overrides), part)
+        compiler = None if uncompiled(found) is found else found.dynamo_ctx
+        found = uncompiled(found)
         package = package_of(found)
         cls = found if isinstance(found, type) else type(found)
         if package is None or not is_module(found):
@@ -326,7 +329,8 @@ class Call:
                 f"already. Give the class: %lightning_fit {cls.__name__} --model.{next(iter(overrides))} …"
             )
         definition = next((item for item in self.session.models.values() if item.cls is cls), None)
-        return Subject(definition.name if definition else cls.__name__, package, lambda: found, part, found)
+        name = definition.name if definition else cls.__name__
+        return Subject(name, package, lambda: found, part, found, compiler)
 
     def trained(self, net: Any) -> Subject:
         """Find a model that has weights worth evaluating.
@@ -338,7 +342,7 @@ class Call:
         found = run or self.session.find_model(net)
         if isinstance(found, Run):
             run = found
-        if run is None and not isinstance(found, type) and is_module(found):
+        if run is None and not isinstance(found, type) and is_module(uncompiled(found)):
             return self.described(found, net)
         if run is None:
             name = str(getattr(found, "name", None) or getattr(found, "__name__", net))

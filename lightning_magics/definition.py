@@ -140,6 +140,11 @@ def has_base(value: Any, name: str) -> bool:
     return any(base.__name__ == name for base in type(value).__mro__)
 
 
+def uncompiled(value: Any) -> Any:
+    """The module that ``torch.compile`` was given, of what it returned; any other value as it is."""
+    return value._orig_mod if has_base(value, "OptimizedModule") else value
+
+
 def check_name(name: str | None) -> None:
     """Raise InputError for a name that cannot name a class."""
     if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):

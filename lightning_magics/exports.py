@@ -10,7 +10,7 @@ from typing import Any
 from . import runs
 from .agreement import unrepeated
 from .calls import Call
-from .definition import is_module
+from .definition import is_module, uncompiled
 from .errors import InputError
 from .history import sets_a_seed
 from .launch import Run
@@ -64,7 +64,7 @@ def _model(session: Session, asked: Any) -> Any:
     """The model that is meant; None where a run is."""
     if isinstance(asked, Run) or session.find_run(asked) is not None:
         return None
-    if isinstance(asked, str) and asked not in session.models and not is_module(session.scope.get(asked)):
+    if isinstance(asked, str) and asked not in session.models and not is_module(uncompiled(session.scope.get(asked))):
         return None
     return asked
 

@@ -29,7 +29,7 @@ from .cells import (
     use_attributes,
 )
 from .constructor import complete, constructor
-from .definition import Definition, as_it_is, check_name, dashed, given_options, is_module
+from .definition import Definition, as_it_is, check_name, dashed, given_options, is_module, uncompiled
 from .errors import InputError
 from .generated import assemble, expression, snippet
 from .imports import bind_imports, notebook_imports
@@ -112,7 +112,7 @@ def _adopt(name: str | None, found: Any, options: ModelOptions, notebook: Notebo
     """Make a definition of an object."""
     own_name = getattr(found, "__name__", None) or type(found).__name__
     name = name or (own_name if own_name.isidentifier() else "Model")
-    if is_module(found):
+    if is_module(uncompiled(found)):
         if not isinstance(found, type):
             raise InputError(f"{name} is a LightningModule instance already: give it to %lightning_fit as it is")
         return as_it_is(name, found, options, notebook.namespace, class_source(found), "a network or hooks")

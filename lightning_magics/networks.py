@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from .cells import Cell, Hyperparameter, Source
-from .definition import has_base, is_module
+from .definition import has_base, is_module, uncompiled
 from .errors import InputError
 from .generated import expression, snippet
 from .losses import Task
@@ -99,9 +99,10 @@ def _found(value: Any, whole: bool, cell: Cell, source: Source | None, notebook:
         if cell.hooks and _calls_builtin(code, notebook):
             return None
         return _described(code, called_class(code, cell, notebook.namespace))
-    if is_module(value):
+    module = uncompiled(value)
+    if is_module(module):
         raise InputError(
-            f"the last expression is the LightningModule {getattr(value, '__name__', type(value).__name__)} itself. "
+            f"the last expression is the LightningModule {getattr(module, '__name__', type(module).__name__)} itself. "
             f"Register a class by %lightning_model NAME, or give an instance to %lightning_fit"
         )
     if isinstance(value, torch.nn.Module):
@@ -154,7 +155,7 @@ def _made_by(function: Callable[..., Any], cell: Cell, source: Source | None, no
     value = evaluate_cell(called, source, notebook.namespace)
     if value is UNKNOWN:
         return _described(code, None)
-    if not isinstance(value, torch.nn.Module) or is_module(value):
+    if not isinstance(value, torch.nn.Module) or is_module(uncompiled(value)):
         name = getattr(function, "__name__", "the function")
         raise InputError(
             f"{name} returns a value of type {type(value).__name__}. A model takes a function that returns an nn.Module"

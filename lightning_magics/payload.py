@@ -33,7 +33,13 @@ _ALIGNMENT = 64  # of torch's own memory; sums may differ in the last digit wher
 _MARK = b"lightning_magics payload 1\n"
 _LIGHTNING = ("pytorch_lightning", "lightning.pytorch")
 
-_NOUNS = {"model": "the model", "datamodule": "the data", "loaders": "the data", "trainer": "a Trainer argument"}
+_NOUNS = {
+    "model": "the model",
+    "datamodule": "the data",
+    "loaders": "the data",
+    "trainer": "a Trainer argument",
+    "compiler": "the backend of torch.compile",
+}
 _PLACES = {
     "model": "in setup() or on_fit_start(), which run there",
     "datamodule": "in setup(), which runs there",

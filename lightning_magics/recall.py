@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from . import pickling, runs
 from .cells import future_flags
 from .closure import Closure
-from .definition import Definition, is_datamodule, package_of
+from .definition import Definition, is_datamodule, package_of, uncompiled
 from .errors import RunError
 from .formats import plural
 from .history import History, Statement, Unit, sets_a_seed
@@ -192,7 +192,7 @@ class Recalled:
         self.execute(recipe.model_codes)
         found = self.value(recipe.model)
         if recipe.arguments is None:
-            return found
+            return uncompiled(found)
         return self._definition(self.record.model, found, recipe.model_codes)
 
     def data(self) -> Any:

@@ -18,7 +18,7 @@ from typing import Any, cast
 
 from . import events
 from .closure import Closure, Module, is_plain
-from .definition import Definition, package_of
+from .definition import Definition, package_of, uncompiled
 from .history import History
 from .options import Expression
 from .provenance import class_source
@@ -144,7 +144,7 @@ class Writer:
             self._note(model=self._code(found, name, "model"))
             return
         # The object cannot be made as it was made; its class can, with what it was given.
-        cls = type(found)
+        cls = type(uncompiled(found))
         saved = {name: value for name, value in _saved(found).items() if name in inspect.signature(cls).parameters}
         self._note(model=self._class(cls), arguments=self._arguments("model", Part(found, found, saved)), trained=True)
 

@@ -23,7 +23,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
 from . import boards, catalog, processes, provenance, recipe, runs
-from .definition import Definition, is_module
+from .definition import Definition, is_module, uncompiled
 from .errors import InputError, RunError, did_you_mean
 from .history import History, Unit, of_notebook
 from .scopes import names_read
@@ -427,6 +427,7 @@ def _origin(value: Any) -> str:
 
 def _is_lightning(value: Any) -> bool:
     """Whether a value is a LightningModule, class or instance, without importing Lightning."""
+    value = uncompiled(value)
     bases = getattr(value if isinstance(value, type) else type(value), "__mro__", ())
     return any(
         base.__name__ == "LightningModule" and base.__module__.startswith(("pytorch_lightning.", "lightning."))

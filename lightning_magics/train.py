@@ -33,6 +33,8 @@ from .judge import judge
 from .runs import RunFolder, shown
 from .trainer import bridged, directions_of, given_callbacks, handed_over, listed, make_trainer
 
+_COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by Lightning
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -403,7 +405,8 @@ def _state_behind(model: Any) -> dict[str, Any] | None:
 def _run(job: Job, trainer: Any, emit: Callable[[Event], None], gather: Callable[[Any, Any], Any] | None) -> Any:
     """Call the Trainer's method; returns predictions, None for the other verbs."""
     if job.verb == "fit":
-        _fit(job, trainer)
+        with _compiled(job) as model:
+            _fit(job, model, trainer)
         return None
     data: dict[str, Any] = {"dataloaders": job.evaluated}
     if job.datamodule is not None:
@@ -411,17 +414,40 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None], gather: Callable
     if job.checkpoint is not None:
         data |= {"ckpt_path": job.checkpoint, "weights_only": job.weights_only}
     if job.verb == "predict":
-        with _predicts_by_name(job):
-            found = trainer.predict(job.model, **data)
+        with _predicts_by_name(job), _compiled(job) as model:
+            found = trainer.predict(model, **data)
         several = len(trainer.num_predict_batches) > 1
         if gather is not None:
             found = gather(found, trainer)
         predictions = [joined(batches) for batches in found] if several else joined(found)
         emit(Notice(f"predictions: {describe(predictions)}. To keep them: -o NAME", level="info"))
         return predictions
-    rows = getattr(trainer, job.verb)(job.model, **data, verbose=False)
+    with _compiled(job) as model:
+        rows = getattr(trainer, job.verb)(model, **data, verbose=False)
     emit(Results([{name: float(value) for name, value in row.items()} for row in rows]))
     return None
+
+
+@contextlib.contextmanager
+def _compiled(job: Job) -> Iterator[Any]:
+    """The model as the Trainer takes it: one that was given compiled is compiled within it, and its own afterwards.
+
+    Lightning puts compiled steps onto the instance and leaves them there: it could not be pickled, and the next fit
+    would compile what is compiled.
+    """
+    if job.compiler is None:
+        yield job.model
+        return
+    names = ("_compiler_ctx", *_COMPILED, "log", "log_dict")
+    before = {name: vars(job.model)[name] for name in names if name in vars(job.model)}
+    for name in ("log", "log_dict"):  # their look at the steps' signatures ends the compiler of torch 2.13
+        setattr(job.model, name, torch._dynamo.disable(getattr(job.model, name)))  # type: ignore[no-untyped-call]
+    try:
+        yield torch._dynamo.OptimizedModule(job.model, job.compiler)
+    finally:
+        for name in names:
+            vars(job.model).pop(name, None)
+        vars(job.model).update(before)
 
 
 @contextlib.contextmanager
@@ -450,12 +476,12 @@ def _predicts_by_name(job: Job) -> Iterator[None]:
         del model.predict_step
 
 
-def _fit(job: Job, trainer: Any) -> None:
+def _fit(job: Job, model: Any, trainer: Any) -> None:
     if job.datamodule is not None:
         data = {"datamodule": bridged(job.datamodule, job.package)}
     else:
         data = dict(zip(("train_dataloaders", "val_dataloaders"), job.loaders, strict=False))
-    trainer.fit(job.model, **data, ckpt_path=job.checkpoint, weights_only=job.weights_only)
+    trainer.fit(model, **data, ckpt_path=job.checkpoint, weights_only=job.weights_only)
 
 
 def _started(job: Job, trainer: Any) -> Started:

@@ -332,6 +332,46 @@ def test_callbacks_in_a_loop_of_spawned_fits_are_as_after_fits_of_the_kernel(not
         assert notebook.value("found == first") is True
 
 
+def test_a_compiled_model_gives_the_numbers_of_the_model_wherever_it_runs(notebook: Kernel) -> None:
+    notebook.run(
+        "class Bare(Net):\n    predict_step = pl.LightningModule.predict_step",
+        "def counted(graph, inputs):\n    open('graphs', 'a').write('.')\n    return graph.forward",
+        "torch.manual_seed(3); net = Bare(); first = {key: value.clone() for key, value in net.state_dict().items()}",
+        f"here = %lightning_fit net digits {SHORT}",
+        "scored = %lightning_validate net digits --quiet",
+        "predicted = %lightning_predict net DataLoader(X,batch_size=64) --quiet",
+    )
+    for apart in ("", "--ddp 1", "--background"):
+        notebook.run("live = Bare(); live.load_state_dict(first); fast = torch.compile(live, backend=counted)")
+        notebook.run("open('graphs', 'w').close()")
+        notebook.run(f"there = %lightning_fit fast digits {SHORT} {apart}\nthere.wait()")
+        assert notebook.value("[there.record.model, there.name.split('/')[0]]") == ["Bare", "Bare"]
+        assert notebook.value("there.model is live and os.path.getsize('graphs') > 0") is True
+        assert notebook.value("torch.equal(weights(here.model), weights(live))") is True, apart
+        assert notebook.value("here.metrics == there.metrics and here.history == there.history") is True
+        assert (
+            notebook.value("vars(live)['_compiler_ctx'] is None and not {'forward', 'log'} & set(vars(live))") is True
+        )
+        if apart == "--background":
+            continue
+        notebook.run(
+            f"again = %lightning_validate fast digits --quiet {apart}",
+            f"given = %lightning_predict fast DataLoader(X,batch_size=64) --quiet {apart}",
+        )
+        assert notebook.value("again.metrics == scored.metrics") is True, apart
+        assert notebook.value("torch.equal(given.predictions, predicted.predictions)") is True, apart
+    notebook.run(
+        f"written = %lightning_fit torch.compile(Bare(),backend='eager') digits {SHORT}",
+        "kept = %lightning_load {written.name}",
+        "run = %lightning_rerun {written.name} --quiet",
+    )
+    assert notebook.value("type(kept).__name__") == "Bare"
+    assert notebook.value("torch.equal(weights(kept), weights(written.model))") is True
+    assert notebook.value("run.metrics == written.metrics") is True
+    refused = notebook.cell("%lightning_fit torch.compile(nn.Linear(2,2)) digits")
+    assert "is a Linear, not a LightningModule" in str(refused.error) + refused.text
+
+
 def test_early_stopping_ends_all_ranks(notebook: Kernel) -> None:
     notebook.run(
         "stop = pl.callbacks.EarlyStopping('val_loss', stopping_threshold=100.0)",
