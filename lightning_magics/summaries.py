@@ -65,7 +65,9 @@ class _Summaries:
 
         def example() -> tuple[tuple[Any, ...], Mapping[str, Any]]:
             *inputs, named, _ = unpack(batch)  # of a transformers model by name alone
-            return tuple(inputs[0]) if inputs else (), named
+            convert = getattr(model, "_input", lambda value: value)
+            taken = {name: convert(value) for name, value in named.items()}
+            return tuple(map(convert, inputs[0])) if inputs else (), taken
 
         self._draw(net, example)
 

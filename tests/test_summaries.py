@@ -27,12 +27,12 @@ nn.Sequential(nn.Linear(4, hidden), nn.BatchNorm1d(hidden), nn.Dropout(0.5), nn.
 """
 
 
-def fitted(folder: Path, model, package="pytorch_lightning", stop=None, trainer=None, **asked):
+def fitted(folder: Path, model, package="pytorch_lightning", stop=None, trainer=None, inputs=X, **asked):
     """Train for two epochs; returns the events that were told, and what TensorBoard reads."""
     RunFolder(folder).checkpoints_path.mkdir(parents=True)
     told = []
     arguments = {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, **(trainer or {})}
-    job = Job("fit", folder, package, model, arguments, loaders=(loader(X, Y), loader(X, Y)), **asked)
+    job = Job("fit", folder, package, model, arguments, loaders=(loader(inputs, Y), loader(inputs, Y)), **asked)
     train(job, told.append, stop or Stop())
     return told, read(folder)
 
@@ -163,6 +163,12 @@ def test_an_example_input_of_the_users_draws_the_whole_model(tmp_path, package):
     model.example_input_array = X[:2]
     _, found = fitted(tmp_path / "Digits/version_0", model, package)
     assert any(node.name.startswith("Digits/Sequential[net]/Linear[0]") for node in found.Graph().node)
+
+
+@pytest.mark.parametrize("inputs", [X.double(), (X * 48).byte()])
+def test_the_graph_is_drawn_of_inputs_as_the_steps_take_them(tmp_path, inputs):
+    _, found = fitted(tmp_path / "logs/Digits/version_0", defined().new(), inputs=inputs)
+    assert "Sequential/Linear[0]" in {"/".join(node.name.split("/")[:2]) for node in found.Graph().node}
 
 
 def test_a_graph_that_cannot_be_traced_is_left_out_and_noted_in_the_log(tmp_path):
