@@ -85,7 +85,7 @@ if output.squeeze().shape != target.squeeze().shape:
 output = output.reshape(target.shape)
 """
 _TO_FLOAT = """
-if not target.is_floating_point():
+if target.dtype == torch.float64 or not target.is_floating_point():
     target = target.to(torch.promote_types(self.dtype, output.dtype))
 """
 _TO_CLASSES = """

@@ -751,6 +751,17 @@ def test_labels_with_fractions_are_no_classes():
         trainer().fit(instance, loader(INPUTS, LABELS + 0.5))
 
 
+@pytest.mark.parametrize("loss", ["mse_loss", "huber_loss", "l1_loss", "smooth_l1_loss", "BCEWithLogitsLoss"])
+def test_float64_targets_are_taken_as_the_network_computes(loss):
+    instance = model("nn.Linear(2, 1)", loss=loss).new()
+    target = torch.tensor([0.0, 1.0, 1.0, 0.0])
+    expected = validated(instance, INPUTS, target)["val_loss"]
+    assert validated(instance, INPUTS, target.double())["val_loss"] == expected
+    trainer().fit(instance, loader(INPUTS.double(), target.double()))
+    double = model("nn.Linear(2, 1).double()", loss=loss).new()
+    trainer().fit(double, loader(INPUTS.double(), target.double()))
+
+
 def test_a_network_in_float64_keeps_its_inputs():
     instance = model("nn.Linear(2, 3).double()", loss="cross_entropy").new()
     assert instance._input(INPUTS.double()).dtype == torch.float64
