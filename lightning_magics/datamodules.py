@@ -42,7 +42,7 @@ from .names import Notebook, literal
 from .probe import UNKNOWN, class_kinds, evaluate_cell, execute
 from .provenance import class_source
 from .randomness import RandomState, random_state_kept
-from .samples import FORMS, Part, Split, check_sizes, splits_of
+from .samples import FORMS, Part, Split, check_sample, check_sizes, splits_of
 from .scopes import Function, binds, names_read
 
 if TYPE_CHECKING:
@@ -208,6 +208,9 @@ class _Data:
         _check_sparse(value)
         self.value, self.parts = value, splits_of(value, labelled=self.options.label is not None)
         forms = {part.form for part in self.parts.values()}
+        for part in self.parts.values():
+            if part.form == "dataset" and not self.cell.hooks:
+                check_sample(_item(value, part))
         if "table" in forms:
             self.check_tables(value)
         elif has_columns(self.parts):

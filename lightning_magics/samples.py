@@ -5,16 +5,19 @@ Generating a DataModule for it is left to `datamodules`.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
+from torch.utils.data._utils.collate import default_collate_fn_map
 
 from . import columns
 from .errors import InputError, did_you_mean
+from .randomness import random_state_kept
 
 Form = Literal["loaders", "dataset", "iterable", "tensor", "tensors", "arrays", "table", "stream", "texts"]
 Split = Literal["train", "val", "test", "predict"]
@@ -217,6 +220,58 @@ def _check_numbers(value: Any) -> None:
             )
 
 
+def check_sample(value: Any) -> None:
+    """Check that the first sample of a list, or of a dataset without its transform, can be part of a batch.
+
+    Other datasets are left alone: to read a sample of them may take long, or open a file that is opened once.
+
+    Raises:
+        InputError: it cannot.
+    """
+    inner = value
+    while isinstance(inner, Subset):
+        inner = inner.dataset
+    has_transform = getattr(inner, "transform", value) is not None or getattr(inner, "target_transform", None)
+    if not len(value) or (has_transform and not isinstance(inner, list)):
+        return
+    try:
+        with random_state_kept():
+            sample = copy.copy(value)[0]  # what it opens is the copy's
+    except Exception:  # the user's own, which the fit shows where it is raised
+        return
+    problem = unbatchable(sample)
+    if problem:
+        raise InputError(problem)
+
+
+def unbatchable(sample: Any) -> str:
+    """Say what in a sample torch's default_collate cannot make a batch of, and what to type; empty for nothing."""
+    if isinstance(sample, Mapping | list | tuple):
+        parts = sample.values() if isinstance(sample, Mapping) else sample
+        return next(filter(None, map(unbatchable, parts)), "")
+    kinds = {base.__module__.partition(".")[0] for base in type(sample).__mro__}
+    if "PIL" in kinds:
+        return (
+            f"a sample holds a PIL image ({type(sample).__name__}), of which no batch can be made. Convert it: "
+            f"transform=torchvision.transforms.ToTensor(), or "
+            f"torch.tensor(np.array(image.convert('RGB'))).permute(2, 0, 1) / 255"
+        )
+    if isinstance(sample, np.ndarray | np.generic):
+        return (
+            f"a sample holds an array of {sample.dtype}, of which no batch can be made. Convert it to numbers"
+            if sample.dtype.kind in "OSU"
+            else ""
+        )
+    if "torch" in kinds or isinstance(sample, str | bytes | int | float):
+        return ""
+    if any(isinstance(sample, kind) for kind in default_collate_fn_map):
+        return ""
+    return (
+        f"a sample holds a value of type {type(sample).__name__}, of which no batch can be made. Convert it to a "
+        f"tensor or a number, or give a DataLoader with a collate_fn"
+    )
+
+
 def _is_loader(value: Any) -> bool:
     return isinstance(value, DataLoader) or type(value).__name__ == "CombinedLoader"
 
@@ -296,6 +351,8 @@ def as_dataset(value: Any, form: Form) -> Any:
         if is_mapped(value):
             return _Mapped(tuple(items) if isinstance(value, tuple | list) else value)
         return TensorDataset(*map(to_tensor, items)) if isinstance(value, tuple | list) else to_tensor(items[0])
+    if form == "dataset":
+        check_sample(value)
     if form == "table":
         raise InputError("a DataFrame needs to know its labels: %lightning_data NAME --label COLUMN")
     if form == "stream":

@@ -544,5 +544,11 @@ def _explain(raised: BaseException, job: Job, watcher: Any) -> None:
     """Add what a reader of the traceback wants to know: the batch that was at work."""
     if isinstance(raised, Exception) and watcher.batch is not None:
         raised.add_note(f"The batch was {describe(watcher.batch)}.")
+    if isinstance(raised, TypeError) and "default_collate: batch must contain" in str(raised):
+        name = "PIL images" if "PIL." in str(raised) else "objects"
+        raised.add_note(
+            f"The samples hold {name}, of which no batch can be made. Convert them to tensors in the dataset, such as "
+            f"by transform=torchvision.transforms.ToTensor(), or give a DataLoader with a collate_fn"
+        )
     if isinstance(raised, ValueError | KeyError) and job.first_epoch:
         raised.add_note("This fit continues the instance's last one. To keep its weights and begin anew: --resume none")

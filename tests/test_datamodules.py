@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 from notebook import CELL, SMALL_RUNS, data, model, namespace, source, trainer
+from PIL import Image
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_magics import datamodules, options, samples
@@ -356,6 +357,59 @@ def test_loaders_pass_and_streams_are_loaded():
 def test_raw_data_that_cannot_be_loaded_is_described(value, options, message):
     with pytest.raises(InputError, match=message):
         samples.to_dataloaders([value], [True], options)
+
+
+class Pictures(torch.utils.data.Dataset):
+    """Images as torchvision's datasets give them; it counts how often one is read."""
+
+    def __init__(self, transform=None):
+        self.transform = transform
+        self.reads = []
+
+    def __len__(self):
+        return 4
+
+    def __getitem__(self, index):
+        self.reads.append(index)
+        image = Image.new("L", (2, 2))
+        return (image if self.transform is None else self.transform(image)), index % 2
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([(Image.new("RGB", (2, 2)), 0)] * 4, r"a sample holds a PIL image \(Image\), .*torchvision.*ToTensor\(\)"),
+        (Pictures(), r"a sample holds a PIL image"),
+        (torch.utils.data.Subset(Pictures(), [1, 2]), r"a sample holds a PIL image"),
+        ([{"x": torch.ones(2), "image": Image.new("L", (2, 2))}] * 4, r"a sample holds a PIL image"),
+        ([(torch.ones(2), None)] * 4, r"a sample holds a value of type NoneType"),
+        ([(np.array(["a", "b"]), 1)] * 4, r"a sample holds an array of <U1"),
+    ],
+)
+def test_samples_of_which_no_batch_can_be_made_are_refused(value, message):
+    with pytest.raises(InputError, match=message) as refused:
+        samples.to_dataloaders([value], [True], {})
+    assert "\n" not in str(refused.value)
+    with pytest.raises(InputError, match=message):
+        data("value", names={**namespace(), "value": value})
+
+
+def test_samples_of_which_a_batch_can_be_made_are_taken_and_not_read_before():
+    pictures = Pictures(transform=lambda image: torch.tensor(np.array(image)))
+    loader = samples.to_dataloaders([pictures], [False], {})[0]
+    assert pictures.reads == []
+    assert next(iter(loader))[0].shape == (4, 2, 2)
+    for sample in [("text", 1.5), {"x": np.float32(1), "y": b"1"}, (torch.ones(2), [1, 2], True)]:
+        assert len(next(iter(samples.to_dataloaders([[sample] * 4], [False], {})[0]))) == len(sample)
+
+
+def test_a_cell_with_a_collate_function_of_its_own_takes_any_samples():
+    cell = (
+        "def train_dataloader(self):\n"
+        "    return DataLoader(pictures, batch_size=2, collate_fn=lambda items: torch.tensor([y for _, y in items]))\n"
+    )
+    instance = ready(data(cell, names={**namespace(), "pictures": Pictures(), "DataLoader": DataLoader}))
+    assert next(iter(instance.train_dataloader())).tolist() == [0, 1]
 
 
 def test_a_cell_can_rebind_a_variable_of_the_notebook():
