@@ -27,7 +27,7 @@ from .tokens import Expression, to_value
 if TYPE_CHECKING:
     from .randomness import RandomState
 
-_MOST_SHOWN = 200  # characters of an expression
+_MOST_SHOWN = 4000  # characters of an expression, which is shown whole before it is evaluated
 
 
 @dataclass
@@ -92,7 +92,11 @@ class Recalled:
         }
 
     def announced(self, codes: Iterable[str]) -> str:
-        """What is going to be executed, in a line: of the source, and expressions of the record beside it."""
+        """What is going to be executed, in a line: of the source, and expressions of the record beside it.
+
+        Raises:
+            RunError: an expression is too long for a reader.
+        """
         codes = list(codes)
         statements = [item for place, item in enumerate(self._history().statements) if place in self._places(codes)]
         kinds = {"import": 0, "function": 0, "class": 0, "other statement": 0}
@@ -100,8 +104,15 @@ class Recalled:
             kinds[_kind(statement)] += 1
         counted = ", ".join(plural(number, kind) for kind, number in kinds.items() if number)
         record = runs.shown(self.folder.record_path)
-        expressions = [code for code in dict.fromkeys(codes) if _is_evaluated(code)]
-        beside = f"; evaluating of {record}: {', '.join(map(_clipped, expressions))}" if expressions else ""
+        expressions = [_visible(code) for code in dict.fromkeys(codes) if _is_evaluated(code)]
+        for text in expressions:
+            if len(text) > _MOST_SHOWN:
+                raise RunError(
+                    f"{record} holds an expression of {len(text):,} characters, which is too long to be shown before "
+                    f"it is evaluated: {text[:60]}… Write it into {runs.shown(self.folder.source_path)} as the value "
+                    "of a name, and that name into the record"
+                )
+        beside = f"; evaluating of {record}: {', '.join(expressions)}" if expressions else ""
         return f"executing {runs.shown(self.folder.source_path)}: {counted}{beside}"
 
     def execute(self, codes: Iterable[str], of_data: Iterable[str] = ()) -> None:
@@ -300,6 +311,6 @@ def _is_evaluated(code: str) -> bool:
     return not code.isidentifier() and isinstance(to_value(code), Expression)
 
 
-def _clipped(code: str) -> str:
-    text = " ".join(code.split())
-    return text if len(text) <= _MOST_SHOWN else f"{text[: _MOST_SHOWN - 1]}…"
+def _visible(code: str) -> str:
+    """Code in one line, of which a terminal hides nothing."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(code.split()))

@@ -108,6 +108,23 @@ def test_text_that_a_fit_would_evaluate_is_told_before(tmp_path):
     assert recalled.announced(recalled.recipe.codes).endswith("/run.json: [Early('a')], Logs()")
 
 
+def test_what_is_evaluated_is_shown_whole(tmp_path):
+    hidden = "net\x1b[8m\u202e.__class__\r\n    .mro()"
+    long = f"[{', '.join(['0.1'] * 100)}, __import__('os').getcwd()]"
+    recalled = Recalled.of(recorded(tmp_path, arguments={"act": hidden, "lr": long}), {})
+    assert recalled.announced(recalled.recipe.model_codes).endswith(
+        f"/run.json: net\\x1b[8m\\u202e.__class__ .mro(), {long}"
+    )
+    rates = f"[{', '.join(['0.1'] * 2000)}]"  # a plain value
+    recalled = Recalled.of(recorded(tmp_path, arguments={"rates": rates}), {})
+    assert "evaluating" not in recalled.announced(recalled.recipe.model_codes)
+    folder = recorded(tmp_path, arguments={"rates": f"{rates} + [print('here')]"})
+    with pytest.raises(
+        RunError, match=r"run\.json holds an expression of 10,018 characters, .*Write it into .*source\.py"
+    ):
+        restore(Session({}), Recalled.of(folder, {}), "last", weights_only=True)
+
+
 def test_what_the_record_lacks_is_missing(tmp_path, default_dtype, capsys):
     why = "a DataLoader that no variable of the notebook holds: give it a name there first"
     folder = recorded(tmp_path, data=["torch"], forms=["loaders"], missing={"data": why})
