@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -269,7 +269,8 @@ class _Reporter:
         found = trainer.callback_metrics
         new = {name: value for name, value in found.items() if known.get(name) is not value}
         self._told = {**self._told, **new}
-        values = _epoch_values(new, _doubles(trainer))
+        names = _doubles(trainer)
+        values = _values(new, new.keys() - names)
         self.tell_directions(trainer, values)
         self._emit(
             Metrics(
@@ -278,6 +279,7 @@ class _Reporter:
                 elapsed_s=time.monotonic() - self._began,
                 values=values,
                 epoch_done=epoch_done,
+                doubles=_values(new, new.keys() & names),
             )
         )
 
@@ -368,9 +370,9 @@ def _step_values(trainer: Any, outputs: Any) -> dict[str, float]:
     return values
 
 
-def _epoch_values(found: Mapping[str, Any], doubles: set[str]) -> dict[str, float]:
-    """Epoch metrics under their logged names, without what is there under another name too."""
-    return {name: float(value) for name, value in found.items() if name not in doubles}
+def _values(logged: Mapping[str, Any], names: Collection[str]) -> dict[str, float]:
+    """The values of some of the metrics that were logged, in their order."""
+    return {name: float(value) for name, value in logged.items() if name in names}
 
 
 def _doubles(trainer: Any) -> set[str]:

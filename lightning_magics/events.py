@@ -111,6 +111,8 @@ class Metrics:
         elapsed_s: seconds since the start of the run.
         values: metric name to value.
         epoch_done: whether the epoch is complete with this event.
+        doubles: values that Lightning has under a second name, ``train_loss_epoch`` beside ``train_loss``: they can be
+            read, and are no metrics of their own.
     """
 
     epoch: int
@@ -118,6 +120,7 @@ class Metrics:
     elapsed_s: float
     values: dict[str, float]
     epoch_done: bool = False
+    doubles: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -143,9 +146,10 @@ class Fingerprint:
 
 @dataclass(frozen=True)
 class Results:
-    """What validate and test found: a row for each dataloader, metric name to value."""
+    """What validate and test found: a row for each dataloader, metric name to value; `doubles` as of `Metrics`."""
 
     rows: list[dict[str, float]]
+    doubles: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

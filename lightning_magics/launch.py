@@ -28,6 +28,21 @@ if TYPE_CHECKING:
     from .views import View
 
 
+class LastValues(dict[str, float]):
+    """Metric to its last value; Lightning's second names for some of them can be read, and are not listed."""
+
+    def __init__(self, metrics: Mapping[str, float], doubles: Mapping[str, float]) -> None:
+        super().__init__(metrics)
+        self._doubles = doubles
+
+    def __missing__(self, name: str) -> float:
+        return self._doubles[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Last value under a name, second names included."""
+        return super().get(name, self._doubles.get(name, default))
+
+
 class Run:
     """One call of fit, validate, test or predict, and all that came of it.
 
@@ -92,8 +107,8 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Last value of every metric."""
-        return self.record.metrics
+        """Last value of every metric; the second names that Lightning has for some can be read too."""
+        return LastValues(self.record.metrics, self.record.doubles)
 
     @property
     def history(self) -> list[dict[str, float]]:

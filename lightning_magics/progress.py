@@ -86,6 +86,7 @@ class RunState:
         results: rows of validate and test.
         judged: what a test of a classifier found, class by class; None of anything else.
         directions: metric to the way it gets better, as far as that is decided.
+        doubles: last values that Lightning has under a second name.
         notices: each text once.
         notices_left_out: number of notices beyond the most that are kept.
         prints: what ranks printed.
@@ -112,6 +113,7 @@ class RunState:
         self.prints = Prints()
         self.points = 0
         self.directions: dict[str, scores.Mode] = {}
+        self.doubles: dict[str, float] = {}
         self._texts: set[str] = set()
         self._names: dict[str, None] = {}
         self._first: Step | None = None
@@ -196,6 +198,7 @@ class RunState:
         row.step = event.step
         row.time_s = max(0.0, event.elapsed_s - self._epoch_end_s)
         row.values.update(event.values)
+        self.doubles.update(event.doubles)
         self._names.update(dict.fromkeys(event.values))
         if event.epoch_done:
             row.done = True

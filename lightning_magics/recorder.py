@@ -49,7 +49,8 @@ class Recorder:
             self._update(fingerprint=event.data)
         elif isinstance(event, events.Results):
             found = {name: value for row in event.rows for name, value in row.items()}
-            self._update(results=event.rows, metrics={**self.record.metrics, **found})
+            metrics, doubles = {**self.record.metrics, **found}, {**self.record.doubles, **event.doubles}
+            self._update(results=event.rows, metrics=metrics, doubles=doubles)
         elif isinstance(event, events.Ended):
             ended = {name: getattr(event, name) for name in _OF_THE_END}
             self._update(**ended, checkpoints=self._checkpoints())
@@ -72,6 +73,7 @@ class Recorder:
         self.record = dataclasses.replace(
             known,
             metrics={**known.metrics, **event.values},
+            doubles={**known.doubles, **event.doubles},
             best_metrics={**known.best_metrics, **self._improved(event)},
             epochs=epochs,
             steps=event.step,

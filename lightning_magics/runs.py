@@ -65,6 +65,7 @@ class RunRecord:
         metrics: last value of every metric.
         best_metrics: of a fit, the best value of every metric and its epoch (from 0), as ``value`` and ``epoch``;
             the earlier of equals.
+        doubles: last values that Lightning has under a second name, see `events.Metrics`.
         directions: metric to ``min`` or ``max``: whether its smallest or its largest value is the best.
         results: of validate and test, a row for each dataloader, metric to value.
         best_model_path: best checkpoint; `best_model_score` its monitored value.
@@ -97,6 +98,7 @@ class RunRecord:
     steps: int = 0
     metrics: dict[str, float] = field(default_factory=dict)
     best_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
+    doubles: dict[str, float] = field(default_factory=dict)
     directions: dict[str, Mode] = field(default_factory=dict)
     results: list[dict[str, float]] = field(default_factory=list)
     best_model_path: str = ""

@@ -22,7 +22,7 @@ from .control import Control, Wish
 from .errors import InputError, LightningMagicsError, RunError
 from .follow import Follower
 from .job import Abort, Job, Stop
-from .launch import Run, Screen, interrupts_ask, recording, removed_unless_started, write_sources
+from .launch import LastValues, Run, Screen, interrupts_ask, recording, removed_unless_started, write_sources
 from .runs import EventWriter, RunFolder, RunRecord, shown
 from .scheduler import Scheduler
 from .stopping import TO_ANSWER_S, TO_END_S, ask_to_stop, kill, kill_supervisor
@@ -124,10 +124,11 @@ class SpawnedRun(Run):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Last value of every metric."""
+        """Last value of every metric; the second names that Lightning has for some can be read too."""
         if self._ended.is_set():
-            return self.record.metrics
-        return {name: value for row in list(self._state.rows.values()) for name, value in list(row.values.items())}
+            return super().metrics
+        rows = [list(row.values.items()) for row in list(self._state.rows.values())]
+        return LastValues(dict(item for row in rows for item in row), self._state.doubles)
 
     @property
     def model(self) -> Any:

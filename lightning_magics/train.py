@@ -424,7 +424,9 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None], gather: Callable
         return predictions
     with _compiled(job) as model:
         rows = getattr(trainer, job.verb)(model, **data, verbose=False)
-    emit(Results([{name: float(value) for name, value in row.items()} for row in rows]))
+    found = [{name: float(value) for name, value in row.items()} for row in rows]
+    more = trainer.callback_metrics.items()
+    emit(Results(found, {name: float(value) for name, value in more if not any(name in row for row in found)}))
     return None
 
 

@@ -372,6 +372,28 @@ def test_a_compiled_model_gives_the_numbers_of_the_model_wherever_it_runs(notebo
     assert "is a Linear, not a LightningModule" in str(refused.error) + refused.text
 
 
+def test_second_names_of_one_logged_value_can_be_read_and_are_not_listed(notebook: Kernel) -> None:
+    notebook.run(
+        "class Both(Net):\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        loss = nn.functional.cross_entropy(self(batch[0]), batch[1])\n"
+        "        self.log('train_loss', loss, on_step=True, on_epoch=True)\n"
+        "        return loss",
+        f"here = %lightning_fit Both digits {SHORT}",
+        f"there = %lightning_fit Both digits {SHORT} --ddp 1",
+        "attached = %lightning_attach {there.name}",
+        "logged = {name: float(value) for name, value in here.trainer.callback_metrics.items()}",
+        "scored = %lightning_validate here digits --quiet",
+    )
+    for run in ("here", "there", "attached"):
+        assert notebook.value(f"sorted({run}.metrics)") == ["train_loss", "val_loss"]
+        assert notebook.value(f"{{name: {run}.metrics[name] for name in logged}} == logged") is True, run
+        assert notebook.value(f"{run}.metrics.get('train_loss_epoch') == logged['train_loss_epoch']") is True
+        assert notebook.value(f"[{run}.metrics.get('other'), {run}.metrics.get('other', 1)]") == [None, 1]
+    assert notebook.value("scored.metrics['val_loss'] == scored.results[0]['val_loss']") is True
+    assert "KeyError: 'other'" in str(notebook.cell("here.metrics['other']").error)
+
+
 def test_early_stopping_ends_all_ranks(notebook: Kernel) -> None:
     notebook.run(
         "stop = pl.callbacks.EarlyStopping('val_loss', stopping_threshold=100.0)",

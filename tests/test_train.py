@@ -735,7 +735,7 @@ def test_names_of_the_user_that_end_in_step_or_epoch_are_metrics_and_doubles_of_
         def validation_step(self, batch, batch_idx, dataloader_idx=0):
             self.log("val_x", 0.5, on_epoch=True, on_step=True)
 
-    _, told = go(tmp_path, Named("x", DOWN), loaders=(loader(), [loader(), loader()]), trainer={"max_epochs": 1})
+    outcome, told = go(tmp_path, Named("x", DOWN), loaders=(loader(), [loader(), loader()]), trainer={"max_epochs": 1})
     found = history(told)[0]
     assert set(found) == {
         *("env", "env_step", "per_epoch", "both"),
@@ -745,6 +745,9 @@ def test_names_of_the_user_that_end_in_step_or_epoch_are_metrics_and_doubles_of_
     state = RunState()
     for event in told:
         state.apply(event)
+    logged = outcome.trainer.callback_metrics
+    assert set(state.doubles) == logged.keys() - set(found) >= {"both_step", "both_epoch"}
+    assert state.doubles == {name: pytest.approx(float(logged[name])) for name in state.doubles}
     curves = [curve for chart in state.charts.values() for curve in chart.values()]
     assert len({id(curve) for curve in state._lines.values()}) == len(state._lines) == len(curves)
 
