@@ -450,6 +450,9 @@ class Call:
                 if self.verb == "predict":  # what is predicted has no labels to name
                     item, more = columns.features(frame, known, subject.name, name)
                     told += more
+                elif self.verb != "fit" and known is not None:
+                    item, more = columns.labelled(frame, known, subject.name, name)
+                    told += more
                 matched.append(item)
             else:
                 if self.verb == "fit" and not matched:

@@ -303,6 +303,43 @@ def features(frame: Any, known: Table | None, model: str, what: str) -> tuple[An
     return torch.as_tensor(frame.to_numpy(dtype="float32", copy=True)), told
 
 
+def labelled(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tuple[str, ...]]:
+    """Return the rows of a table to test a model on: features ``(rows, columns)`` float32, labels ``(rows,)``.
+
+    Args:
+        frame: the table, which holds its labels.
+        known: what the model learned of the table that it was trained on.
+        model: its name.
+        what: the table is called.
+
+    Returns:
+        Both, and what the user should know. Labels are as in the training: float32, or int64 of classes.
+
+    Raises:
+        InputError: the columns or the labels are not those that the model was trained on, or the labels are not known.
+    """
+    import torch
+
+    if known.labels == "apart":
+        raise InputError(
+            f"the column of {what} that holds the labels is not known: {model} was trained on (X, y). "
+            f"Type ({what}.drop(columns='LABEL'),{what}['LABEL'])"
+        )
+    (label,) = known.of_labels
+    if label not in frame.columns:
+        near = did_you_mean(str(label), [str(name) for name in frame.columns if name not in known.names])
+        raise InputError(f"{what} lacks the column of the labels, {label}, which {model} was trained on.{near}")
+    inputs, told = features(frame, known, model, what)
+    values = frame[label]
+    if values.isna().any():
+        raise InputError(f"{what} has columns with missing values: {label}. Fill them (fillna) or drop them")
+    check_labels(values, known, known.labels, model, what)
+    if known.labels == "classes":
+        values = values.astype(object).map(lambda value: known.classes.index(class_name(value)))
+    kind = "float32" if known.labels == "numbers" else "int64"
+    return (inputs, torch.tensor(values.to_numpy(kind))), told
+
+
 def check_labels(values: Any, known: Table, labels: Labels, model: str, what: str) -> None:
     """Check that a model was trained on labels such as these.
 

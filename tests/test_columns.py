@@ -84,6 +84,46 @@ def test_a_table_is_predicted_for_by_the_names_of_its_columns(shell, ns):
         assert torch.allclose(ns["found"], expected)
 
 
+def test_a_table_is_tested_by_the_names_of_its_columns_and_of_its_labels(shell, ns):
+    accuracy, loss = truth(ns)
+    for table in ("part", "part[['flag', 'kind', 'big', 'small']]", "part.astype({'kind': 'category'})"):
+        run(shell, f"found = %lightning_test run {table} --quiet")
+        assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy)
+        assert ns["found"].results[0]["test_loss"] == pytest.approx(loss, rel=1e-4)
+    ns["other"] = polars.from_pandas(ns["part"])
+    run(shell, "found = %lightning_validate run other --quiet")
+    assert ns["found"].results[0]["val_accuracy"] == pytest.approx(accuracy)
+    for table, message in {
+        "part.drop(columns='kind')": "lacks the column of the labels, kind, which Net was trained on.",
+        "part.rename(columns={'kind': 'kinds'})": "lacks the column of the labels, kind, which Net was trained on. Did",
+        "part.replace({'kind': {'b': 'd'}})": "has the class d, and Net was trained on a, b, c",
+        "part.assign(kind=None)": "has columns with missing values: kind",
+        "part.drop(columns='big')": "lacks the column big, which Net was trained on.",
+    }.items():
+        with pytest.raises(InputError, match=re.escape(message)) as raised:
+            run(shell, f"%lightning_test run {table}")
+        assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("label", ["code", "price"])
+def test_a_table_is_tested_on_labels_that_are_numbers(shell, ns, label):
+    run(
+        shell,
+        f"frame['code'], frame['price'] = frame.kind.map({{'a': 0, 'b': 1, 'c': 2}}), frame.big * 2\n"
+        f"frame = frame[['big', 'small', '{label}']]",
+    )
+    outputs, loss = (3, "cross_entropy") if label == "code" else (1, "mse_loss")
+    run(shell, f"%%lightning_model Other --loss {loss}\nnn.Linear(2, {outputs})")
+    run(shell, f"%%lightning_data numbers --label {label}\n{{'train': frame, 'test': frame}}")
+    run(shell, "other = %lightning_fit Other numbers --max_epochs 1 --quiet")
+    run(shell, "by_name = %lightning_test other numbers --quiet")
+    run(shell, f"found = %lightning_test other frame[['{label}','small','big']] --quiet")
+    assert ns["found"].results == ns["by_name"].results
+    run(shell, f"pair = %lightning_fit Other (frame[['big','small']],frame['{label}']) --max_epochs 1 --quiet")
+    with pytest.raises(InputError, match=r"the column of frame that holds the labels is not known: Other was trained"):
+        run(shell, "%lightning_test pair frame")
+
+
 REFUSED = {
     "part[['big', 'small']]": "lacks the column flag, which Net was trained on. Give it the columns big, small, flag",
     "part.rename(columns={'big': 'bigg'})": "lacks the column big, which Net was trained on. Did you mean 'bigg'?",
