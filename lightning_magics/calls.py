@@ -35,6 +35,9 @@ if TYPE_CHECKING:
     from .randomness import RandomState
 
 
+_ANEW = "It is trained on these columns and labels from now on"
+
+
 @dataclass(frozen=True)
 class Subject:
     """What the model argument came to."""
@@ -48,11 +51,17 @@ class Subject:
     run: Run | None = None  # whose model is evaluated
     notices: tuple[str, ...] = ()
     typed: str = ""  # in the line, where it was a name
+    checkpoint: Path | None = None  # that the weights come from, in place of those that the model has
 
     @property
     def shown(self) -> str:
         """What to type to mean it."""
         return self.typed or self.name
+
+    @property
+    def origin(self) -> runs.RunFolder | None:
+        """The folder of the run whose checkpoint the weights come from: what it learned of its data goes with them."""
+        return runs.folder_of(self.checkpoint) if self.checkpoint is not None else None
 
 
 @dataclass(frozen=True)
@@ -114,6 +123,7 @@ class Call:
         with short_traceback(), self.alone(), self.random_numbers():
             begins_with = RandomState.taken() if self.verb == "fit" and self.options.seed is None else None
             subject = dataclasses.replace(self.subject(net), typed=net if isinstance(net, str) else "")
+            subject = dataclasses.replace(subject, checkpoint=self.checkpoint_of(subject))
             trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.scope)
             trainer, how = self.how(trainer, subject.package)
             with pretrained.calm():
@@ -134,12 +144,12 @@ class Call:
             job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
             job = dataclasses.replace(job, compiler=subject.compiler, notices=notices)
             if self.verb == "fit":
-                job = self.fit_job(job, subject.name)
+                job = self.fit_job(job, subject.checkpoint)
                 pretrained.check_trains(model)
                 if job.loggers:
                     matching.check_hyperparameters(model, datamodule, subject.name, data.name)
-            elif self.options.ckpt_path is not None:
-                job = self.at_checkpoint(job, subject)
+            elif subject.checkpoint is not None:
+                job = self.at_checkpoint(job, subject, subject.checkpoint)
             with pickling.found_in_main(model, datamodule):
                 return self.run(job, subject, data, how, begins_with)
 
@@ -456,12 +466,25 @@ class Call:
                 matched.append(item)
             else:
                 if self.verb == "fit" and not matched:
-                    known = columns.of_value(item) if known is None or not columns.is_like(frame, known) else known
+                    known, more = self.learned(item, frame, known, subject.name, name)
+                    told += more
                 if known is not None:
                     frame, more = columns.match(frame, known, subject.name, name)
                     told += more
                 matched.append((frame, *item[1:]))
         return matched, known, told
+
+    def learned(
+        self, item: Any, frame: Any, known: columns.Table | None, model: str, name: str
+    ) -> tuple[columns.Table | None, tuple[str, ...]]:
+        """What a fit on a table and its labels goes by, and what the user should know of it."""
+        if known is None:
+            return columns.of_value(item), ()
+        try:
+            columns.match(frame, known, model, name)
+        except InputError as error:
+            return columns.of_value(item), (f"{error}. {_ANEW}",)
+        return known, ()
 
     def reader(self, subject: Subject, typed: Sequence[Any]) -> Any:
         """What makes sentences the input of a model, None where it was trained on other data.
@@ -472,6 +495,9 @@ class Call:
         from . import sentences
 
         known, run = self.session.readers, subject.run or self.session.run_of(subject.made)
+        if subject.origin is not None:
+            data = self.session.datas.get(subject.origin.read().data)
+            return sentences.kept(subject.origin, subject.package, data)
         if subject.made not in known and run is not None:
             data = self.session.datas.get(run.record.data)
             known[subject.made] = sentences.kept(run.folder, subject.package, data)
@@ -489,6 +515,9 @@ class Call:
         from . import sentences
 
         reader, run = self.session.readers.get(model), subject.run or self.session.run_of(subject.made)
+        if subject.origin is not None:
+            found = sentences.encoding(subject.origin)
+            return (found[0], found[1].classes) if found is not None else None
         if reader is not None:
             tokenizer, classes, _ = reader.data
             return tokenizer, classes
@@ -497,6 +526,8 @@ class Call:
 
     def table(self, subject: Subject) -> columns.Table | None:
         """What a model learned of the table that it was trained on; None where it was trained on other data."""
+        if subject.origin is not None:
+            return columns.kept(subject.origin)
         if subject.made in self.session.tables:
             return self.session.tables[subject.made]  # type: ignore[no-any-return]
         run = subject.run or self.session.run_of(subject.made)
@@ -517,7 +548,7 @@ class Call:
             except InputError as error:
                 if self.verb != "fit":
                     raise
-                known, told = None, (*told, f"{error}. It is trained on these columns and labels from now on")
+                known, told = None, (*told, f"{error}. {_ANEW}")
         if known is None:
             columns.anew(datamodule)
             known = columns.of_datamodule(datamodule)
@@ -537,7 +568,7 @@ class Call:
         """A hyperparameter's value: an expression of the notebook is evaluated."""
         return options.resolve(value, self.session.scope, f"--{prefix}.{name}")
 
-    def fit_job(self, job: Job, name: str) -> Job:
+    def fit_job(self, job: Job, checkpoint: Path | None) -> Job:
         """Complete a fit's job: what it continues, its loggers, its callbacks by option."""
         asked, settings = self.options, self.session.settings
         loggers = settings.logger if asked.logger is None else asked.logger
@@ -550,30 +581,40 @@ class Call:
         )
         if asked.resume is None:
             return dataclasses.replace(job, continues=True)
-        if str(asked.resume).lower() in ("none", "false"):
-            return job
-        return dataclasses.replace(job, checkpoint=self.checkpoint(asked.resume, name))
+        return dataclasses.replace(job, checkpoint=checkpoint)
 
-    def at_checkpoint(self, job: Job, subject: Subject) -> Job:
-        """Let an evaluation take its weights from a checkpoint; the model that was given keeps its own.
+    def checkpoint_of(self, subject: Subject) -> Path | None:
+        """The checkpoint that is asked for, by ``--resume`` or ``--ckpt_path``; None where none is.
 
         Raises:
             InputError: there is no such checkpoint.
+            RunError: there is no such run.
         """
-        asked = self.options.ckpt_path
-        path = Path(subject.run.best_model_path) if asked == "best" and subject.run is not None else Path(asked)
+        if self.verb == "fit":
+            resume = self.options.resume
+            if resume is None or str(resume).lower() in ("none", "false"):
+                return None
+            return self.checkpoint(resume, subject.name)
+        typed = self.options.ckpt_path
+        if typed is None:
+            return None
+        path = Path(subject.run.best_model_path) if typed == "best" and subject.run is not None else Path(typed)
         if not os.path.isfile(path):
             raise InputError(
-                f"--ckpt_path {asked}: there is no checkpoint {runs.shown(path)}. "
+                f"--ckpt_path {typed}: there is no checkpoint {runs.shown(path)}. "
                 f"Type --ckpt_path PATH, or best after a fit with --monitor METRIC"
             )
-        notices = (f"weights of {runs.shown(path)}",)
+        return path
+
+    def at_checkpoint(self, job: Job, subject: Subject, checkpoint: Path) -> Job:
+        """Let an evaluation take its weights from a checkpoint; the model that was given keeps its own."""
+        others = [text for text in job.notices if text not in subject.notices]  # which say whose weights it has
         return dataclasses.replace(
             job,
             model=copy.deepcopy(job.model),
-            checkpoint=path,
+            checkpoint=checkpoint,
             weights_only=self.options.weights_only,
-            notices=notices,
+            notices=(f"weights of {runs.shown(checkpoint)}", *others),
         )
 
     def checkpoint(self, asked: Any, model: str) -> Path:
@@ -691,13 +732,26 @@ def _datamodule(part: Part, name: str) -> Data:
         return Data(name, lambda: (make(), ()), (part,), ("datamodule",))
 
     if isinstance(found, Definition):
-        return of(found.name, lambda: found.new(**overrides))
+        data = of(found.name, lambda: found.new(**overrides))
+        return dataclasses.replace(data, notices=_changed_since(found))
     if isinstance(found, type):
         return of(name, lambda: found(**overrides))
     if overrides:
         first = next(iter(overrides))
         raise InputError(f"--data.{first} is given to a constructor, and {name} is an instance already; give its class")
     return of(name, lambda: found)
+
+
+def _changed_since(definition: Definition) -> tuple[str, ...]:
+    """Says that values of a cell's data were changed in place by a later cell, which its source does not repeat."""
+    from .fingerprint import of_values
+
+    if not definition.values or of_values(definition.loaded) == definition.values:
+        return ()
+    return (
+        f"The values of {definition.name} were changed in place after its cell ran. This run uses the changed values; "
+        f"to use the values of the cell, run it again",
+    )
 
 
 def _not_a_model(found: Any, asked: Any) -> str:

@@ -269,15 +269,6 @@ def match(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tuple[s
     return frame[names], tuple(told)
 
 
-def is_like(frame: Any, known: Table) -> bool:
-    """Whether a table can be matched to what a model was trained on."""
-    try:
-        match(frame, known, "", "")
-    except InputError:
-        return False
-    return True
-
-
 def features(frame: Any, known: Table | None, model: str, what: str) -> tuple[Any, tuple[str, ...]]:
     """Return the columns of a table as features to predict for, ``(rows, columns)`` float32, and what is to be told.
 

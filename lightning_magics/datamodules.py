@@ -34,6 +34,7 @@ from .columns import Labels
 from .constructor import complete, constructor
 from .definition import Definition, as_it_is, check_name, dashed, given_options, is_datamodule
 from .errors import InputError, did_you_mean
+from .fingerprint import of_values
 from .generated import assemble, expression, method, snippet
 from .imports import bind_imports, notebook_imports
 from .loading import classes, has_columns, loaders, noted, setup, splits
@@ -172,6 +173,7 @@ class _Data:
             owned=self.imported,
             notebook=self.namespace,
             left=self.left,
+            values=of_values(self.value) if self.left and loaded is not None and self.text is None else "",
             leaves=self.leaves,
         )
         if self.text is None:

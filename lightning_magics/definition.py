@@ -40,6 +40,7 @@ class Definition:
         variant: such data as it was loaded last for other hyperparameters, by these.
         left: names that the cell of data has left in the notebook, with the identity of each value.
         leaves: the statements that gave them, as code.
+        values: a hash of what was loaded, which these names may change in place; empty if they cannot.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Definition:
     variant: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
     left: Mapping[str, int] = field(default_factory=dict, repr=False, compare=False)
     leaves: str = field(default="", repr=False, compare=False)
+    values: str = field(default="", repr=False, compare=False)
 
     def new(self, **hyperparameters: Any) -> Any:
         """Make an instance.

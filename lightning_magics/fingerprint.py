@@ -45,6 +45,32 @@ def of_loaders(loaders: Any) -> str:
     return describe(getattr(loaders, "dataset", loaders))
 
 
+def of_values(data: Any) -> str:
+    """Describe data as a cell gives it: a hash of values in memory, also of arrays, of tables and of collections."""
+    digest = hashlib.sha256()
+    todo = [data]
+    for _ in range(_MOST_PARTS):
+        if not todo:
+            break
+        value = todo.pop()
+        if isinstance(value, dict):
+            todo += value.values()
+        elif isinstance(value, tuple | list):
+            todo += value[:_MOST_PARTS]
+        elif hasattr(value, "iloc"):
+            rows = value.iloc[:: max(1, len(value) // 64)]
+            digest.update(f"{len(value)} {rows.to_dict('split')}".encode())
+        elif isinstance(value, np.ndarray) and not isinstance(value, np.memmap):
+            rows = value[:: max(1, len(value) // 64)] if value.ndim else value
+            digest.update(
+                f"{value.shape} {value.dtype}".encode()
+                + (repr(rows.tolist()).encode() if value.dtype.hasobject else rows.tobytes())
+            )
+        else:
+            _add(value, digest, [_MOST_PARTS])
+    return digest.hexdigest()[:12]
+
+
 def describe(dataset: Any) -> str:
     """Describe a dataset, as ``1,438 of TensorDataset, 9f86d081``: its length, type, and a hash of values in memory."""
     digest = hashlib.sha256()

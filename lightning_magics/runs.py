@@ -377,6 +377,12 @@ def create(root: str | Path, model: str, verb: events.Verb = "fit") -> RunFolder
         ) from error
 
 
+def folder_of(file: Path) -> RunFolder | None:
+    """Return the folder of the run that a checkpoint lies in, None where it lies in none."""
+    places = (RunFolder(parent) for parent in file.absolute().parents)
+    return next((folder for folder in places if folder.record_path.is_file()), None)
+
+
 def find(root: str | Path, name: str) -> RunFolder:
     """Find a run by its path or by its name ``Digits/version_3``.
 

@@ -23,10 +23,10 @@ _STAGES = {
 # Words of names whose smaller value is the better one; they come before those of the larger: ``loss_f1`` is a loss.
 _MIN = frozenset(
     """
-    loss losses nll nlpd elbo kl kld divergence energy cost crossentropy entropy hinge error err errors mae
+    loss losses nll nlpd kl kld divergence energy cost crossentropy entropy hinge error err errors mae
     mse rmse mape smape wmape msle rmsle rse nrmse perplexity ppl bpc bpb bpd wer cer mer ter eer wil edit fid
     kid lpips dists ece mce brier crps hamming distance deviance regret ergas bce ce epe hd hausdorff chamfer
-    huber fpr fnr fdr frr miss false disparity neg misclassification latency bouldin
+    huber fpr fnr fdr frr miss false disparity misclassification latency bouldin
     """.split()  # noqa: SIM905 -- a list of a hundred words reads worse
 )
 _MAX = frozenset(
@@ -55,6 +55,9 @@ def known(metric: str) -> Mode | None:
     words = _words(metric)
     if "at" in words[1:]:  # fpr_at_95_recall
         words = words[: words.index("at", 1)]
+    if "neg" in words:  # neg_mean_squared_error, of scikit-learn
+        inner = known("_".join(words[words.index("neg") + 1 :]))
+        return {"min": "max", "max": "min"}.get(inner or "")  # type: ignore[return-value]
     joined = "".join(words)
     stems = {word.rstrip("0123456789") for word in words}
     if joined.endswith(_MIN_ENDINGS) or not _MIN.isdisjoint({*words, *stems}):

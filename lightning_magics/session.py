@@ -179,6 +179,8 @@ class Session:
 
     def run_of(self, model: Any) -> Run | None:
         """Return a fit of this session that a live model is of, None where there is none that is still held."""
+        if model is None:  # a run that is attached has none yet
+            return None
         known = [*self.fits.values(), *self._named.values()]
         return next((run for run in known if run.verb == "fit" and run._model is model), None)
 

@@ -162,7 +162,7 @@ def test_what_is_taken_in_another_type_is_said(shell, ns, capsys):
 def test_a_fit_that_goes_on_keeps_columns_and_classes_and_a_new_one_learns_its_own(shell, ns):
     run(shell, HELD)
     run(shell, "net = run.model\nmore = %lightning_fit net held --max_epochs 1 --quiet")
-    assert list(ns["more"].data[0].columns) == ["big", "small", "flag"]
+    assert list(ns["more"].data[0].columns) == ["'big'", "'small'", "'flag'"]
     assert ns["more"].data[0].classes == ["a", "b", "c"]
     run(shell, "fresh = %lightning_fit Net held --max_epochs 1 --quiet")
     assert list(ns["fresh"].data[0].columns) == ["flag", "small", "big"]
@@ -307,6 +307,53 @@ def test_features_of_types_that_have_none_in_common_become_numbers():
     names = namespace(frame=pd.DataFrame({"a": [1.5, 2], "b": [True, False]}))
     made = ready(data("frame, frame['b'].astype(int)", names=names))
     assert made.splits["train"].tensors[0].tolist() == [[1.5, 1], [2, 0]]
+
+
+def test_weights_of_a_checkpoint_bring_the_columns_of_their_run(shell, ns, capsys):
+    run(shell, f"{HELD}")
+    expected = truth(ns)[0]
+    run(shell, "other = frame[['flag', 'small', 'big', 'kind']].assign(kind=frame.kind.map(dict(a='z', b='y', c='x')))")
+    run(shell, "%lightning_data other --label kind")
+    run(shell, "second = %lightning_fit Net other --max_epochs 1 --seed 1 --quiet")  # the newest of the name
+    run(shell, "found = %lightning_test Net held --quiet --ckpt_path {run.best_model_path}")
+    assert ns["found"].results[0]["test_accuracy"] == pytest.approx(expected)
+    run(shell, "shown = %lightning_predict second part --ckpt_path {run.best_model_path} --quiet")
+    assert torch.allclose(ns["shown"].predictions, ns["of"](ns["run"].model))
+    run(shell, "held_again = held_frame = part.assign(flag=part.flag.astype('int'))")
+    run(shell, "%%lightning_data numbers --label kind\n{'train': held_frame, 'test': held_frame}")
+    run(shell, "found = %lightning_test run numbers --quiet --ckpt_path best")
+    notices = [item.text for item in ns["found"]._state.notices]
+    assert notices[0].startswith("weights of ")
+    assert any("flag" in text for text in notices[1:])  # what is said of the data stays
+    # The columns are those of the run that goes on, in their order; so are its classes.
+    run(shell, "%lightning_data part --label kind")
+    run(shell, "more = %lightning_fit Net part --resume {run.name} --max_epochs 2 --quiet")
+    assert list(json.loads((ns["more"].folder.path / "table.json").read_text())["columns"]) == [
+        "'big'",
+        "'small'",
+        "'flag'",
+    ]
+    assert ns["more"].data[0].classes == ["a", "b", "c"]
+
+
+def test_a_fresh_model_is_not_matched_to_a_run_that_is_attached(shell, ns):
+    run(shell, "held = %lightning_attach Net/version_0")
+    ns["held"]._model = None  # as of a run of another kernel, whose model nobody has asked for
+    run(shell, "%lightning_data part --label kind")
+    run(shell, NET.replace("Net", "Two").replace("3, 3", "3, 2"))
+    run(shell, "two = %lightning_fit Two part --max_epochs 1 --quiet")
+    assert ns["two"].data[0].classes == ["b", "c"]
+
+
+def test_values_that_a_later_cell_changes_in_place_are_said(shell, ns):
+    run(shell, "%%lightning_data scaled --label kind\nown = frame.copy()\nown")
+    run(shell, "own['big'] /= own['big'].max()")
+    run(shell, "changed = %lightning_fit Net scaled --max_epochs 1 --quiet")
+    said = "The values of scaled were changed in place after its cell ran"
+    assert [item.text for item in ns["changed"]._state.notices if said in item.text]
+    run(shell, "%%lightning_data scaled --label kind\nown = frame.copy()\nown")
+    run(shell, "same = %lightning_fit Net scaled --max_epochs 1 --quiet")
+    assert not [item.text for item in ns["same"]._state.notices if said in item.text]
 
 
 @pytest.fixture(scope="module")

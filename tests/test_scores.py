@@ -142,3 +142,9 @@ def test_the_main_metric_is_a_validation_score_then_a_validation_loss_and_never_
 )
 def test_improvement_goes_the_way_of_the_metric_and_is_finite(metric, value, than, expected):
     assert improves(value, than, better(metric)) is expected
+
+
+def test_what_is_negated_goes_the_other_way():
+    assert known("val_neg_mean_squared_error") == "max"
+    assert known("neg_log_likelihood") == known("val_negative_log_likelihood") == "min"
+    assert known("val_elbo") is None  # some log the bound, others what they minimise
