@@ -215,8 +215,8 @@ def _check_numbers(value: Any) -> None:
         kind = item.dtype if isinstance(item, torch.Tensor) else np.asarray(item).dtype
         if isinstance(kind, np.dtype) and kind.kind not in "biufc":
             raise InputError(
-                f"an array of {kind} holds no numbers. "
-                f"Encode labels in the cell: classes, y = np.unique(y, return_inverse=True)"
+                f"an array of type {kind} is not numeric. For class names as labels, put X and y into a DataFrame and "
+                f"type %lightning_data NAME --label COLUMN: the run then keeps the classes"
             )
 
 
