@@ -108,8 +108,8 @@ def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str], repeat
     data = {name: text for name, text in before.fingerprint.items() if name != "weights"}
     found += _differing("data", data, after.fingerprint)
     if not found and before.precision == after.precision and _differing("", before.fingerprint, after.fingerprint):
-        instance = ": the model is an instance, which was made before the fit began" if recipe.arguments is None else ""
-        found.append(f"the initial weights are not those of {before.run}{instance}")
+        instance = ": the model is an instance, created before the fit started" if recipe.arguments is None else ""
+        found.append(f"the initial weights differ from those of {before.run}{instance}")
     found += _differing("", before.versions, after.versions)
     facts: tuple[str, ...] = ("devices", "precision")
     found += [

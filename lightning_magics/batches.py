@@ -77,15 +77,15 @@ def adapted(model: Any, batch: Any) -> str:
     for value in inputs:
         taken = convert(value[:0]) if convert is not None and isinstance(value, torch.Tensor) and value.ndim else value
         if taken is not value and taken.dtype != value.dtype:
-            scaled = ", from 0 to 255, not scaled" if value.dtype == torch.uint8 else ""
-            told.append(f"{_type(value)} inputs are taken as {_type(taken)}{scaled}")
+            scaled = " without scaling (0 to 255)" if value.dtype == torch.uint8 else ""
+            told.append(f"{_type(value)} inputs are converted to {_type(taken)}{scaled}")
     if hasattr(model, "_class_labels") and isinstance(target, torch.Tensor):
         if target.dtype not in (torch.int64, torch.uint8) and target.ndim == 1:
-            told.append(f"{_type(target)} labels are taken as numbers of classes")
+            told.append(f"{_type(target)} labels are converted to class indices")
         elif target.ndim == 2 and target.shape[1] == 1:
-            told.append(f"labels {tuple(target.shape)} are taken as ({len(target)},), a class for each sample")
+            told.append(f"labels of shape {tuple(target.shape)} are reshaped to ({len(target)},), one class per sample")
         elif target.ndim == 2 and not target.is_floating_point():
-            told.append(f"labels {tuple(target.shape)} are taken as a probability of each class")
+            told.append(f"labels of shape {tuple(target.shape)} are converted to class probabilities")
     return "; ".join(dict.fromkeys(told))
 
 

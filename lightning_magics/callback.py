@@ -170,7 +170,7 @@ class _Reporter:
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
         self._told = dict(trainer.callback_metrics)  # of two batches: not a result
         for monitor, near in _unlogged(trainer, self._told).items():
-            text = f"the metric {monitor!r} is monitored, and the sanity check did not log it.{near}"
+            text = f"the monitored metric {monitor!r} was not logged in the sanity check.{near}"
             self._emit(Notice(text, level="info"))
         self.cut_short = False
 
@@ -356,7 +356,7 @@ def misspelled(raised: BaseException, trainer: Any) -> str:
     logged = trainer.callback_metrics
     for name, near in _unlogged(trainer, logged).items():
         if f"`{name}`" in str(raised) or f"monitor={name!r}" in str(raised):
-            return f"the metric {name!r} is monitored and not logged.{near} Logged: {', '.join(logged)}"
+            return f"the monitored metric {name!r} is not logged.{near} Logged metrics: {', '.join(logged)}"
     return ""
 
 

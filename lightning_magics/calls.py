@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from .randomness import RandomState
 
 
-_ANEW = "It is trained on these columns and labels from now on"
+_ANEW = "This fit replaces the columns and labels of the earlier one"
 
 
 @dataclass(frozen=True)
@@ -554,7 +554,7 @@ class Call:
             known = columns.of_datamodule(datamodule)
             if self.verb != "fit" and known is not None and known.classes:
                 numbered = ", ".join(f"{number} = {name}" for number, name in enumerate(known.classes))
-                told += (f"{subject.name} was not trained on a table: the classes of {name} are {numbered}",)
+                told += (f"{subject.name} was not trained on a table. Classes are numbered as in {name}: {numbered}",)
         return dataclasses.replace(data, notices=told, table=known)
 
     def data_of(self, run: Run) -> Data:

@@ -89,14 +89,14 @@ def check_names(frame: Any, what: str) -> None:
     double = frame.columns[frame.columns.duplicated()].unique()
     if len(double):
         raise InputError(
-            f"{what} has the column {_few(double)} more than once. Give every column a name of its own, "
-            f"or keep the first: frame.loc[:, ~frame.columns.duplicated()]"
+            f"{what} has duplicate column names: {_few(double)}. Rename them, "
+            f"or keep the first of each: frame.loc[:, ~frame.columns.duplicated()]"
         )
     for name in frame.columns:
         if not _is_plain(name):
             raise InputError(
-                f"the column name {name!r} of {what} is of type {type(name).__name__}, not a text or a number. "
-                f"Make texts of the names: frame.columns = frame.columns.astype(str)"
+                f"the column name {name!r} of {what} has type {type(name).__name__}, not text or a number. "
+                f"Convert the names to text: frame.columns = frame.columns.astype(str)"
             )
 
 
@@ -108,7 +108,7 @@ def check_features(frame: Any, what: str) -> None:
     """
     text = [name for name, kind in frame.dtypes.items() if kind.kind not in "biuf"]
     if text:
-        raise InputError(f"{what} has columns that hold no numbers: {_few(text)}. Encode them, or drop them")
+        raise InputError(f"{what} has columns that are not numeric: {_few(text)}. Encode them or drop them")
     empty = [name for name in frame.columns if frame[name].isna().any()]
     if empty:
         raise InputError(f"{what} has columns with missing values: {_few(empty)}. Fill them (fillna) or drop them")
@@ -249,11 +249,11 @@ def match(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tuple[s
         extra = f" It has {_few(new)}, which {model} was not trained on." if new and not near else ""
         raise InputError(
             f"{what} lacks {_columns(missing)}, which {model} was trained on.{near}{extra} "
-            f"Give it the columns {_few(names)}"
+            f"The columns must be {_few(names)}"
         )
     if new:
         raise InputError(
-            f"{what} has {_columns(new)}, which {model} was not trained on. Leave it out: "
+            f"{what} has {_columns(new)}, which {model} was not trained on. Remove extra columns: "
             f"frame.drop(columns={[_unboxed(name) for name in new[:8]]!r})"
         )
     told = []
@@ -261,11 +261,11 @@ def match(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tuple[s
         kind = frame[name].dtype
         if kind.kind not in "biuf":
             raise InputError(
-                f"the column {name!r} of {what} is of type {kind}, and {model} was trained on numbers ({before}). "
+                f"the column {name!r} of {what} has type {kind}, but {model} was trained on numbers ({before}). "
                 f"Convert it: frame[{name!r}].astype({before!r})"
             )
         if (kind.kind == "b") != before.lower().startswith("bool"):
-            told.append(f"the column {name!r} of {what} is of type {kind}, and was {before} in training")
+            told.append(f"the column {name!r} of {what} has type {kind}, but was {before} in training")
     return frame[names], tuple(told)
 
 
@@ -288,7 +288,7 @@ def features(frame: Any, known: Table | None, model: str, what: str) -> tuple[An
         frame, told = match(frame, known, model, what)
     text = [name for name, kind in frame.dtypes.items() if kind.kind not in "biuf"]
     if text:
-        raise InputError(f"the columns {_few(text)} hold no numbers: leave them out, or make numbers of them")
+        raise InputError(f"columns that are not numeric: {_few(text)}. Remove them or convert them to numbers")
     if known is not None:
         check_features(frame, what)
     return torch.as_tensor(frame.to_numpy(dtype="float32", copy=True)), told
@@ -313,13 +313,13 @@ def labelled(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tupl
 
     if known.labels == "apart":
         raise InputError(
-            f"the column of {what} that holds the labels is not known: {model} was trained on (X, y). "
+            f"the label column of {what} is unknown: {model} was trained on (X, y). "
             f"Type ({what}.drop(columns='LABEL'),{what}['LABEL'])"
         )
     (label,) = known.of_labels
     if label not in frame.columns:
         near = did_you_mean(str(label), [str(name) for name in frame.columns if name not in known.names])
-        raise InputError(f"{what} lacks the column of the labels, {label}, which {model} was trained on.{near}")
+        raise InputError(f"{what} lacks the label column {label}, which {model} was trained on.{near}")
     inputs, told = features(frame, known, model, what)
     values = frame[label]
     if values.isna().any():
@@ -350,25 +350,25 @@ def check_labels(values: Any, known: Table, labels: Labels, model: str, what: st
         unseen = [name for name in map(class_name, found) if name not in known.classes]
         if unseen:
             raise InputError(
-                f"the column {column!r} of {what} has the {_plural('class', unseen)} {_few(unseen)}, and {model} was "
-                f"trained on {_few(known.classes)}. Leave those rows out"
+                f"the column {column!r} of {what} has the {_plural('class', unseen)} {_few(unseen)}, but {model} was "
+                f"trained only on {_few(known.classes)}. Remove those rows"
             )
     elif known.labels == "indices":
         odd = [value for value in found if not class_name(value).lstrip("-").isdecimal()]
         if odd:
             raise InputError(
-                f"the column {column!r} of {what} holds {_few(odd)}, and {model} was trained on whole numbers. "
-                f"Convert it as that of the training data"
+                f"the column {column!r} of {what} contains {_few(odd)}, but {model} was trained on integers. "
+                f"Convert it as in the training data"
             )
     elif known.labels == "numbers" and getattr(kind, "kind", "O") not in "iuf":
         raise InputError(
-            f"the column {column!r} of {what} is of type {kind}, and {model} was trained on numbers. "
+            f"the column {column!r} of {what} has type {kind}, but {model} was trained on numbers. "
             f"Convert it: frame[{column!r}].astype('float32')"
         )
     elif known.labels == "apart" and labels == "classes":
         raise InputError(
-            f"the column {column!r} of {what} holds the classes {_few(found)}, and {model} was trained on labels that "
-            f"were numbers already. Convert it to those numbers"
+            f"the column {column!r} of {what} contains the classes {_few(found)}, but {model} was trained on "
+            f"numeric labels. Convert it to those numbers"
         )
 
 
@@ -395,7 +395,7 @@ def kept(folder: RunFolder) -> Table | None:
         table: Table = read(Table, json.loads(folder.table_path.read_text(encoding="utf-8")))
         _ = table.names, table.of_labels
     except (OSError, ValueError, SyntaxError) as error:
-        raise RunError(f"{folder.name} does not tell which columns it was trained on: {error}") from error
+        raise RunError(f"the training columns of {folder.name} cannot be read: {error}") from error
     return table
 
 

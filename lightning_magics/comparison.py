@@ -86,7 +86,7 @@ class Comparison(Framed):
         found = [f"equal: {formats.clip(' · '.join(told), _MOST_EQUAL)}"] if told else []
         if shown := self._metrics[:_MOST_METRICS]:
             ways = [f"{_WAYS[catalog.direction(self.rows, name)]} {name}" for name in shown]
-            found.append(f"★ the best: {', '.join(ways)}")
+            found.append(f"★ marks the best: {', '.join(ways)}")
         if (more := len(self._metrics) - _MOST_METRICS) > 0:
             found.append(f"… {formats.plural(more, 'more metric')}: the DataFrame, .df, has all")
         if (more := len(self._charts()) - _MOST_CHARTS) > 0:

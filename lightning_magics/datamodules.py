@@ -271,14 +271,14 @@ class _Data:
                 columns.match(features, learned, "this data", what)
                 continue
             else:
-                raise InputError(f"{what} lacks the column of the labels, {self.label}")
+                raise InputError(f"{what} lacks the label column {self.label}")
             columns.check_features(features, what)
             if learned is None:
                 self.labels = labels
                 found = table[self.label].astype("category").cat.categories
                 names = [columns.class_name(item) for item in found] if labels == "classes" else []
                 if len(set(names)) < len(names):
-                    raise InputError(f"{self.label} holds classes of the same name: {_few(sorted(names))}")
+                    raise InputError(f"{self.label} has different classes with the same name: {_few(sorted(names))}")
                 learned = columns.of_frame(features, self.label, labels, names)
             else:
                 columns.match(features, learned, "this data", what)
@@ -310,7 +310,7 @@ class _Data:
         """
         if self.options.label is not None:
             raise InputError(
-                f"--label {self.options.label} would have no effect: (X, y) has its labels apart. Leave it out"
+                f"--label {self.options.label} has no effect: y already holds the labels of (X, y). Leave it out"
             )
         parts = {split: _item(value, part) for split, part in self.parts.items() if part.table is not None}
         first = parts.get("train", next(iter(parts.values())))
@@ -525,7 +525,7 @@ def _check_sparse(value: Any) -> None:
         elif type(item).__module__.startswith("scipy.sparse"):
             rows, width = (*item.shape, 1)[:2]
             raise InputError(
-                f"a sparse matrix ({rows:,} × {width:,}) cannot be loaded as data. Make it dense in the cell: "
+                f"a sparse matrix ({rows:,} × {width:,}) cannot be loaded as data. Convert it in the cell: "
                 f"X.toarray(), which takes {rows * width * 4 / 2**20:,.0f} MiB as float32"
             )
 

@@ -158,9 +158,7 @@ class DataOptions:
         several=True,
         words=("html", "unicode", "lower", "whitespace"),
     )
-    encoding: str | None = _option(
-        None, "encoding of a file of texts, such as cp1252; UTF-8 or UTF-16 by default", "NAME"
-    )
+    encoding: str | None = _option(None, "encoding of text files, such as cp1252 (default: UTF-8 or UTF-16)", "NAME")
     split_seed: int = _option(0, "seed of the splits", "N", minimum=0)
 
 
@@ -467,7 +465,7 @@ def metric_and_mode(text: str) -> tuple[str, Mode | None]:
     if metric and mode in WORDS:
         return metric, mode
     if not text or (colon and (not metric or not mode or mode.lower() in _NEARLY_MODES)):
-        raise InputError(f"a metric is typed as METRIC[:min|max], such as val_loss:min; found {text!r}.")
+        raise InputError(f"{text!r} is not a valid metric. Type METRIC[:min|max], such as val_loss:min.")
     return text, None
 
 

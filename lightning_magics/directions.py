@@ -67,11 +67,11 @@ class Directions:
         callback, own = self._callbacks.get(metric) or (None, None)
         if own == mode and natural not in (None, mode):
             return (
-                f"{type(callback).__name__} takes the {'smallest' if mode == 'min' else 'largest'} {metric} for the "
-                f"best, although {WORDS[natural]}. Give it mode={natural!r}"
+                f"{type(callback).__name__} treats the {'smallest' if mode == 'min' else 'largest'} {metric} "
+                f"as the best, although {WORDS[natural]}. Pass mode={natural!r}"
             )
         if natural is None and metric in self._options and not own:
-            return f"{metric}: {WORDS[mode]}, unless it is typed as {metric}:{'max' if mode == 'min' else 'min'}"
+            return f"{metric}: assuming {WORDS[mode]}. To reverse, type {metric}:{'max' if mode == 'min' else 'min'}"
         return ""
 
 

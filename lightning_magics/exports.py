@@ -76,7 +76,7 @@ def _of_run(session: Session, asked: Any) -> tuple[Script, str]:
     reasons = unrepeated(record.run, recipe, record.seed, repeats=seeds_itself)
     if seeds_itself:
         reasons.insert(
-            0, "the seed is the code's own: numbers that other cells of the notebook drew are not drawn here"
+            0, "the code sets its own seed: random numbers drawn in other cells of the notebook are not repeated"
         )
     if recipe.options.get("resume") and recipe.options.get("weights_only") is False:
         reasons.append(

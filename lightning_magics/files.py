@@ -39,7 +39,7 @@ class Writing:
 
     def __str__(self) -> str:
         kinds = {"lines": "JSON lines", "json": "JSON", "parquet": "Parquet"}
-        what = f"fields with {_SIGNS[self.delimiter]} between them" if self.delimiter else kinds[self.reader]
+        what = f"fields separated by {_SIGNS[self.delimiter]}" if self.delimiter else kinds[self.reader]
         return what if self.encoding == _UTF8 else f"{what} in {self.encoding}"
 
 
@@ -95,7 +95,7 @@ def read(path: Path, wanted: Sequence[str | None], encoding: str | None) -> File
     """
     kind = ending(path)
     if kind not in ENDINGS:
-        raise InputError(f"{path} cannot be read as texts: its name ends in none of {', '.join(ENDINGS)}")
+        raise InputError(f"{path} is not a supported text file. Supported endings: {', '.join(ENDINGS)}")
     if not path.is_file():
         near = did_you_mean(path.name, [item.name for item in path.parent.glob("*")] if path.parent.is_dir() else [])
         raise InputError(f"there is no file {path}.{near}")
@@ -140,7 +140,7 @@ def _decoded(path: Path, encoding: str | None) -> tuple[str, str]:
             codecs.lookup(encoding)
         except LookupError:
             near = did_you_mean(encoding, ["utf-8", "utf-16", "latin-1", "cp1252", "cp1251", "gb18030", "shift_jis"])
-            raise InputError(f"--encoding {encoding} is not an encoding that Python has.{near}") from None
+            raise InputError(f"--encoding {encoding} is not a Python encoding.{near}") from None
     try:
         with get_handle(path, "rb", compression="infer", is_text=False) as handles:
             content = handles.handle.read()
@@ -159,7 +159,7 @@ def _decoded(path: Path, encoding: str | None) -> tuple[str, str]:
         where = f": byte 0x{content[wrong]:02x} at position {wrong:,}" if wrong is not None else ""
         raise InputError(f"{path} is not {what}{where}. {told}") from error
     if "\0" in text[:1000]:
-        raise InputError(f"{path} is not {'UTF-8' if used == _UTF8 else used}: it has null characters. {told}")
+        raise InputError(f"{path} is not {'UTF-8' if used == _UTF8 else used}: it contains null characters. {told}")
     return text, used
 
 
@@ -205,8 +205,8 @@ def table(file: File, quoted: bool, label: str) -> Any:
         wide = re.search(r"Expected \d+ fields in line (\d+), saw", str(error))
         if wide:
             raise InputError(
-                f"{file.path} has more fields than columns in row {int(wide[1]) - 1:,}: a text that holds "
-                f"{_SIGNS[delimiter]} has to be in quotes"
+                f"{file.path} has more fields than columns in row {int(wide[1]) - 1:,}. Put texts that contain "
+                f"{_SIGNS[delimiter]} in quotes"
             ) from error
         if quoted:
             _check_quotes(file, label, set())
@@ -264,8 +264,8 @@ def _check_quotes(file: File, label: str, labels: set[str]) -> None:
         takes_rows = all(map(is_row, lines[1:])) and len(lines) > 2 if is_before else is_row(lines[0])
         if takes_rows or not is_closed:
             raise InputError(
-                f"{file.path} has a quote in line {text.count(chr(10), 0, start) + 1:,} that takes the rows after it "
-                f"into one text. Remove it, or put the text in quotes and write the quote in it twice"
+                f"{file.path} has a stray quote in line {text.count(chr(10), 0, start) + 1:,} that merges the next "
+                f"rows into one text. Remove it, or put the text in quotes and double the quote inside it"
             )
 
 
@@ -289,4 +289,4 @@ def _json(text: str, wanted: Sequence[str | None]) -> tuple[Reader, Any]:
         if reader == "lines" and len(found) == 1 and any(isinstance(found[name][0], list | dict) for name in known):
             continue  # a line that holds the columns
         return reader, found
-    raise ValueError(str(errors[0]) if errors else "its rows are not by column, such as {...}")
+    raise ValueError(str(errors[0]) if errors else "its rows are not objects, such as {...}")

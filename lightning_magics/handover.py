@@ -105,9 +105,9 @@ def take(model: Any, callbacks: Sequence[Any] | Callable[[], Sequence[Any]], sta
         _take_state(callback, state.get("callbacks", {}), attributes[place] if place < len(attributes) else {})
     kind = type(model).__name__
     told = (
-        [f"this {kind} has no layer for {listed(unknown)} of the run; they stay in the checkpoint"] if unknown else []
+        [f"this {kind} has no layer for {listed(unknown)} of the run; they remain in the checkpoint"] if unknown else []
     )
-    return told + ([f"{listed(other)} of the run have another shape than in this {kind}"] if other else [])
+    return told + ([f"{listed(other)} of the run have a different shape in this {kind}"] if other else [])
 
 
 def _is_of(model: Any, package: str) -> bool:

@@ -212,7 +212,7 @@ def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], s
 
 def removed(folder: RunFolder) -> str:
     """What there is to say of a run whose folder somebody removed."""
-    return f"The run folder {folder.path} was removed while the run went on. Its record and checkpoints are lost."
+    return f"The run folder {folder.path} was removed during the run. Its record and checkpoints are lost."
 
 
 def write_sources(sources: Mapping[Path, str]) -> None:

@@ -82,7 +82,7 @@ class STREAM(torch.utils.data.IterableDataset):
 '''
 _MAPPED = '''
 class MAPPED(torch.utils.data.Dataset):
-    """Arrays in files: a sample is read when it is asked for."""
+    """Memory-mapped arrays; each sample is read on demand."""
 
     def __init__(self, arrays, to_tensor):
         self.arrays = arrays
@@ -107,7 +107,7 @@ def _tables(self):
 '''
 _LEARN = '''
 def _learn(self, table):
-    """Take note of the columns, and the classes, of the table that a model is trained on, if it is the first."""
+    """Record the columns and classes of the first table that a model is trained on."""
     if self.columns is None:
         features = FEATURES
         self.columns = {name: str(kind) for name, kind in features.dtypes.items()}
@@ -123,14 +123,14 @@ SPLITS
 """
 _ROWS = '''
 def _rows(self, table):
-    """Return the rows of a table: its features, in the order of the columns, and its labels, if it has some."""
+    """Return the rows of a table: the features in column order, and the labels if there are any."""
     features = torch.tensor(table[list(self.columns)].to_numpy("float32"))
     columns = [features, self._target(table[self.label])] if self.label in table.columns else [features]
     return torch.utils.data.TensorDataset(*columns)
 '''
 _TARGET = '''
 def _target(self, labels):
-    """Return labels as numbers: of a class its place among the classes, other labels as they are."""
+    """Return labels as numbers: classes as indices, other labels unchanged."""
     if self.labels == "numbers":
         return torch.tensor(labels.to_numpy("float32"))
     if self.labels == "indices":
@@ -142,12 +142,12 @@ def _target(self, labels):
 _CLASS_NAME = '''
 @staticmethod
 def _class_name(value):
-    """Return the name of a class, of a whole number without a decimal point."""
+    """Return the name of a class; whole numbers are written without a decimal point."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 '''
 _ORDERED = '''
 def _ordered(self, data):
-    """Return features and labels, the columns of the features in the order in which a model is trained on them."""
+    """Return features and labels, with the feature columns in training order."""
     table, *others = data
     return (FEATURES, *others)
 '''

@@ -408,7 +408,7 @@ class LightningMagics(Magics):
         output = parsed.options.pop("output", None)
         if output in self.session.local_names:
             raise InputError(
-                f"-o {output} cannot set a variable of a function. Type {output} = %lightning_{verb} …, then "
+                f"-o {output} cannot set a local variable of a function. Type {output} = %lightning_{verb} …, then "
                 f"{output}.predictions"
             )
         run: Run = getattr(api, verb)(*parsed.positional, **parsed.asked)

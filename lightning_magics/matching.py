@@ -107,15 +107,15 @@ def _check_loss(model: Any, datamodule: Any, name: str, data: str) -> None:
         values = next(iter(datamodule._tables().values()))[datamodule.label]
         if (values % 1 != 0).any():
             raise InputError(
-                f"the labels of {data} are numbers ({values.iloc[0]}, …), and the loss of {name} takes classes. Define "
-                f"{name} with --loss mse_loss"
+                f"the labels of {data} are numbers ({values.iloc[0]}, …), but the loss of {name} expects classes. "
+                f"Define {name} with --loss mse_loss"
             )
     loss = losses.of_numbers(model) if of_texts or is_table else ""
     if not loss or (is_table and datamodule.classes == ["False", "True"]):
         return
-    how = "" if of_texts else ", or give numbers as labels: astype('float32')"
+    how = "" if of_texts else ", or convert the labels to numbers: astype('float32')"
     raise InputError(
-        f"--loss {loss} compares numbers, and the labels of {data} are classes. Define {name} with "
+        f"--loss {loss} expects numbers, but the labels of {data} are classes. Define {name} with "
         f"--loss cross_entropy{how}"
     )
 
@@ -161,14 +161,14 @@ def _order_classes(
         if order is None and not labels.are_plain(outputs):
             wanted = "{" + ", ".join(f"{number}: {item!r}" for number, item in enumerate(present[:8])) + "}"
             raise InputError(
-                f"the labels of {data} are {_listed(present)}, and the outputs of {name} are {_listed(outputs)}: they "
-                f"do not match. Rename the labels, or train a model that has them: from_pretrained(…, "
+                f"the labels of {data} ({_listed(present)}) do not match the outputs of {name} ({_listed(outputs)}). "
+                f"Rename the labels, or train a model that has them: from_pretrained(…, "
                 f"id2label={wanted})"
             )
         if order is not None and order != before:
-            told = f"the outputs of {name} are, in their order, {_listed(_paired(order, outputs))}"
+            told = f"the outputs of {name} are, in order: {_listed(_paired(order, outputs))}"
         elif order is None and not trains:
-            told = f"the outputs of {name} have no names, and are taken for {_listed(before)} in this order"
+            told = f"the outputs of {name} have no names. The assumed order is {_listed(before)}"
     if order is not None and order != before:
         datamodule.order_classes(list(order))
         load(datamodule)
@@ -260,13 +260,13 @@ def _depending(model: Any, tokenizer: Any, side: str, names: tuple[str, str]) ->
     config = getattr(classifier, "config", None)
     if config is not None and getattr(config, "pad_token_id", known) != known:
         raise InputError(
-            f"{name} ignores the padding token {config.pad_token_id}, and {data} is padded with {known}, so that the "
-            f"output for a text depends on the texts beside it. Write from_pretrained(…, pad_token_id={known})"
+            f"{name} ignores the padding token {config.pad_token_id}, but {data} is padded with {known}, so the output "
+            f"for a text depends on the other texts in the batch. Pass pad_token_id={known} to from_pretrained(…)"
         )
     other = "left" if side == "right" else "right"
     may_help = f", or set tokenizer.padding_side = {other!r}" if side == "left" or _of_transformers(model) else ""
     return (
-        f"the output of {name} for a text depends on the texts beside it: it does not ignore padding on the {side}. "
+        f"the output of {name} for a text depends on its batch: padding on the {side} is not ignored. "
         f"Use attention_mask{may_help}"
     )
 

@@ -135,8 +135,8 @@ def _of_hyperparameters(owner: Any) -> dict[str, Any]:
         for item in collector.found:
             if found.setdefault(item.__qualname__, item) is not item:
                 raise InputError(
-                    f"the hyperparameter {name} is of the {item.__qualname__} of this notebook or of a loaded run, and "
-                    f"another hyperparameter is of the other one. Take all of them from one place, or rename one"
+                    f"the hyperparameter {name} and another one use different definitions of {item.__qualname__}, from "
+                    f"this notebook or a loaded run. Take both from one place, or rename one"
                 )
     return found
 

@@ -108,11 +108,11 @@ class Recalled:
         for text in expressions:
             if len(text) > _MOST_SHOWN:
                 raise RunError(
-                    f"{record} holds an expression of {len(text):,} characters, which is too long to be shown before "
-                    f"it is evaluated: {text[:60]}… Write it into {runs.shown(self.folder.source_path)} as the value "
-                    "of a name, and that name into the record"
+                    f"{record} holds an expression of {len(text):,} characters, which is too long to show before "
+                    f"evaluating it: {text[:60]}… Assign it to a name in {runs.shown(self.folder.source_path)}, "
+                    "and put that name in the record"
                 )
-        beside = f"; evaluating of {record}: {', '.join(expressions)}" if expressions else ""
+        beside = f"; evaluating from {record}: {', '.join(expressions)}" if expressions else ""
         return f"executing {runs.shown(self.folder.source_path)}: {counted}{beside}"
 
     def execute(self, codes: Iterable[str], of_data: Iterable[str] = ()) -> None:
@@ -176,7 +176,7 @@ class Recalled:
         except (OSError, ValueError) as error:
             raise RunError(
                 f"the random state of {self.folder.name} cannot be read from {runs.shown(path)}: {error}. "
-                "Delete the file, or give a seed: --seed 1"
+                "Delete the file, or set a seed: --seed 1"
             ) from error
 
     def value(self, code: str) -> Any:
@@ -217,7 +217,7 @@ class Recalled:
         if not recipe.data:
             return None
         if "data" in recipe.missing:  # the record has the name of its type in its place
-            raise RunError(f"{self.folder.name} does not tell its data: {recipe.missing['data']}")
+            raise RunError(f"the data of {self.folder.name} was not recorded: {recipe.missing['data']}")
         self.execute(recipe.data_codes)
         if self._failed is not None:
             raise self._failed

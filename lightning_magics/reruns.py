@@ -51,7 +51,7 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
         model, datas, inner = _parts(session, recalled)
     begins_with = recalled.begins_with() if call.options.seed is None else None
     if begins_with is not None:
-        print(f"random numbers: those that {record.run} began with, which had no --seed")  # noqa: T201 -- of what it is
+        print(f"random state: the initial one of {record.run}, which had no --seed")  # noqa: T201 -- of what it is
     run = dataclasses.replace(call, session=inner, random=begins_with).start(model, datas)
     session.started(run)
     session.interrupted |= inner.interrupted

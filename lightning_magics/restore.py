@@ -52,7 +52,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         model = found.new(**recalled.values(recipe.arguments)) if isinstance(found, Definition) else found
         state = take(model, functools.partial(_callbacks, recalled), path, trusted=not weights_only)
     if lacks := absent(model, state):
-        print(f"not in the checkpoint, so as the model is made with them: {listed(lacks)}")  # noqa: T201 -- likewise
+        print(f"not in the checkpoint, so the model's initial values are kept: {listed(lacks)}")  # noqa: T201 -- likewise
     name_outputs(model, recalled.folder)
     alone = "" if is_whole(state) else ", which holds them alone: a fit of the model begins anew"
     print(f"weights: {runs.shown(path)}{alone}")  # noqa: T201 -- which of them
@@ -80,7 +80,7 @@ def _callbacks(recalled: Recalled) -> list[Any]:
         recalled.execute([code])
         return listed(recalled.value(code))
     except Exception as error:  # whatever the user's code raises here
-        print(f"without the callbacks of the run: {type(error).__name__}: {' '.join(str(error).split())}")  # noqa: T201
+        print(f"the callbacks of the run are not available: {type(error).__name__}: {' '.join(str(error).split())}")  # noqa: T201
         return []
 
 

@@ -521,7 +521,7 @@ def absolute(path: str | Path) -> Path:
         return Path(os.path.expanduser(path)).absolute()
     except FileNotFoundError as error:
         raise RunError(
-            f"{path} is not available: the folder in which this notebook runs was removed. Change to another one: %cd ~"
+            f"{path} is not available: the working folder of this notebook was removed. Type %cd ~"
         ) from error
 
 
@@ -540,8 +540,8 @@ def root_folder(root: str | Path) -> Path:
     except OSError as error:
         reason = "a name in it is too long" if error.errno == errno.ENAMETOOLONG else ""
     if reason:
-        place = "Choose another place: %config LightningMagics.run_dir = 'PATH'"
-        raise RunError(f"{_brief(str(root))} cannot be the folder of runs: {reason}. {place}")
+        place = "Choose another folder: %config LightningMagics.run_dir = 'PATH'"
+        raise RunError(f"{_brief(str(root))} cannot be used as the run folder: {reason}. {place}")
     return found
 
 

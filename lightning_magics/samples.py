@@ -119,22 +119,20 @@ def _named(value: Mapping[Any, Any], labelled: bool) -> dict[Split, Part]:
         if name is None:
             keys = ", ".join(map(repr, value))
             near = did_you_mean(str(key), SPLITS)
-            several = " Loaders that are read together are one split: {'train': {…}}" if _are_loaders(value) else ""
+            several = " Put loaders that are read together in one split: {'train': {…}}" if _are_loaders(value) else ""
             raise InputError(
                 f"a dict as data has a key for each split; found {keys}.{near} Name them train, val, test and predict."
                 f"{several}"
             )
         form = _form_of_split(item)
         if form is None or (form == "table" and not labelled):
-            label = ". Say which column is the label: --label COLUMN" if form == "table" else ""
+            label = ". Name the label column: --label COLUMN" if form == "table" else ""
             raise InputError(f"the split {key!r}: {_cannot(item)}{label}")
         if name in parts:
             raise InputError(f"two keys are for the split {name!r}: {', '.join(map(repr, value))}. Leave one out")
         parts[name] = Part.of(item, form, key)
     if len({part.form == "table" for part in parts.values()}) > 1:
-        raise InputError(
-            "some splits are tables and some are not. Give either tables, with --label, or (X, y) for each"
-        )
+        raise InputError("some splits are tables and some are not. Use tables with --label, or (X, y), for all of them")
     if len({part.form == "loaders" for part in parts.values()}) > 1:
         raise InputError("some splits are DataLoaders and some are not. Give either loaders or datasets")
     if not parts:
@@ -252,13 +250,13 @@ def unbatchable(sample: Any) -> str:
     kinds = {base.__module__.partition(".")[0] for base in type(sample).__mro__}
     if "PIL" in kinds:
         return (
-            f"a sample holds a PIL image ({type(sample).__name__}), of which no batch can be made. Convert it: "
+            f"a sample holds a PIL image ({type(sample).__name__}), which cannot be batched. Convert it: "
             f"transform=torchvision.transforms.ToTensor(), or "
             f"torch.tensor(np.array(image.convert('RGB'))).permute(2, 0, 1) / 255"
         )
     if isinstance(sample, np.ndarray | np.generic):
         return (
-            f"a sample holds an array of {sample.dtype}, of which no batch can be made. Convert it to numbers"
+            f"a sample holds an array of {sample.dtype}, which cannot be batched. Convert it to numbers"
             if sample.dtype.kind in "OSU"
             else ""
         )
@@ -267,7 +265,7 @@ def unbatchable(sample: Any) -> str:
     if any(isinstance(sample, kind) for kind in default_collate_fn_map):
         return ""
     return (
-        f"a sample holds a value of type {type(sample).__name__}, of which no batch can be made. Convert it to a "
+        f"a sample holds a value of type {type(sample).__name__}, which cannot be batched. Convert it to a "
         f"tensor or a number, or give a DataLoader with a collate_fn"
     )
 
@@ -429,8 +427,8 @@ def _one_form(value: Any) -> Form:
     if isinstance(value, Mapping) and value.keys() and all(str(key).lower() in SPLITS for key in value):
         first = repr(next(iter(value)))
         raise InputError(
-            f"a dict of the splits {', '.join(map(repr, value))} is data with a name: %lightning_data NAME. "
-            f"Or give one split, such as data[{first}]"
+            f"a dict of the splits {', '.join(map(repr, value))} cannot be used directly. Define it with "
+            f"%lightning_data NAME, or pass one split, such as data[{first}]"
         )
     form = _form_of_split(value)
     if form is None:

@@ -223,8 +223,8 @@ class Session:
                     found[name] = functools.reduce(getattr, rest, self.namespace[first])
                 elif _OF_AN_OBJECT.match(value):
                     raise RunError(
-                        f"the hyperparameter {name} of {record.run} is {code}, which does not run here. Let the run's "
-                        f"own source define the model: %lightning_load {record.run}"
+                        f"the hyperparameter {name} of {record.run} is {code}, which is not evaluated here. Load the "
+                        f"model from the run's own source: %lightning_load {record.run}"
                     )
             elif not code and not isinstance(default, str):
                 text = provenance.plain({name: default})[name]

@@ -60,7 +60,9 @@ def rewind(objects: Iterable[Any]) -> list[str]:
         elif known.left:
             _restore(item, known)
             kind = type(item).__name__
-            told += [f"{kind}.{name} is as the last fit left it: it cannot be copied" for name in known.uncopied]
+            told += [
+                f"{kind}.{name} cannot be copied, so it keeps its value from the last fit" for name in known.uncopied
+            ]
     return told
 
 

@@ -273,7 +273,7 @@ class SpawnedRun(Run):
             error = f"its folder {self.folder.path} was removed"
         elif not error:
             error = self._told() or (
-                "its processes were killed" if self.record.pid else "its processes ended before they had begun"
+                "its processes were killed" if self.record.pid else "its processes exited before the run started"
             )
             error += full_disk(self.folder)
         elapsed_s = self._state.elapsed_s

@@ -22,7 +22,7 @@ def forward(self, *inputs, **named):
 # Positions count from the first place, and the first or the last token is looked for from there.
 _FORWARD_LEFT = '''
 def forward(self, *inputs, **named):
-    """Return what the network gives for the inputs; texts that are padded on the left are padded on the right."""
+    """Return the output of the network; left-padded texts are padded on the right first."""
     mask = named.get("attention_mask")
     if mask is not None and mask.ndim == 2 and not mask[:, 0].all():
         padded = (mask.cumsum(dim=1) == 0).sum(dim=1, keepdim=True)
@@ -93,7 +93,7 @@ target = self._class_labels(output, target)
 """
 _INPUT = '''
 def _input(self, value):
-    """Return an input of the network; float64 and uint8, which few networks take, in the type of its parameters."""
+    """Return an input, with float64 and uint8 converted to the dtype of the network's parameters."""
     if isinstance(value, torch.Tensor) and value.dtype in (torch.float64, torch.uint8):
         types = (parameter.dtype for parameter in self.parameters() if parameter.dtype.is_floating_point)
         return value.to(next(types, value.dtype))
@@ -101,13 +101,13 @@ def _input(self, value):
 '''
 _CLASS_LABELS = '''
 def _class_labels(self, output, target):
-    """Return labels as the loss takes them: of each sample the number of its class, or a probability of each."""
+    """Return labels as the loss expects them: a class index for each sample, or a probability for each class."""
     if 1 < target.ndim == output.ndim and target.shape[1] == 1 < output.shape[1]:
         target = target.squeeze(1)
     if target.shape == output.shape:
         return target if target.is_floating_point() else target.to(output.dtype)
     if target.is_floating_point() and not torch.equal(target, target.round()):
-        raise ValueError("the labels have fractions, and the loss takes numbers of classes. Type --loss mse_loss")
+        raise ValueError("the labels are not integers, but the loss expects class indices. Type --loss mse_loss")
     return target if target.dtype in (torch.int64, torch.uint8) else target.long()
 '''
 _SIZE = '''
@@ -146,7 +146,7 @@ def _unpack(self, batch):
 '''
 _PREDICT = '''
 def predict_step(self, batch, batch_idx, dataloader_idx=0):
-    """Return the output for a batch; a target in it is left out."""
+    """Return the output for a batch, ignoring its target."""
     if isinstance(batch, Mapping):
         labels = ("labels", "label", "target", "targets", "y")
         return self(**{name: self._input(value) for name, value in batch.items() if name not in labels})
@@ -163,7 +163,7 @@ def predict_step(self, batch, batch_idx, dataloader_idx=0):
 '''
 _PREDICT_GENERATED = '''
 def predict_step(self, batch, batch_idx, dataloader_idx=0):
-    """Return the token ids that the model generates for a batch; labels in it are left out."""
+    """Return the token ids that the model generates for a batch, ignoring its labels."""
     if not isinstance(batch, Mapping):
         raise TypeError(f"a transformers model takes batches by name, such as a dict; found a {type(batch).__name__}")
     named = {name: value for name, value in batch.items() if name not in ("labels", "label")}

@@ -35,7 +35,7 @@ def _columns(self):
 '''
 _ORDER_CLASSES = '''
 def order_classes(self, classes):
-    """Number the labels by these classes, in their order: that of a model's outputs."""
+    """Number the labels by these classes, in the order of the model's outputs."""
     tokenizer, before, splits = self._encoded(self._columns()) if self.data is None else self.data
     numbers = torch.tensor([classes.index(name) if name in classes else -1 for name in before])
     self.data = (tokenizer, classes, {split: texts.numbered(numbers) for split, texts in splits.items()})
@@ -72,7 +72,7 @@ return pandas.read_parquet(path, columns=COLUMNS)
 _LABEL = '''
 @staticmethod
 def _label(value):
-    """Return a label as text, None where there is none."""
+    """Return a label as text, or None if it is missing."""
     missing = () if isinstance(value, str) else ("None", "nan", "NaT", "<NA>")
     return None if str(value) in ("", *missing) else str(value)
 '''
@@ -80,7 +80,7 @@ def _label(value):
 _WHOLE = '''
 @staticmethod
 def _whole(text):
-    """Return a text with signs in place of halves of characters, as of an emoji that was cut."""
+    """Return a text with half characters replaced, such as a truncated emoji."""
     if not isinstance(text, str) or text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -261,7 +261,7 @@ class TEXTS(torch.utils.data.Dataset):
         return type(self)(self.ids, *columns, self.padding, self.written, self.spans[places])
 
     def numbered(self, numbers):
-        """Return the texts with other numbers in place of their labels."""
+        """Return the texts with renumbered labels."""
         labels = numbers[self.labels]
         return type(self)(
             self.ids, self.starts, self.lengths, labels, self.cut, self.padding, self.written, self.spans

@@ -128,8 +128,8 @@ class _Found:
         for other in self.files.values():
             if found.writing != other.writing:
                 raise InputError(
-                    f"the files of the splits are written in different ways: {other.path.name} as {other.writing}, and "
-                    f"{path.name} as {found.writing}. Give them in one"
+                    f"the files of the splits have different formats: {other.path.name} ({other.writing}) and "
+                    f"{path.name} ({found.writing}). Use one format for all"
                 )
         self.files[path] = found
         return found.columns
@@ -228,7 +228,7 @@ def of_hub(name: str, namespace: dict[str, Any]) -> ast.expr:
         InputError: it cannot be had.
     """
     if importlib.util.find_spec("datasets") is None:
-        purpose = f"{name} is no file (whose name ends in {', '.join(files.ENDINGS)}), and a data set of the hub"
+        purpose = f"{name} is not a file ({', '.join(files.ENDINGS)}), and loading a dataset from the hub"
         raise MissingPackage("datasets", purpose, "datasets")
     hub.check(name, "dataset")
     namespace.setdefault("datasets", importlib.import_module("datasets"))
@@ -370,7 +370,7 @@ def _check_encoded(found: Any, known: set[str]) -> None:
     tokenizer, classes, splits = found
     if tokenizer.pad_token_id is None:
         raise InputError(
-            f"the tokenizer has no padding token. Load it with one of its tokens, such as tokenizer = AutoTokenizer."
+            f"the tokenizer has no padding token. Set one when loading it, such as tokenizer = AutoTokenizer."
             f"from_pretrained(…, pad_token={(tokenizer.unk_token or '[PAD]')!r}), and type --tokenizer tokenizer"
         )
     train = splits["train"]
@@ -443,8 +443,8 @@ def _check_scores(labels: Iterable[Any], column: Any) -> None:
         return
     name = f"--label {column}" if column is not None else "the column of labels"
     raise InputError(
-        f"{name} holds numbers ({_few(scores)}), and texts are trained on classes. To take these for classes, make "
-        f"whole numbers or text of them: astype(int), or astype(str)"
+        f"{name} contains decimal numbers ({_few(scores)}), but texts need classes as labels. To use them as classes, "
+        f"convert them: astype(int) or astype(str)"
     )
 
 
@@ -456,8 +456,8 @@ def _check_written(labels: set[str]) -> None:
     """
     if all(map(_NUMBER.fullmatch, labels)) and not all(label.lstrip("+-").isdecimal() for label in labels):
         raise InputError(
-            f"the labels are numbers ({_few(sorted(labels, key=float))}), and texts are trained on classes. To take "
-            f"these for classes, read the file as a DataFrame and make text of them: astype(str)"
+            f"the labels are numbers ({_few(sorted(labels, key=float))}), but texts need classes as labels. To use "
+            f"them as classes, read the file as a DataFrame and convert them: astype(str)"
         )
 
 

@@ -549,7 +549,7 @@ def _explain(raised: BaseException, job: Job, watcher: Any) -> None:
     if isinstance(raised, TypeError) and "default_collate: batch must contain" in str(raised):
         name = "PIL images" if "PIL." in str(raised) else "objects"
         raised.add_note(
-            f"The samples hold {name}, of which no batch can be made. Convert them to tensors in the dataset, such as "
+            f"The samples hold {name}, which cannot be batched. Convert them to tensors in the dataset, such as "
             f"by transform=torchvision.transforms.ToTensor(), or give a DataLoader with a collate_fn"
         )
     if isinstance(raised, ValueError | KeyError) and job.first_epoch:

@@ -136,7 +136,7 @@ def directions_of(job: Job) -> Directions:
         rest, mode = metric_and_mode(text)
         metric = rest if text == job.monitor else metric_and_patience(rest)[0]
         if mode and typed.setdefault(metric, mode) != mode:
-            raise InputError(f"{metric} is typed with :min and with :max. Type one of them")
+            raise InputError(f"{metric} is set to both :min and :max. Type only one of them")
     return Directions(typed, given_callbacks(job))
 
 

@@ -94,9 +94,9 @@ def test_a_table_is_tested_by_the_names_of_its_columns_and_of_its_labels(shell, 
     run(shell, "found = %lightning_validate run other --quiet")
     assert ns["found"].results[0]["val_accuracy"] == pytest.approx(accuracy)
     for table, message in {
-        "part.drop(columns='kind')": "lacks the column of the labels, kind, which Net was trained on.",
-        "part.rename(columns={'kind': 'kinds'})": "lacks the column of the labels, kind, which Net was trained on. Did",
-        "part.replace({'kind': {'b': 'd'}})": "has the class d, and Net was trained on a, b, c",
+        "part.drop(columns='kind')": "lacks the label column kind, which Net was trained on.",
+        "part.rename(columns={'kind': 'kinds'})": "lacks the label column kind, which Net was trained on. Did",
+        "part.replace({'kind': {'b': 'd'}})": "has the class d, but Net was trained only on a, b, c",
         "part.assign(kind=None)": "has columns with missing values: kind",
         "part.drop(columns='big')": "lacks the column big, which Net was trained on.",
     }.items():
@@ -120,18 +120,18 @@ def test_a_table_is_tested_on_labels_that_are_numbers(shell, ns, label):
     run(shell, f"found = %lightning_test other frame[['{label}','small','big']] --quiet")
     assert ns["found"].results == ns["by_name"].results
     run(shell, f"pair = %lightning_fit Other (frame[['big','small']],frame['{label}']) --max_epochs 1 --quiet")
-    with pytest.raises(InputError, match=r"the column of frame that holds the labels is not known: Other was trained"):
+    with pytest.raises(InputError, match=r"the label column of frame is unknown: Other was trained"):
         run(shell, "%lightning_test pair frame")
 
 
 REFUSED = {
-    "part[['big', 'small']]": "lacks the column flag, which Net was trained on. Give it the columns big, small, flag",
+    "part[['big', 'small']]": "lacks the column flag, which Net was trained on. The columns must be big, small, flag",
     "part.rename(columns={'big': 'bigg'})": "lacks the column big, which Net was trained on. Did you mean 'bigg'?",
     "part[['kind']].assign(x=1, y=2)": "lacks the columns big, small, flag, which Net was trained on. It has x, y",
-    "part.assign(x=1)": "has the column x, which Net was not trained on. Leave it out: frame.drop(columns=['x'])",
-    "part.assign(big='1')": "and Net was trained on numbers (float64). Convert it: frame['big'].astype('float64')",
+    "part.assign(x=1)": "has the column x, which Net was not trained on. Remove extra columns: frame.drop(columns=['x'",
+    "part.assign(big='1')": "but Net was trained on numbers (float64). Convert it: frame['big'].astype('float64')",
     "part.assign(big=part.big.where(part.big > 0))": "has columns with missing values: big. Fill them",
-    "part[['big', 'big', 'small', 'flag']]": "has the column big more than once",
+    "part[['big', 'big', 'small', 'flag']]": "has duplicate column names: big",
 }
 
 
@@ -144,7 +144,9 @@ def test_columns_that_the_model_was_not_trained_on_are_refused_in_one_line(shell
 
 def test_labels_that_the_model_was_not_trained_on_are_refused(shell, ns):
     run(shell, "%%lightning_data more --label kind\nx = part.replace({'kind': {'b': 'd'}})\n{'train': x, 'test': x}")
-    with pytest.raises(InputError, match=r"the column 'kind' of more has the class d, and Net was trained on a, b, c"):
+    with pytest.raises(
+        InputError, match=r"the column 'kind' of more has the class d, but Net was trained only on a, b, c"
+    ):
         run(shell, "%lightning_test run more")
     run(shell, "%%lightning_data more --label kind\nx = part.drop(columns='flag')\n{'train': x, 'test': x}")
     with pytest.raises(InputError, match=r"more lacks the column flag, which Net was trained on"):
@@ -154,7 +156,7 @@ def test_labels_that_the_model_was_not_trained_on_are_refused(shell, ns):
 def test_what_is_taken_in_another_type_is_said(shell, ns, capsys):
     run(shell, "%lightning_predict run part.assign(flag=part.flag.astype(int)) -o found")
     assert torch.allclose(ns["found"], ns["of"](ns["run"].model))
-    assert "the column 'flag' of part.assign(flag=part.flag.astype(int)) is of type int64, and was bool" in (
+    assert "the column 'flag' of part.assign(flag=part.flag.astype(int)) has type int64, but was bool" in (
         capsys.readouterr().out
     )
 
@@ -225,7 +227,7 @@ def test_features_with_names_and_labels_apart_are_matched_too(shell, ns, line):
     run(shell, "codes = pd.Series(frame.kind.map({'a': 0, 'b': 1, 'c': 2}), name='kind')")
     cell = "X, y = frame[['big', 'small', 'flag']], codes\n((X, y), (X[['flag', 'big', 'small']], y))"
     if line == "pairs":
-        with pytest.raises(InputError, match=r"--label kind would have no effect: \(X, y\) has its labels apart"):
+        with pytest.raises(InputError, match=r"--label kind has no effect: y already holds the labels of \(X, y\)"):
             run(shell, f"%%lightning_data pairs --label kind\n{cell}")
         run(shell, f"%%lightning_data pairs\n{cell}")
     run(shell, f"run = %lightning_fit Net {line} --max_epochs 1 --quiet")
@@ -238,14 +240,14 @@ def test_features_with_names_and_labels_apart_are_matched_too(shell, ns, line):
     with pytest.raises(InputError, match=r"lacks the column flag, which Net was trained on"):
         run(shell, "%lightning_validate run (frame[['big','small']],codes)")
     run(shell, HELD)
-    with pytest.raises(InputError, match=r"holds the classes b, c, and Net was trained on labels that were numbers"):
+    with pytest.raises(InputError, match=r"contains the classes b, c, but Net was trained on numeric labels"):
         run(shell, "%lightning_test run held")
 
 
 def test_a_model_that_was_trained_on_no_table_says_how_classes_are_numbered(shell, ns, capsys):
     run(shell, HELD)
     run(shell, "net = Net()\nfound = %lightning_test net held")
-    assert "Net was not trained on a table: the classes of held are 0 = b, 1 = c" in capsys.readouterr().out
+    assert "Net was not trained on a table. Classes are numbered as in held: 0 = b, 1 = c" in capsys.readouterr().out
 
 
 SPLITS = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4, 5, 6], "kind": ["x", "y", "z"]})
@@ -286,11 +288,11 @@ def test_a_split_to_predict_for_needs_no_labels():
             "kind",
             r"the column 'kind' of the split 'val' has the class z, and this data was trained",
         ),
-        ("frame, frame[['a', 'b']]", "kind", r"the split 'val' lacks the column of the labels, kind"),
-        ("{'train': frame, 'val': frame}", None, r"the split 'train'.* Say which column is the label: --label COLUMN"),
+        ("frame, frame[['a', 'b']]", "kind", r"the split 'val' lacks the label column kind"),
+        ("{'train': frame, 'val': frame}", None, r"the split 'train'.* Name the label column: --label COLUMN"),
         ("{'train': frame, 'val': (frame[['a']], frame['b'])}", "kind", r"some splits are tables and some are not"),
-        ("frame[['a', 'a', 'kind']]", "kind", r"the table has the column a more than once"),
-        ("frame.rename(columns={'a': pd.Timestamp(0)})", "kind", r"the column name Timestamp.* not a text or a number"),
+        ("frame[['a', 'a', 'kind']]", "kind", r"the table has duplicate column names: a"),
+        ("frame.rename(columns={'a': pd.Timestamp(0)})", "kind", r"the column name Timestamp.* not text or a number"),
         ("(sparse, np.ones(3))", None, r"a sparse matrix \(3 × 4\) cannot be loaded as data.*X.toarray\(\)"),
         ("{'train': (sparse, np.ones(3))}", None, r"a sparse matrix \(3 × 4\) cannot be loaded as data"),
     ],
@@ -422,7 +424,7 @@ def test_classes_are_no_numbers_for_a_loss(shell, ns):
     for loss in ("mse_loss", "nn.HuberLoss(delta=2.0)", "nn.L1Loss", "smooth_l1"):
         run(shell, f'%%lightning_model Line --loss "{loss.replace("smooth_l1", "smooth_l1_loss")}"\nnn.Linear(3, 1)')
         with pytest.raises(
-            InputError, match=r"_loss compares numbers, and the labels of table are classes. Define Line"
+            InputError, match=r"_loss expects numbers, but the labels of table are classes. Define Line"
         ):
             run(shell, "%lightning_fit Line table --max_epochs 1")
     run(shell, "%%lightning_data flags --label flag\nframe[['big', 'small', 'flag']]")
@@ -432,8 +434,10 @@ def test_classes_are_no_numbers_for_a_loss(shell, ns):
 
 def test_labels_that_are_numbers_are_refused_by_a_loss_of_classes_and_what_is_changed_is_said_once(shell, ns, capsys):
     run(shell, "%%lightning_data prices --label big\nframe[['big', 'small', 'flag']].assign(more=1)")
-    with pytest.raises(InputError, match=r"the labels of prices are numbers \(.*\), and the loss of Net takes classes"):
+    with pytest.raises(
+        InputError, match=r"the labels of prices are numbers \(.*\), but the loss of Net expects classes"
+    ):
         run(shell, "%lightning_fit Net prices --max_epochs 1")
     run(shell, "%%lightning_data whole --label kind\nframe.assign(kind=(frame.kind == 'b').astype(float))")
     run(shell, "%lightning_fit Net whole --max_epochs 2")
-    assert capsys.readouterr().out.count("float32 labels are taken as numbers of classes") == 1
+    assert capsys.readouterr().out.count("float32 labels are converted to class indices") == 1

@@ -284,7 +284,7 @@ def test_datamodules_travel_by_value():
         ("{'val': loader, 'dev': loader}", {}, r"two keys are for the split 'val': 'val', 'dev'"),
         ("frame", {}, r"which column is the label. Add --label COLUMN, of a, b, kind, price"),
         ("frame", {"label": "prize"}, r"--label prize: there is no such column. Did you mean 'price'\?"),
-        ("frame", {"label": "a"}, r"columns that hold no numbers: kind. Encode them"),
+        ("frame", {"label": "a"}, r"columns that are not numeric: kind. Encode them"),
         ("frame.replace(2.0, float('nan'))", {"label": "kind"}, r"columns with missing values: a, b, price. Fill them"),
         (
             COUNTED,

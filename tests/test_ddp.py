@@ -277,10 +277,10 @@ def test_partial_checkpoints_and_layers_that_are_made_later_come_back(notebook: 
         else:
             lacks = "moved.bias" if model == "Restoring" else "frozen.weight, frozen.bias, moved.bias"
             lacks = "frozen.weight, frozen.bias" if model == "Teacher" else lacks
-            assert f"not in the checkpoint, so as the model is made with them: {lacks}\n" in loaded.text
+            assert f"not in the checkpoint, so the model's initial values are kept: {lacks}\n" in loaded.text
             assert notebook.value("torch.equal(here.model.layers[0].weight, net.layers[0].weight)") is True
     there = notebook.cell(f"there = %lightning_fit Late digits {SHORT} --ddp 1")
-    assert "this Late has no layer for late.weight, late.bias of the run; they stay in the checkpoint" in there.text
+    assert "this Late has no layer for late.weight, late.bias of the run; they remain in the checkpoint" in there.text
     notebook.run(f"here = %lightning_fit Late digits {SHORT}")
     assert notebook.value("torch.equal(weights(here.model)[:100], weights(there.model)[:100])") is True
 

@@ -289,7 +289,7 @@ def test_the_script_reads_as_one_that_a_person_wrote(folder: Path, metrics) -> N
         .read_text()
         .startswith(
             '"""Train Whole as in Whole/version_1.\n\n'
-            "The seed is the code's own: numbers that other cells of the notebook drew are not drawn here.\n"
+            "The code sets its own seed: random numbers drawn in other cells of the notebook are not repeated.\n"
         )
     )
 
@@ -355,7 +355,7 @@ def test_a_fit_without_seed_begins_with_the_random_numbers_that_it_began_with(fr
     for number, line in enumerate(UNSEEDED, start=2):
         cell = fresh.cell(f"again = %lightning_rerun Whole/version_{number} --quiet")
         assert cell.status == "ok", cell.error
-        told = f"random numbers: those that Whole/version_{number} began with, which had no --seed\n"
+        told = f"random state: the initial one of Whole/version_{number}, which had no --seed\n"
         assert told in cell.text
         assert fresh.value("again.metrics") == metrics[f"Whole/version_{number}"], line
     assert fresh.value("torch.equal(told, torch.get_rng_state())")
@@ -386,7 +386,7 @@ def test_hyperparameters_that_are_objects_of_the_notebook_are_found_again(fresh:
     fresh.run("import lightning_magics", f"again = {fit.replace('MODEL', model)}")
     assert fresh.value("again.metrics") == metrics["Objects/version_0"]
     cell = fresh.cell(fit.replace("MODEL", model.replace("noise': noise", "noise': old.tanh")))
-    assert "the hyperparameter noise is of the Act of this notebook or of a loaded run, and another" in cell.error
+    assert "the hyperparameter noise and another one use different definitions of Act, from this" in cell.error
 
 
 def test_a_loaded_model_has_its_weights_and_goes_on(fresh: Kernel, metrics) -> None:

@@ -374,7 +374,7 @@ def test_a_supervisor_that_is_stopped_holds_nothing_up(notebook: Notebook, how: 
 def test_a_folder_that_is_removed_during_a_fit_of_the_kernel_is_said(notebook: Notebook) -> None:
     cell = notebook.fit("__import__('shutil').rmtree(self.trainer.default_root_dir)", "--logger False")
     assert cell.status == "ok", cell.error
-    assert "was removed while the run went on. Its record and checkpoints are lost." in json.dumps(cell.outputs)
+    assert "was removed during the run. Its record and checkpoints are lost." in json.dumps(cell.outputs)
 
 
 def is_about_to_start(notebook: Notebook) -> bool:

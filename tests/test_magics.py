@@ -248,7 +248,7 @@ def test_run_folder_goes_under_the_default_root_dir_that_was_asked_for(notebook)
 
 
 def test_misspelled_metric_is_found_after_the_sanity_check(notebook):
-    with pytest.raises(InputError, match=r"'val_los' is monitored and not logged\. Did you mean 'val_loss'\?"):
+    with pytest.raises(InputError, match=r"'val_los' is not logged\. Did you mean 'val_loss'\?"):
         notebook("%lightning_fit Net samples samples --max_epochs 1 --early_stop val_los")
 
 
@@ -294,7 +294,7 @@ def test_predictions_for_a_table_without_labels(notebook):
     notebook("run = %lightning_fit Net samples --max_epochs 1 --quiet")
     notebook("%lightning_predict run frame[['a','b']] -o preds --quiet")
     assert notebook.shell.user_ns["preds"].shape == (2, 1)
-    with pytest.raises(InputError, match="the columns c hold no numbers"):
+    with pytest.raises(InputError, match="columns that are not numeric: c"):
         notebook("%lightning_predict run frame")
 
 
@@ -442,7 +442,7 @@ def test_a_line_in_a_function_changes_a_rerun_by_the_functions_names(notebook):
     )
     assert notebook.shell.user_ns["run"].model.hparams.hidden == 5
     with pytest.raises(
-        InputError, match=r"^-o found cannot set a variable of a function. Type found = %lightning_predict"
+        InputError, match=r"^-o found cannot set a local variable of a function. Type found = %lightning_predict"
     ):
         notebook("def guess():\n    found = 1\n    %lightning_predict run samples -o found\nguess()")
 
@@ -692,9 +692,7 @@ def test_a_working_folder_that_was_removed_is_one_line(shell: InteractiveShell, 
     os.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
     for code in ("fit Small dl", "fit Small dl --ddp 1", "runs", "board", "load last", "attach last", "stop a/b"):
-        assert "the folder in which this notebook runs was removed. Change to another one: %cd" in line(
-            shell, f"%lightning_{code}"
-        )
+        assert "the working folder of this notebook was removed. Type %cd" in line(shell, f"%lightning_{code}")
     shell.run_cell(f"%config LightningMagics.run_dir = {str(tmp_path / 'runs')!r}")
     result = shell.run_cell("run = %lightning_fit Small dl --max_epochs 1 --quiet")
     result.raise_error()
@@ -710,7 +708,7 @@ def test_names_that_no_folder_can_have_are_one_line(shell: InteractiveShell) -> 
         shell.run_cell(f"%config LightningMagics.run_dir = {name!r}")
         for code in ("fit Small dl", "runs", "board", "attach last"):
             said = line(shell, f"%lightning_{code}")
-            assert f"{reason}. Choose another place: %config LightningMagics.run_dir = 'PATH'" in said
+            assert f"{reason}. Choose another folder: %config LightningMagics.run_dir = 'PATH'" in said
             assert len(said) < 300
         shell.run_cell("%config LightningMagics.run_dir = 'lightning_logs'")
         shell.user_ns["name"] = name
@@ -811,9 +809,12 @@ def test_collections_of_loaders_are_taken_as_by_plain_lightning(notebook):
     for data in ("combined('sequential')", "{'long':long,'short':short}", "[long,short]", "long short"):
         assert notebook(f"%lightning_validate each {data} --quiet").results == plain
         assert [len(part) for part in notebook(f"%lightning_predict each {data} --quiet").predictions] == [16, 6]
-    with pytest.raises(InputError, match=r"^a dict of the splits 'train', 'val' is data with a name: %lightning_data"):
+    with pytest.raises(
+        InputError,
+        match=r"^a dict of the splits 'train', 'val' cannot be used directly. Define it with %lightning_data",
+    ):
         notebook("%lightning_fit Pair {'train':long,'val':short} --max_epochs 1")
-    with pytest.raises(InputError, match=r"Loaders that are read together are one split: \{'train': \{…\}\}$"):
+    with pytest.raises(InputError, match=r"Put loaders that are read together in one split: \{'train': \{…\}\}$"):
         notebook("%%lightning_data pair\n{'long': long, 'short': short}")
     notebook("%%lightning_data pair\n{'train': {'long': long, 'short': short}}")
     assert notebook("%lightning_fit Pair pair --max_epochs 1 --quiet").record.steps == 4

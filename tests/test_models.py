@@ -722,14 +722,14 @@ LABELS = torch.tensor([0, 2, 1, 2])
     ("inputs", "labels", "told"),
     [
         (INPUTS, LABELS, ""),
-        (INPUTS.double(), LABELS, "float64 inputs are taken as float32"),
-        (INPUTS.byte(), LABELS, "uint8 inputs are taken as float32, from 0 to 255, not scaled"),
-        (INPUTS, LABELS.int(), "int32 labels are taken as numbers of classes"),
-        (INPUTS, LABELS.float(), "float32 labels are taken as numbers of classes"),
-        (INPUTS, LABELS.double(), "float64 labels are taken as numbers of classes"),
-        (INPUTS, LABELS.reshape(4, 1), "labels (4, 1) are taken as (4,), a class for each sample"),
-        (INPUTS, LABELS.float().reshape(4, 1), "labels (4, 1) are taken as (4,), a class for each sample"),
-        (INPUTS, nn.functional.one_hot(LABELS), "labels (4, 3) are taken as a probability of each class"),
+        (INPUTS.double(), LABELS, "float64 inputs are converted to float32"),
+        (INPUTS.byte(), LABELS, "uint8 inputs are converted to float32 without scaling (0 to 255)"),
+        (INPUTS, LABELS.int(), "int32 labels are converted to class indices"),
+        (INPUTS, LABELS.float(), "float32 labels are converted to class indices"),
+        (INPUTS, LABELS.double(), "float64 labels are converted to class indices"),
+        (INPUTS, LABELS.reshape(4, 1), "labels of shape (4, 1) are reshaped to (4,), one class per sample"),
+        (INPUTS, LABELS.float().reshape(4, 1), "labels of shape (4, 1) are reshaped to (4,), one class per sample"),
+        (INPUTS, nn.functional.one_hot(LABELS), "labels of shape (4, 3) are converted to class probabilities"),
         (INPUTS, nn.functional.one_hot(LABELS).float(), ""),
     ],
 )
@@ -747,7 +747,7 @@ def test_batches_are_brought_to_the_type_and_the_shape_that_the_network_takes(in
 
 def test_labels_with_fractions_are_no_classes():
     instance = model("nn.Linear(2, 3)", loss="cross_entropy").new()
-    with pytest.raises(ValueError, match="the labels have fractions, and the loss takes numbers of classes"):
+    with pytest.raises(ValueError, match="the labels are not integers, but the loss expects class indices"):
         trainer().fit(instance, loader(INPUTS, LABELS + 0.5))
 
 

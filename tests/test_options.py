@@ -275,7 +275,7 @@ def test_metric_and_mode():
     assert options.metric_and_mode("val_x:3:max") == ("val_x:3", "max")
     assert options.metric_and_mode("val:loss") == ("val:loss", None)
     for text in ("", ":min", "val_x:", "val_x:maximum"):
-        with pytest.raises(InputError, match=r"^a metric is typed as METRIC\[:min\|max\], such as val_loss:min"):
+        with pytest.raises(InputError, match=r"is not a valid metric\. Type METRIC\[:min\|max\], such as val_loss:min"):
             options.metric_and_mode(text)
 
 

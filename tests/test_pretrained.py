@@ -324,7 +324,9 @@ def test_a_classifier_that_looks_for_another_padding_token_is_refused():
     cell = f"GPT2ForSequenceClassification(GPT2Config(vocab_size=60, pad_token_id=5, {CLASSIFIERS['GPT2']}))"
     classes = {name: getattr(transformers, name) for name in ("GPT2ForSequenceClassification", "GPT2Config")}
     instance = model(cell, "Tiny", names=namespace(**classes)).new()
-    message = r"Tiny ignores the padding token 5, and films is padded with 0, .* from_pretrained\(…, pad_token_id=0\)"
+    message = (
+        r"Tiny ignores the padding token 5, but films is padded with 0, .* Pass pad_token_id=0 to from_pretrained\(…\)"
+    )
     with pytest.raises(InputError, match=message):
         matching.check(instance, films(), "Tiny", "films", None, trains=True)
 
@@ -342,7 +344,7 @@ class Mean(nn.Module):
     instance = model(cell, "Mean", loss="cross_entropy").new()
     datamodule = data(PAIRS, "films", names=namespace(mine=padded_on(side)), tokenizer="mine").new()
     assert matching.check(instance, datamodule, "Mean", "films", None, trains=True) == (
-        f"the output of Mean for a text depends on the texts beside it: it does not ignore padding on the {side}. "
+        f"the output of Mean for a text depends on its batch: padding on the {side} is not ignored. "
         f"Use attention_mask{more}",
     )
 
@@ -351,7 +353,7 @@ def test_a_tokenizer_without_a_padding_token_is_said():
     tokenizer = transformers.PreTrainedTokenizerFast(
         tokenizer_object=films().data[0].backend_tokenizer, unk_token="[UNK]"
     )
-    message = r"the tokenizer has no padding token. Load it with one of its tokens, .*\(…, pad_token='\[UNK\]'\), and"
+    message = r"the tokenizer has no padding token. Set one when loading it, .*\(…, pad_token='\[UNK\]'\), and"
     with pytest.raises(InputError, match=message):
         data(PAIRS, "films", names=namespace(mine=tokenizer), tokenizer="mine")
     tokenizer.eos_token = "[SEP]"

@@ -98,7 +98,7 @@ def test_what_is_evaluated_of_the_record_is_told_before(tmp_path):
     recalled = Recalled.of(recorded(tmp_path, arguments=given, trainer={"callbacks": "[Early('a')]"}), {})
     told = recalled.announced([*recalled.recipe.model_codes, *recalled.recipe.codes])
     record = runs.shown(recalled.folder.record_path)
-    assert told.endswith(f"; evaluating of {record}: __import__('os').getcwd(), [Early('a')]")
+    assert told.endswith(f"; evaluating from {record}: __import__('os').getcwd(), [Early('a')]")
     assert "evaluating" not in Recalled.of(recorded(tmp_path), {}).announced(["Net", "1"])
 
 
@@ -120,7 +120,7 @@ def test_what_is_evaluated_is_shown_whole(tmp_path):
     assert "evaluating" not in recalled.announced(recalled.recipe.model_codes)
     folder = recorded(tmp_path, arguments={"rates": f"{rates} + [print('here')]"})
     with pytest.raises(
-        RunError, match=r"run\.json holds an expression of 10,018 characters, .*Write it into .*source\.py"
+        RunError, match=r"run\.json holds an expression of 10,018 characters, .*Assign it to a name in .*source\.py"
     ):
         restore(Session({}), Recalled.of(folder, {}), "last", weights_only=True)
 
@@ -130,7 +130,7 @@ def test_what_the_record_lacks_is_missing(tmp_path, default_dtype, capsys):
     folder = recorded(tmp_path, data=["torch"], forms=["loaders"], missing={"data": why})
     session = Session({})
     restore(session, Recalled.of(folder, {}), "last", weights_only=True)
-    assert f"without its data : RunError: {folder.name} does not tell its data: {why}. Give other data" in (
+    assert f"without its data : RunError: the data of {folder.name} was not recorded: {why}. Give other data" in (
         capsys.readouterr().out
     )
     assert "torch" not in session.namespace
@@ -188,5 +188,5 @@ def test_an_attached_run_has_the_hyperparameters_that_its_record_cannot_hold(tmp
     session = Session({"Own": Own, "Act": Act})
     assert dict(session.built(record).hparams) == {**given, "where": None}
     record.recipe["arguments"]["act"] = "Act('tanh')"
-    with pytest.raises(RunError, match=r"act of Own/version_0 is Act\('tanh'\), which does not run here"):
+    with pytest.raises(RunError, match=r"act of Own/version_0 is Act\('tanh'\), which is not evaluated here"):
         session.built(record)

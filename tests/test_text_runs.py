@@ -263,7 +263,7 @@ def test_the_outputs_of_a_pretrained_classifier_have_its_own_names(films, tmp_pa
     tested = api.test(films.user_ns["mine"], "rows")
     assert tested.results[0]["test_accuracy"] == 1.0
     assert tested.judged.correct == [said.count(0), said.count(1)]
-    shown = re.findall(r"the outputs of Mine are, in their order, (.*)", capsys.readouterr().out)
+    shown = re.findall(r"the outputs of Mine are, in order: (.*)", capsys.readouterr().out)
     assert shown == ([told] if told else [])
     run = api.fit("Mine", "rows", max_epochs=1, quiet=True)
     assert run.metrics["train_accuracy"] == 1.0
@@ -294,7 +294,7 @@ def test_labels_that_are_no_outputs_of_a_pretrained_classifier_are_said(films):
     cell = BERT.format(**FITS).replace('{"max', '{"id2label": {0: "POSITIVE", 1: "NEGATIVE"}, "max')
     run_cells(films, cell)
     message = (
-        r"the labels of films are bad, good, and the outputs of Tiny are POSITIVE, NEGATIVE: they do not match. Rename "
+        r"the labels of films \(bad, good\) do not match the outputs of Tiny \(POSITIVE, NEGATIVE\). Rename "
         r"the labels, or train a model that has them: from_pretrained\(…, id2label=\{0: 'bad', 1: 'good'\}\)"
     )
     with pytest.raises(InputError, match=message):
@@ -663,5 +663,5 @@ def test_classes_of_texts_are_no_numbers_for_a_loss(films):
     run_cells(
         films, BAG.replace("Bag", "Line").replace("cross_entropy", "mse_loss").replace("--metrics accuracy f1", "")
     )
-    with pytest.raises(InputError, match=r"--loss mse_loss compares numbers, and the labels of films are classes"):
+    with pytest.raises(InputError, match=r"--loss mse_loss expects numbers, but the labels of films are classes"):
         run_cells(films, "%lightning_fit Line films --max_epochs 1")

@@ -428,7 +428,7 @@ def test_a_delimiter_is_found_by_the_columns(tmp_path):
             r"--val_split 0.1 would have no effect: the data brings its val split",
         ),
         ("no.tsv", COLUMNS, r"there is no file no.tsv"),
-        ("no.docx", COLUMNS, r"no.docx cannot be read as texts: its name ends in none of .csv, .tsv"),
+        ("no.docx", COLUMNS, r"no.docx is not a supported text file. Supported endings: .csv, .tsv"),
     ],
 )
 def test_what_cannot_be_trained_on_is_said(value, asked, message, tmp_path, monkeypatch):
@@ -448,8 +448,8 @@ def test_a_file_that_cannot_be_read_is_said(tmp_path):
 
 def test_files_of_splits_are_written_in_one_way(tmp_path):
     names = [str(write(tmp_path / name, ROWS)) for name in ("a.tsv", "a.csv", "a.jsonl", "b.tsv")]
-    for other, told in ((1, "a.csv as fields with a comma between them"), (2, "a.jsonl as JSON lines")):
-        message = f"written in different ways: a.tsv as fields with a tab between them, and {told}. Give them in one"
+    for other, told in ((1, r"a.csv \(fields separated by a comma\)"), (2, r"a.jsonl \(JSON lines\)")):
+        message = rf"have different formats: a.tsv \(fields separated by a tab\) and {told}. Use one format for all"
         with pytest.raises(InputError, match=message):
             define((names[0], names[other]), **COLUMNS, adopted=True, vocab_size=80)
     for order in (("train", "val"), ("val", "train")):
@@ -467,7 +467,7 @@ def test_quotes_that_stand_alone_join_no_rows(tmp_path):
 def test_a_field_too_many_is_said(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text('sentence,label\n"warm, they say",good\nI like it, really,good\nbad,bad\n')
-    message = r"a.csv has more fields than columns in row 2: a text that holds a comma has to be in quotes"
+    message = r"a.csv has more fields than columns in row 2. Put texts that contain a comma in quotes"
     with pytest.raises(InputError, match=message):
         define(str(path), **COLUMNS)
 
@@ -528,7 +528,7 @@ def test_a_name_of_the_hub_is_loaded_by_the_package_datasets(monkeypatch, tmp_pa
     asked = {**BUILT, **COLUMNS}
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     message = (
-        r"some/films is no file .* needs the package 'datasets', which is not installed. Type: %pip install datase"
+        r"some/films is not a file .* needs the package 'datasets', which is not installed. Type: %pip install datase"
     )
     with pytest.raises(InputError, match=message):
         define("some/films", adopted=True, **asked)
@@ -574,11 +574,11 @@ def test_scores_are_not_taken_for_classes(tmp_path):
     for rows in (scored, rated):
         pairs = [(row["sentence"], row["label"]) for row in rows]
         for value, asked in ((pd.DataFrame(rows), COLUMNS), (rows, COLUMNS), (pairs, {})):
-            with pytest.raises(InputError, match=r"holds numbers \(2.*\), and texts are trained on classes"):
+            with pytest.raises(InputError, match=r"contains decimal numbers \(2.*\), but texts need classes as labels"):
                 define(value, names=namespace(), adopted=True, **BUILT, **asked)
         for ending in ("csv", "tsv", "jsonl", "parquet"):
             path = write(tmp_path / f"scored.{ending}", rows)
-            with pytest.raises(InputError, match=r"the labels are numbers \(2.*\), and texts are trained on classes"):
+            with pytest.raises(InputError, match=r"the labels are numbers \(2.*\), but texts need classes as labels"):
                 define(str(path), **COLUMNS)
         named = pd.DataFrame(rows).astype({"label": str})
         assert ready(define(named, names=namespace(), adopted=True, **BUILT, **COLUMNS)).classes[0] in ("10.0", "2.0")
@@ -672,22 +672,22 @@ def test_what_a_file_holds_is_read_as_it_stands_there(tmp_path, name, text, expe
         (
             "a.csv",
             'sentence,label\na,x\n"warm,x\nbad,y\nlong 6",y\n',
-            r"a.csv has a quote in line 3 that takes the rows",
+            r"a.csv has a stray quote in line 3 that merges the next rows",
         ),
         (
             "a.csv",
             'sentence,label\na,x\nb,y\n"warm,x\nbad,y\n',
-            r"a.csv has a quote in line 4 that takes the rows after",
+            r"a.csv has a stray quote in line 4 that merges the next rows into",
         ),
         (
             "a.csv",
             'sentence,label\na,x\nb,y\n"warm,x\nis 6" long,y\n',
-            r"a.csv has a quote in line 4 that takes the rows",
+            r"a.csv has a stray quote in line 4 that merges the next rows",
         ),
         (
             "a.csv",
             'label,sentence\nx,a\ny,b\nx,"warm\ny,bad\ny,6"\n',
-            r"a.csv has a quote in line 4 that takes the rows",
+            r"a.csv has a stray quote in line 4 that merges the next rows",
         ),
         ("a.csv", "", r"a.csv cannot be read: it is empty"),
         ("a.json", '{"sentence": "warm"', r"a.json cannot be read: "),
@@ -701,9 +701,7 @@ def test_what_a_file_does_not_hold_is_said(tmp_path, name, text, message):
 
 
 def test_an_encoding_that_has_no_effect_is_said(tmp_path):
-    with pytest.raises(
-        InputError, match=r"--encoding latn-1 is not an encoding that Python has. Did you mean 'latin-1'"
-    ):
+    with pytest.raises(InputError, match=r"--encoding latn-1 is not a Python encoding. Did you mean 'latin-1'"):
         define(str(write(tmp_path / "a.csv", ROWS)), **COLUMNS, encoding="latn-1")
     with pytest.raises(InputError, match=r"--encoding utf-16 would have no effect: .*a.parquet is a Parquet file"):
         define(str(write(tmp_path / "a.parquet", ROWS)), **COLUMNS, encoding="utf-16")

@@ -265,7 +265,7 @@ def test_checkpoint_early_stop_and_record_go_the_same_way(tmp_path, name, how, h
     assert {key: value for event in of(events.Directions, told) for key, value in event.data.items()} == {name: mode}
     assert told[0].monitors == [name]
     said = [notice.text for notice in of(events.Notice, told) if "is better" in notice.text]
-    unknown = f"{name}: lower is better, unless it is typed as {name}:max"
+    unknown = f"{name}: assuming lower is better. To reverse, type {name}:max"
     assert said == ([unknown] if ("anything" in name and how == "number" and not typed) or name == "val_l1" else [])
 
 
@@ -286,12 +286,12 @@ def test_a_callback_that_the_user_made_goes_its_own_way_and_what_is_unusual_in_i
     )
     assert of(events.Directions, told)[0].data == {"val_accuracy": "min"}
     assert [notice.text for notice in of(events.Notice, told) if "better" in notice.text] == [
-        "ModelCheckpoint takes the smallest val_accuracy for the best, although higher is better. Give it mode='max'"
+        "ModelCheckpoint treats the smallest val_accuracy as the best, although higher is better. Pass mode='max'"
     ]
 
 
 def test_a_metric_that_is_typed_both_ways_is_refused(tmp_path):
-    with pytest.raises(InputError, match=r"^val_x is typed with :min and with :max\. Type one of them$"):
+    with pytest.raises(InputError, match=r"^val_x is set to both :min and :max\. Type only one of them$"):
         go(tmp_path, Scripted("val_x", DOWN), monitor="val_x:min", early_stop=("val_x:3:max",))
 
 
@@ -702,7 +702,7 @@ def test_what_cannot_be_copied_goes_on_and_that_is_said(tmp_path):
     counts.lock = threading.Lock()
     go(tmp_path, make_model(), trainer={"max_epochs": 1, "callbacks": counts})
     _, told = go(tmp_path, make_model(), trainer={"max_epochs": 1, "callbacks": counts})
-    assert "Counts.lock is as the last fit left it: it cannot be copied" in [
+    assert "Counts.lock cannot be copied, so it keeps its value from the last fit" in [
         notice.text for notice in of(events.Notice, told)
     ]
     assert counts.seen == 4
