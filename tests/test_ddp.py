@@ -380,7 +380,7 @@ def test_second_names_of_one_logged_value_can_be_read_and_are_not_listed(noteboo
         "        self.log('train_loss', loss, on_step=True, on_epoch=True)\n"
         "        return loss",
         f"here = %lightning_fit Both digits {SHORT}",
-        f"there = %lightning_fit Both digits {SHORT} --ddp 1",
+        f"there = %lightning_fit Both digits {SHORT} --ddp 1 --callbacks [pl.callbacks.RichProgressBar()]",
         "attached = %lightning_attach {there.name}",
         "logged = {name: float(value) for name, value in here.trainer.callback_metrics.items()}",
         "scored = %lightning_validate here digits --quiet",
@@ -390,6 +390,8 @@ def test_second_names_of_one_logged_value_can_be_read_and_are_not_listed(noteboo
         assert notebook.value(f"{{name: {run}.metrics[name] for name in logged}} == logged") is True, run
         assert notebook.value(f"{run}.metrics.get('train_loss_epoch') == logged['train_loss_epoch']") is True
         assert notebook.value(f"[{run}.metrics.get('other'), {run}.metrics.get('other', 1)]") == [None, 1]
+    told = notebook.value("[item.text for item in there._state.notices]")
+    assert "RichProgressBar is replaced by the view of the run" in told
     assert notebook.value("scored.metrics['val_loss'] == scored.results[0]['val_loss']") is True
     assert "KeyError: 'other'" in str(notebook.cell("here.metrics['other']").error)
 

@@ -752,8 +752,9 @@ def test_names_of_the_user_that_end_in_step_or_epoch_are_metrics_and_doubles_of_
     assert len({id(curve) for curve in state._lines.values()}) == len(state._lines) == len(curves)
 
 
-def test_a_progress_bar_of_the_user_is_shown(tmp_path, capfd):
-    bar = pytorch_lightning.callbacks.TQDMProgressBar()
+@pytest.mark.parametrize("kind", ["TQDMProgressBar", "RichProgressBar"])
+def test_a_progress_bar_of_the_user_is_shown(tmp_path, capfd, kind):
+    bar = getattr(pytorch_lightning.callbacks, kind)()
     outcome, _ = go(tmp_path, make_model(), trainer={"max_epochs": 1, "callbacks": [bar]})
     assert outcome.trainer.progress_bar_callback is bar
     assert "Epoch 0" in "".join(capfd.readouterr())
