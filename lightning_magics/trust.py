@@ -1,6 +1,7 @@
 """What of a checkpoint is loaded without trust in it: tensors, plain values, and harmless types; and what is not.
 
-Nothing of a checkpoint runs here: what it would create is looked up by name among what is loaded already.
+Nothing of a checkpoint runs here: what it would create is looked up by name among what is loaded already. Enums,
+dataclasses and named tuples are harmless where they are the user's own.
 """
 
 from __future__ import annotations
@@ -45,12 +46,26 @@ _HARMLESS = {
     "numpy": ("dtype", "ndarray"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
     "numpy.core.multiarray": ("_reconstruct", "scalar"),
+    "omegaconf.base": ("ContainerMetadata", "Metadata", "UnionNode"),
+    "omegaconf.dictconfig": ("DictConfig",),
+    "omegaconf.listconfig": ("ListConfig",),
+    "omegaconf.nodes": (
+        "AnyNode",
+        "BooleanNode",
+        "BytesNode",
+        "EnumNode",
+        "FloatNode",
+        "IntegerNode",
+        "PathNode",
+        "StringNode",
+    ),
     "pathlib": ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),
     "pathlib._local": ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),  # Python 3.13
     "types": ("SimpleNamespace",),
     "typing": ("Any",),
     "uuid": ("UUID",),
 }
+_BASES = ("abc", "builtins", "collections.abc", "enum", "typing")  # of enums, dataclasses and named tuples
 
 
 @contextlib.contextmanager
@@ -87,7 +102,23 @@ def _resolved(path: str) -> Any:
         return None
     named_tuple = issubclass(value, tuple) and hasattr(value, "_fields")
     holds_values = issubclass(value, enum.Enum) or dataclasses.is_dataclass(value) or named_tuple
-    return value if holds_values or module.partition(".")[0] == "omegaconf" else None
+    own = value.__module__ not in _BASES and all(map(_is_own, value.__mro__))
+    return value if holds_values and own else None
+
+
+def _is_own(cls: type) -> bool:
+    """Whether a class is the user's own, or a base that runs no code of others.
+
+    To create an object runs its class's ``__init__`` and ``__post_init__`` with what the file says: those of a library
+    were never meant for that.
+    """
+    module = cls.__module__
+    if module == "__main__" or module in _BASES:
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or module.partition(".")[0] in (__package__, *sys.stdlib_module_names):
+        return False
+    return not {"site-packages", "dist-packages"}.intersection(Path(file).parts)
 
 
 def refused_in(path: Path) -> set[str]:

@@ -6,6 +6,8 @@ import enum
 import importlib
 import os
 import pickle
+import re
+import sys
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
@@ -18,7 +20,7 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from lightning_magics import checkpoints, train
+from lightning_magics import checkpoints, train, trust
 from lightning_magics.errors import InputError
 
 
@@ -141,3 +143,72 @@ def test_what_needs_trust_is_named_and_does_not_run(state, named, tmp_path: Path
         "If you trust it, type --weights_only false"
     )
     assert not (tmp_path / "evil").exists()
+
+
+LIBRARY = """
+import dataclasses, enum, pathlib, typing
+
+@dataclasses.dataclass
+class Config:
+    path: str = "a"
+    def __post_init__(self):
+        pathlib.Path(self.path).touch()
+
+class Kind(enum.Enum):
+    a = "evil"
+    @classmethod
+    def _missing_(cls, value):
+        pathlib.Path(value).touch()
+
+class Point(typing.NamedTuple):
+    path: str
+"""
+
+
+class Called:
+    def __init__(self, cls, *arguments):
+        self.made = cls, arguments
+
+    def __reduce__(self):
+        return self.made
+
+
+@pytest.fixture
+def library(tmp_path: Path, monkeypatch):
+    """A module of an installed package; `Mine` of this module is made from its `Config`."""
+    folder = tmp_path / "site-packages"
+    folder.mkdir()
+    (folder / "outside.py").write_text(LIBRARY)
+    monkeypatch.syspath_prepend(folder)
+    outside = importlib.import_module("outside")
+    mine = dataclass(type("Mine", (outside.Config,), {"__module__": __name__}))
+    monkeypatch.setitem(globals(), "Mine", mine)
+    monkeypatch.setattr("__main__.Config", outside.Config, raising=False)
+    monkeypatch.chdir(tmp_path)
+    yield outside
+    del sys.modules["outside"]
+
+
+@pytest.mark.parametrize("name", ["outside.Config", "outside.Kind", "outside.Point", "test_checkpoints.Mine"])
+def test_a_class_of_a_library_is_not_created_without_trust(name, library, tmp_path: Path):
+    module, _, attribute = name.rpartition(".")
+    path = tmp_path / "last.ckpt"
+    called = Called(getattr(sys.modules[module], attribute), "evil")
+    torch.save({"state_dict": {}, "hyper_parameters": {"config": called}}, path)
+    with pytest.raises(InputError, match=re.escape(f"has the hyperparameter config ({name}): it holds")):
+        train.check_checkpoint(path)
+    with pytest.raises(InputError, match="holds Python objects besides tensors"):
+        train.load(path, trusted=False)
+    assert not Path("evil").exists()
+
+
+def test_names_of_a_library_in_the_notebook_are_the_librarys(library):
+    names = [
+        "__main__.Config",
+        "enum.Enum",
+        "http.HTTPStatus",
+        "lightning_magics.runs.RunRecord",
+        "omegaconf.OmegaConf",
+    ]
+    assert [trust._resolved(name) for name in names] == [None] * len(names)
+    assert trust._resolved("test_checkpoints.Sizes") is Sizes
