@@ -253,6 +253,9 @@ def rewound(job: Job) -> Job:
     if job.verb != "fit":  # they can still be read for what the last fit left
         snapshots.look(used)
         return job
+    if job.continues and was_fitted(job.model):
+        schedule = importlib.import_module(f"{job.package}.callbacks").BaseFinetuning  # `continued` needs its state
+        used = [item for item in used if not isinstance(item, schedule)]
     return dataclasses.replace(job, notices=(*job.notices, *snapshots.rewind(used)))
 
 
@@ -345,7 +348,8 @@ def is_whole(state: Mapping[str, Any]) -> bool:
 def continued(job: Job) -> Job:
     """Let a job go on from the fit that its instance has behind it, if there is one.
 
-    Epochs and steps are then counted from there, so that ``max_epochs=3`` trains three more.
+    Epochs and steps are then counted from there, so that ``max_epochs=3`` trains three more. Callbacks begin as they
+    were handed over: each fit has its own patience, best checkpoint and time.
     """
     if not job.continues or job.trainer.get("fast_dev_run"):
         return job
@@ -355,7 +359,13 @@ def continued(job: Job) -> Job:
         notice = f"the model's weights stay, and this fit begins anew: the rest of its last fit cannot be read, {lost}"
         return dataclasses.replace(job, continues=False, notices=(*job.notices, notice)) if lost else job
     path = RunFolder(job.folder).continue_checkpoint_path
-    state["callbacks"].pop("Timer", None)  # each fit has its own --max_time
+    states = state.pop("callbacks")
+    # What has been unfrozen is in groups of the optimizer, whose state can be restored only with them.
+    groups = {
+        key: item for key, item in states.items() if isinstance(item, Mapping) and "internal_optimizer_metadata" in item
+    }
+    if groups:
+        state["callbacks"] = groups
     checkpoints.save(state, path)
     trainer = dict(job.trainer)
     done = {"epochs": _epochs_done(state), "steps": state["global_step"]}

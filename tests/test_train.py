@@ -275,8 +275,57 @@ def test_a_fit_that_goes_on_keeps_the_best_checkpoint_of_a_direction_that_only_t
     go(tmp_path, model, **asked)
     outcome, told = go(tmp_path, model, **asked)
     assert [row["val_anything"] for row in history(told).values()] == pytest.approx([0.3, 0.4])
-    assert float(outcome.trainer.early_stopping_callback.best_score) == pytest.approx(0.9)
-    assert outcome.trainer.early_stopping_callback.wait_count == 3
+    assert float(outcome.trainer.early_stopping_callback.best_score) == pytest.approx(0.4)
+    assert (outcome.trainer.early_stopping_callback.wait_count, outcome.trainer.early_stopping_callback.mode) == (
+        0,
+        "max",
+    )
+
+
+@pytest.mark.parametrize("apart", [False, True])
+@pytest.mark.parametrize("how", ["typed", "object"])
+def test_a_fit_that_goes_on_has_its_own_patience_and_callbacks_as_they_were_handed_over(tmp_path, how, apart):
+    values = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7]
+    model, own = Scripted("val_loss", values), pytorch_lightning.callbacks.EarlyStopping("val_loss", patience=1)
+    asked = {"trainer": {"max_epochs": 4}, "early_stop": ("val_loss:1",), "continues": True}
+    if how == "object":
+        asked |= {"trainer": {"max_epochs": 4, "callbacks": own}, "early_stop": ()}
+    _, told = go(tmp_path, model, leaves_state=apart, **asked)
+    assert told[-1].epochs == 2
+    if apart:  # as a run in processes of its own comes back
+        model = Scripted("val_loss", values)
+        (checkpoint,) = tmp_path.glob("Net/version_0/**/last.ckpt")
+        train.take(model, own if how == "object" else None, checkpoint, trusted=True)
+        train.snapshots.leave([own])
+    if how == "object":
+        assert own.wait_count == 1
+        own.patience = 9  # set by hand: that stays
+    else:
+        asked["early_stop"] = ("val_loss:9",)
+    outcome, told = go(tmp_path, model, **asked)
+    stops = outcome.trainer.early_stopping_callback
+    assert (told[0].first_epoch, told[-1].epochs, stops.patience, stops.wait_count) == (2, 6, 9, 3)
+    assert float(stops.best_score) == pytest.approx(0.3)
+
+
+def test_a_fit_that_goes_on_has_the_groups_of_the_optimizer_that_a_callback_has_added(tmp_path):
+    class Thawing(Scripted):
+        def configure_optimizers(self):
+            return torch.optim.Adam([item for item in self.parameters() if item.requires_grad], 0.01)
+
+    class Thaws(pytorch_lightning.callbacks.BaseFinetuning):
+        def freeze_before_training(self, pl_module):
+            self.freeze(pl_module.backbone)
+
+        def finetune_function(self, pl_module, epoch, optimizer):
+            if epoch == 1:
+                self.unfreeze_and_add_param_group(pl_module.backbone, optimizer)
+
+    model, thaws = Thawing("val_loss", [0.1] * 6), Thaws()
+    model.backbone = nn.Linear(2, 2)
+    for _ in range(2):
+        outcome, told = go(tmp_path, model, trainer={"max_epochs": 2, "callbacks": thaws}, continues=True)
+        assert (told[-1].status, len(outcome.trainer.optimizers[0].param_groups)) == ("completed", 2)
 
 
 def test_a_callback_that_the_user_made_goes_its_own_way_and_what_is_unusual_in_it_is_said(tmp_path):
