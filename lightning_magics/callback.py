@@ -66,6 +66,7 @@ class _Reporter:
         self._directions = directions
         self._callbacks = callbacks
         self._beginning: Beginning | None = None
+        self._tuned: set[str] = set()
         self._whole: dict[str, Any] | None = None  # all weights, where the fit's last checkpoint is being made
         self._directed: set[str] = set()  # metrics whose direction was told
         self._stop = stop
@@ -105,10 +106,12 @@ class _Reporter:
             self.rates.on_train_start(trainer, pl_module)
 
     def _tell_tuned(self, model: Any) -> None:
-        """Tell what a callback has changed in the model, such as a learning rate that it has looked for."""
+        """Tell which hyperparameters have changed, such as a learning rate that a callback has looked for."""
         changes = self._beginning.tuned(model) if self._beginning is not None else {}
         for name, (before, value) in changes.items():
-            self._emit(Notice(f"a callback changed {name} from {_short(before)} to {_short(value)}", level="info"))
+            if name not in self._tuned:  # what changes every epoch is told once
+                self._emit(Notice(f"{name} changed from {_short(before)} to {_short(value)}", level="info"))
+        self._tuned |= changes.keys()
         if changes:
             self._emit(events.Hyperparameters(plain(dict(model.hparams))))
 

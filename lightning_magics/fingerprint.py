@@ -59,7 +59,7 @@ def of_values(data: Any) -> str:
             todo += value[:_MOST_PARTS]
         elif hasattr(value, "iloc"):
             rows = value.iloc[:: max(1, len(value) // 64)]
-            digest.update(f"{len(value)} {rows.to_dict('split')}".encode())
+            digest.update(f"{value.shape} {rows.to_numpy().tolist()}".encode())
         elif isinstance(value, np.ndarray) and not isinstance(value, np.memmap):
             rows = value[:: max(1, len(value) // 64)] if value.ndim else value
             digest.update(

@@ -7,6 +7,7 @@ callbacks hold without telling it as their state, and what they changed in the m
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import hashlib
 import importlib
@@ -46,7 +47,7 @@ class Beginning:
         """Return the hyperparameters and the like that have changed since this was asked last: from what to what."""
         now = _tunable(model, self._callbacks)
         before, self._tuned = self._tuned, now
-        return {name: (before.get(name), value) for name, value in now.items() if before.get(name) != value}
+        return {name: (before.get(name), value) for name, value in now.items() if _differ(before.get(name), value)}
 
     def beside(self, model: Any, whole: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
         """Return what travels beside a checkpoint.
@@ -135,7 +136,10 @@ def _make_layers(
     if is_whole():
         return
     given = callbacks() if callable(callbacks) else callbacks
-    own = [item for item in given if not type(item).__module__.startswith(("pytorch_lightning.", "lightning."))]
+    others = [item for item in given if not type(item).__module__.startswith(("pytorch_lightning.", "lightning."))]
+    own = [
+        item for item in (_copied(other, model) for other in others) if item is not None
+    ]  # their hooks ran where the model trained
     package = "lightning.pytorch" if _is_of(model, "lightning.pytorch") else "pytorch_lightning"
     lightning, before = importlib.import_module(package), getattr(model, "_trainer", None)
     quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
@@ -161,6 +165,14 @@ def _make_layers(
                 step()
     finally:
         model._trainer = before
+
+
+def _copied(callback: Any, model: Any) -> Any:
+    """A callback of the same kind, whose hooks change the model alone; None where it cannot be copied."""
+    try:
+        return copy.deepcopy(callback, {id(model): model})
+    except Exception:  # of an open file and the like
+        return None
 
 
 @contextlib.contextmanager
@@ -202,6 +214,11 @@ def _tunable(model: Any, callbacks: Iterable[Any]) -> dict[str, Any]:
     with contextlib.suppress(Exception):  # whatever a property of the user's raises
         found |= dict(model.hparams)
     return {name: value for name, value in found.items() if isinstance(value, bool | int | float | str | None)}
+
+
+def _differ(one: Any, other: Any) -> bool:
+    """Whether two plain values differ; NaN is NaN."""
+    return bool(one != other) and not (one != one and other != other)
 
 
 def _set(model: Any, name: str, value: Any) -> None:

@@ -164,7 +164,7 @@ def test_what_is_taken_in_another_type_is_said(shell, ns, capsys):
 def test_a_fit_that_goes_on_keeps_columns_and_classes_and_a_new_one_learns_its_own(shell, ns):
     run(shell, HELD)
     run(shell, "net = run.model\nmore = %lightning_fit net held --max_epochs 1 --quiet")
-    assert list(ns["more"].data[0].columns) == ["'big'", "'small'", "'flag'"]
+    assert list(ns["more"].data[0].columns) == ["big", "small", "flag"]
     assert ns["more"].data[0].classes == ["a", "b", "c"]
     run(shell, "fresh = %lightning_fit Net held --max_epochs 1 --quiet")
     assert list(ns["fresh"].data[0].columns) == ["flag", "small", "big"]
@@ -286,7 +286,7 @@ def test_a_split_to_predict_for_needs_no_labels():
         (
             "frame[:2], frame",
             "kind",
-            r"the column 'kind' of the split 'val' has the class z, and this data was trained",
+            r"the column 'kind' of the split 'val' has the class z, but this data was trained",
         ),
         ("frame, frame[['a', 'b']]", "kind", r"the split 'val' lacks the label column kind"),
         ("{'train': frame, 'val': frame}", None, r"the split 'train'.* Name the label column: --label COLUMN"),

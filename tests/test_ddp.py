@@ -302,7 +302,7 @@ def test_a_learning_rate_that_a_callback_finds_is_recorded_and_reaches_the_live_
             cell = notebook.cell(f"{line}\nrun.wait()\nprint([item.text for item in run._state.notices])")
             assert cell.status == "ok", cell.error
             values.append(notebook.value(f"run.model.{attribute}"))
-            assert re.search(r"a callback changed lr from 0\.5 to 0\.\d", cell.text)
+            assert re.search(r"lr changed from 0\.5 to 0\.\d", cell.text)
             if model == "Rated":
                 assert notebook.value("run.record.hyperparameters['lr']") == values[-1]
         assert values[0] != 0.5
