@@ -254,9 +254,15 @@ def rewound(job: Job) -> Job:
         snapshots.look(used)
         return job
     if job.continues and was_fitted(job.model):
-        schedule = importlib.import_module(f"{job.package}.callbacks").BaseFinetuning  # `continued` needs its state
-        used = [item for item in used if not isinstance(item, schedule)]
+        used = [item for item in used if not _continues_too(item, job.package)]
     return dataclasses.replace(job, notices=(*job.notices, *snapshots.rewind(used)))
+
+
+def _continues_too(item: Any, package: str) -> bool:
+    """Whether a callback continues with the model: it unfreezes parts of it, or is the user's and has a state."""
+    schedule = importlib.import_module(f"{package}.callbacks").BaseFinetuning
+    own_state = getattr(getattr(type(item), "state_dict", None), "__module__", package)
+    return isinstance(item, schedule) or not f"{own_state}.".startswith(("pytorch_lightning.", "lightning."))
 
 
 @dataclass(frozen=True)
@@ -348,8 +354,8 @@ def is_whole(state: Mapping[str, Any]) -> bool:
 def continued(job: Job) -> Job:
     """Let a job go on from the fit that its instance has behind it, if there is one.
 
-    Epochs and steps are then counted from there, so that ``max_epochs=3`` trains three more. Callbacks begin as they
-    were handed over: each fit has its own patience, best checkpoint and time.
+    Epochs and steps are then counted from there, so that ``max_epochs=3`` trains three more. Lightning's callbacks
+    begin as they were handed over: each fit has its own patience, best checkpoint and time.
     """
     if not job.continues or job.trainer.get("fast_dev_run"):
         return job
@@ -360,12 +366,15 @@ def continued(job: Job) -> Job:
         return dataclasses.replace(job, continues=False, notices=(*job.notices, notice)) if lost else job
     path = RunFolder(job.folder).continue_checkpoint_path
     states = state.pop("callbacks")
+    continuing = {item.state_key for item in handed_over(job) if _continues_too(item, job.package)}
     # What has been unfrozen is in groups of the optimizer, whose state can be restored only with them.
-    groups = {
-        key: item for key, item in states.items() if isinstance(item, Mapping) and "internal_optimizer_metadata" in item
+    kept = {
+        key: item
+        for key, item in states.items()
+        if key in continuing or (isinstance(item, Mapping) and "internal_optimizer_metadata" in item)
     }
-    if groups:
-        state["callbacks"] = groups
+    if kept:
+        state["callbacks"] = kept
     checkpoints.save(state, path)
     trainer = dict(job.trainer)
     done = {"epochs": _epochs_done(state), "steps": state["global_step"]}
