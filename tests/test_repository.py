@@ -129,14 +129,29 @@ def printed(cell: nbformat.NotebookNode) -> str:
     return "".join(output.get("text", "") for output in cell.outputs)
 
 
-def test_every_readme_example_runs_and_an_executed_notebook_holds_the_final_table(tmp_path: Path) -> None:
-    examples = re.findall(r"^```python\n(.*?)^```", README, re.M | re.S)
-    assert len(examples) > 4
-    notebook = notebook_of([*examples, "print(run.metrics['val_accuracy'] > 0.9)"])
+def examples(text: str) -> list[str]:
+    """The cells of a page, in their order."""
+    return re.findall(r"^```(?:python|\{code-cell\} ipython3)\n(.*?)^```", text, re.M | re.S)
+
+
+def pages() -> list[str]:
+    """The pages of the documentation, in the order of its contents."""
+    contents = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    names = re.findall(r"^[a-z-]+$", "".join(re.findall(r"^```\{toctree\}\n(.*?)^```", contents, re.M | re.S)), re.M)
+    assert sorted(names) == sorted(path.stem for path in (ROOT / "docs").glob("*.md") if path.stem != "index")
+    return [(ROOT / "docs" / f"{name}.md").read_text(encoding="utf-8") for name in names]
+
+
+def test_every_example_runs_and_an_executed_notebook_holds_the_final_table(tmp_path: Path) -> None:
+    readme = examples(README)
+    assert len(readme) > 3
+    more = [cell for page in pages() for cell in examples(page)]
+    assert len(more) > 15
+    notebook = notebook_of([*readme, "print(run.metrics['val_accuracy'] > 0.9)", *more])
     client = execute(notebook, tmp_path)
-    assert printed(notebook.cells[-1]) == "True\n"
+    assert printed(notebook.cells[len(readme)]) == "True\n"
     assert not client.widget_state
-    (fit,) = [cell for cell in notebook.cells if cell.source.startswith("run = %lightning_fit")]
+    fit = next(cell for cell in notebook.cells if cell.source.startswith("run = %lightning_fit"))
     (output,) = fit.outputs
     assert "val_accuracy" in output["data"]["text/html"]
     assert "val_accuracy" in output["data"]["text/plain"]
