@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, cast
 
@@ -19,11 +19,13 @@ from .directions import Directions
 from .errors import did_you_mean
 from .events import Event, Fingerprint, Metrics, Notice, Stage, Step
 from .fingerprint import fingerprints
-from .handover import Beginning, dumped
+from .handover import Beginning, because, dumped, listed
 from .provenance import plain
+from .runs import shown
 
 _STEP_INTERVAL_S = 0.2  # five a second are enough to look alive
 _MOST_INTERVAL_S = 1.0  # of a run that goes on for long: its file stays small
+_KEEPS_WEIGHTS_WHOLE = ("SingleDeviceStrategy", "DDPStrategy")  # others have parts of them on each rank
 
 # Lightning's running stage: ours, and the Trainer's property that counts its batches by dataloader.
 _EVALUATIONS: dict[str, tuple[Stage, str]] = {
@@ -59,13 +61,12 @@ class _Reporter:
         stop: StopFlag,
         save_to: Path,
         directions: Directions,
-        callbacks: Sequence[Any],
+        beginning: Beginning | None,
         save_end: bool,
     ) -> None:
         self._emit = emit
         self._directions = directions
-        self._callbacks = callbacks
-        self._beginning: Beginning | None = None
+        self._beginning = beginning
         self._tuned: set[str] = set()
         self._whole: dict[str, Any] | None = None  # all weights, where the fit's last checkpoint is being made
         self._directed: set[str] = set()  # metrics whose direction was told
@@ -86,9 +87,10 @@ class _Reporter:
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take note of how the fit begins; callbacks of the model's own are there only now."""
-        if stage == "fit":
-            snapshots.rewind(item for item in trainer.callbacks if item is not self and item not in self._callbacks)
-            self._beginning = Beginning(pl_module, self._callbacks)
+        if self._beginning is not None:
+            given = self._beginning.callbacks
+            snapshots.rewind(item for item in trainer.callbacks if item is not self and item not in given)
+            self._beginning.set_up()
 
     # Training. An epoch is told at the start of the next one: metrics that the model's own
     # on_train_epoch_end logs come after every ordinary callback's.
@@ -107,13 +109,30 @@ class _Reporter:
 
     def _tell_tuned(self, model: Any) -> None:
         """Tell which hyperparameters have changed, such as a learning rate that a callback has looked for."""
-        changes = self._beginning.tuned(model) if self._beginning is not None else {}
+        if self._beginning is None:
+            return
+        changes = self._beginning.tuned()
         for name, (before, value) in changes.items():
             if name not in self._tuned:  # what changes every epoch is told once
                 self._emit(Notice(f"{name} changed from {_short(before)} to {_short(value)}", level="info"))
         self._tuned |= changes.keys()
         if changes:
-            self._emit(events.Hyperparameters(plain(dict(model.hparams))))
+            self._emit(events.Hyperparameters(plain(dict(model.hparams)), plain(self._beginning.data_changes)))
+
+    def _tell_what_stays(self, trainer: Any, model: Any) -> None:
+        """Tell which weights the notebook's model cannot be given once the fit has ended, as soon as there are such."""
+        if self._beginning is None or type(trainer.strategy).__name__ not in _KEEPS_WEIGHTS_WHOLE:
+            return
+        names, raised = self._beginning.cannot_return()
+        if names:
+            path, why = shown(self._save_to), f" {because(raised)}." if raised else ""
+            self._emit(
+                Notice(
+                    f"{type(model).__name__} in the notebook cannot take {listed(names)} back: these layers are added "
+                    f"or resized during the fit.{why} Their weights will be in {path}. To load them after the fit, add "
+                    f"the layers to the model, then type model.load_state_dict(torch.load({path!r})['state_dict'])"
+                )
+            )
 
     def on_train_epoch_start(self, trainer: Any, pl_module: Any) -> None:
         self.tell_epoch(trainer)
@@ -125,6 +144,8 @@ class _Reporter:
             self._stop.end()
             self._save(trainer)
             raise StopRequested
+        if batch_idx == 0:  # after all hooks that come before it
+            self._tell_what_stays(trainer, pl_module)
         self._take(pl_module, batch)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -144,6 +165,7 @@ class _Reporter:
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         self._tell_tuned(pl_module)
+        self._tell_what_stays(trainer, pl_module)
         if self._save_end:
             self._save(trainer)
 
@@ -293,7 +315,7 @@ def reporter(
     stop: StopFlag,
     save_to: Path,
     directions: Directions,
-    callbacks: Sequence[Any] = (),
+    beginning: Beginning | None = None,
     save_end: bool = False,
 ) -> Any:
     """Return the callback for one of the two Lightning packages.
@@ -304,14 +326,14 @@ def reporter(
         stop: looked at before each batch; once set, the state is saved and `StopRequested` ends the loop.
         save_to: checkpoint to write then.
         directions: of the metrics.
-        callbacks: that were handed over.
+        beginning: of a fit, its model and data as they were handed over.
         save_end: whether it is written also when a fit ends by itself.
     """
     import importlib
 
     lightning = importlib.import_module(f"{package}.callbacks")
     own = {"_rate_monitor": lightning.LearningRateMonitor}
-    return type("Reporter", (_Reporter, lightning.Callback), own)(emit, stop, save_to, directions, callbacks, save_end)
+    return type("Reporter", (_Reporter, lightning.Callback), own)(emit, stop, save_to, directions, beginning, save_end)
 
 
 class _ForLoggersAlone:

@@ -137,7 +137,8 @@ def _recorded(path: Path) -> Row:
     if took_s is None and status == "running":
         took_s = max(0.0, time.time() - record.started)
     data = record.options.get("data")
-    given = {f"data.{name}": value for name, value in data.items()} if isinstance(data, dict) else {}
+    of_data = {**(data if isinstance(data, dict) else {}), **record.data_hyperparameters}
+    given = {f"data.{name}": value for name, value in of_data.items()}
     best = record.metrics | {name: item["value"] for name, item in record.best_metrics.items() if "value" in item}
     return Row(
         run=folder.name,

@@ -132,9 +132,10 @@ class Directions:
 
 @dataclass(frozen=True)
 class Hyperparameters:
-    """The hyperparameters of the model, where a callback has changed one."""
+    """The hyperparameters of the model, and those of the data that have changed, where a callback has changed one."""
 
     values: dict[str, Any]
+    data: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

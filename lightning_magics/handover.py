@@ -1,7 +1,7 @@
 """What a fit in processes of its own gives back beside Lightning's checkpoint, and putting weights into a live model.
 
 A checkpoint may leave out frozen weights, as the model's own `on_save_checkpoint` says; what trained all the same, what
-callbacks hold without telling it as their state, and what they changed in the model travels beside it.
+callbacks hold without telling it as their state, and what they changed in the model and its data travels beside it.
 """
 
 from __future__ import annotations
@@ -18,36 +18,77 @@ from typing import Any
 import torch
 
 from . import snapshots
+from .errors import cut
 from .randomness import random_state_kept
+
+Parts = tuple[Any, Sequence[Any], Any]  # model, callbacks and data of a fit
 
 _KEY = "lightning_magics"
 _MOST_NAMED = 4
+_OF_DATA = "data."
 _TUNED = ("lr", "learning_rate", "batch_size")  # attributes that Lightning's own callbacks set
+_PLAIN = bool | int | float | str | None
 
 
 class Beginning:
-    """A model as it was when its fit began, to tell what has become of it.
+    """A fit as it was when it began, to tell what has become of its model and its data.
 
     Args:
-        model: LightningModule instance.
+        model: LightningModule instance, as it was handed over.
+        data: LightningDataModule instance, or None.
         callbacks: those that were handed over, in their order.
+        anew: makes these three once more, as the notebook has them; None where no other process takes weights back.
     """
 
-    def __init__(self, model: Any, callbacks: Sequence[Any]) -> None:
-        self._callbacks = callbacks
-        self._tuned = _tunable(model, callbacks)
+    def __init__(
+        self, model: Any, data: Any, callbacks: Sequence[Any], anew: Callable[[], Parts] | None = None
+    ) -> None:
+        self._model, self._data = model, data
+        self.callbacks = callbacks
+        self._anew = anew
+        self._shapes = _shapes(model.state_dict()) if anew is not None else {}
+        self._first = self._tuned = self._tunable()
+        self._numbers = _numbers(model)
+        self._data_numbers: dict[str, Any] = {}
         self._values: dict[str, Any] = {}  # weight → what differs once it has another value
+
+    def set_up(self) -> None:
+        """Take note of the data once it is set up: what its own `setup` does, it does in the notebook too."""
+        self._data_numbers = _numbers(self._data)
 
     def training(self, model: Any) -> None:
         """Take note of the weights, right before they train, where a hook may leave some out of a checkpoint."""
         if any(_leaves_out(item) for item in (model, *model.trainer.callbacks)):
             self._values = _values(model)
 
-    def tuned(self, model: Any) -> dict[str, tuple[Any, Any]]:
-        """Return the hyperparameters and the like that have changed since this was asked last: from what to what."""
-        now = _tunable(model, self._callbacks)
-        before, self._tuned = self._tuned, now
-        return {name: (before.get(name), value) for name, value in now.items() if _differ(before.get(name), value)}
+    def tuned(self) -> dict[str, tuple[Any, Any]]:
+        """Return the hyperparameters and the like that have changed since this was asked last: from what to what.
+
+        Those of the data are called ``data.NAME``.
+        """
+        before, self._tuned = self._tuned, self._tunable()
+        return _changes(before, self._tuned)
+
+    @property
+    def data_changes(self) -> dict[str, Any]:
+        """The hyperparameters and the like of the data that have changed since the beginning."""
+        changes = _changes(self._first, self._tunable())
+        return {name.removeprefix(_OF_DATA): new for name, (_, new) in changes.items() if name.startswith(_OF_DATA)}
+
+    def cannot_return(self) -> tuple[list[str], list[str]]:
+        """Return weights that are new since this was asked last and that the notebook's model cannot be given.
+
+        Also what hooks raised when they were to make layers for them on what the notebook has.
+        """
+        if self._anew is None or any(type(item).__name__ == "ModelPruning" for item in self.callbacks):
+            return [], []  # that one saves other weights than it trains
+        now = _shapes(self._model.state_dict())
+        new = {name: shape for name, shape in now.items() if not _fits(self._shapes, name, shape)}
+        self._shapes = now
+        if not new:
+            return [], []
+        makes, raised = _made(self._anew, now)
+        return [name for name, shape in new.items() if not _fits(makes, name, shape)], raised
 
     def beside(self, model: Any, whole: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
         """Return what travels beside a checkpoint.
@@ -61,9 +102,14 @@ class Beginning:
         trained = [name for name in whole if name not in kept and now.get(name) != self._values.get(name)]
         return {
             "left_out": {name: whole[name] for name in trained},
-            "callbacks": [snapshots.changed(item) for item in self._callbacks],
-            "attributes": _tunable(model, self._callbacks),
+            "callbacks": [snapshots.changed(item) for item in self.callbacks],
+            "attributes": _changed(self._numbers, _numbers(model)) | _tunable(model, self.callbacks),
+            "data": _changed(self._data_numbers, _numbers(self._data)) | _tunable(self._data, self.callbacks),
         }
+
+    def _tunable(self) -> dict[str, Any]:
+        of_data = _tunable(self._data, self.callbacks)
+        return _tunable(self._model, self.callbacks) | {f"{_OF_DATA}{name}": of_data[name] for name in of_data}
 
 
 def dumped(trainer: Any, whole: Mapping[str, Any], beginning: Beginning) -> dict[str, Any]:
@@ -73,8 +119,14 @@ def dumped(trainer: Any, whole: Mapping[str, Any], beginning: Beginning) -> dict
     return found
 
 
-def take(model: Any, callbacks: Sequence[Any] | Callable[[], Sequence[Any]], state: Any, datamodule: Any) -> list[str]:
-    """Put what a fit left into a live model and its callbacks.
+def take(
+    model: Any,
+    callbacks: Sequence[Any] | Callable[[], Sequence[Any]],
+    state: Any,
+    datamodule: Any,
+    place: str = "",
+) -> list[str]:
+    """Put what a fit left into a live model, its callbacks and its data.
 
     Layers that the model lacks are made as Lightning makes them before it restores: by `configure_model` and `setup`,
     and by those hooks of callbacks that come before training.
@@ -83,32 +135,62 @@ def take(model: Any, callbacks: Sequence[Any] | Callable[[], Sequence[Any]], sta
         model: LightningModule instance.
         callbacks: as they were handed over; or what makes others, for their hooks alone.
         state: the checkpoint.
-        datamodule: of the fit, for hooks that look at it; or None.
+        datamodule: of the fit, or None.
+        place: where the checkpoint is, for messages.
 
     Returns:
         What could not be put anywhere, for the user.
     """
     beside = state.get(_KEY, {})
-    _make_layers(model, callbacks, state["state_dict"], datamodule)
+    raised = _make_layers(model, callbacks, _shapes(state["state_dict"]), datamodule)
     model.on_load_checkpoint(state)
     weights = {**state["state_dict"], **beside.get("left_out", {})}
     _take_type(model, weights)
-    own = model.state_dict()
+    own = _shapes(model.state_dict())
     unknown = [name for name in weights if name not in own]
-    other = [name for name in weights if name in own and _shape(weights[name]) != _shape(own[name])]
+    other = [name for name in weights if name in own and not _fits(own, name, _shape(weights[name]))]
     model.load_state_dict(
         {name: item for name, item in weights.items() if name not in (*unknown, *other)}, strict=False
     )
-    for name, value in beside.get("attributes", {}).items():
+    for name, value in (_changed_hyperparameters(model, state) | beside.get("attributes", {})).items():
         _set(model, name, value)
     attributes = beside.get("callbacks", [])
-    for place, callback in enumerate(() if callable(callbacks) else callbacks):
-        _take_state(callback, state.get("callbacks", {}), attributes[place] if place < len(attributes) else {})
-    kind = type(model).__name__
-    told = (
-        [f"this {kind} has no layer for {listed(unknown)} of the run; they remain in the checkpoint"] if unknown else []
-    )
-    return told + ([f"{listed(other)} of the run have a different shape in this {kind}"] if other else [])
+    for position, callback in enumerate(() if callable(callbacks) else callbacks):
+        changes = attributes[position] if position < len(attributes) else {}
+        _take_state(callback, state.get("callbacks", {}), changes)
+    kind, why = type(model).__name__, f". {because(raised)}" if raised else ""
+    told = []
+    if unknown:
+        told.append(f"this {kind} has no layer for {listed(unknown)} of the run; they remain in the checkpoint")
+    if other:
+        told.append(f"{listed(other)} of the run have a different shape in this {kind}; they remain in the checkpoint")
+    told = [f"{text}{f' {place}' if place else ''}{why}" for text in told]
+    return told + (_take_data(datamodule, state, beside.get("data", {})) if datamodule is not None else [])
+
+
+def _changed_hyperparameters(model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain hyperparameters of a checkpoint that differ from the model's."""
+    own, saved = model.hparams, state.get("hyper_parameters", {})
+    plain = {name: value for name, value in saved.items() if name in own and isinstance(value, _PLAIN)}
+    return {name: value for name, value in plain.items() if isinstance(own[name], _PLAIN) and _differ(own[name], value)}
+
+
+def because(raised: Sequence[str]) -> str:
+    """Return why layers could not be made, of what hooks raised."""
+    return f"Adding the layers raised {'; '.join(dict.fromkeys(raised))}"
+
+
+def _take_data(datamodule: Any, state: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+    """Put what a fit left into its live data; returns what could not be, for the user."""
+    for name, value in values.items():
+        _set(datamodule, name, value)
+    kind = type(datamodule)
+    if kind.__qualname__ in state:  # as Lightning calls it there
+        try:
+            datamodule.load_state_dict(state[kind.__qualname__])
+        except Exception as error:  # whatever the user's hook raises
+            return [f"the state of {kind.__name__} cannot be restored: {_said(error)}"]
+    return []
 
 
 def _is_of(model: Any, package: str) -> bool:
@@ -122,57 +204,125 @@ def absent(model: Any, state: Mapping[str, Any]) -> list[str]:
     return [name for name in model.state_dict() if name not in held]
 
 
+def _made(anew: Callable[[], Parts], shapes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The shapes of the weights that the notebook's model can have, and what hooks raised when they were to make them.
+
+    Args:
+        anew: makes the model, its callbacks and its data as the notebook has them.
+        shapes: those that are to be made.
+    """
+    try:
+        with random_state_kept(), _on_its_own():
+            model, callbacks, data = anew()
+            raised = _make_layers(model, callbacks, shapes, data)
+            return _shapes(model.state_dict()), raised
+    except Exception as error:  # a trial must not end what trains
+        return {}, [_said(error)]
+
+
+@contextlib.contextmanager
+def _on_its_own() -> Iterator[None]:
+    """Within it this process belongs to no group, as the notebook's: a hook that waits for other ranks would hang."""
+    distributed: Any = torch.distributed
+    if not (distributed.is_available() and distributed.is_initialized()):
+        yield
+        return
+    group, distributed.group.WORLD = distributed.group.WORLD, None
+    try:
+        yield
+    finally:
+        distributed.group.WORLD = group
+
+
 def _make_layers(
-    model: Any, callbacks: Sequence[Any] | Callable[[], Sequence[Any]], weights: Mapping[str, Any], data: Any
-) -> None:
-    """Make layers that weights are for and a model lacks: none if it lacks none."""
+    model: Any, callbacks: Sequence[Any] | Callable[[], Sequence[Any]], shapes: Mapping[str, Any], data: Any
+) -> list[str]:
+    """Make layers that weights of these shapes are for and a model lacks: none if it lacks none.
+
+    Callbacks stay as they are: their hooks run on copies, and ran where the model trained.
+
+    Returns:
+        What hooks raised.
+    """
+    raised: list[str] = []
 
     def is_whole() -> bool:
-        return not weights.keys() - model.state_dict().keys()
+        own = _shapes(model.state_dict())
+        return all(_fits(own, name, shape) for name, shape in shapes.items())
 
+    def run(steps: Iterable[Callable[[], Any]]) -> None:
+        for step in steps:
+            if is_whole():
+                return
+            try:
+                with random_state_kept():
+                    step()
+            except Exception as error:  # a hook that needs more than there is: what it makes is named
+                raised.append(_said(error))
+
+    run([model.configure_model])
     if is_whole():
-        return
-    model.configure_model()
-    if is_whole():
-        return
+        return []
     given = callbacks() if callable(callbacks) else callbacks
-    others = [item for item in given if not type(item).__module__.startswith(("pytorch_lightning.", "lightning."))]
-    own = [
-        item for item in (_copied(other, model) for other in others) if item is not None
-    ]  # their hooks ran where the model trained
-    package = "lightning.pytorch" if _is_of(model, "lightning.pytorch") else "pytorch_lightning"
-    lightning, before = importlib.import_module(package), getattr(model, "_trainer", None)
-    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
-    with _silent(package):
-        trainer = lightning.Trainer(accelerator="cpu", devices=1, max_epochs=0, callbacks=own, **quiet)
+    users = [item for item in given if not type(item).__module__.startswith(("pytorch_lightning.", "lightning."))]
+    uncopied: list[str] = []
+    own = _copies(users, model, uncopied)
+    trainer, before = _bare_trainer(model, own), getattr(model, "_trainer", None)
     trainer.datamodule = data
-    trainer.strategy.connect(model)
-    trainer.state.fn = importlib.import_module(f"{package}.trainer.states").TrainerFn.FITTING
     steps: list[Callable[[], Any]] = [functools.partial(item.setup, trainer, model, "fit") for item in own]
-    steps.append(functools.partial(model.setup, "fit"))
+    steps += [functools.partial(model.setup, "fit"), model.configure_model]
     steps += [functools.partial(item.on_fit_start, trainer, model) for item in own]
     steps.append(model.on_fit_start)
     steps += [functools.partial(item.on_train_start, trainer, model) for item in own]
     model.trainer = trainer
     try:
-        for step in steps:
-            if is_whole():
-                break
-            with (
-                random_state_kept(),
-                contextlib.suppress(Exception),
-            ):  # a hook that needs more than there is: what it makes is named
-                step()
+        run(steps)
+        if raised and data is not None and not is_whole():  # they may need data that is set up
+            raised.clear()
+            run([functools.partial(_set_up, data, trainer), *steps])
     finally:
         model._trainer = before
+    return [*uncopied, *raised]
 
 
-def _copied(callback: Any, model: Any) -> Any:
-    """A callback of the same kind, whose hooks change the model alone; None where it cannot be copied."""
+def _bare_trainer(model: Any, callbacks: Sequence[Any]) -> Any:
+    """A Trainer of a fit that hooks can look at, with a model; it never runs."""
+    package = "lightning.pytorch" if _is_of(model, "lightning.pytorch") else "pytorch_lightning"
+    fabric = "lightning.fabric" if package == "lightning.pytorch" else "lightning_fabric"
+    environment = importlib.import_module(f"{fabric}.plugins.environments").LightningEnvironment()
+    quiet = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
+    with _silent(package):
+        trainer = importlib.import_module(package).Trainer(
+            accelerator="cpu", devices=1, max_epochs=0, plugins=[environment], **quiet
+        )
+    trainer.callbacks = list(callbacks)  # given to it, a progress bar of the user's would be refused
+    trainer.strategy.connect(model)
+    trainer.state.fn = importlib.import_module(f"{package}.trainer.states").TrainerFn.FITTING
+    return trainer
+
+
+def _set_up(data: Any, trainer: Any) -> None:
+    """Set data up for a fit, as its Trainer would."""
+    before, data.trainer = data.trainer, trainer
     try:
-        return copy.deepcopy(callback, {id(model): model})
-    except Exception:  # of an open file and the like
-        return None
+        data.setup("fit")
+    finally:
+        data.trainer = before
+
+
+def _copies(callbacks: Iterable[Any], model: Any, raised: list[str]) -> list[Any]:
+    """Copy callbacks, which may hold the model itself; what cannot be copied is left out, and why is added."""
+    copies = []
+    for item in callbacks:
+        try:
+            copies.append(copy.deepcopy(item, {id(model): model}))
+        except Exception as error:  # of an open file and the like
+            raised.append(f"{_said(error)} when {type(item).__name__} was copied")
+    return copies
+
+
+def _said(error: Exception) -> str:
+    return cut(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 @contextlib.contextmanager
@@ -207,13 +357,31 @@ def _take_type(model: Any, weights: Mapping[str, Any]) -> None:
         model.to(types.pop())
 
 
-def _tunable(model: Any, callbacks: Iterable[Any]) -> dict[str, Any]:
-    """The hyperparameters of a model that are plain values, and the attributes that callbacks tune."""
-    names = [*_TUNED, *(getattr(item, "_attr_name", "") or "" for item in callbacks)]
-    found = {name: vars(model)[name] for name in names if name in vars(model)}
+def _tunable(owner: Any, callbacks: Iterable[Any]) -> dict[str, Any]:
+    """The hyperparameters of a model or of data that are plain values, and the attributes that callbacks tune."""
+    if owner is None:
+        return {}
+    given = [getattr(item, name, "") or "" for item in callbacks for name in ("_attr_name", "_batch_arg_name")]
+    found = {name: vars(owner)[name] for name in (*_TUNED, *given) if name in vars(owner)}
     with contextlib.suppress(Exception):  # whatever a property of the user's raises
-        found |= dict(model.hparams)
-    return {name: value for name, value in found.items() if isinstance(value, bool | int | float | str | None)}
+        found |= dict(owner.hparams)
+    return {name: value for name, value in found.items() if isinstance(value, _PLAIN)}
+
+
+def _numbers(owner: Any) -> dict[str, Any]:
+    """The attributes that are numbers, such as a weight that is annealed; not flags, which may tell of an object."""
+    found = vars(owner) if owner is not None else {}
+    return {name: value for name, value in found.items() if type(value) in (int, float)}
+
+
+def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """The plain values that differ: from what to what."""
+    return {name: (before.get(name), value) for name, value in now.items() if _differ(before.get(name), value)}
+
+
+def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain values that were there before and differ."""
+    return {name: value for name, (_, value) in _changes(before, now).items() if name in before}
 
 
 def _differ(one: Any, other: Any) -> bool:
@@ -221,12 +389,12 @@ def _differ(one: Any, other: Any) -> bool:
     return bool(one != other) and not (one != one and other != other)
 
 
-def _set(model: Any, name: str, value: Any) -> None:
-    """Set a hyperparameter or an attribute where the model has it."""
-    if name in vars(model):
-        setattr(model, name, value)
-    if name in model.hparams:
-        model.hparams[name] = value
+def _set(owner: Any, name: str, value: Any) -> None:
+    """Set a hyperparameter or an attribute where a model or data has it."""
+    if name in vars(owner):
+        setattr(owner, name, value)
+    if name in owner.hparams:
+        owner.hparams[name] = value
 
 
 def _leaves_out(item: Any) -> bool:
@@ -256,7 +424,17 @@ def _digest(tensor: Any) -> Any:
 
 
 def _shape(item: Any) -> Any:
+    """The shape of a tensor; None of what is no tensor, or takes its shape from what it is given."""
     return tuple(item.shape) if isinstance(item, torch.Tensor) and not torch.nn.parameter.is_lazy(item) else None
+
+
+def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: _shape(item) for name, item in weights.items()}
+
+
+def _fits(own: Mapping[str, Any], name: str, shape: Any) -> bool:
+    """Whether a model whose weights have some shapes can take one of this name and shape."""
+    return name in own and own[name] in (None, shape)
 
 
 def listed(names: Sequence[str]) -> str:

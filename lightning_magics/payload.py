@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import io
 import mmap
 import os
 import pickle
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
@@ -91,9 +92,29 @@ def load(path: Path) -> Any:
         RunError: the file is missing, or not whole.
         Exception: what the classes of the user raise when they are made again.
     """
+    with _file(path) as file:
+        return _read(file, path)
+
+
+def reader(path: Path) -> Callable[[], Any]:
+    """Return what reads an object that `save` wrote, each time anew, even after the file has been removed.
+
+    Raises:
+        RunError: the file is missing. Calling it raises what `load` does.
+    """
+    return functools.partial(_read, _file(path), path)
+
+
+def _file(path: Path) -> IO[bytes]:
     try:
-        with path.open("rb") as file:
-            view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
+        return path.open("rb")
+    except OSError as error:
+        raise RunError(f"{path} cannot be read: {error}") from error
+
+
+def _read(file: IO[bytes], path: Path) -> Any:
+    try:
+        view = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY))
     except (OSError, ValueError) as error:  # ValueError: an empty file
         raise RunError(f"{path} cannot be read: {error}") from error
     if bytes(view[-len(_MARK) :]) != _MARK:

@@ -44,7 +44,7 @@ class Recorder:
         elif isinstance(event, events.Directions):
             self.record = dataclasses.replace(self.record, directions={**self.record.directions, **event.data})
         elif isinstance(event, events.Hyperparameters):
-            self._update(hyperparameters=event.values)
+            self._update(hyperparameters=event.values, data_hyperparameters=event.data)
         elif isinstance(event, events.Fingerprint):
             self._update(fingerprint=event.data)
         elif isinstance(event, events.Results):

@@ -53,6 +53,7 @@ class RunRecord:
         options: what was asked for, as given.
         trainer: the Trainer's arguments as resolved, objects by their ``repr``.
         hyperparameters: the model's, as ``save_hyperparameters()`` kept them.
+        data_hyperparameters: of a fit, those of its data that changed during it, such as a batch size.
         seed: of ``--seed``, or None.
         recipe: of a fit, how it was put together: see `recipe.Recipe`; empty for the other verbs.
         fingerprint: of a fit, what its data and its initial weights were: ``train``, ``val``, ``weights``, see
@@ -86,6 +87,7 @@ class RunRecord:
     options: dict[str, Any] = field(default_factory=dict)
     trainer: dict[str, Any] = field(default_factory=dict)
     hyperparameters: dict[str, Any] = field(default_factory=dict)
+    data_hyperparameters: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
     recipe: dict[str, Any] = field(default_factory=dict)
     fingerprint: dict[str, str] = field(default_factory=dict)

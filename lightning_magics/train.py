@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import importlib
 import os
 import pickle
@@ -51,7 +52,11 @@ class Outcome:
 
 
 def train(
-    job: Job, emit: Callable[[Event], None], stop: StopFlag, gather: Callable[[Any, Any], Any] | None = None
+    job: Job,
+    emit: Callable[[Event], None],
+    stop: StopFlag,
+    gather: Callable[[Any, Any], Any] | None = None,
+    anew: Callable[[], Job] | None = None,
 ) -> Outcome:
     """Run a job to its end, telling it by events: `Started` first, exactly one `Ended` last.
 
@@ -60,6 +65,7 @@ def train(
         emit: takes each event.
         stop: looked at before each batch.
         gather: one of several ranks predicts: makes all ranks' batch outputs of this one's and the Trainer.
+        anew: of a process that trains for a notebook: reads the job once more, as the notebook has it.
 
     Raises:
         InputError: the job cannot start: Trainer's arguments, data or checkpoint; then no event was sent.
@@ -69,9 +75,11 @@ def train(
     began = time.monotonic()
     folder = RunFolder(job.folder)
     directions = directions_of(job)
-    watcher = reporter(
-        job.package, emit, stop, folder.last_checkpoint_path, directions, given_callbacks(job), job.leaves_state
-    )
+    beginning = None
+    if job.verb == "fit":
+        again = functools.partial(_parts, anew) if anew is not None else None
+        beginning = handover.Beginning(job.model, job.datamodule, given_callbacks(job), again)
+    watcher = reporter(job.package, emit, stop, folder.last_checkpoint_path, directions, beginning, job.leaves_state)
     with chatter(folder.log_path(job.rank), lambda text: emit(Notice(text))), _workers_ignore_interrupts():
         job = continued(rewound(job))
         ours = [judge(job.package, job.datamodule, emit)] if job.verb == "test" else []
@@ -117,6 +125,11 @@ def train(
                 job.model.trainer = before  # the fit that the next one continues
             emit(_ended(trainer, status, time.monotonic() - began, error))
     return Outcome(trainer, predictions)
+
+
+def _parts(anew: Callable[[], Job]) -> handover.Parts:
+    job = anew()
+    return job.model, given_callbacks(job), job.datamodule
 
 
 class _IgnoringInterrupts:
@@ -339,7 +352,8 @@ def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool, datamodule
     with pickling.found_in_main(model):
         state = load(checkpoint, trusted)
     _check_content(checkpoint, state)
-    for text in handover.take(model, callbacks if callable(callbacks) else listed(callbacks), state, datamodule):
+    given = callbacks if callable(callbacks) else listed(callbacks)
+    for text in handover.take(model, given, state, datamodule, shown(checkpoint)):
         print(text)  # noqa: T201 -- for whoever takes it
     model.trainer = None
     _left[model] = _Left(checkpoint, mark, trusted, is_whole(state))

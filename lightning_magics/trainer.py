@@ -211,13 +211,18 @@ def bridged(datamodule: Any, package: str) -> Any:
 
         return hook
 
+    def read(self: Any, name: str) -> Any:
+        return getattr(datamodule, name)
+
+    def write(self: Any, name: str, value: Any) -> None:
+        setattr(datamodule, name, value)
+
     own = [
         name
         for name, member in inspect.getmembers(type(datamodule), inspect.isfunction)
         if not name.startswith("__") and member is not getattr(theirs, name, None) and hasattr(base, name)
     ]
     own += [name for name, member in vars(datamodule).items() if callable(member) and hasattr(base, name)]
-    made = type(type(datamodule).__name__, (base,), {name: hand_over(name) for name in own})()
-    if datamodule.hparams:
-        made.save_hyperparameters(dict(datamodule.hparams))
-    return made
+    hooks = {name: hand_over(name) for name in own}
+    cls: Any = type(type(datamodule).__name__, (base,), {**hooks, "__getattr__": read, "__setattr__": write})
+    return cls.__new__(cls)  # its attributes are those of the other, so that what a callback sets is set there

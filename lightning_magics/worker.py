@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any
@@ -79,7 +80,8 @@ def main(folder: RunFolder, rank: int, ranks: int, local_rank: int | None = None
 
 def _run(folder: RunFolder, rank: int, ranks: int) -> None:
     control = reach(folder.control_path, _LOOK_S if rank == 0 else _SELDOM_S)
-    job = dataclasses.replace(payload.load(folder.job_path), rank=rank)
+    anew = payload.reader(folder.job_path)
+    job = dataclasses.replace(anew(), rank=rank)
     if isinstance(control, Control):
         if control.loaded(rank):
             folder.job_path.unlink(missing_ok=True)  # it stays mapped
@@ -96,7 +98,7 @@ def _run(folder: RunFolder, rank: int, ranks: int) -> None:
         job = shards.of_rank(job, rank, ranks)
         gather = functools.partial(_gathered, folder, control, rank)
     if rank == 0:
-        _train_and_tell(job, control, stop, gather)
+        _train_and_tell(job, control, stop, gather, anew)
     else:
         train(job, _nothing, stop, gather)
     if isinstance(control, Control):
@@ -135,7 +137,7 @@ def _cores() -> int:
     return int(os.environ.get("SLURM_CPUS_ON_NODE") or 0) or len(os.sched_getaffinity(0))
 
 
-def _train_and_tell(job: Job, control: Control | Wish, stop: StopFlag, gather: Any) -> None:
+def _train_and_tell(job: Job, control: Control | Wish, stop: StopFlag, gather: Any, anew: Callable[[], Job]) -> None:
     """Train as the rank that tells what happens; predictions are kept before the end is told."""
     folder = RunFolder(job.folder)
     recorder = Recorder(folder, folder.read(), _say)
@@ -148,7 +150,7 @@ def _train_and_tell(job: Job, control: Control | Wish, stop: StopFlag, gather: A
             recorder.emit(event)
 
     try:
-        outcome = train(job, emit, stop, gather)
+        outcome = train(job, emit, stop, gather, anew)
         if outcome.predictions is not None:
             _keep(outcome.predictions, folder.predictions_path)
     except BaseException as error:

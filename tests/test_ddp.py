@@ -140,22 +140,74 @@ def test_processes_tell_tensorboard_what_the_kernel_does(notebook: Kernel) -> No
 # What comes back
 
 
+CONTINUES = """
+class Kept(pl.Callback):
+    def __init__(self):
+        self.seen, self.here = 0, 0
+    def on_train_batch_end(self, *a):
+        self.seen += 1
+        self.here += 1
+    def state_dict(self):
+        return {"seen": self.seen}
+    def load_state_dict(self, state):
+        self.seen = state["seen"]
+
+def kept():
+    stopping = pl.callbacks.EarlyStopping("val_loss", patience=9)
+    return [Kept(), stopping, pl.callbacks.ModelCheckpoint(monitor="val_loss")]
+
+def read(cbs, run):
+    best = os.path.basename(cbs[2].best_model_path), run.name in cbs[2].best_model_path
+    scores = [round(float(item), 4) for item in (cbs[1].best_score, cbs[2].best_model_score)]
+    return [cbs[0].seen, cbs[0].here, cbs[1].wait_count, cbs[1].stopped_epoch, best, scores]
+"""
+
+
 def test_a_fit_goes_on_from_the_last_one_wherever_each_of_them_runs(notebook: Kernel) -> None:
+    notebook.run(CONTINUES)
     for name, first, second in (
         ("kk", "", ""),
         ("kp", "", "--ddp 1"),
         ("pk", "--ddp 1", ""),
         ("pp", "--ddp 1", "--ddp 1"),
+        ("kb", "", "--background"),
+        ("bk", "--background", ""),
     ):
         notebook.run(
-            f"torch.manual_seed(3)\n{name} = Net()",
-            f"%lightning_fit {name} digits {SHORT} {first}",
-            f"{name}_run = %lightning_fit {name} digits {SHORT} {second}",
+            f"torch.manual_seed(3)\n{name}, cbs = Net(), kept()",
+            f"run = %lightning_fit {name} digits {SHORT} --callbacks cbs {first}\nrun.wait()",
+            f"{name}_first = read(cbs, run)",
+            f"{name}_run = %lightning_fit {name} digits {SHORT} --callbacks cbs {second}\n{name}_run.wait()",
+            f"{name}_second = read(cbs, {name}_run)",
         )
-    for name in ("kp", "pk", "pp"):
+    for name in ("kp", "pk", "pp", "kb", "bk"):
         assert notebook.value(f"torch.equal(weights({name}), weights(kk))") is True, name
         assert notebook.value(f"[row['epoch'] for row in {name}_run.history]") == [2, 3]
         assert notebook.value(f"{name}_run.record.steps") == 24
+        assert notebook.value(f"{name}_first == kk_first") is True, notebook.value(f"[{name}_first, kk_first]")
+        assert notebook.value(f"{name}_second == kk_second") is True, notebook.value(f"[{name}_second, kk_second]")
+
+
+def test_a_fit_of_two_processes_goes_on_as_one_with_the_same_global_batch(notebook: Kernel) -> None:
+    notebook.run(
+        CONTINUES,
+        "class Certain(Net):\n"
+        "    def __init__(self):\n        super().__init__()\n        self.layers[1] = nn.Identity()",
+        "whole, half = DataLoader(even, 640), DataLoader(even, 320)",
+    )
+    for name, first, second in (("one", "", ""), ("two", "--ddp 2", ""), ("twice", "--ddp 2", "--ddp 2")):
+        loaders = ["half half" if more else "whole whole" for more in (first, second)]
+        notebook.run(
+            f"torch.manual_seed(3)\n{name}, cbs = Certain(), kept()",
+            f"%lightning_fit {name} {loaders[0]} --max_epochs 2 --seed 1 --quiet --callbacks cbs {first}",
+            f"{name}_run = %lightning_fit {name} {loaders[1]} --max_epochs 2 --seed 1 --quiet --callbacks cbs {second}",
+            f"{name}_read = read(cbs, {name}_run)",
+        )
+    for name in ("two", "twice"):
+        assert notebook.value(f"float((weights(one) - weights({name})).abs().max())") < 1e-5, name
+        assert notebook.value(f"[row['epoch'] for row in {name}_run.history]") == [2, 3]
+        assert notebook.value(f"{name}_run.record.steps") == 4
+        assert notebook.value(f"{name}_read == one_read") is True, notebook.value(f"[{name}_read, one_read]")
 
 
 def test_a_fit_that_goes_on_draws_other_numbers_each_time_and_none_of_the_kernels(notebook: Kernel) -> None:
@@ -280,9 +332,133 @@ def test_partial_checkpoints_and_layers_that_are_made_later_come_back(notebook: 
             assert f"not in the checkpoint, so the model's initial values are kept: {lacks}\n" in loaded.text
             assert notebook.value("torch.equal(here.model.layers[0].weight, net.layers[0].weight)") is True
     there = notebook.cell(f"there = %lightning_fit Late digits {SHORT} --ddp 1")
+    last = "checkpoints/last.ckpt"
     assert "this Late has no layer for late.weight, late.bias of the run; they remain in the checkpoint" in there.text
+    assert last in there.text
     notebook.run(f"here = %lightning_fit Late digits {SHORT}")
     assert notebook.value("torch.equal(weights(here.model)[:100], weights(there.model)[:100])") is True
+
+
+MADE = """
+class Classes(pl.LightningDataModule):
+    classes = None
+    def setup(self, stage):
+        self.classes = 10
+    def train_dataloader(self):
+        return DataLoader(even, batch_size=64)
+
+class Resized(Net):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(10, 2)
+
+    def setup(self, stage):
+        self.head = nn.Linear(10, 10)
+
+    def forward(self, x):
+        return self.head(self.layers(x))
+
+class Asks(Resized):
+    def __init__(self):
+        super().__init__()
+        del self.head
+
+    def configure_model(self):
+        if not hasattr(self, "head"):
+            self.head = nn.Linear(10, self.trainer.datamodule.classes)
+
+    def setup(self, stage):
+        pass
+
+class Mine(pl.callbacks.ModelCheckpoint):
+    def on_fit_start(self, trainer, model):
+        model.extra = nn.Linear(2, 2)
+
+class Looks(pl.Callback):
+    def on_fit_start(self, trainer, model):
+        model.online = nn.Linear(len(trainer.optimizers), 3)
+        torch.distributed.is_initialized() and torch.distributed.barrier()
+        model.later = nn.Linear(trainer.optimizers[0].param_groups[0]["params"][0].shape[0], 3)
+
+class Grows(Net):
+    def on_train_epoch_start(self):
+        self.grown = nn.Linear(2, self.current_epoch + 1)
+
+def told(run):
+    lines = [json.loads(line) for line in open(run.folder.events_path)]
+    names = [line.get("text") or line["event"] for line in lines]
+    return [(place, text) for place, text in enumerate(names) if "cannot take" in text], names
+"""
+
+
+def test_layers_that_need_data_or_another_shape_come_back_and_what_cannot_is_told_at_once(notebook: Kernel) -> None:
+    notebook.run("import json", LATER, MADE)
+    for model, more in (("Resized", ""), ("Asks", ""), ("Net", "--callbacks [Mine()]")):
+        line = f"%lightning_fit {model} Classes {SHORT} {more}"
+        notebook.run(f"here = {line}")
+        for apart in ("--ddp 1", "--background"):
+            there = notebook.cell(f"there = {line} {apart}\nthere.wait()")
+            assert there.status == "ok", (model, there.error)
+            assert "of the run" not in there.text
+            assert notebook.value("alike(here.model, there.model) and told(there)[0] == []") is True, (model, apart)
+    line = "digits --max_epochs 3 --limit_train_batches 2 --limit_val_batches 1 --seed 1 --quiet"
+    for model, more, names, count in (
+        ("Net", "--callbacks [Looks()] --ddp 2", "later.weight, later.bias", 1),
+        ("Grows", "--background", "grown.weight, grown.bias", 3),
+    ):
+        there = notebook.cell(f"there = %lightning_fit {model} {line} {more}\nthere.wait()")
+        assert there.status == "ok", there.error
+        notices, events = notebook.value("told(there)")
+        place, text = notices[0]
+        assert f"{model} in the notebook cannot take {names} back: these layers are added or resized" in text
+        assert f"{notebook.value('there.name')}/checkpoints/last.ckpt" in text
+        assert ("Adding the layers raised IndexError: list index out of range" in text) is (model == "Net")
+        assert len(notices) == count
+        assert "Metrics" not in events[:place] and "Metrics" in events[place:]
+        assert f"has no layer for {names} of the run; they remain" in there.text
+    load = re.search(r"model\.load_state_dict\(.*\)", text)
+    assert load is not None
+    notebook.run(f"model = there.model\nmodel.grown = nn.Linear(2, 3)\n{load[0]}")
+
+
+def test_what_a_callback_changes_in_the_data_comes_back_and_is_recorded(notebook: Kernel) -> None:
+    notebook.run(
+        "class Plain(pl.LightningDataModule):\n"
+        "    def __init__(self, batch_size=4):\n"
+        "        super().__init__()\n        self.batch_size, self.level, self.seen = batch_size, 1, 0\n"
+        "    def size(self): return self.batch_size\n"
+        "    def train_dataloader(self): return DataLoader(even, self.size())\n"
+        "    def val_dataloader(self): return DataLoader(even, 320)\n"
+        "    def state_dict(self): return {'seen': self.seen}\n"
+        "    def load_state_dict(self, state): self.seen = state['seen']",
+        "class Saved(Plain):\n"
+        "    def __init__(self, batch_size=4):\n        super().__init__()\n        self.save_hyperparameters()\n"
+        "        del self.batch_size\n"
+        "    def size(self): return self.hparams.batch_size",
+        "class Raises(pl.Callback):\n"
+        "    def on_train_epoch_start(self, trainer, model):\n"
+        "        trainer.datamodule.level += 1\n        trainer.datamodule.seen += 5\n        model.level *= 0.5",
+        "from pytorch_lightning.utilities.parsing import lightning_setattr",
+        "class Sets(pl.Callback):\n"  # Lightning's own is refused by --ddp
+        "    def on_fit_start(self, trainer, model): lightning_setattr(model, 'batch_size', 32)",
+        "class Levelled(Net):\n    def __init__(self):\n        super().__init__()\n        self.level = 1.0",
+    )
+    finder = "pl.callbacks.BatchSizeFinder(init_val=8,max_trials=3)"
+    for data, attribute in (("Plain", "batch_size"), ("Saved", "hparams.batch_size")):
+        values = []
+        for first, apart in ((finder, ""), (finder, "--background"), ("Sets()", "--ddp 1")):
+            line = f"run = %lightning_fit Levelled data --max_epochs 2 --seed 1 --callbacks [{first},Raises()] {apart}"
+            cell = notebook.cell(
+                f"data = {data}()\n{line}\nrun.wait()\nprint([item.text for item in run._state.notices])"
+            )
+            assert cell.status == "ok", cell.error
+            values.append(notebook.value(f"[data.{attribute}, data.level, data.seen, run.model.level]"))
+            size = values[-1][0]
+            assert f"data.batch_size changed from 4 to {size}" in cell.text
+            assert notebook.value("run.folder.read().data_hyperparameters") == {"batch_size": size}
+        assert values == [[32, 3, 10, 0.25]] * 3, (data, values)
+    notebook.run("from lightning_magics.catalog import rows\nfound = rows('lightning_logs', model='Levelled')")
+    assert notebook.value("[row.hyperparameters['data.batch_size'] for row in found]") == [32] * 6
 
 
 def test_a_learning_rate_that_a_callback_finds_is_recorded_and_reaches_the_live_model(notebook: Kernel) -> None:
