@@ -22,7 +22,7 @@ from .closure import Module
 from .definition import Definition, check_hyperparameters, has_base, is_datamodule, is_module, package_of, uncompiled
 from .errors import InputError, short_traceback
 from .job import Job
-from .launch import Run, recording, removed_unless_recorded, run_in_kernel
+from .launch import Run, recording, removed_unless_begun, run_in_kernel
 from .progress import RunState
 from .recipe import Part, Recipe, Writer
 from .request import defaults
@@ -247,8 +247,8 @@ class Call:
             record = dataclasses.replace(record, recipe=dataclasses.asdict(recipe))
         root = Path(job.trainer.get("default_root_dir") or "") / Path(settings.run_dir).expanduser()
         board = self.board(job, root)
-        folder = runs.create(root, subject.name, self.verb)
-        with removed_unless_recorded(folder):
+        folder = runs.create(root, subject.name, self.verb, record)
+        with removed_unless_begun(folder):
             job = dataclasses.replace(job, folder=folder.path)
             record = dataclasses.replace(record, run=folder.name)
             sources = {folder.source_path: module.text if module.body or module.imports else ""}

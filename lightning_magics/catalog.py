@@ -6,6 +6,7 @@ How they are shown is in `listing` and `comparison`; what a folder without a rec
 from __future__ import annotations
 
 import dataclasses
+import heapq
 import math
 import os
 import time
@@ -19,7 +20,7 @@ from . import foreign, scores
 from .errors import InputError, RunError, did_you_mean
 from .events import Status
 from .jobs import states
-from .runs import RunFolder, RunRecord, root_folder
+from .runs import RunFolder, RunRecord, names, root_folder
 
 _YEAR_9999_S = 253_370_764_800
 _ALIKE = ("trainer", "recipe", "versions", "hardware", "git", "options")  # of a record: equal in many
@@ -98,6 +99,14 @@ def rows(root: str | Path, pattern: str = "", model: str = "") -> list[Row]:
             )
     found = _scheduled([row for row in found if _matches(pattern, row.run, row.model)])
     return sorted(found, key=lambda row: (row.started, row.run), reverse=True)
+
+
+def newest(root: str | Path, count: int) -> list[Row]:
+    """Read the runs below a folder that were started last: so many of ours, and of plain Lightning's."""
+    root = Path(root).expanduser()
+    others = [path for path, recorded in _folders(root) if not recorded]
+    ours = [root / name for name in names(root)[:count]]
+    return [*map(_recorded, ours), *_foreign(root, heapq.nlargest(count, others, key=_written))]
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, bool]]:

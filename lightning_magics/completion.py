@@ -76,6 +76,8 @@ def complete(
     pending, positional, count = _scan(verb, tokens)
     offered = _values(pending, names) if pending is not None else []
     asked = pending.name if pending is not None else ""
+    if asked in ("monitor", "early_stop"):
+        offered += metrics()
     if verb == "runs" and asked in ("sort", "plot"):
         offered += metrics()
     elif verb == "runs" and asked == "model":

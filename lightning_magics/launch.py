@@ -21,7 +21,7 @@ from .errors import RunError
 from .job import Abort, Job, Stop
 from .progress import RunState
 from .recorder import Recorder
-from .runs import RunFolder, RunRecord, marked, write_text
+from .runs import RunFolder, RunRecord, marked, removed, write_text
 from .shell import cell_number, running_kernel
 
 if TYPE_CHECKING:
@@ -204,15 +204,11 @@ def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], s
                 run.trainer, run._predictions = outcome.trainer, outcome.predictions
             finally:
                 run._stop.end()
-                if view.state.started is not None and run.folder.is_removed():
-                    screen.show(events.Notice(removed(run.folder)))
+                said = removed(run.folder)
+                if view.state.started is not None and run.folder.is_removed() and said not in run.record.error:
+                    screen.show(events.Notice(said))
                 screen.close()
                 run.folder.continue_checkpoint_path.unlink(missing_ok=True)
-
-
-def removed(folder: RunFolder) -> str:
-    """What there is to say of a run whose folder somebody removed."""
-    return f"The run folder {folder.path} was removed during the run. Its record and checkpoints are lost."
 
 
 def write_sources(sources: Mapping[Path, str]) -> None:
@@ -254,12 +250,12 @@ def removed_unless_started(folder: RunFolder, has_started: Callable[[], bool]) -
 
 
 @contextlib.contextmanager
-def removed_unless_recorded(folder: RunFolder) -> Iterator[None]:
-    """Remove the folder of a run that was interrupted, or failed, before anything told of it."""
+def removed_unless_begun(folder: RunFolder) -> Iterator[None]:
+    """Remove the folder of a run that was interrupted, or failed, before anything could happen in it."""
     try:
         yield
     except BaseException:
-        with removed_unless_started(folder, folder.record_path.exists):
+        with removed_unless_started(folder, folder.events_path.exists):
             pass
         raise
 

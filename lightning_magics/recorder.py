@@ -104,4 +104,5 @@ class Recorder:
         try:
             self._folder.write(self.record)
         except OSError as error:
-            self._tell(events.Notice(f"the run's record cannot be written: {error}"))
+            if not self._folder.is_removed():  # which is said at the end
+                self._tell(events.Notice(f"the run's record cannot be written: {error}"))

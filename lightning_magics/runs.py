@@ -11,6 +11,7 @@ import errno
 import json
 import os
 import re
+import shutil
 import socket
 import stat
 import tempfile
@@ -36,6 +37,8 @@ _MOST_BYTES = 1 << 24  # of a record: what is larger is none
 _HEAD_BYTES = 2048  # of a record
 _STARTED = re.compile(rb'\n  "started": (\d+(?:\.\d+)?),\n')  # no string of JSON holds a newline
 _SILENT_S = 600.0  # a run that cannot be seen otherwise, and tells nothing for so long, is taken for dead
+_TO_START_S = 60.0  # from a record to the lock
+_UNFINISHED = ".unfinished_"  # begins the name of a run folder that is being made
 _AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # so that opening a pipe does not wait for its other end
 MARK = "#\u2060 "  # begins the lines of a log that the user's code did not print; they begin with no joiner
 
@@ -205,7 +208,7 @@ class RunFolder:
         try:
             file = os.open(self.events_path, os.O_RDONLY | _AT_ONCE)
         except (FileNotFoundError, NotADirectoryError):
-            return False
+            return self._is_starting()
         except OSError:  # such as too many open files: that says nothing of the run
             return True
         try:
@@ -220,6 +223,13 @@ class RunFolder:
             return self.is_elsewhere() and self._says_so(file)
         finally:
             os.close(file)
+
+    def _is_starting(self) -> bool:
+        """Whether the run has a record and is about to be locked."""
+        with contextlib.suppress(RunError):
+            record = self.read()
+            return record.status == "running" and 0 <= time.time() - record.started < _TO_START_S
+        return False
 
     def is_elsewhere(self) -> bool:
         """Whether another machine works on the run or is to, as far as is known: its lock need not be seen here."""
@@ -350,10 +360,17 @@ class EventWriter:
             pass  # its buffer cannot be written either; the failure is already told
 
 
-def create(root: str | Path, model: str, verb: events.Verb = "fit") -> RunFolder:
+def create(root: str | Path, model: str, verb: events.Verb = "fit", record: RunRecord | None = None) -> RunFolder:
     """Make the next run folder of a model: ``version_N`` for a fit, ``test_N`` and the like for the others.
 
-    Making a directory is atomic, so that two kernels which start at once get two numbers.
+    It appears with its record, by one rename, so that a kernel which is killed meanwhile leaves no folder that is not
+    listed, and two kernels which start at once get two numbers.
+
+    Args:
+        root: folder of all runs.
+        model: name of the model.
+        verb: what is to run.
+        record: to begin with; its name is set here.
 
     Raises:
         RunError: the folder cannot be made.
@@ -361,22 +378,45 @@ def create(root: str | Path, model: str, verb: events.Verb = "fit") -> RunFolder
     prefix = "version" if verb == "fit" else verb
     parent = _model_folder(root, model)
     try:
-        number = 1 + max((_number(path.name, prefix) for path in parent.glob(f"{prefix}_*")), default=-1)
         parent.mkdir(parents=True, exist_ok=True)
-        while True:
-            folder = RunFolder(parent / f"{prefix}_{number}")
-            try:
-                folder.path.mkdir(mode=0o700)
-            except FileExistsError:
-                number += 1
-            else:
-                folder.checkpoints_path.mkdir()
-                return folder
+        _remove_unfinished(parent)
+        half = RunFolder(tempfile.mkdtemp(prefix=_UNFINISHED, dir=parent))
+        try:
+            half.checkpoints_path.mkdir()
+            number = 1 + max((_number(path.name, prefix) for path in parent.glob(f"{prefix}_*")), default=-1)
+            while True:
+                folder = RunFolder(parent / f"{prefix}_{number}")
+                if record is not None:
+                    half.write(dataclasses.replace(record, run=folder.name))
+                try:
+                    os.rename(half.path, folder.path)
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                        raise
+                    number += 1
+                else:
+                    return folder
+        except BaseException:
+            shutil.rmtree(half.path, ignore_errors=True)
+            raise
     except OSError as error:
         raise RunError(
             f"a run folder cannot be made in {parent}: {error.strerror}. "
             "Choose another place: %config LightningMagics.run_dir = 'PATH'"
         ) from error
+
+
+def _remove_unfinished(parent: Path) -> None:
+    """Remove what a kernel that was killed while it made a run folder has left, long ago."""
+    for path in parent.glob(f"{_UNFINISHED}*"):
+        with contextlib.suppress(OSError):
+            if time.time() - path.lstat().st_mtime > _SILENT_S:
+                shutil.rmtree(path)
+
+
+def removed(folder: RunFolder) -> str:
+    """What there is to say of a run whose folder somebody removed."""
+    return f"The run folder {folder.path} was removed during the run. Its record and checkpoints are lost."
 
 
 def folder_of(file: Path) -> RunFolder | None:

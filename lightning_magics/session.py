@@ -33,6 +33,7 @@ from .tokens import Expression, to_value
 if TYPE_CHECKING:
     from .launch import Run
 
+_MOST_COMPLETED = 200  # runs whose metrics are offered: to read thousands takes longer than a user waits
 _OF_AN_OBJECT = re.compile(r"<|[A-Za-z_][\w.]*\(")  # how the repr of most objects begins
 
 
@@ -312,8 +313,8 @@ class Session:
         return runs.names(self.settings.run_dir)
 
     def metric_names(self) -> list[str]:
-        """Names of the metrics of the runs on disk, those that tell most first."""
-        return catalog.metric_names(catalog.rows(self.settings.run_dir))
+        """Names of the metrics of the newest runs on disk, those that tell most first."""
+        return catalog.metric_names(catalog.newest(self.settings.run_dir, _MOST_COMPLETED))
 
     def folder(self, typed: Any) -> runs.RunFolder:
         """Return the folder of the run that is meant: a `Run`, a variable that holds one, ``last``, a name or a path.

@@ -12,6 +12,7 @@ import importlib
 import os
 import pickle
 import signal
+import threading
 import time
 import weakref
 import zipfile
@@ -27,11 +28,11 @@ from . import checkpoints, handover, payload, pickling, snapshots, trust
 from .batches import describe, joined, named_inputs
 from .callback import StopFlag, StopRequested, misspelled, reporter
 from .chatter import chatter
-from .errors import InputError, cut
+from .errors import InputError, RunError, cut
 from .events import Ended, Event, Notice, Results, Started, Status
 from .job import Abort, Job
 from .judge import judge
-from .runs import RunFolder, shown
+from .runs import RunFolder, removed, shown
 from .trainer import bridged, directions_of, given_callbacks, handed_over, listed, make_trainer
 
 _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by Lightning
@@ -80,7 +81,11 @@ def train(
         again = functools.partial(_parts, anew) if anew is not None else None
         beginning = handover.Beginning(job.model, job.datamodule, given_callbacks(job), again)
     watcher = reporter(job.package, emit, stop, folder.last_checkpoint_path, directions, beginning, job.leaves_state)
-    with chatter(folder.log_path(job.rank), lambda text: emit(Notice(text))), _workers_ignore_interrupts():
+    with (
+        chatter(folder.log_path(job.rank), lambda text: emit(Notice(text))),
+        _workers_ignore_interrupts(),
+        _writers_end_quietly(folder),
+    ):
         job = continued(rewound(job))
         ours = [judge(job.package, job.datamodule, emit)] if job.verb == "test" else []
         trainer = make_trainer(job, [*ours, watcher], directions)
@@ -112,6 +117,10 @@ def train(
             if text := misspelled(raised, trainer):
                 error = f"InputError: {text}"
                 raise InputError(text) from raised
+            if _is_of_removed(raised, folder):
+                text = f"{removed(folder)} {type(job.model).__name__} in memory keeps the weights that it has"
+                error = f"RunError: {text}"
+                raise RunError(text) from raised
             _explain(raised, job, watcher)
             raise
         finally:
@@ -162,6 +171,27 @@ def _workers_ignore_interrupts() -> Iterator[None]:
         yield
     finally:
         DataLoader._get_iterator = get_iterator  # type: ignore[method-assign]
+
+
+def _is_of_removed(raised: BaseException | None, folder: RunFolder) -> bool:
+    """Whether something could not be written because the run's folder was removed."""
+    return isinstance(raised, OSError) and str(folder.path) in str(raised) and folder.is_removed()
+
+
+@contextlib.contextmanager
+def _writers_end_quietly(folder: RunFolder) -> Iterator[None]:
+    """Within it a logger's thread says nothing of a folder that was removed: the run itself does."""
+    shown_before = threading.excepthook
+
+    def show(raised: Any) -> None:
+        if not _is_of_removed(raised.exc_value, folder):
+            shown_before(raised)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = shown_before
 
 
 def _check_before_start(job: Job, trainer: Any) -> None:

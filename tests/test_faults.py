@@ -375,6 +375,14 @@ def test_a_folder_that_is_removed_during_a_fit_of_the_kernel_is_said(notebook: N
     cell = notebook.fit("__import__('shutil').rmtree(self.trainer.default_root_dir)", "--logger False")
     assert cell.status == "ok", cell.error
     assert "was removed during the run. Its record and checkpoints are lost." in json.dumps(cell.outputs)
+    assert "cannot be written" not in json.dumps(cell.outputs)
+    for logger in ("tensorboard", "csv"):
+        cell = notebook.fit("__import__('shutil').rmtree(self.trainer.default_root_dir)", f"--logger {logger}")
+        assert cell.status == "error"
+        assert len(cell.error.strip().splitlines()) == 1
+        assert "was removed during the run. Its record and checkpoints are lost." in cell.error
+        assert "FileNotFoundError" not in cell.text + json.dumps(cell.outputs)
+    works(notebook)
 
 
 def is_about_to_start(notebook: Notebook) -> bool:

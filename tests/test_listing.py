@@ -9,7 +9,9 @@ import pytest
 from recorded import add, fitted, plain
 
 from lightning_magics import catalog, charts, jobs, listing
+from lightning_magics.completion import complete
 from lightning_magics.errors import InputError, MissingPackage
+from lightning_magics.session import DefaultSettings, Session
 
 
 def table(found: listing.Listing) -> list[dict[str, str]]:
@@ -309,3 +311,15 @@ def test_a_listing_without_jobs_asks_no_cluster(root, monkeypatch):
     monkeypatch.setattr("lightning_magics.client.ask", lambda *command: pytest.fail("it was asked"))
     monkeypatch.setattr("lightning_magics.jobs.ask", lambda *command: pytest.fail("it was asked"))
     assert len(listing.Listing(root).rows) == 1
+
+
+def test_metric_names_are_completed_from_the_newest_runs_alone(root):
+    session = Session({}, DefaultSettings(str(root)))
+    add(root, started=0, metrics={"val_old": 0.1})
+    for place in range(200):
+        add(root, started=1 + place, metrics={"val_new": 0.1})
+    plain(root / "mine", table="epoch,step,val_own\n0,9,0.5\n")
+    assert session.metric_names() == ["val_new", "val_own"]
+    for verb, option in (("runs", "--sort"), ("fit", "--monitor"), ("fit", "--early_stop")):
+        known = complete(verb, f"Net {option} val_", "val_", ["Net"], [], [], metrics=session.metric_names)
+        assert known == ["val_new", "val_own"], option

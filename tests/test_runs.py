@@ -5,13 +5,16 @@ import errno
 import json
 import multiprocessing
 import os
+import signal
 import stat
+import subprocess
+import sys
 import threading
 import time
 
 import pytest
 
-from lightning_magics import catalog, events, runs
+from lightning_magics import catalog, events, removal, runs
 from lightning_magics.errors import RunError
 from lightning_magics.follow import Follower
 
@@ -334,3 +337,36 @@ def test_records_that_are_listed_share_what_is_equal_in_them(tmp_path):
     assert first.trainer is second.trainer is third.trainer
     assert first.options is second.options
     assert (first.options, third.options) == ({"max_epochs": 1}, {"max_epochs": 3})
+
+
+KILLED = """
+import os, signal, sys
+from lightning_magics import runs
+os.rename = lambda *a: os.kill(os.getpid(), signal.SIGKILL)
+runs.create(sys.argv[1], "Net", "fit", runs.RunRecord("", "fit", "Net", "running", 1.0))
+"""
+
+
+def test_a_kernel_that_is_killed_while_it_makes_a_folder_leaves_none_that_is_not_listed(tmp_path):
+    ended = subprocess.run([sys.executable, "-c", KILLED, tmp_path], check=False)
+    assert ended.returncode == -signal.SIGKILL
+    assert not list((tmp_path / "Net").glob("[!.]*"))
+    [left] = (tmp_path / "Net").iterdir()
+    folder = runs.create(tmp_path, "Net", "fit", RECORD)
+    assert left.exists()  # another kernel may be making it
+    assert folder.read().run == folder.name == "Net/version_0"
+    assert [row.run for row in catalog.rows(tmp_path)] == runs.names(tmp_path) == ["Net/version_0"]
+    os.utime(left, (1, 1))
+    runs.create(tmp_path, "Net", "fit", RECORD)
+    assert not left.exists()
+
+
+def test_a_record_without_a_lock_is_that_of_a_run_that_starts_or_has_failed(tmp_path):
+    starting = runs.create(tmp_path, "Net", "fit", dataclasses.replace(RECORD, started=time.time() - 5))
+    died = runs.create(tmp_path, "Net", "fit", dataclasses.replace(RECORD, started=time.time() - 300))
+    found = {row.run: row for row in catalog.rows(tmp_path)}
+    assert {name: row.status for name, row in found.items()} == {starting.name: "running", died.name: "failed"}
+    with pytest.raises(RunError, match=r"^Net/version_0 is running\. Stop it first"):
+        removal.delete(tmp_path, [found[starting.name]])
+    removal.delete(tmp_path, [found[died.name]])
+    assert runs.names(tmp_path) == [starting.name]
