@@ -86,8 +86,30 @@ def adapted(model: Any, batch: Any) -> str:
             told.append(f"labels of shape {tuple(target.shape)} are reshaped to ({len(target)},), one class per sample")
         elif target.ndim == 2 and not target.is_floating_point():
             told.append(f"labels of shape {tuple(target.shape)} are converted to class probabilities")
+        elif target.dtype == torch.float64 != _computed(model):
+            told.append(f"float64 labels are converted to {_name(_computed(model))}")
+    elif _converts(model, target):
+        told.append(f"float64 targets are converted to {_name(_computed(model))}")
     return "; ".join(dict.fromkeys(told))
 
 
+def _converts(model: Any, target: Any) -> bool:
+    """Whether a model's steps are those that options made, and bring a float64 target to the type of the output."""
+    if not isinstance(target, torch.Tensor) or not target.dtype == torch.float64 != _computed(model):
+        return False
+    code = getattr(getattr(type(model), "_step", None), "__code__", None)
+    return hasattr(model, "_unpack") and "promote_types" in getattr(code, "co_names", ())
+
+
+def _computed(model: Any) -> torch.dtype:
+    """The type that a model computes in."""
+    types = (item.dtype for item in model.parameters() if item.dtype.is_floating_point)
+    return torch.promote_types(model.dtype, next(types, model.dtype))
+
+
 def _type(value: torch.Tensor) -> str:
-    return str(value.dtype).removeprefix("torch.")
+    return _name(value.dtype)
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

@@ -250,7 +250,8 @@ class _Model:
             metrics = find_metrics(tuple(given), about, notebook)
         from_left = self.network is not None and self.network.from_left
         generates = self.network is not None and self.network.generates
-        return Steps(loss, metrics, self.is_transformers, inputs, from_left, generates)
+        numbers = self.network is not None and self.network.numbers and "forward" not in hooks
+        return Steps(loss, metrics, self.is_transformers, inputs, from_left, generates, numbers)
 
     def optimizing(self, notebook: Notebook, hooks: dict[str, Function]) -> Optimizing | None:
         """Return the optimizer, or None where the cell has its own.

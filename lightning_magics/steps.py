@@ -99,13 +99,22 @@ def _input(self, value):
         return value.to(next(types, value.dtype))
     return value
 '''
+_INPUT_NUMBERS = '''
+def _input(self, value):
+    """Return an input in the dtype of the network's parameters: float64, integers and bool are converted."""
+    if isinstance(value, torch.Tensor) and (value.dtype == torch.float64 or not torch.is_floating_point(value)):
+        types = (parameter.dtype for parameter in self.parameters() if parameter.dtype.is_floating_point)
+        return value if value.is_complex() else value.to(next(types, value.dtype))
+    return value
+'''
 _CLASS_LABELS = '''
 def _class_labels(self, output, target):
     """Return labels as the loss expects them: a class index for each sample, or a probability for each class."""
     if 1 < target.ndim == output.ndim and target.shape[1] == 1 < output.shape[1]:
         target = target.squeeze(1)
     if target.shape == output.shape:
-        return target if target.is_floating_point() else target.to(output.dtype)
+        computed = target.is_floating_point() and target.dtype != torch.float64
+        return target if computed else target.to(torch.promote_types(self.dtype, output.dtype))
     if target.is_floating_point() and not torch.equal(target, target.round()):
         raise ValueError("the labels are not integers, but the loss expects class indices. Type --loss mse_loss")
     return target if target.dtype in (torch.int64, torch.uint8) else target.long()
@@ -220,6 +229,7 @@ class Steps:
         inputs: number of inputs that `forward` cannot do without.
         from_left: whether the network takes texts that begin at the first place.
         generates: whether the network writes a text from a text, which needs one of its own to begin with.
+        numbers: whether the network computes with all inputs, and takes none for indices.
     """
 
     loss: Loss | None
@@ -228,6 +238,7 @@ class Steps:
     inputs: int = 1
     from_left: bool = False
     generates: bool = False
+    numbers: bool = False
 
     def methods(self, wanted: Iterable[str]) -> list[ast.FunctionDef]:
         """Return the wanted methods, and the ones that they call."""
@@ -240,7 +251,7 @@ class Steps:
             predict = _PREDICT_GENERATED if self.generates else predict
             made.append(method(predict, INPUTS=ast.Constant(max(1, self.inputs))))
         if not self.transformers and wanted & {"predict_step", *_STEPS}:
-            made.append(method(_INPUT))
+            made.append(method(_INPUT_NUMBERS if self.numbers else _INPUT))
         if wanted & set(_STEPS):
             made += [self._step(), method(_UNPACK_NAMED if self.transformers else _UNPACK)]
             made += [] if self._has_tensor_target() else [method(_SIZE)]

@@ -730,6 +730,7 @@ LABELS = torch.tensor([0, 2, 1, 2])
         (INPUTS, LABELS.reshape(4, 1), "labels of shape (4, 1) are reshaped to (4,), one class per sample"),
         (INPUTS, LABELS.float().reshape(4, 1), "labels of shape (4, 1) are reshaped to (4,), one class per sample"),
         (INPUTS, nn.functional.one_hot(LABELS), "labels of shape (4, 3) are converted to class probabilities"),
+        (INPUTS, nn.functional.one_hot(LABELS).double(), "float64 labels are converted to float32"),
         (INPUTS, nn.functional.one_hot(LABELS).float(), ""),
     ],
 )
@@ -758,8 +759,10 @@ def test_float64_targets_are_taken_as_the_network_computes(loss):
     expected = validated(instance, INPUTS, target)["val_loss"]
     assert validated(instance, INPUTS, target.double())["val_loss"] == expected
     trainer().fit(instance, loader(INPUTS.double(), target.double()))
+    assert adapted(instance, (INPUTS, target.double())) == "float64 targets are converted to float32"
     double = model("nn.Linear(2, 1).double()", loss=loss).new()
     trainer().fit(double, loader(INPUTS.double(), target.double()))
+    assert not adapted(double, (INPUTS.double(), target.double()))
 
 
 def test_a_network_in_float64_keeps_its_inputs():
