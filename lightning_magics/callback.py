@@ -19,7 +19,7 @@ from .directions import Directions
 from .errors import did_you_mean
 from .events import Event, Fingerprint, Metrics, Notice, Stage, Step
 from .fingerprint import fingerprints
-from .handover import Beginning, because, dumped, listed
+from .handover import Beginning, because, dumped, listed, with_table
 from .provenance import plain
 from .runs import shown
 
@@ -63,8 +63,10 @@ class _Reporter:
         directions: Directions,
         beginning: Beginning | None,
         save_end: bool,
+        table: Mapping[str, Any] | None,
     ) -> None:
         self._emit = emit
+        self._table = table
         self._directions = directions
         self._beginning = beginning
         self._tuned: set[str] = set()
@@ -170,7 +172,9 @@ class _Reporter:
             self._save(trainer)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Take note of the weights, of which the model's own hook may leave some out."""
+        """Take note of the weights, of which the model's own hook may leave some out; add what the fit learned."""
+        if self._table is not None:
+            with_table(checkpoint, self._table)
         if self._whole is not None:
             self._whole.update(checkpoint["state_dict"])
 
@@ -317,6 +321,7 @@ def reporter(
     directions: Directions,
     beginning: Beginning | None = None,
     save_end: bool = False,
+    table: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return the callback for one of the two Lightning packages.
 
@@ -328,12 +333,14 @@ def reporter(
         directions: of the metrics.
         beginning: of a fit, its model and data as they were handed over.
         save_end: whether it is written also when a fit ends by itself.
+        table: what the fit learned of its table, as plain values; None of other data.
     """
     import importlib
 
     lightning = importlib.import_module(f"{package}.callbacks")
     own = {"_rate_monitor": lightning.LearningRateMonitor}
-    return type("Reporter", (_Reporter, lightning.Callback), own)(emit, stop, save_to, directions, beginning, save_end)
+    cls = type("Reporter", (_Reporter, lightning.Callback), own)
+    return cls(emit, stop, save_to, directions, beginning, save_end, table)
 
 
 class _ForLoggersAlone:

@@ -58,11 +58,6 @@ class Subject:
         """What to type to mean it."""
         return self.typed or self.name
 
-    @property
-    def origin(self) -> runs.RunFolder | None:
-        """The folder of the run whose checkpoint the weights come from: what it learned of its data goes with them."""
-        return runs.folder_of(self.checkpoint) if self.checkpoint is not None else None
-
 
 @dataclass(frozen=True)
 class Data:
@@ -134,15 +129,15 @@ class Call:
             notices = subject.notices + data.notices
             if self.options.amp and self.options.cluster is None:
                 notices += amp_notice(trainer)
+            classes = tuple(data.table.classes) if data.table is not None else ()
             if datamodule is not None or self.verb != "predict":
                 names = subject.name, data.name
-                notices += matching.check(
-                    model, datamodule, *names, self.encoding(subject, model), trains=self.verb == "fit"
-                )
+                encoding = self.encoding(subject, model) if sentences.is_of_texts(datamodule) else None
+                notices += matching.check(model, datamodule, *names, encoding, classes, trains=self.verb == "fit")
             if self.verb == "predict" and data.read is None:
                 data = dataclasses.replace(data, read=sentences.predicted(datamodule))
             job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
-            job = dataclasses.replace(job, compiler=subject.compiler, notices=notices)
+            job = dataclasses.replace(job, compiler=subject.compiler, notices=notices, classes=classes)
             if self.verb == "fit":
                 job = self.fit_job(job, subject.checkpoint)
                 pretrained.check_trains(model)
@@ -427,10 +422,10 @@ class Call:
             raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
         if reader is not None and form_of(first) == "table":
             raise InputError(f"{subject.name} was trained on texts: give a column of them, such as {name}['text']")
+        forms = tuple(form_of(item) or "loaders" for item in found)
         found, learned, told = self.features(found, name, subject)
         training = [self.verb == "fit" and place == 0 for place in range(len(found))]
         loaders = tuple(to_dataloaders(found, training, overrides))
-        forms = tuple(form_of(item) or "loaders" for item in found)
         return Data(name, lambda: (None, loaders), parts, forms, notices=told, table=learned)
 
     def features(
@@ -449,30 +444,42 @@ class Call:
         Raises:
             InputError: it has other columns than the training data.
         """
-        known = self.table(subject)
+        named = [columns.has_names(item) for item in found]
+        tables = [columns.frame_of(item) for item in found]
+        matters = any(named) or any(item is not None for item in tables)
+        known = self.table(subject, search=matters)
+        if not matters:
+            return list(found), known, ()
         told: tuple[str, ...] = ()
-        matched = []
-        for item in found:
-            frame = columns.frame_of(item)
-            if frame is None:
-                matched.append(item)
-            elif columns.is_table(item):
+        matched: list[Any] = []
+        for item, table, is_named in zip(found, tables, named, strict=True):
+            if self.verb == "fit" and not matched and not columns.is_table(item):
+                known, more = self.learned(item, table, known, subject.name, name)
+                told += more
+            if table is not None and self.verb != "fit" and (known is None or not known.columns):
+                told += (columns.by_place(subject.name, table.columns),)
+            if columns.is_table(item):
                 if self.verb == "predict":  # what is predicted has no labels to name
-                    item, more = columns.features(frame, known, subject.name, name)
+                    item, more = columns.features(table, known, subject.name, name)
                     told += more
                 elif self.verb != "fit" and known is not None:
-                    item, more = columns.labelled(frame, known, subject.name, name)
+                    item, more = columns.labelled(table, known, subject.name, name)
                     told += more
                 matched.append(item)
-            else:
-                if self.verb == "fit" and not matched:
-                    known, more = self.learned(item, frame, known, subject.name, name)
-                    told += more
-                if known is not None:
-                    frame, more = columns.match(frame, known, subject.name, name)
-                    told += more
-                matched.append((frame, *item[1:]))
-        return matched, known, told
+                continue
+            if table is not None and known is not None:
+                table, more = columns.match(table, known, subject.name, name)
+                told += more
+                item = (table, *item[1:])
+            if is_named:
+                labels = columns.names_of(item)
+                if known is None or (known.labels != "classes" and not known.columns):
+                    known = columns.of_value(item)
+                    assert known is not None
+                    told += (columns.by_place(subject.name, (), known.classes),)
+                item = (*item[:-1], columns.numbered(labels, known, subject.name, name))
+            matched.append(item)
+        return matched, known, tuple(dict.fromkeys(told))
 
     def learned(
         self, item: Any, frame: Any, known: columns.Table | None, model: str, name: str
@@ -481,7 +488,10 @@ class Call:
         if known is None:
             return columns.of_value(item), ()
         try:
-            columns.match(frame, known, model, name)
+            if frame is not None:
+                columns.match(frame, known, model, name)
+            if columns.has_names(item):
+                columns.check_labels(columns.names_of(item), known, "classes", model, name)
         except InputError as error:
             return columns.of_value(item), (f"{error}. {_ANEW}",)
         return known, ()
@@ -494,13 +504,15 @@ class Call:
         """
         from . import sentences
 
-        known, run = self.session.readers, subject.run or self.session.run_of(subject.made)
-        if subject.origin is not None:
-            data = self.session.datas.get(subject.origin.read().data)
-            return sentences.kept(subject.origin, subject.package, data)
-        if subject.made not in known and run is not None:
-            data = self.session.datas.get(run.record.data)
-            known[subject.made] = sentences.kept(run.folder, subject.package, data)
+        known = self.session.readers
+        if subject.checkpoint is not None or subject.made not in known:
+            origin = self.origin(subject)
+            data = self.session.datas.get(origin.read().data) if origin is not None else None
+            found = sentences.kept(origin, subject.package, data) if origin is not None else None
+            if subject.checkpoint is not None and origin is not None:
+                return found
+            if subject.checkpoint is None and origin is not None:
+                known[subject.made] = found
         found = known.get(subject.made)
         sentence = next((item for item in typed if isinstance(item, str) and not is_code(item)), None)
         if found is not None or sentence is None:
@@ -514,24 +526,53 @@ class Call:
         """Tokenizer and classes of the texts that a model was trained on; None where there are none."""
         from . import sentences
 
-        reader, run = self.session.readers.get(model), subject.run or self.session.run_of(subject.made)
-        if subject.origin is not None:
-            found = sentences.encoding(subject.origin)
-            return (found[0], found[1].classes) if found is not None else None
+        reader = self.session.readers.get(model) if subject.checkpoint is None else None
         if reader is not None:
             tokenizer, classes, _ = reader.data
             return tokenizer, classes
-        found = sentences.encoding(run.folder) if run is not None else None
+        origin = self.origin(subject)
+        found = sentences.encoding(origin) if origin is not None else None
         return (found[0], found[1].classes) if found is not None else None
 
-    def table(self, subject: Subject) -> columns.Table | None:
-        """What a model learned of the table that it was trained on; None where it was trained on other data."""
-        if subject.origin is not None:
-            return columns.kept(subject.origin)
-        if subject.made in self.session.tables:
-            return self.session.tables[subject.made]  # type: ignore[no-any-return]
+    def origin(self, subject: Subject, search: bool = True) -> runs.RunFolder | None:
+        """The folder of the run that weights come from: what it learned of its data goes with them; None if unknown.
+
+        Args:
+            subject: the model.
+            search: whether to compare its weights with those of other runs.
+        """
+        from . import origins
+
+        if subject.checkpoint is not None:
+            folder = runs.folder_of(subject.checkpoint)
+            state = origins.read(subject.checkpoint, not self.options.weights_only) if folder is None else {}
+            return folder or self.session.origin_of(state.get("state_dict", {}))
         run = subject.run or self.session.run_of(subject.made)
-        return columns.kept(run.folder) if run is not None else None
+        if run is not None or subject.made is None or not search:
+            return run.folder if run is not None else None
+        return self.session.origin_of(subject.made.state_dict(), subject.made)
+
+    def table(self, subject: Subject, search: bool = True) -> columns.Table | None:
+        """What a model learned of the table that it was trained on; None where that is not known, or was other data.
+
+        Args:
+            subject: the model.
+            search: whether to compare its weights with those of other runs, where it was not seen to train.
+        """
+        from . import origins
+
+        if subject.checkpoint is not None and runs.folder_of(subject.checkpoint) is None:
+            within = origins.table_in(origins.read(subject.checkpoint, not self.options.weights_only))
+            if within is not None:
+                return within
+        known = origins.remembered(subject.made) if subject.checkpoint is None else None
+        if known is not None and search and not known.is_unchanged:  # perhaps the weights of another run
+            origin = self.session.origin_of(subject.made.state_dict(), subject.made)
+            return columns.kept(origin) if origin is not None else known.table
+        if known is not None:
+            return known.table
+        origin = self.origin(subject, search)
+        return columns.kept(origin) if origin is not None else None
 
     def matched(self, data: Data, datamodule: Any, subject: Subject) -> Data:
         """Let a DataModule of tables give what the model was trained on; of a fit, take note of what it learns.
@@ -545,6 +586,8 @@ class Call:
         if known is not None:
             try:
                 told += columns.match_datamodule(datamodule, known, subject.name, name)
+                if self.verb != "fit" and not known.columns and datamodule.columns:
+                    told += (columns.by_place(subject.name, datamodule.columns),)
             except InputError as error:
                 if self.verb != "fit":
                     raise
@@ -552,9 +595,8 @@ class Call:
         if known is None:
             columns.anew(datamodule)
             known = columns.of_datamodule(datamodule)
-            if self.verb != "fit" and known is not None and known.classes:
-                numbered = ", ".join(f"{number} = {name}" for number, name in enumerate(known.classes))
-                told += (f"{subject.name} was not trained on a table. Classes are numbered as in {name}: {numbered}",)
+            if self.verb != "fit" and known is not None:
+                told += (columns.by_place(subject.name, known.names, known.classes),)
         return dataclasses.replace(data, notices=told, table=known)
 
     def data_of(self, run: Run) -> Data:

@@ -74,6 +74,77 @@ def frame_of(value: Any) -> Any:
     return value if is_of_pandas(value) else value.to_pandas()
 
 
+def has_names(value: Any) -> bool:
+    """Whether a value is ``(X, y)`` whose labels are names of classes: text, bool beside text, or categories."""
+    if not isinstance(value, list | tuple) or len(value) < 2 or not getattr(value[0], "shape", ()):
+        return False
+    import numpy as np
+
+    labels = value[-1]
+    if isinstance(labels, list):
+        return bool(labels) and all(isinstance(item, str) for item in labels)
+    if not hasattr(labels, "__array__") or type(labels).__module__.startswith("torch"):
+        return False
+    if is_table(labels):
+        labels = frame_of(labels)
+        labels = labels.iloc[:, 0] if labels.shape[1] == 1 else labels
+    if str(getattr(labels, "dtype", "")) == "category":
+        return True
+    array = np.asarray(labels)
+    if array.size != len(array) or array.dtype.kind not in "OTU":
+        return False
+    flat = array.reshape(-1).tolist()
+    return array.dtype.kind in "TU" or any(isinstance(item, str | bool) for item in flat)
+
+
+def names_of(value: Sequence[Any]) -> Any:
+    """The labels of ``(X, y)`` that `has_names`, as a column of pandas.
+
+    Raises:
+        InputError: one is missing, or is no name.
+    """
+    import numpy as np
+    import pandas as pd
+
+    labels = frame_of(value[-1]).iloc[:, 0] if is_table(value[-1]) else value[-1]
+    is_series = isinstance(labels, pd.Series)
+    found = labels.reset_index(drop=True) if is_series else pd.Series(np.asarray(labels).reshape(-1))
+    found = found.rename(label_of(value))
+    if found.isna().any():
+        place = int(found.isna().argmax())
+        raise InputError(f"the labels have missing values, the first at position {place}. Remove those samples")
+    odd = [item for item in found.unique() if not isinstance(item, str | bool | int | np.integer | np.bool_)]
+    if odd and str(found.dtype) != "category":
+        raise InputError(f"the labels mix class names with {type(odd[0]).__name__} values, such as {odd[0]!r}")
+    return found
+
+
+def classes_of(labels: Any, what: str) -> list[str]:
+    """The names of the classes of a column of labels, in the order of their numbers.
+
+    Raises:
+        InputError: two have the same name.
+    """
+    names = [class_name(item) for item in labels.astype("category").cat.categories]
+    if len(set(names)) < len(names):
+        raise InputError(f"{what} has different classes with the same name: {_few(sorted(names))}")
+    return names
+
+
+def numbered(labels: Any, known: Table, model: str, what: str) -> Any:
+    """The numbers of the classes in a column of labels, ``(rows,) int64``.
+
+    Raises:
+        InputError: the model was not trained on one of them.
+    """
+    import torch
+
+    check_labels(labels, known, "classes", model, what)
+    places = {name: place for place, name in enumerate(known.classes)}
+    found = [places.get(name, name) for name in map(class_name, labels.tolist())]
+    return torch.tensor([int(place) for place in found])  # a model of indices has no names
+
+
 def named(column: str, frame: Any) -> Any:
     """The name of a column as a table has it: one that is a number is typed as text."""
     others = [name for name in frame.columns if str(name) == column]
@@ -133,16 +204,21 @@ def of_frame(frame: Any, label: Any = None, labels: Labels = "apart", classes: I
 
 
 def of_value(value: Any) -> Table | None:
-    """What is learned of data that is ``(X, y)``, where X is a table; None of other data.
+    """What is learned of data that is ``(X, y)``, where X is a table or y holds names of classes; None of other data.
 
     Raises:
         InputError: a column has no name of its own.
     """
-    frame = frame_of(value)
-    if frame is None or is_table(value):
-        return None
-    check_names(frame, "the table")
-    return of_frame(frame, label_of(value))
+    frame = None if is_table(value) else frame_of(value)
+    if frame is not None:
+        check_names(frame, "the table")
+    if has_names(value):
+        learned = Table({}) if frame is None else of_frame(frame)
+        label, classes = label_of(value), classes_of(names_of(value), "the column of labels")
+        return dataclasses.replace(
+            learned, label="" if label is None else _code(label), labels="classes", classes=classes
+        )
+    return of_frame(frame, label_of(value)) if frame is not None else None
 
 
 def label_of(value: Sequence[Any]) -> Any:
@@ -210,15 +286,18 @@ def match_datamodule(datamodule: Any, known: Table, model: str, data: str) -> tu
     if datamodule.data is None:
         datamodule.data = datamodule.load()
     told: dict[str, None] = {}
+    own: dict[Any, str] = {}
     for split, frame in datamodule._tables().items():
         what = data if split == "train" else f"the split {split!r} of {data}"
         label = datamodule.label if datamodule.labels != "apart" else None
         features = frame if label is None or label not in frame.columns else frame.drop(columns=label)
-        told |= dict.fromkeys(match(features, known, model, what)[1])
+        own = own or {name: str(kind) for name, kind in features.dtypes.items()}
+        if len(features.columns):  # else they are arrays
+            told |= dict.fromkeys(match(features, known, model, what)[1])
         if label is not None and label in frame.columns:
             check_labels(frame[label], known, datamodule.labels, model, what)
     datamodule._own = datamodule.labels
-    datamodule.columns, datamodule.splits = dict(zip(known.names, known.columns.values(), strict=True)), {}
+    datamodule.columns, datamodule.splits = dict(zip(known.names, known.columns.values(), strict=True)) or own, {}
     if known.labels != "apart" and datamodule.labels != "apart":
         datamodule.classes, datamodule.labels = known.classes or None, known.labels
     return tuple(told)
@@ -242,6 +321,8 @@ def match(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tuple[s
     check_names(frame, what)
     names = known.names
     frame = frame.drop(columns=[name for name in known.of_labels if name in frame.columns and name not in names])
+    if not names:  # of arrays
+        return frame, ()
     missing = [name for name in names if name not in frame.columns]
     new = [name for name in frame.columns if name not in names]
     if missing:
@@ -311,7 +392,7 @@ def labelled(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tupl
     """
     import torch
 
-    if known.labels == "apart":
+    if known.labels == "apart" or not known.label:
         raise InputError(
             f"the label column of {what} is unknown: {model} was trained on (X, y). "
             f"Type ({what}.drop(columns='LABEL'),{what}['LABEL'])"
@@ -326,7 +407,7 @@ def labelled(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tupl
         raise InputError(f"{what} has columns with missing values: {label}. Fill them (fillna) or drop them")
     check_labels(values, known, known.labels, model, what)
     if known.labels == "classes":
-        values = values.astype(object).map(lambda value: known.classes.index(class_name(value)))
+        return (inputs, numbered(values, known, model, what)), told
     kind = "float32" if known.labels == "numbers" else "int64"
     return (inputs, torch.tensor(values.to_numpy(kind))), told
 
@@ -345,29 +426,29 @@ def check_labels(values: Any, known: Table, labels: Labels, model: str, what: st
         InputError: it was not.
     """
     column, kind = values.name, values.dtype
+    where = f"the labels of {what}" if column is None else f"the column {column!r} of {what}"
     found = list(values.astype("category").cat.remove_unused_categories().cat.categories)
     if known.labels == "classes":
         unseen = [name for name in map(class_name, found) if name not in known.classes]
         if unseen:
             raise InputError(
-                f"the column {column!r} of {what} has the {_plural('class', unseen)} {_few(unseen)}, but {model} was "
+                f"{where} has the {_plural('class', unseen)} {_few(unseen)}, but {model} was "
                 f"trained only on {_few(known.classes)}. Remove those rows"
             )
     elif known.labels == "indices":
         odd = [value for value in found if not class_name(value).lstrip("-").isdecimal()]
         if odd:
             raise InputError(
-                f"the column {column!r} of {what} contains {_few(odd)}, but {model} was trained on integers. "
-                f"Convert it as in the training data"
+                f"{where} contains {_few(odd)}, but {model} was trained on integers. Convert it as in the training data"
             )
     elif known.labels == "numbers" and getattr(kind, "kind", "O") not in "iuf":
         raise InputError(
-            f"the column {column!r} of {what} has type {kind}, but {model} was trained on numbers. "
+            f"{where} has type {kind}, but {model} was trained on numbers. "
             f"Convert it: frame[{column!r}].astype('float32')"
         )
     elif known.labels == "apart" and labels == "classes":
         raise InputError(
-            f"the column {column!r} of {what} contains the classes {_few(found)}, but {model} was trained on "
+            f"{where} contains the classes {_few(found)}, but {model} was trained on "
             f"numeric labels. Convert it to those numbers"
         )
 
@@ -397,6 +478,32 @@ def kept(folder: RunFolder) -> Table | None:
     except (OSError, ValueError, SyntaxError) as error:
         raise RunError(f"the training columns of {folder.name} cannot be read: {error}") from error
     return table
+
+
+def of_dict(values: Any) -> Table | None:
+    """What was learned of a table, of the same as plain values; None of anything else."""
+    try:
+        table: Table = read(Table, values)
+        _ = table.names, table.of_labels
+    except (AttributeError, TypeError, ValueError, SyntaxError):
+        return None
+    return table
+
+
+def by_place(model: str, names: Iterable[Any], classes: Sequence[str] | None = None) -> str:
+    """Say that data is taken as it comes by a model of which no table is known.
+
+    Args:
+        model: its name.
+        names: of the columns, in their order.
+        classes: of the labels, in their order; none if they are not numbered here.
+    """
+    names = list(names)
+    ordered = f"columns are taken in the order {_few(names)}" if names else ""
+    places = _few(f"{number} = {name}" for number, name in enumerate(classes or ()))
+    what = "a table" if names else "named classes"
+    said = "; ".join(filter(None, [ordered, f"classes are numbered {places}" if places else ""]))
+    return f"{model} was not trained on {what} in this session: {said}"
 
 
 def _unboxed(name: Any) -> Any:

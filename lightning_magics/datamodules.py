@@ -312,13 +312,30 @@ class _Data:
             raise InputError(
                 f"--label {self.options.label} has no effect: y already holds the labels of (X, y). Leave it out"
             )
-        parts = {split: _item(value, part) for split, part in self.parts.items() if part.table is not None}
+        named = {split for split, part in self.parts.items() if part.names}
+        parts = {
+            split: _item(value, part)
+            for split, part in self.parts.items()
+            if part.table is not None or split in named or (named and split != "predict")
+        }
         first = parts.get("train", next(iter(parts.values())))
         learned = columns.of_value(first)
+        if named and named != parts.keys():
+            other = next(split for split in parts if split not in named)
+            raise InputError(
+                f"the labels of the split {next(iter(named))!r} are class names, but those of the split {other!r} are "
+                f"not. Use class names in all splits"
+            )
         assert learned is not None
-        self.label = columns.label_of(first)
+        self.label, self.labels = columns.label_of(first), learned.labels
+        if named and self.label is None:
+            self.label = "label" if "label" not in learned.names else "class name"
         for name, item in parts.items():
-            columns.match(columns.frame_of(item), learned, "this data", f"the split {name!r}")
+            what = f"the split {name!r}"
+            if columns.frame_of(item) is not None:
+                columns.match(columns.frame_of(item), learned, "this data", what)
+            if name in named:
+                columns.check_labels(columns.names_of(item), learned, "classes", "this data", what)
 
     def carved(self) -> list[str]:
         """Return the splits to take from the training data.

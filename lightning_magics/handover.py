@@ -115,8 +115,14 @@ class Beginning:
 def dumped(trainer: Any, whole: Mapping[str, Any], beginning: Beginning) -> dict[str, Any]:
     """Return the checkpoint of a fit that has ended, with what travels beside it."""
     found: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)  # as save_checkpoint
-    found[_KEY] = beginning.beside(trainer.lightning_module, whole, found.get("state_dict", {}))
+    learned = found.get(_KEY, {})
+    found[_KEY] = {**learned, **beginning.beside(trainer.lightning_module, whole, found.get("state_dict", {}))}
     return found
+
+
+def with_table(checkpoint: dict[str, Any], table: Any) -> None:
+    """Put into a checkpoint what its fit learned of its table, as plain values: it goes where the file goes."""
+    checkpoint[_KEY] = {"table": table}
 
 
 def take(

@@ -35,6 +35,7 @@ class Job:
         surroundings: random state and settings of the kernel, for a job that runs in other processes.
         rank: of the process that runs it, among those that run it together.
         notices: what the user should know from the start.
+        classes: of the labels of loaders, by name; empty where they have none.
         compiler: of ``torch.compile``, where the model was given compiled; it compiles the steps wherever the job runs.
     """
 
@@ -57,6 +58,7 @@ class Job:
     surroundings: Any = None
     rank: int = 0
     notices: tuple[str, ...] = ()
+    classes: tuple[str, ...] = ()
     compiler: Any = None
 
     @property

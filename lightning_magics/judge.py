@@ -8,7 +8,7 @@ from __future__ import annotations
 import heapq
 import importlib
 import itertools
-from collections.abc import Callable, Mapping, Sized
+from collections.abc import Callable, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -22,8 +22,9 @@ _MOST_CLASSES = 30  # of a matrix that can be read
 class _Judge:
     """The hooks, without the base class: each of the two Lightning packages has a Callback of its own."""
 
-    def __init__(self, datamodule: Any, emit: Callable[[Event], None]) -> None:
+    def __init__(self, datamodule: Any, emit: Callable[[Event], None], classes: Sequence[str]) -> None:
         self._datamodule = datamodule
+        self._names = classes
         self._emit = emit
         self._output: Any = None
         self._matrix: torch.Tensor | None = None
@@ -35,8 +36,9 @@ class _Judge:
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
         names = getattr(self._datamodule, "classes", None)
-        if isinstance(names, list | tuple) and len(names) > 1:
-            self._matrix = torch.zeros(len(names), len(names), dtype=torch.long)
+        self._names = names if isinstance(names, list | tuple) else self._names if self._datamodule is None else ()
+        if len(self._names) > 1:
+            self._matrix = torch.zeros(len(self._names), len(self._names), dtype=torch.long)
             self._hook = pl_module.register_forward_hook(self._take)
 
     def _take(self, module: Any, inputs: Any, output: Any) -> None:
@@ -78,7 +80,7 @@ class _Judge:
         """Keep a mistake if it is among the most confident ones."""
         if len(self._mistakes) == _MOST_MISTAKES and probability <= self._mistakes[0][0]:
             return
-        names = self._datamodule.classes
+        names = self._names
         found = {"actual": names[actual], "predicted": names[predicted], "probability": probability}
         ids = None
         if isinstance(batch, Mapping) and {"input_ids", "attention_mask"} <= batch.keys():
@@ -112,7 +114,7 @@ class _Judge:
         mistakes = sorted((item for _, some in parts for item in some), key=lambda item: -item[0])[:_MOST_MISTAKES]
         self._emit(
             Judged(
-                classes=list(self._datamodule.classes),
+                classes=list(self._names),
                 actual=matrix.sum(dim=1).tolist(),
                 predicted=matrix.sum(dim=0).tolist(),
                 correct=matrix.diag().tolist(),
@@ -137,13 +139,14 @@ def _probabilities(output: Any, target: Any, classes: int) -> torch.Tensor | Non
     return output.softmax(dim=1)[:, :classes] if output.ndim == 2 and output.shape[1] >= classes else None
 
 
-def judge(package: str, datamodule: Any, emit: Callable[[Event], None]) -> Any:
+def judge(package: str, datamodule: Any, emit: Callable[[Event], None], classes: Sequence[str] = ()) -> Any:
     """Return the callback for one of the two Lightning packages.
 
     Args:
         package: ``pytorch_lightning`` or ``lightning.pytorch``.
         datamodule: with the names of its ``classes`` once it is set up, and a ``tokenizer`` if it is of texts.
         emit: takes the event.
+        classes: names of the classes where there is no DataModule.
     """
     base = importlib.import_module(f"{package}.callbacks").Callback
-    return type("Judge", (_Judge, base), {})(datamodule, emit)
+    return type("Judge", (_Judge, base), {})(datamodule, emit, classes)

@@ -145,6 +145,11 @@ def _class_name(value):
     """Return the name of a class; whole numbers are written without a decimal point."""
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 '''
+_NUMBERED = '''
+def _numbered(self, data, names):
+    """Return features and labels, with class names as the numbers of their classes."""
+    return (*data[:-1], self._target(names))
+'''
 _ORDERED = '''
 def _ordered(self, data):
     """Return features and labels, with the feature columns in training order."""
@@ -193,8 +198,8 @@ def splits(parts: dict[Split, Part], owner: str) -> list[ast.stmt]:
 
 
 def has_columns(parts: dict[Split, Part]) -> bool:
-    """Whether the features of data are tables, whose columns have names."""
-    return any(part.table is not None for part in parts.values())
+    """Whether the features of data are tables, whose columns have names, or its labels are names of classes."""
+    return any(part.table is not None or part.names for part in parts.values())
 
 
 def noted(label: Any, labels: Labels) -> list[ast.stmt]:
@@ -209,11 +214,12 @@ def noted(label: Any, labels: Labels) -> list[ast.stmt]:
 
 
 def columns(parts: dict[Split, Part], labels: Labels) -> list[ast.FunctionDef]:
-    """Return the methods that read tables by the names of their columns."""
-    tables = [_table(part) for part in parts.values() if part.table is not None]
-    splits = [ast.Constant(name) for name, part in parts.items() if part.table is not None]
+    """Return the methods that read tables by the names of their columns, and labels by the names of their classes."""
+    tables = [_table(part) for part in parts.values() if part.table is not None or part.names]
+    splits = [ast.Constant(name) for name, part in parts.items() if part.table is not None or part.names]
     whole = any(part.form == "table" for part in parts.values())
-    text = "table.drop(columns=[self.label], errors='ignore')" if whole else "table"
+    named = any(part.names for part in parts.values())
+    text = "table.drop(columns=[self.label], errors='ignore')" if whole or named else "table"
     classes = snippet(_LEARN_CLASSES) if labels == "classes" else []
     made = [
         method(_TABLES, TABLES=ast.Dict(list(splits), tables)),
@@ -221,6 +227,9 @@ def columns(parts: dict[Split, Part], labels: Labels) -> list[ast.FunctionDef]:
     ]
     if whole:
         return [*made, method(_ROWS), method(_TARGET), method(_CLASS_NAME)]
+    made += [method(_NUMBERED), method(_TARGET), method(_CLASS_NAME)] if named else []
+    if not any(part.table is not None for part in parts.values()):
+        return made
     of_pandas = all(part.table == "pandas" for part in parts.values() if part.table is not None)
     ordered = "TABLE[list(self.columns)]" if of_pandas else "TABLE.to_pandas()[list(self.columns)]"
     ordered += ".to_numpy('float64')" if any(part.mixed for part in parts.values()) else ""
@@ -231,7 +240,21 @@ def _table(part: Part) -> ast.expr:
     """Return the table of a split, as an expression over what was loaded."""
     text = "self.data" if part.key is None else "self.data[KEY]"
     text += "" if part.form == "table" else "[0]"
-    return expression(text if part.table == "pandas" else f"{text}.to_pandas()", KEY=_constant(part.key))
+    text = text if part.table == "pandas" else f"{text}.to_pandas()"
+    if part.names and part.table is None:
+        return expression("NAMES.to_frame(self.label)", NAMES=_names(part))
+    if part.names:
+        text = f"pandas.concat([{text}.reset_index(drop=True), NAMES.rename(self.label)], axis=1)"
+        return expression(text, NAMES=_names(part), KEY=_constant(part.key))
+    return expression(text, KEY=_constant(part.key))
+
+
+def _names(part: Part) -> ast.expr:
+    """Return the labels of a split that are names of classes, as an expression over what was loaded."""
+    data = "self.data[-1]" if part.key is None else "self.data[KEY][-1]"
+    series = f"{data}.reset_index(drop=True)"
+    text = series if part.names == "series" else f"pandas.Series(numpy.asarray({data}).reshape(-1))"
+    return expression(text, KEY=_constant(part.key))
 
 
 def _constant(value: Any) -> ast.expr:
@@ -250,6 +273,8 @@ def _dataset(part: Part, owner: str) -> ast.expr:
         return expression("torch.utils.data.TensorDataset(*DATA)", DATA=data)
     if part.table is not None:
         data = expression("self._ordered(DATA)", DATA=data)
+    if part.names:
+        data = expression("self._numbered(DATA, NAMES)", DATA=data, NAMES=_names(part))
     if part.is_mapped:
         return expression("CLS(DATA, self._tensor)", CLS=ast.Name(f"{owner}Arrays", ast.Load()), DATA=data)
     if part.form == "arrays":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import inspect
 import re
 import shlex
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,7 +25,13 @@ _PLAIN = (str, int, float, type(None))
 
 
 def check(
-    model: Any, datamodule: Any, name: str, data: str, trained_on: tuple[Any, list[str]] | None, trains: bool
+    model: Any,
+    datamodule: Any,
+    name: str,
+    data: str,
+    trained_on: tuple[Any, list[str]] | None,
+    classes: Sequence[str],
+    trains: bool,
 ) -> tuple[str, ...]:
     """Check that a model can run on data, as far as texts are concerned.
 
@@ -34,6 +41,7 @@ def check(
         name: of the model.
         data: name of the data.
         trained_on: tokenizer and classes of the texts that the model was trained on, None where that is not known.
+        classes: of the labels of loaders that have names, else empty.
         trains: whether it is to be trained, also on texts of another kind.
 
     Returns:
@@ -43,7 +51,7 @@ def check(
         InputError: it cannot.
     """
     weights = getattr(model, "hparams", {}).get("class_weights")
-    _check_loss(model, datamodule, name, data)
+    _check_loss(model, datamodule, name, data, classes)
     if not is_of_texts(datamodule):
         if weights == BALANCED:
             raise InputError(
@@ -95,14 +103,14 @@ def check_hyperparameters(model: Any, datamodule: Any, name: str, data: str) -> 
             )
 
 
-def _check_loss(model: Any, datamodule: Any, name: str, data: str) -> None:
+def _check_loss(model: Any, datamodule: Any, name: str, data: str, classes: Sequence[str]) -> None:
     """Check that classes do not go to a loss that compares numbers, to which they would be 0, 1, 2.
 
     Raises:
         InputError: they do.
     """
     of_texts = is_of_texts(datamodule)
-    is_table = columns.is_of_table(datamodule) and datamodule.labels == "classes"
+    is_table = datamodule.labels == "classes" if columns.is_of_table(datamodule) else datamodule is None and classes
     if columns.is_of_table(datamodule) and datamodule.labels == "numbers" and hasattr(model, "_class_labels"):
         values = next(iter(datamodule._tables().values()))[datamodule.label]
         if (values % 1 != 0).any():
@@ -111,7 +119,7 @@ def _check_loss(model: Any, datamodule: Any, name: str, data: str) -> None:
                 f"Define {name} with --loss mse_loss"
             )
     loss = losses.of_numbers(model) if of_texts or is_table else ""
-    if not loss or (is_table and datamodule.classes == ["False", "True"]):
+    if not loss or (is_table and list(classes) == ["False", "True"]):
         return
     how = "" if of_texts else ", or convert the labels to numbers: astype('float32')"
     raise InputError(

@@ -34,6 +34,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         Exception: what the source raises.
     """
     from .handover import absent, listed
+    from .origins import remember
     from .pretrained import calm
     from .randomness import random_state_kept
     from .train import check_checkpoint, is_whole, take
@@ -64,7 +65,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
     data = _register_data(session, recalled)
     with contextlib.suppress(LightningMagicsError):  # said where a sentence is given
         session.readers[model] = kept(recalled.folder, recipe.package, data)
-        session.tables[model] = columns.kept(recalled.folder)
+        remember(model, columns.kept(recalled.folder))
     return model
 
 

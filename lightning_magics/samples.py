@@ -50,6 +50,7 @@ class Part:
         is_mapped: whether a column is an array in a file, of which samples are read one at a time.
         table: whose table it is, or that its features are: pandas, or another package; None for neither.
         mixed: whether the columns of such features have no type in common.
+        names: how labels that are names of classes come: ``series`` of pandas, or ``array``; empty for numbers.
     """
 
     form: Form
@@ -59,6 +60,7 @@ class Part:
     is_mapped: bool = False
     table: str | None = None
     mixed: bool = False
+    names: Literal["", "series", "array"] = ""
 
     @property
     def has_order(self) -> bool:
@@ -69,8 +71,11 @@ class Part:
     def of(cls, value: Any, form: Form, key: Any = None) -> Part:
         """Describe a split."""
         several = isinstance(value, tuple | list)
+        names: Literal["", "series", "array"] = ""
+        if form == "arrays" and columns.has_names(value):
+            names = "series" if type(value[-1]).__name__ == "Series" and hasattr(value[-1], "iloc") else "array"
         if form == "arrays":
-            _check_numbers(value)
+            _check_numbers(value[:-1] if names else value)
         apart = several and form in ("tensors", "arrays")
         length = None if form in ("loaders", "iterable", "stream") else len(value[0] if apart else value)
         table = value[0] if form == "arrays" and several else value
@@ -78,7 +83,7 @@ class Part:
         if of and form == "arrays" and (not several or len(value) < 2):
             of = None  # features alone
         mapped = form == "arrays" and is_mapped(value)
-        return cls(form, key, length, several, mapped, of, of is not None and columns.is_mixed(table))
+        return cls(form, key, length, several, mapped, of, of is not None and columns.is_mixed(table), names)
 
 
 def splits_of(value: Any, labelled: bool = False) -> dict[Split, Part]:
@@ -99,6 +104,8 @@ def splits_of(value: Any, labelled: bool = False) -> dict[Split, Part]:
         return {"train": Part.of(value, form)}
     if isinstance(value, Mapping):
         return _named(value, labelled)
+    if not tables and columns.has_names(value):
+        raise InputError(f"the features and the class names have different lengths ({len(value[0])}, {len(value[-1])})")
     if several:
         forms = [_form_of_split(item) for item in value]
         # A tuple of bare arrays here has columns of different lengths, which is a mistake rather than splits.
@@ -164,6 +171,8 @@ def form_of(value: Any) -> Form | None:
 def _form_of_several(values: Sequence[Any]) -> Form | None:
     """Return what a tuple or list is: columns of one split, or samples; None for anything else, such as splits."""
     few = isinstance(values, tuple) or len(values) <= 3
+    if few and columns.has_names(values) and all(map(_is_array, values[:-1])):
+        return "arrays" if _equally_long(values) else None
     if few and values and all(map(_is_array, values)):
         tensors = all(isinstance(item, torch.Tensor) for item in values)
         return ("tensors" if tensors else "arrays") if _equally_long(values) else None
@@ -191,7 +200,7 @@ def _check_columns(value: Any) -> None:
     Raises:
         InputError: they are.
     """
-    if not isinstance(value, tuple | list) or len(value) not in (2, 3):
+    if not isinstance(value, tuple | list) or len(value) not in (2, 3) or columns.has_names(value):
         return
     if any(isinstance(item, list) for item in value) and all(map(_is_column, value)) and _equally_long(value):
         raise InputError(
@@ -213,8 +222,8 @@ def _check_numbers(value: Any) -> None:
         kind = item.dtype if isinstance(item, torch.Tensor) else np.asarray(item).dtype
         if isinstance(kind, np.dtype) and kind.kind not in "biufc":
             raise InputError(
-                f"an array of type {kind} is not numeric. For class names as labels, put X and y into a DataFrame and "
-                f"type %lightning_data NAME --label COLUMN: the run then keeps the classes"
+                f"an array of type {kind} is not numeric. Text is taken for class names as the labels of (X, y) alone; "
+                f"convert features to numbers"
             )
 
 

@@ -74,7 +74,6 @@ class Session:
             as long as the user holds them: a run holds its model, optimizer and data.
         readers: of each live model that was trained here or brought back, what makes sentences its input: see
             `sentences`; None where it was trained on other data.
-        tables: of each live model that was trained on a table, what it learned of that: see `columns`.
         interrupted: whether a fit of the cell that runs now was interrupted.
         units: code that came into the notebook other than as text of its cells.
         failed: of each cell that failed, the line that it failed in.
@@ -90,7 +89,6 @@ class Session:
     last: Run | None = None
     fits: dict[str, Run] = field(default_factory=dict)
     readers: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary)
-    tables: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary)
     interrupted: bool = False
     units: list[Unit] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
@@ -167,11 +165,12 @@ class Session:
                 self.last = next(reversed(list(self._named.values())), None)
         if run.verb == "fit" and run.record.steps:
             from .columns import kept
+            from .origins import remember
             from .sentences import reader
 
             self.fits[run.record.model] = run
             self.readers[run._model] = reader(run.data[0])
-            self.tables[run._model] = kept(run.folder)
+            remember(run._model, kept(run.folder))
 
     def brought_back(self, run: Run) -> None:
         """Take note of a run whose model was loaded from its folder."""
@@ -184,6 +183,27 @@ class Session:
             return None
         known = [*self.fits.values(), *self._named.values()]
         return next((run for run in known if run.verb == "fit" and run._model is model), None)
+
+    def origin_of(self, weights: Mapping[str, Any], model: Any = None) -> runs.RunFolder | None:
+        """Return the folder of the run that weights come from, None where there is none that is known.
+
+        Args:
+            weights: by name.
+            model: that has them, or None.
+        """
+        from .origins import find
+
+        fits = {run.name: run for run in [*self.fits.values(), *self._named.values()] if run.verb == "fit"}
+        ended = sorted(
+            (run for run in fits.values() if run.status != "running" and run.record.steps),
+            key=lambda run: run.record.started,
+            reverse=True,
+        )
+        live = [(run.folder, run._model) for run in ended if run._model is not None and run._model is not model]
+        root = runs.root_folder(self.settings.run_dir)
+        names = dict.fromkeys([*self.run_names(), *fits])
+        folders = [fits[name].folder if name in fits else runs.RunFolder(root / name) for name in names]
+        return find(weights, live, folders)
 
     def built(self, record: runs.RunRecord) -> Any:
         """Return an instance of the model of a run that another kernel started.

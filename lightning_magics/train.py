@@ -24,7 +24,7 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader
 
-from . import checkpoints, handover, payload, pickling, snapshots, trust
+from . import checkpoints, columns, handover, payload, pickling, snapshots, trust
 from .batches import describe, joined, named_inputs
 from .callback import StopFlag, StopRequested, misspelled, reporter
 from .chatter import chatter
@@ -80,14 +80,24 @@ def train(
     if job.verb == "fit":
         again = functools.partial(_parts, anew) if anew is not None else None
         beginning = handover.Beginning(job.model, job.datamodule, given_callbacks(job), again)
-    watcher = reporter(job.package, emit, stop, folder.last_checkpoint_path, directions, beginning, job.leaves_state)
+    table = columns.kept(folder) if job.verb == "fit" else None
+    watcher = reporter(
+        job.package,
+        emit,
+        stop,
+        folder.last_checkpoint_path,
+        directions,
+        beginning,
+        job.leaves_state,
+        dataclasses.asdict(table) if table is not None else None,
+    )
     with (
         chatter(folder.log_path(job.rank), lambda text: emit(Notice(text))),
         _workers_ignore_interrupts(),
         _writers_end_quietly(folder),
     ):
         job = continued(rewound(job))
-        ours = [judge(job.package, job.datamodule, emit)] if job.verb == "test" else []
+        ours = [judge(job.package, job.datamodule, emit, job.classes)] if job.verb == "test" else []
         trainer = make_trainer(job, [*ours, watcher], directions)
         _check_before_start(job, trainer)
         emit(_started(job, trainer))

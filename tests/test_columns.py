@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -244,10 +245,105 @@ def test_features_with_names_and_labels_apart_are_matched_too(shell, ns, line):
         run(shell, "%lightning_test run held")
 
 
-def test_a_model_that_was_trained_on_no_table_says_how_classes_are_numbered(shell, ns, capsys):
+UNKNOWN = "Net was not trained on a table in this session: columns are taken in the order "
+
+
+def test_a_model_whose_table_is_not_known_says_once_how_columns_are_taken(shell, ns, capsys):
     run(shell, HELD)
-    run(shell, "net = Net()\nfound = %lightning_test net held")
-    assert "Net was not trained on a table. Classes are numbered as in held: 0 = b, 1 = c" in capsys.readouterr().out
+    run(shell, "loader = DataLoader(TensorDataset(torch.randn(9, 3), torch.arange(9) % 3))")
+    run(shell, "fresh, net = Net(), Net()\n%lightning_fit net loader --max_steps 1 --quiet")
+    for line, said in {
+        "%lightning_test fresh held": "flag, small, big; classes are numbered 0 = b, 1 = c",
+        "%lightning_predict fresh part[['flag','small','big']]": "flag, small, big",
+        "%lightning_validate net (part[['small','flag','big']],codes)": "small, flag, big",
+        "%lightning_predict net part[['flag','small','big']]": "flag, small, big",
+    }.items():
+        capsys.readouterr()
+        run(shell, line)
+        out = capsys.readouterr().out
+        assert f"{UNKNOWN}{said}" in out
+        assert out.count("columns are taken") == 1
+
+
+FRESH = "net = Net()\nnet.load_state_dict"
+COPIES = {
+    "deepcopy": "net = copy.deepcopy(run.model)",
+    "deepcopy that was changed": "net = copy.deepcopy(run.model)\nnet.net.bias.data[0] += 1e-6",
+    "load_from_checkpoint": "net = Net.load_from_checkpoint(run.best_model_path)",
+    "pickle": "net = pickle.loads(pickle.dumps(run.model))",
+    "torch.save": "torch.save(run.model, 'net.pt')\nnet = torch.load('net.pt', weights_only=False)",
+    "weights of a checkpoint": f"{FRESH}(torch.load(run.best_model_path)['state_dict'])",
+    "weights of a model": f"{FRESH}(run.model.state_dict())",
+    "weights in a file": f"torch.save(run.model.state_dict(), 'weights.pt')\n{FRESH}(torch.load('weights.pt'))",
+    "into another model": "net = second.model\nnet.load_state_dict(torch.load(run.best_model_path)['state_dict'])",
+}
+
+
+def test_a_copy_of_a_model_has_its_columns_and_classes(shell, ns):
+    run(shell, "import copy, pickle")
+    run(shell, HELD)
+    accuracy, expected = truth(ns)[0], ns["of"](ns["run"].model)
+    run(shell, "other = frame[['flag', 'small', 'big', 'kind']].assign(kind=frame.kind.map(dict(a='z', b='y', c='x')))")
+    run(shell, "%lightning_data other --label kind")
+    run(shell, "second = %lightning_fit Net other --max_epochs 1 --seed 1 --quiet")
+    for way, cell in COPIES.items():
+        run(shell, cell)
+        run(shell, "%lightning_predict net part -o found --quiet")
+        assert torch.allclose(ns["found"], expected, atol=1e-5), way
+        run(shell, "found = %lightning_test net held --quiet")
+        assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy), way
+        assert not [item.text for item in ns["found"]._state.notices if "columns are taken" in item.text], way
+    run(shell, "found = %lightning_test net part[['flag','kind','small','big']] --quiet")
+    assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy)
+    assert ns["found"].judged.classes == ["a", "b", "c"]
+    assert ns["found"].judged.actual == [0, *ns["part"].kind.value_counts().sort_index().tolist()]
+    assert sum(ns["found"].judged.correct) == round(accuracy * len(ns["part"]))
+
+
+def test_a_class_of_the_notebook_keeps_its_columns_and_stays_as_it_was_written(shell, ns):
+    run(
+        shell,
+        """
+class Own(pl.LightningModule):
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+    def forward(self, x):
+        return self.layer(x)
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+before = set(vars(Own))
+""",
+    )
+    run(shell, "own = %lightning_fit Own table --max_epochs 1 --quiet")
+    run(shell, "net = Own.load_from_checkpoint(own.best_model_path)\n%lightning_predict net part -o found --quiet")
+    assert torch.allclose(ns["found"], ns["of"](ns["own"].model))
+    assert set(vars(ns["Own"])) == ns["before"]
+    assert list(ns["own"].model.state_dict()) == ["layer.weight", "layer.bias"]
+    assert not ns["own"].model.hparams
+
+
+def test_a_checkpoint_outside_of_its_run_holds_the_columns(shell, ns):
+    run(shell, HELD)
+    accuracy, expected = truth(ns)[0], ns["of"](ns["run"].model)
+    shutil.copy(ns["run"].best_model_path, "kept.ckpt")
+    assert set(torch.load("kept.ckpt")["lightning_magics"]) == {"table"}
+    shutil.rmtree("lightning_logs/Net/version_0")
+    run(shell, "other = frame[['flag', 'small', 'big', 'kind']]\nnet = Net()")
+    run(shell, "%lightning_data other --label kind")
+    run(shell, "second = %lightning_fit Net other --max_epochs 1 --seed 1 --quiet")
+    for model in ("Net", "net", "second"):
+        run(shell, f"%lightning_predict {model} part -o found --quiet --ckpt_path kept.ckpt")
+        assert torch.allclose(ns["found"], expected)
+    run(shell, "found = %lightning_test Net held --quiet --ckpt_path kept.ckpt")
+    assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy)
+    run(shell, "%lightning_data part --label kind")
+    run(shell, "more = %lightning_fit Net part --resume kept.ckpt --max_epochs 2 --quiet")
+    kept = json.loads((ns["more"].folder.path / "table.json").read_text())
+    assert list(kept["columns"]) == ["'big'", "'small'", "'flag'"]
+    assert kept["classes"] == ["a", "b", "c"]
 
 
 SPLITS = pd.DataFrame({"a": [1.0, 2.0, 3.0], "b": [4, 5, 6], "kind": ["x", "y", "z"]})
@@ -394,6 +490,12 @@ def test_another_kernel_matches_a_table_to_a_run(trained):
         for place in range(3):
             kernel.run(f"%lightning_predict Net/version_{place} part -o found --quiet")
             assert kernel.value(f"torch.allclose(found, expected[{place}])")
+        kernel.run(
+            "from pathlib import Path",
+            "net = Net.load_from_checkpoint(next(Path('lightning_logs/Net/version_1/checkpoints').glob('*.ckpt')))",
+            "%lightning_predict net part -o found --quiet",
+        )
+        assert kernel.value("torch.allclose(found, expected[1])")
         assert "lacks the columns big, small" in kernel.cell("%lightning_predict Net/version_1 part[['flag']]").error
         kernel.run("net = %lightning_load Net/version_0", "%lightning_predict net part -o found --quiet")
         assert kernel.value("torch.allclose(found, expected[0])")

@@ -479,12 +479,11 @@ def setup(self, stage=None):
     assert len(list(instance.train_dataloader())) == 1
 
 
-@pytest.mark.parametrize("cell", ["np.ones((2, 4)), np.array(['a', 'b'])", "np.array(['a'])"])
-def test_arrays_of_text_are_named_where_data_is_defined(cell):
-    with pytest.raises(InputError, match=r"array of type <U1 is not numeric.*--label COLUMN"):
-        data(cell, names=namespace(np=np))
+def test_arrays_of_text_are_no_features():
+    with pytest.raises(InputError, match=r"array of type <U1 is not numeric.*labels of \(X, y\) alone"):
+        data("np.array(['a'])", names=namespace(np=np))
     with pytest.raises(InputError, match="is not numeric"):
-        samples.to_dataloaders([(np.ones((2, 4)), np.array(["a", "b"]))], [False], {})
+        samples.to_dataloaders([np.array(["a", "b"])], [False], {})
 
 
 @pytest.mark.parametrize(

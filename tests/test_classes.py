@@ -1,0 +1,146 @@
+"""Class names as the labels of ``(X, y)``: numbered once, and matched by name from then on."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import polars
+import pytest
+import torch
+from kernel import SETUP
+from notebook import SMALL_RUNS, data, namespace
+
+from lightning_magics.errors import InputError
+
+pytestmark = SMALL_RUNS
+NET = "%%lightning_model Net --loss cross_entropy --metrics accuracy --lr 0.1\nnn.Linear(2, 3)"
+VALUES = """
+import numpy as np, pandas as pd, polars
+rng = np.random.default_rng(0)
+X = rng.normal(size=(60, 2)).astype("float32")
+y = np.where(X[:, 0] > 0.5, "cat", np.where(X[:, 1] > 0, "dog", "eel"))
+some = y != "cat"
+"""
+LABELS = {
+    "array": "y",
+    "objects": "y.astype(object)",
+    "list": "y.tolist()",
+    "series": "pd.Series(y, name='kind', index=range(100, 160))",
+    "categories": "pd.Series(y).astype('category')",
+    "polars": "polars.Series('kind', y)",
+    "column": "pd.DataFrame({'kind': y})",
+}
+FEATURES = {"array": "X", "tensor": "torch.tensor(X)", "table": "pd.DataFrame(X, columns=['one', 'two'])"}
+
+
+@pytest.fixture
+def ns(shell):
+    """The names of a notebook with features and class names."""
+    for cell in (SETUP, VALUES, NET):
+        shell.run_cell(cell).raise_error()
+    return shell.user_ns
+
+
+def run(shell, cell):
+    shell.run_cell(cell).raise_error()
+
+
+def check(shell, ns, tested):
+    """Train by a line in ``fit``, then test rows of two classes alone."""
+    kept = json.loads((ns["fit"].folder.path / "table.json").read_text())
+    assert kept["classes"] == ["cat", "dog", "eel"]
+    with torch.no_grad():
+        output = ns["fit"].model(torch.tensor(ns["X"][ns["some"]]))
+    codes = torch.tensor([{"dog": 1, "eel": 2}[name] for name in ns["y"][ns["some"]]])
+    run(shell, f"found = %lightning_test fit {tested} --quiet")
+    assert ns["found"].results[0]["test_accuracy"] == pytest.approx(float((output.argmax(1) == codes).float().mean()))
+    assert ns["found"].results[0]["test_loss"] == pytest.approx(
+        float(torch.nn.functional.cross_entropy(output, codes)), rel=1e-4
+    )
+    assert ns["found"].judged.classes == ["cat", "dog", "eel"]
+    assert ns["found"].judged.actual == [0, *torch.bincount(codes)[1:].tolist()]
+    assert ns["found"].judged.correct == [
+        int(((output.argmax(1) == codes) & (codes == place)).sum()) for place in range(3)
+    ]
+
+
+def test_class_names_in_a_line_are_numbered_once(shell, ns):
+    for labels in LABELS.values():
+        run(shell, f"labels = {labels}")
+        run(shell, "fit = %lightning_fit Net (X,labels) --max_steps 2 --quiet")
+        check(shell, ns, "(X[some],y[some].tolist())")
+    check(shell, ns, "(torch.tensor(X[some]),pd.Series(y[some]).astype('category'))")
+    check(shell, ns, "(pd.DataFrame(X[some]),y[some])")
+    with pytest.raises(InputError, match=r"has the class fox, but Net was trained only on cat, dog, eel"):
+        run(shell, "%lightning_test fit (X[:1],['fox'])")
+
+
+@pytest.mark.parametrize(("features", "labels"), [("array", "list"), ("tensor", "polars"), ("table", "series")])
+def test_class_names_of_defined_data_are_numbered_once(shell, ns, labels, features):
+    run(shell, f"features, labels = {FEATURES[features]}, {LABELS[labels]}")
+    run(shell, "%%lightning_data named --val_split 0.2\n(features, labels)")
+    run(shell, "fit = %lightning_fit Net named --max_epochs 2 --quiet")
+    run(shell, f"held = {FEATURES[features].replace('X', 'X[some]')}")
+    check(shell, ns, "(held,y[some])")
+    run(shell, "%%lightning_data part\n{'train': (held, y[some]), 'test': (held, y[some].tolist())}")
+    check(shell, ns, "part")
+    run(shell, "%%lightning_data odd\n(held[:1], ['fox'])")
+    with pytest.raises(InputError, match=r"has the class fox, but Net was trained only on cat, dog, eel"):
+        run(shell, "%lightning_validate fit odd")
+
+
+@pytest.mark.parametrize("features", FEATURES.values())
+@pytest.mark.parametrize("labels", LABELS.values())
+def test_every_kind_of_class_names_is_data(features, labels):
+    names = namespace()
+    exec(VALUES, names)
+    made = data(f"({features}, {labels})", names=names).new()
+    made.setup("fit")
+    inputs, numbers = made.splits["train"].tensors
+    assert torch.equal(inputs, torch.tensor(names["X"]))
+    assert made.classes == ["cat", "dog", "eel"]
+    assert [made.classes[number] for number in numbers] == names["y"].tolist()
+
+
+def test_a_rerun_and_a_script_number_the_classes_alike(shell, ns, elsewhere, tmp_path):
+    run(shell, f"%%lightning_data named --val_split 0.2\n{VALUES}\n(X, y)")
+    run(shell, "fit = %lightning_fit Net named --max_epochs 2 --seed 1 --quiet")
+    run(shell, "again = %lightning_rerun fit --quiet")
+    assert ns["again"].metrics == ns["fit"].metrics
+    run(shell, "%lightning_export fit train.py")
+    done = elsewhere.run(
+        f"import os, runpy; os.chdir({str(tmp_path)!r}); runpy.run_path('train.py', run_name='__main__')"
+    )
+    printed = dict(line.split("=") for line in done.stdout.splitlines() if line.startswith(("val_", "train_")))
+    assert {name: float(printed[name]) for name in ns["fit"].metrics} == dict(ns["fit"].metrics)
+    run(shell, "line = %lightning_fit Net (X,y) --max_epochs 1 --seed 1 --quiet")
+    run(shell, "again = %lightning_rerun line --quiet")
+    assert ns["again"].metrics == ns["line"].metrics
+    assert json.loads((ns["again"].folder.path / "table.json").read_text())["classes"] == ["cat", "dog", "eel"]
+
+
+def test_a_loss_of_numbers_takes_no_class_names(shell, ns):
+    run(shell, "%%lightning_model Line --loss mse_loss\nnn.Linear(2, 1)")
+    run(shell, "%%lightning_data named\n(X, y)")
+    for line in ("named", "(X,y)"):
+        with pytest.raises(InputError, match=r"--loss mse_loss expects numbers, but the labels of .* are classes"):
+            run(shell, f"%lightning_fit Line {line} --max_epochs 1")
+
+
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("X, np.array(['a', None, 'b'], dtype=object)", r"the labels have missing values, the first at position 1\."),
+        ("X, np.array(['a', 2.5, 'b'], dtype=object)", r"the labels mix class names with float values, such as 2.5"),
+        ("{'train': (X, ['a', 'b', 'c']), 'val': (X, np.arange(3))}", r"the split 'train' are class names, but those"),
+        ("{'train': (X, ['a', 'b', 'c']), 'val': (X, ['a', 'b', 'z'])}", r"split 'val' has the class z, but this data"),
+        ("X, ['a', 'b']", r"the features and the class names have different lengths \(3, 2\)"),
+        (
+            "np.array([['a'], ['b'], ['c']]), np.arange(3)",
+            r"array of type <U1 is not numeric\. Text is taken for class",
+        ),
+    ],
+)
+def test_labels_that_are_no_class_names_are_refused(cell, message):
+    with pytest.raises(InputError, match=message):
+        data(cell, names=namespace(np=np, pd=pd, polars=polars, X=np.ones((3, 2), "float32")))
