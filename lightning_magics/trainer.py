@@ -215,7 +215,10 @@ def bridged(datamodule: Any, package: str) -> Any:
         return getattr(datamodule, name)
 
     def write(self: Any, name: str, value: Any) -> None:
-        setattr(datamodule, name, value)
+        if hasattr(base, name):  # a hook that is replaced for its Trainer alone
+            object.__setattr__(self, name, value)
+        else:
+            setattr(datamodule, name, value)
 
     own = [
         name

@@ -4,6 +4,7 @@ import os
 import random
 import signal
 import threading
+import warnings
 
 import lightning.pytorch
 import pytest
@@ -446,6 +447,19 @@ def test_data_module_of_either_package_serves_a_model_of_the_other(tmp_path, pac
 
     _, told = go(tmp_path, make_model(package), package=package, datamodule=Data(8), loaders=())
     assert (told[-1].status, told[-1].steps) == ("completed", 4)
+    data, finder = Data(2), PACKAGES[package].callbacks.BatchSizeFinder(init_val=4, max_trials=2)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of Lightning: as it looks for the size it warns of what it does itself
+        _, told = go(
+            tmp_path,
+            make_model(package),
+            package=package,
+            datamodule=data,
+            loaders=(),
+            trainer={"max_epochs": 2, "callbacks": finder},
+        )
+    assert (told[-1].status, told[-1].steps, data.hparams.batch_size) == ("completed", 4, 8)
+    assert [event.data for event in of(events.Hyperparameters, told)] == [{"batch_size": 8}]
     outcome, _ = go(tmp_path, make_model(package), "predict", package=package, datamodule=Data(), trainer={})
     assert outcome.predictions.shape == (16, 1)
 
