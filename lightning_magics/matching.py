@@ -5,6 +5,7 @@ What can be told of the data alone is the part of `texts`.
 
 from __future__ import annotations
 
+import copy
 import inspect
 import re
 import shlex
@@ -177,6 +178,9 @@ def _order_classes(
             told = f"the outputs of {name} are, in order: {_listed(_paired(order, outputs))}"
         elif order is None and not trains:
             told = f"the outputs of {name} have no names. The assumed order is {_listed(before)}"
+        elif order is None:
+            numbered = _listed([f"{number} = {item}" for number, item in enumerate(before)])
+            told = f"the outputs of {name} have no label names. The labels of {data} are numbered {numbered}"
     if order is not None and order != before:
         datamodule.order_classes(list(order))
         load(datamodule)
@@ -220,6 +224,8 @@ def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> tuple[int |
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             found = _logits(model.eval()(**batch))
             others = [_logits(model(**alone)) for _ in range(2)]  # of a model that draws, they differ
+            depends = _are_alike(*(item[:1] for item in others)) and not _are_alike(found[:1], others[0])
+            mixes, side_helps = _tried(model, texts, short, long, others[0]) if depends else (False, False)
     except IndexError as error:
         raise InputError(
             f"{name} cannot read {data}: the texts have up to {longest:,} tokens, of {len(tokenizer):,} different "
@@ -238,9 +244,32 @@ def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> tuple[int |
         for module, training in modes:
             module.training = training
     told = ""
-    if _are_alike(*(item[:1] for item in others)) and not _are_alike(found[:1], others[0]):
-        told = _depending(model, tokenizer, texts.padding["padding_side"], names)
+    if depends:
+        told = _depending(model, tokenizer, texts.padding["padding_side"], names, mixes, side_helps)
     return int(found.shape[1]) if found.ndim == 2 and len(found) == 2 and hasattr(model, "_unpack") else None, told
+
+
+def _tried(model: Any, texts: Any, short: Any, long: Any, alone: torch.Tensor) -> tuple[bool, bool]:
+    """Whether the output for a text depends on others without padding too, and whether padding on the other side helps.
+
+    Args:
+        model: in evaluation mode.
+        texts: encoded.
+        short: one of them.
+        long: another.
+        alone: the output for the short one alone.
+    """
+    turned = copy.copy(texts)
+    turned.padding = {**texts.padding, "padding_side": _other(texts.padding["padding_side"])}
+    found = []
+    for batch in (texts.collate([short, short]), turned.collate([short, long])):
+        batch.pop("labels", None)
+        found.append(_are_alike(_logits(model(**batch))[:1], alone))
+    return not found[0], found[1]
+
+
+def _other(side: str) -> str:
+    return "left" if side == "right" else "right"
 
 
 def _logits(output: Any) -> torch.Tensor:
@@ -257,8 +286,8 @@ def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
     return torch.allclose(one.float(), other.float(), rtol=rounding, atol=rounding, equal_nan=True)
 
 
-def _depending(model: Any, tokenizer: Any, side: str, names: tuple[str, str]) -> str:
-    """Say that the outputs for a text depend on the texts beside it.
+def _depending(model: Any, tokenizer: Any, side: str, names: tuple[str, str], mixes: bool, side_helps: bool) -> str:
+    """Say that the outputs for a text depend on the texts beside it, and what helps: see `_tried`.
 
     Raises:
         InputError: it is a classifier that looks for another padding token.
@@ -271,11 +300,15 @@ def _depending(model: Any, tokenizer: Any, side: str, names: tuple[str, str]) ->
             f"{name} ignores the padding token {config.pad_token_id}, but {data} is padded with {known}, so the output "
             f"for a text depends on the other texts in the batch. Pass pad_token_id={known} to from_pretrained(…)"
         )
-    other = "left" if side == "right" else "right"
-    may_help = f", or set tokenizer.padding_side = {other!r}" if side == "left" or _of_transformers(model) else ""
+    if mixes:
+        return f"the output of {name} for a text depends on the other texts in its batch, even without padding"
+    if side_helps:
+        how = f", or set tokenizer.padding_side = {_other(side)!r}"
+    else:
+        how = ", for position_ids too" if side == "left" and _of_transformers(model) else ""
     return (
         f"the output of {name} for a text depends on its batch: padding on the {side} is not ignored. "
-        f"Use attention_mask{may_help}"
+        f"Use attention_mask{how}"
     )
 
 

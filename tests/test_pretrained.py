@@ -312,7 +312,8 @@ def test_what_stands_beside_a_text_does_not_change_its_output(kind, side):
         steps = [instance(**batch).logits for batch in datamodule_batches(datamodule, "dull", PAIRS[0][0])]
     assert torch.allclose(together[:1], alone, atol=1e-5)
     assert torch.equal(steps[0], together)
-    assert matching.check(instance, datamodule, "Tiny", "films", None, trains=True) == ()
+    told = "the outputs of Tiny have no label names. The labels of films are numbered 0 = bad, 1 = good"
+    assert matching.check(instance, datamodule, "Tiny", "films", None, trains=True) == (told,)
 
 
 def datamodule_batches(datamodule, *texts):
@@ -331,8 +332,8 @@ def test_a_classifier_that_looks_for_another_padding_token_is_refused():
         matching.check(instance, films(), "Tiny", "films", None, trains=True)
 
 
-@pytest.mark.parametrize(("side", "more"), [("left", ", or set tokenizer.padding_side = 'right'"), ("right", "")])
-def test_a_network_that_does_not_ignore_padding_is_told(side, more):
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_a_network_that_does_not_ignore_padding_is_told(side):
     cell = """
 class Mean(nn.Module):
     def __init__(self):
@@ -344,9 +345,45 @@ class Mean(nn.Module):
     instance = model(cell, "Mean", loss="cross_entropy").new()
     datamodule = data(PAIRS, "films", names=namespace(mine=padded_on(side)), tokenizer="mine").new()
     assert matching.check(instance, datamodule, "Mean", "films", None, trains=True) == (
-        f"the output of Mean for a text depends on its batch: padding on the {side} is not ignored. "
-        f"Use attention_mask{more}",
+        f"the output of Mean for a text depends on its batch: padding on the {side} is not ignored. Use attention_mask",
     )
+
+
+OTHER_SIDE = "Use attention_mask, or set tokenizer.padding_side = {!r}"
+
+
+@pytest.mark.parametrize(
+    ("side", "places", "taken", "advice"),
+    [
+        ("left", "None", "last[:, -1]", "Use attention_mask, for position_ids too"),
+        ("left", "None", "last[rows, ends]", OTHER_SIDE.format("right")),
+        ("left", "None", "(last * mask).sum(1)", OTHER_SIDE.format("right")),
+        ("left", "counted", "last[:, -1]", ""),
+        ("left", "counted", "last[rows, ends]", ""),
+        ("right", "counted", "last[:, -1]", OTHER_SIDE.format("left")),
+        ("right", "None", "last[:, -1]", "Use attention_mask"),
+        ("right", "None", "(last * mask).sum(1)", ""),
+        ("right", "None", "(last * mask).sum(1).softmax(dim=0)", "the other texts in its batch, even without padding"),
+    ],
+)
+def test_what_is_advised_about_padding_helps(side, places, taken, advice):
+    cell = f"""
+class Own(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net, self.out = GPT2Model(GPT2Config(vocab_size=60, {CLASSIFIERS["GPT2"]})), nn.Linear(8, 2)
+    def forward(self, input_ids, attention_mask):
+        counted = (attention_mask.cumsum(1) - 1).clamp(min=0)
+        last = self.net(input_ids=input_ids, attention_mask=attention_mask, position_ids={places}).last_hidden_state
+        mask, rows = attention_mask.unsqueeze(-1), torch.arange(len(last))
+        ends = attention_mask.shape[1] - 1 - attention_mask.flip(1).argmax(1)
+        return self.out({taken})
+"""
+    classes = {"GPT2Model": transformers.GPT2Model, "GPT2Config": transformers.GPT2Config}
+    instance = model(cell, "Own", loss="cross_entropy", names=namespace(**classes)).new()
+    datamodule = data(PAIRS, "films", names=namespace(mine=padded_on(side)), tokenizer="mine").new()
+    told = matching.check(instance, datamodule, "Own", "films", None, trains=True)
+    assert [text.endswith(advice) for text in told] == ([True] if advice else [])
 
 
 def test_a_tokenizer_without_a_padding_token_is_said():
