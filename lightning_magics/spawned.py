@@ -466,7 +466,12 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
             writer.write(events.Launched(run.name, run.verb, time.time(), how.ranks))
             writer.close()
             job = rewound(job)
-            told = [f"{type(bar).__name__} is replaced by the view of the run" for bar in progress_bars(job)]
+            bars = [type(bar).__name__ for bar in progress_bars(job)]
+            if job.trainer.get("enable_progress_bar") and not bars:
+                bars = ["the progress bar"]
+            told = (
+                [f"{' and '.join(bars)} {'are' if bars[1:] else 'is'} replaced by the view of the run"] if bars else []
+            )
             job = dataclasses.replace(job, notices=(*job.notices, *told))
             going_on = continued(job)
             # The kernel's random state stays as it is: drawn from it, each fit of an instance would be like the last.

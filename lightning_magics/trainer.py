@@ -64,7 +64,9 @@ def make_trainer(job: Job, ours: Sequence[Any], directions: Directions) -> Any:
     bars = progress_bars(job)
     if job.leaves_state:  # what a bar writes would be lines of a log
         arguments["callbacks"] = [item for item in given_callbacks(job) if item not in bars]
+        arguments["enable_progress_bar"] = False
         bars = []
+    _check_bars(bars, arguments)
     arguments.setdefault("enable_progress_bar", bool(bars))
     if job.verb != "fit":
         # What is made in inference mode, such as a metric's state, cannot be trained with: the instance lives on.
@@ -117,6 +119,21 @@ def progress_bars(job: Job) -> list[Any]:
     """The progress bars among the user's callbacks: a wish to see them, where there is a cell to write to."""
     base = importlib.import_module(f"{job.package}.callbacks").ProgressBar
     return [item for item in given_callbacks(job) if isinstance(item, base)]
+
+
+def _check_bars(bars: Sequence[Any], arguments: Mapping[str, Any]) -> None:
+    """Refuse progress bars where another argument says that there are none.
+
+    Raises:
+        InputError: names both.
+    """
+    without = ["--barebones"] if arguments.get("barebones") else []
+    without += ["--enable_progress_bar false"] if arguments.get("enable_progress_bar") is False else []
+    if bars and without:
+        raise InputError(
+            f"{without[0]} cannot be combined with the progress bar {type(bars[0]).__name__} of --callbacks. "
+            "Leave one of them out"
+        )
 
 
 def handed_over(job: Job) -> list[Any]:

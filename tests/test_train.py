@@ -823,6 +823,17 @@ def test_a_progress_bar_of_the_user_is_shown(tmp_path, capfd, kind):
     assert "Epoch 0" in "".join(capfd.readouterr())
 
 
+@pytest.mark.parametrize(
+    ("other", "named"),
+    [({"barebones": True}, "--barebones"), ({"enable_progress_bar": False}, "--enable_progress_bar false")],
+)
+def test_a_progress_bar_and_none_is_refused_by_what_was_typed(tmp_path, other, named):
+    bar = pytorch_lightning.callbacks.TQDMProgressBar()
+    message = rf"^{named} cannot be combined with the progress bar TQDMProgressBar of --callbacks"
+    with pytest.raises(InputError, match=message):
+        go(tmp_path, make_model(), trainer={"callbacks": [bar], **other})
+
+
 def test_a_checkpoint_callback_may_stand_by_in_a_validation(tmp_path):
     keeps = pytorch_lightning.callbacks.ModelCheckpoint(monitor="val_loss")
     _, told = go(tmp_path, make_model(), "validate", loaders=(loader(),), trainer={"callbacks": [keeps]})
