@@ -6,6 +6,7 @@ A magic parses its line and calls one of these. Everything that can be checked i
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
@@ -152,6 +153,8 @@ def load(asked: Any, checkpoint: str | None = None, weights_only: bool = True) -
 
     session = current()
     recalled = Recalled.of(session.folder(asked), session.namespace)
+    if checkpoint not in (None, "best", "last"):
+        checkpoint = session.text(checkpoint)
     return restore(session, recalled, checkpoint, weights_only)
 
 
@@ -221,7 +224,9 @@ def board(*asked: Any, **given: Any) -> None:
     made = options.make("board", given)
     boards.check_installed()
     session = current()
-    frame.show(frame.Asked(session.source(asked), _command(asked, given), made.height, made.port))
+    locals_ = [session.local_names.get(item) if isinstance(item, str) else None for item in asked]
+    named = [local if isinstance(local, Run) else item for local, item in zip(locals_, asked, strict=True)]
+    frame.show(frame.Asked(session.source(asked), _command(named, given), made.height, made.port))
 
 
 def _command(asked: Sequence[Any], given: Mapping[str, Any]) -> str:
@@ -246,6 +251,9 @@ def list_runs(pattern: str = "", **asked: Any) -> Framed:
         RunError: there is no such run, or it may not be deleted; then none was.
     """
     session, given = current(), options.make("runs", asked)
+    given = dataclasses.replace(
+        given, model=session.text(given.model), sort=_metric(session, given.sort), plot=_metric(session, given.plot)
+    )
     root = Path(session.settings.run_dir).expanduser()
     _check_alone(pattern, given)
     if given.compare:
@@ -265,6 +273,12 @@ def list_runs(pattern: str = "", **asked: Any) -> Framed:
     would = f"would delete {removal.described(beyond)}. To delete: {_with_yes(pattern, given)}"
     print(would if beyond else f"nothing to delete: --keep {given.keep} keeps all")  # noqa: T201 -- likewise
     return listed
+
+
+def _metric(session: Session, typed: str | None) -> str | None:
+    """The name of a metric: as it was typed where a run has it, else what a variable of that name holds."""
+    held = session.text(typed)
+    return typed if held == typed or typed in session.metric_names() else held
 
 
 def _check_alone(pattern: str, given: Any) -> None:
@@ -308,7 +322,10 @@ def _rows(session: Session, root: Path, asked: Sequence[Any]) -> list[catalog.Ro
             found.append(item)
             continue
         held = session.find_run(item) or (session.scope.get(item) if isinstance(item, str) else item)
-        path = held.folder.path if isinstance(held, Run) else Path(str(item)).expanduser()
+        if isinstance(held, str) and held in names:
+            found.append(held)
+            continue
+        path = held.folder.path if isinstance(held, Run) else Path(str(session.text(item))).expanduser()
         path = session.folder(item).path if item == "last" else path
         if isinstance(held, Run) and path.resolve() not in places:
             raise RunError(f"{held.name} lies in {path}, outside of {root}. Type %config LightningMagics.run_dir first")

@@ -640,7 +640,10 @@ class Call:
         typed = self.options.ckpt_path
         if typed is None:
             return None
-        path = Path(subject.run.best_model_path) if typed == "best" and subject.run is not None else Path(typed)
+        if typed == "best" and subject.run is not None:
+            path = Path(subject.run.best_model_path)
+        else:
+            path = Path(typed if os.path.isfile(typed) else self.session.text(typed))
         if not os.path.isfile(path):
             raise InputError(
                 f"--ckpt_path {typed}: there is no checkpoint {runs.shown(path)}. "
@@ -673,12 +676,13 @@ class Call:
             run = self.session.fits.get(model)
         elif run is None and isinstance(named, Run):
             run = named
-        if run is None and os.path.isfile(str(asked)):
-            return Path(str(asked))
+        for path in (str(asked), str(self.session.text(asked))):
+            if run is None and os.path.isfile(path):
+                return Path(path)
         if run is not None:
             folder = run.folder
         else:
-            folder = runs.latest(root, model) if asked == "last" else runs.find(root, str(asked))
+            folder = runs.latest(root, model) if asked == "last" else runs.find(root, str(self.session.text(asked)))
         found = folder.newest_checkpoint()
         if found is None:
             raise InputError(f"--resume {asked}: the run {folder.name} kept no checkpoint in {folder.checkpoints_path}")
@@ -706,6 +710,8 @@ class Call:
             writer.data(data.parts, data.forms)
             if data.parts:
                 writer.classes(job.datamodule, data.parts[0])
+                writer.outputs(job.model, job.datamodule)
+            writer.hyperparameters(job.model, job.datamodule)
             writer.trainer(self.trainer, job.trainer)
             given = {name: value for name, value in self.own.items() if name not in ("quiet", "background", "resume")}
             given |= {"resume": str(job.checkpoint)} if job.checkpoint is not None else {}

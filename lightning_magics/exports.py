@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,14 +10,16 @@ from typing import Any
 
 from . import runs
 from .agreement import unrepeated
-from .calls import Call
+from .calls import Call, Data, Subject
 from .definition import is_module, uncompiled
 from .errors import InputError
+from .formats import plural
 from .history import sets_a_seed
 from .launch import Run
 from .recall import Recalled
 from .recipe import Writer
 from .script import Script, module_of
+from .sentences import is_of_texts
 from .session import Session
 
 
@@ -38,8 +41,9 @@ def export(session: Session, asked: Any, names: Sequence[Any], notebook: bool, o
         raise InputError(
             "%lightning_export takes a run or a model, and a file: %lightning_export Digits/version_3 train.py"
         )
-    path = Path(str(names[-1])).expanduser()
     ending = ".ipynb" if notebook else ".py"
+    typed = str(names[-1])
+    path = Path(typed if typed.endswith(ending) else session.text(typed)).expanduser()
     if path.suffix != ending:
         other = ". For a notebook add --notebook" if path.suffix == ".ipynb" else ""
         raise InputError(f"%lightning_export writes a file that ends with {ending}; found {path}{other}")
@@ -83,6 +87,17 @@ def _of_run(session: Session, asked: Any) -> tuple[Script, str]:
             "the run read its checkpoint with weights_only=False, which runs code that the checkpoint may hold: if you "
             "trust it, add weights_only=False to fit"
         )
+    nodes, devices = record.trainer.get("num_nodes", 1), record.trainer.get("devices", 1)
+    if recipe.options.get("cluster") and (nodes, devices) != (1, 1):
+        reasons.append(
+            f"the run used {plural(nodes, 'node')} with {plural(devices, 'process')} each: start the script on every "
+            f"node with torchrun --nnodes {nodes} --nproc_per_node {devices}"
+        )
+    if recipe.plain_yaml:
+        reasons.append(
+            "where OmegaConf is installed, Lightning fails to write these hyperparameters to hparams.yaml with it: the "
+            "script switches its use off"
+        )
     notes = [f"{reason[0].upper()}{reason[1:]}." for reason in reasons]
     script = Script(
         record.model,
@@ -106,6 +121,8 @@ def _of_model(session: Session, asked: Any, datas: Sequence[Any]) -> tuple[Scrip
     writer = Writer(*session.history(), session.local_names)
     writer.model(subject.part, subject.package, trained=False)
     writer.data(data.parts, data.forms)
+    if data.parts and is_of_texts(getattr(data.parts[0].found, "cls", data.parts[0].found)):
+        _number_classes(call, subject, data, writer)
     recipe, module = writer.written()
     recipe = dataclasses.replace(recipe, trainer={"max_epochs": "5"})
     if not recipe.data and not _brings_data(subject.part.found):
@@ -113,6 +130,21 @@ def _of_model(session: Session, asked: Any, datas: Sequence[Any]) -> tuple[Scrip
     script = Script(subject.name, recipe, module)
     script.check(subject.name)
     return script, f"Train {subject.name}."
+
+
+def _number_classes(call: Call, subject: Subject, data: Data, writer: Writer) -> None:
+    """Let the script number the labels of texts, and name the outputs of the model, as a fit would."""
+    from . import matching
+    from .pretrained import calm
+    from .randomness import random_state_kept
+
+    with random_state_kept(), calm():
+        model, (datamodule, _) = subject.make(), data.make()
+        trained_on = call.encoding(subject, model)
+        model = model if subject.made is None else copy.deepcopy(model)
+        matching.check(model, datamodule, subject.name, data.name, trained_on, trains=True)
+    writer.classes(datamodule, data.parts[0])
+    writer.outputs(model, datamodule)
 
 
 def _brings_data(found: Any) -> bool:

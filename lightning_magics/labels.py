@@ -100,3 +100,12 @@ def name_outputs(model: Any, classes: Sequence[str]) -> None:
     config = classifier(model).config
     config.id2label = dict(enumerate(names))
     config.label2id = {name: number for number, name in enumerate(names)}
+
+
+def named_part(model: Any, classes: Sequence[str]) -> tuple[str, list[str]] | None:
+    """The path of the classifier in a model whose outputs are named by classes, and their names; None without one."""
+    names = names_of(model)
+    if names is None or are_plain(names) or names[: len(classes)] != list(classes):
+        return None
+    part = classifier(model)
+    return next(path for path, item in model.named_modules() if item is part), names

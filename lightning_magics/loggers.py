@@ -6,7 +6,11 @@ Those that are given as objects are used as they are, by `trainer`.
 from __future__ import annotations
 
 import contextlib
+import copy
+import importlib
 import os
+import tempfile
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -40,6 +44,48 @@ def logger(name: str, folder: Path, package: Any) -> Any:
         return _mlflow(folder, package) if name == "mlflow" else _wandb(folder, package)
     except ModuleNotFoundError as error:
         raise MissingPackage(name, f"--logger {name}", f"'lightning-magics[{name}]'") from error
+
+
+@contextlib.contextmanager
+def hyperparameters_written(package: str) -> Iterator[None]:
+    """Within it Lightning's loggers write ``hparams.yaml`` without OmegaConf where that cannot hold a value.
+
+    Where OmegaConf is installed, Lightning converts all values for it, and fails at a range, a frozen dataclass, or
+    text such as ``${``; where it is not, Lightning writes them.
+
+    Args:
+        package: Lightning package.
+    """
+    write = importlib.import_module(f"{package}.core.saving").save_hparams_to_yaml
+
+    def save(config_yaml: Any, hparams: Any, use_omegaconf: bool = True) -> None:
+        try:
+            write(config_yaml, hparams, use_omegaconf)
+        except Exception:
+            write(config_yaml, copy.copy(hparams), False)
+
+    modules = [importlib.import_module(f"{package}.loggers.{name}") for name in ("csv_logs", "tensorboard")]
+    before = [module.save_hparams_to_yaml for module in modules]
+    for module in modules:
+        module.save_hparams_to_yaml = save  # type: ignore[attr-defined]  # no hook comes between
+    try:
+        yield
+    finally:
+        for module, own in zip(modules, before, strict=True):
+            module.save_hparams_to_yaml = own  # type: ignore[attr-defined]
+
+
+def need_plain_yaml(package: str, *owners: Any) -> bool:
+    """Whether plain Lightning fails to write the hyperparameters of a model or its data: see above."""
+    write = importlib.import_module(f"{package}.core.saving").save_hparams_to_yaml
+    found = {name: value for owner in owners for name, value in getattr(owner, "hparams_initial", {}).items()}
+    try:
+        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the fit will tell
+            write(Path(folder, "hparams.yaml"), found)
+    except Exception:  # whatever OmegaConf and its parser raise
+        return True
+    return False
 
 
 def _mlflow(folder: Path, package: Any) -> Any:

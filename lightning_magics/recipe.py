@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, cast
 
-from . import events
+from . import events, labels
 from .closure import Closure, Module, is_plain
 from .definition import Definition, package_of, uncompiled
 from .history import History
@@ -40,6 +40,8 @@ class Recipe:
         forms: of each of `data`: ``datamodule``, ``loaders``, ``dataset``, ``tensors`` and the like.
         data_arguments: of the DataModule's class, or of the dataloaders that are made; None for an instance.
         classes: of texts, in the order of the model's outputs where that is not the data's own.
+        classifier: path in the model of a classifier of texts whose outputs have their names; `outputs` are these.
+        plain_yaml: whether Lightning writes the hyperparameters only where it does not use OmegaConf.
         loaded: what was loaded when the data was defined, where loading draws random numbers.
         trainer: arguments of Trainer.
         options: the fit's own options as JSON: `seed`, `early_stop`, `monitor` and the others; loggers as code.
@@ -54,6 +56,9 @@ class Recipe:
     forms: list[str] = field(default_factory=list)
     data_arguments: dict[str, str] | None = None
     classes: list[str] = field(default_factory=list)
+    classifier: str = ""
+    outputs: list[str] = field(default_factory=list)
+    plain_yaml: bool = False
     loaded: str = ""
     trainer: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
@@ -175,6 +180,21 @@ class Writer:
         if own is None or own[1] != encoded[1]:
             self._note(classes=list(encoded[1]))
 
+    def outputs(self, model: Any, datamodule: Any) -> None:
+        """Take in the names of a classifier's outputs, which are those of the labels of texts."""
+        encoded = getattr(datamodule, "data", None)
+        if not hasattr(datamodule, "order_classes") or encoded is None:
+            return
+        named = labels.named_part(model, encoded[1])
+        if named is not None:
+            self._note(classifier=named[0], outputs=named[1])
+
+    def hyperparameters(self, model: Any, datamodule: Any) -> None:
+        """Take in whether the values of hyperparameters are such that plain Lightning cannot write them."""
+        from .loggers import need_plain_yaml
+
+        self._note(plain_yaml=need_plain_yaml(self._recipe.package, model, datamodule))
+
     def trainer(self, given: Mapping[str, Any], checked: Mapping[str, Any]) -> None:
         """Take in the Trainer's arguments: as given, and as they were checked."""
         codes = {}
@@ -271,6 +291,10 @@ class Writer:
         if cls in (list, tuple):
             items = [self._code(item, item, what) for item in value]
             return f"[{', '.join(items)}]" if cls is list else f"({', '.join(items)},)"
+        if cls in (set, frozenset):
+            return f"{cls.__name__}([{', '.join(self._code(item, item, what) for item in value)}])"
+        if cls in (range, slice, bytearray):
+            return repr(value)
         if cls is dict:
             return f"{{{', '.join(f'{key!r}: {self._code(item, item, what)}' for key, item in value.items())}}}"
         if isinstance(value, enum.Enum):

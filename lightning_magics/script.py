@@ -127,6 +127,9 @@ class Script:
             statements += snippet("PL.seed_everything(SEED, workers=True)", PL=self._lightning, SEED=ast.Constant(seed))
         model = self._named("model", _made(recipe.model, recipe.arguments), statements)
         given = self._data(statements)
+        statements += self._names_of_outputs(model)
+        if recipe.plain_yaml:
+            statements += snippet("PL.core.saving._OMEGACONF_AVAILABLE = False", PL=self._lightning)
         trainer = self._named("trainer", self._trainer(under_torchrun), statements)
         fit = expression("TRAINER.fit(MODEL)", TRAINER=trainer, MODEL=model)
         assert isinstance(fit, ast.Call)
@@ -153,6 +156,20 @@ class Script:
             loader = self._named(("train_loader", "val_loader")[place], made, statements)
             given.append(ast.keyword(("train_dataloaders", "val_dataloaders")[place], loader))
         return given
+
+    def _names_of_outputs(self, model: ast.expr) -> list[ast.stmt]:
+        """The statements that name a classifier's outputs, for whoever loads it once it is saved."""
+        names, path = self.recipe.outputs, self.recipe.classifier
+        if not names:
+            return []
+        is_plain = all(map(str.isidentifier, path.split(".")))
+        part = expression(f"MODEL.{path}" if is_plain else f"MODEL.get_submodule({path!r})", MODEL=model)
+        return snippet(
+            "PART.config.id2label = NAMES\nPART.config.label2id = NUMBERS",
+            PART=part,
+            NAMES=expression(repr(dict(enumerate(names)))),
+            NUMBERS=expression(repr({name: number for number, name in enumerate(names)})),
+        )
 
     def _loader(self, code: str, form: str, train: bool) -> ast.expr:
         """A DataLoader over a dataset, as a fit makes one; a loader as it is."""

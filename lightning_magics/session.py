@@ -18,7 +18,7 @@ import threading
 import weakref
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -352,7 +352,12 @@ class Session:
             return folder
         if typed == "last":
             return runs.newest(self.settings.run_dir)
-        return runs.find(self.settings.run_dir, str(typed))
+        return runs.find(self.settings.run_dir, str(self.text(typed)))
+
+    def text(self, typed: Any) -> Any:
+        """Return the text that a variable holds, or the path, where its name was typed; anything else as it is."""
+        value = self.scope.get(typed) if isinstance(typed, str) else None
+        return str(value) if isinstance(value, str | PurePath) else typed
 
     def source(self, asked: Sequence[Any]) -> boards.Source:
         """Return what a board is to show: all runs; or a folder; or these runs and folders alone.

@@ -32,6 +32,7 @@ from .errors import InputError, RunError, cut
 from .events import Ended, Event, Notice, Results, Started, Status
 from .job import Abort, Job
 from .judge import judge
+from .loggers import hyperparameters_written
 from .runs import RunFolder, removed, shown
 from .trainer import bridged, directions_of, given_callbacks, handed_over, listed, make_trainer
 
@@ -95,6 +96,7 @@ def train(
         chatter(folder.log_path(job.rank), lambda text: emit(Notice(text))),
         _workers_ignore_interrupts(),
         _writers_end_quietly(folder),
+        hyperparameters_written(job.package),
     ):
         job = continued(rewound(job))
         ours = [judge(job.package, job.datamodule, emit, job.classes)] if job.verb == "test" else []

@@ -545,6 +545,13 @@ def test_a_compiled_model_gives_the_numbers_of_the_model_wherever_it_runs(notebo
     assert notebook.value("type(kept).__name__") == "Bare"
     assert notebook.value("torch.equal(weights(kept), weights(written.model))") is True
     assert notebook.value("run.metrics == written.metrics") is True
+    notebook.run(
+        "%lightning_export {written.name} compiled.py",
+        "import contextlib, io, runpy\nprinted = io.StringIO()\n"
+        "with contextlib.redirect_stdout(printed):\n    runpy.run_path('compiled.py', run_name='__main__')",
+        "printed = dict(line.split('=') for line in printed.getvalue().splitlines() if '_loss=' in line)",
+    )
+    assert notebook.value("{name: float(value) for name, value in printed.items()} == written.metrics") is True
     refused = notebook.cell("%lightning_fit torch.compile(nn.Linear(2,2)) digits")
     assert "is a Linear, not a LightningModule" in str(refused.error) + refused.text
 
@@ -571,6 +578,25 @@ def test_second_names_of_one_logged_value_can_be_read_and_are_not_listed(noteboo
     assert "RichProgressBar is replaced by the view of the run" in told
     assert notebook.value("scored.metrics['val_loss'] == scored.results[0]['val_loss']") is True
     assert "KeyError: 'other'" in str(notebook.cell("here.metrics['other']").error)
+
+
+def test_names_of_the_user_that_end_like_lightnings_are_recorded_from_ranks(notebook: Kernel) -> None:
+    notebook.run(
+        "class Stepped(Net):\n"
+        "    def training_step(self, batch, batch_idx):\n"
+        "        self.log('env_step', float(self.global_step))\n"
+        "        self.log('x_epoch', 3.0, on_step=False, on_epoch=True)\n"
+        "        return super().training_step(batch, batch_idx)",
+        f"run = %lightning_fit Stepped digits {SHORT} --ddp 2 --monitor env_step --enable_progress_bar true",
+        "attached = %lightning_attach {run.name}",
+        "record = json.load(open(f'{run.log_dir}/run.json'))",
+    )
+    named = {"env_step": 11.0, "x_epoch": 3.0}
+    for found in ("run.metrics", "attached.metrics", "run.history[-1]", "attached.history[-1]", "record['metrics']"):
+        assert notebook.value(f"{{name: {found}[name] for name in ('env_step', 'x_epoch')}}") == named, found
+    told = notebook.value("[item.text for item in run._state.notices]")
+    assert "the progress bar is replaced by the view of the run" in told
+    assert "Epoch 0" not in notebook.value("run.logs()")
 
 
 def test_early_stopping_ends_all_ranks(notebook: Kernel) -> None:
@@ -755,6 +781,16 @@ def test_validate_and_test_in_several_processes_give_the_values_of_one(notebook:
             f"two = %lightning_{verb} net DataLoader(even,64) --ddp 2 --quiet",
         )
         assert notebook.value("abs(one.results[0]['val_loss'] - two.results[0]['val_loss'])") < 1e-5
+    notebook.run(
+        "class Pairs(Net):\n    def validation_step(self, batch, batch_idx):\n"
+        "        losses = [nn.functional.cross_entropy(self(part[0]), part[1]) for part in batch.values()]\n"
+        "        self.log('val_loss', sum(losses), sync_dist=True, batch_size=64)",
+        "pairs = pl.utilities.CombinedLoader({'a': DataLoader(even, 64), 'b': DataLoader(even, 64)}, 'min_size')",
+        "net = Pairs()",
+        "one = %lightning_validate net pairs --quiet",
+        "two = %lightning_validate net pairs --ddp 2 --quiet",
+    )
+    assert notebook.value("abs(one.results[0]['val_loss'] - two.results[0]['val_loss'])") < 1e-5
 
 
 @pytest.mark.parametrize("size", [1, 64, 65, 129, 640])

@@ -123,23 +123,28 @@ from dataclasses import dataclass
 class Act(enum.Enum):
     relu = "relu"
     tanh = "tanh"
-@dataclass
+@dataclass(frozen=True)
 class Sizes:
     scale: float = 1.0
+    steps: range = range(3)
 class Pair(typing.NamedTuple):
     shift: float
     spare: float = 0.0
+    sizes: Sizes = Sizes()
 class Doubled:
     factor = 2.0
 def noise(x):
     return x + 0.5
 class Objects(pl.LightningModule):
-    def __init__(self, act=Act.relu, sizes=None, pair=None, made=Doubled, noise=None):
+    def __init__(
+        self, act=Act.relu, sizes=None, pair=None, made=Doubled, noise=None, layers=range(9), names=None, text="${"
+    ):
         super().__init__()
         self.save_hyperparameters()
         self.layer = nn.Linear(6, kinds)
     def forward(self, x):
         x = self.hparams.get("noise", torch.abs)(x) * self.hparams.made.factor + self.hparams.pair.shift
+        x = x * self.hparams.layers[1] + len(self.hparams.names)
         return self.layer(getattr(F, self.hparams.act.value)(x) * self.hparams.sizes.scale)
     def training_step(self, batch, batch_idx):
         return F.cross_entropy(self(batch[0]), batch[1])
@@ -150,7 +155,7 @@ class Objects(pl.LightningModule):
 """
 PLAIN = """
 class Plain(pl.LightningModule):
-    def __init__(self, act=Act.relu, pair=None, where=Path("y")):
+    def __init__(self, act=Act.relu, pair=None, where=Path("y"), layers=range(2), names=frozenset({"a"})):
         super().__init__()
         self.save_hyperparameters()
         self.layer = nn.Linear(6, 1)
@@ -159,7 +164,11 @@ class Plain(pl.LightningModule):
     def configure_optimizers(self):
         return torch.optim.SGD(self.parameters(), 0.1)
 """
-OF_OBJECTS = "--model.act Act.tanh --model.sizes Sizes(2.0) --model.pair Pair(3.0) --model.noise noise --seed 1"
+OF_OBJECTS = (
+    "--model.act Act.tanh --model.sizes Sizes(2.0) --model.pair Pair(3.0) --model.noise noise --model.layers "
+    "range(1,9,2) --model.names frozenset({'a','b'}) --seed 1"
+)
+KEPT = ["act", "layers", "made", "names", "noise", "pair", "sizes", "text"]
 ALIKE = "lightning_magics.fit('Objects', anew, val_loader, seed=1, quiet=True, max_epochs=1, model=given)"
 FITS = {
     "Net": "Net points --max_epochs 2 --early_stop val_loss:5 --monitor val_loss --model.hidden kinds",
@@ -205,10 +214,12 @@ def metrics(folder: Path) -> dict[str, dict[str, float]]:
         for how in ("", "--ddp 2", "--background"):
             kernel.run(f"run = %lightning_fit Objects anew val_loader {OF_OBJECTS} --max_epochs 1 --quiet {how}")
             name = kernel.value("run.wait().name")
-            assert kernel.value("sorted(run.model.hparams)") == ["act", "made", "noise", "pair", "sizes"]
+            assert kernel.value("sorted(run.model.hparams)") == KEPT
             found[name] = kernel.value("run.metrics")
         kernel.run(
-            "given = {'act': Act('tanh'), 'sizes': Sizes(2.0), 'pair': Pair(3.0), 'noise': noise}", f"run = {ALIKE}"
+            "given = {'act': Act('tanh'), 'sizes': Sizes(2.0), 'pair': Pair(3.0), 'noise': noise}",
+            "given |= {'layers': range(1, 9, 2), 'names': frozenset(['b', 'a'])}",
+            f"run = {ALIKE}",
         )
         found[kernel.value("run.name")] = kernel.value("run.metrics")
         kernel.run("%lightning_export Objects/version_0 Objects.py")
@@ -372,9 +383,10 @@ def test_hyperparameters_that_are_objects_of_the_notebook_are_found_again(fresh:
     assert metrics["Objects/version_0"] == metrics["Objects/version_2"] == metrics["Objects/version_3"]
     for number in (0, 1):  # what a kernel and what ranks have pickled
         fresh.run(f"net = %lightning_load Objects/version_{number} --weights_only false")
-        assert fresh.value("sorted(net.hparams)") == ["act", "made", "noise", "pair", "sizes"]
+        assert fresh.value("sorted(net.hparams)") == KEPT
+        assert fresh.value("[list(net.hparams.layers), sorted(net.hparams.names)]") == [[1, 3, 5, 7], ["a", "b"]]
     fresh.run("more = %lightning_fit net anew val_loader --max_epochs 1 --quiet")
-    assert fresh.value("(more.status, sorted(more.model.hparams))")[1] == ["act", "made", "noise", "pair", "sizes"]
+    assert fresh.value("(more.status, sorted(more.model.hparams))")[1] == KEPT
     # Objects of the notebook with the names of the run's.
     fresh.run(
         "def noise(x): return x + 0.5",
@@ -382,7 +394,7 @@ def test_hyperparameters_that_are_objects_of_the_notebook_are_found_again(fresh:
         "class Act(enum.Enum):\n    tanh = 'tanh'",
         "old = type(net.hparams.act)",
     )
-    model = "{'act': Act.tanh, 'noise': noise, 'sizes': net.hparams.sizes, 'pair': net.hparams.pair}"
+    model = "{**net.hparams, 'act': Act.tanh, 'noise': noise}"
     fit = "lightning_magics.fit('Objects', anew, val_loader, seed=1, max_epochs=1, quiet=True, model=MODEL)"
     fresh.run("import lightning_magics", f"again = {fit.replace('MODEL', model)}")
     assert fresh.value("again.metrics") == metrics["Objects/version_0"]
@@ -440,8 +452,10 @@ def test_a_checkpoint_that_is_not_safe_asks(fresh: Kernel, metrics) -> None:
     fresh.run("pair = %lightning_load Plain/version_0")  # an enum and a named tuple of the source, and a path
     assert fresh.value("[str(item) for item in pair.hparams.values()]") == [
         "Act.tanh",
-        "Pair(shift=1.0, spare=0.0)",
+        "Pair(shift=1.0, spare=0.0, sizes=Sizes(scale=1.0, steps=range(0, 3)))",
         "y",
+        "range(0, 2)",
+        "frozenset({'a'})",
     ]
     assert fresh.value("str(odd.hparams.where)") == "x"
 

@@ -434,6 +434,34 @@ run = make()
     assert notebook.shell.user_ns["again"].metrics["train_loss"] == 7.0
 
 
+def test_names_of_runs_metrics_and_files_may_be_those_of_a_functions_variables(notebook, monkeypatch):
+    notebook("run = %lightning_fit Net samples samples --max_epochs 1 --quiet")
+    boards = []
+    monkeypatch.setattr("lightning_magics.frame.show", boards.append)
+    notebook(
+        """
+name, metric, model, file, weights = "none", "none", "none", "none.py", "none"
+def look(name, metric, model, file, run):
+    weights = run.best_model_path
+    net = %lightning_load name --checkpoint weights
+    listed = %lightning_runs --sort metric --plot metric --model model
+    tested = %lightning_validate run samples --ckpt_path weights --quiet
+    resumed = %lightning_fit Net samples samples --max_epochs 2 --resume weights --quiet
+    compared = %lightning_runs --compare name resumed
+    %lightning_export name file
+    %lightning_board run --height 400
+    return net, listed, tested, resumed
+
+net, listed, tested, resumed = look("Net/version_0", "val_loss", "Net", "local.py", run)
+"""
+    )
+    got = notebook.shell.user_ns
+    assert (type(got["net"]).__name__, len(got["listed"].rows), got["resumed"].record.epochs) == ("Net", 1, 2)
+    assert Path("local.py").is_file()
+    assert not Path("none.py").exists()
+    assert [asked.command for asked in boards] == ["%lightning_board Net/version_0 --height 400"]
+
+
 def test_a_line_in_a_function_changes_a_rerun_by_the_functions_names(notebook):
     notebook("hidden = 3\nrun = %lightning_fit Net samples --max_epochs 1 --model.hidden hidden --quiet")
     notebook(

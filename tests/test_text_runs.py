@@ -5,6 +5,7 @@ import json
 import os
 import random
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -288,6 +289,40 @@ def test_an_exported_script_numbers_the_classes_as_the_fit_did(films, tmp_path):
     done = subprocess.run([sys.executable, "train.py"], capture_output=True, text=True, timeout=120)
     printed = dict(line.split("=") for line in done.stdout.splitlines() if re.match(r"\w+=", line))
     assert {name: float(printed.get(name, "nan")) for name in run.metrics} == run.metrics == again.metrics, done.stderr
+
+
+def test_an_exported_script_names_the_outputs_as_the_fit_does(films, tmp_path, capsys, monkeypatch):
+    net, tokenizer, _ = judging(films)
+    tokenizer.save_pretrained(tmp_path / "tokenizer")
+    for folder, names in (("plain", {}), ("named", {0: "good", 1: "bad"})):
+        net.config.id2label = names or {0: "LABEL_0", 1: "LABEL_1"}
+        net.save_pretrained(tmp_path / folder)
+    films.user_ns.update(rows=[(text, ("good", "bad")["dull" in text]) for text in TEXTS])
+    for name in ("Plain", "Named"):
+        cell = f"%%lightning_model {name} --lr 0.001\nBertForSequenceClassification.from_pretrained('{name.lower()}')"
+        run_cells(films, cell)
+    run_cells(films, "%lightning_data rows --tokenizer ./tokenizer --val_split 8")
+    capsys.readouterr()
+    run = api.fit("Plain", "rows", max_epochs=1)
+    told = "the outputs of Plain have no label names. The labels of rows are numbered 0 = bad, 1 = good"
+    assert told in capsys.readouterr().out
+    api.fit(run, "rows", max_epochs=1)
+    assert told not in capsys.readouterr().out  # known by then
+    lines = (f"{run.name} train.py", "Plain rows plain.py", "Named rows named.py")
+    run_cells(films, *(f"%lightning_export {line}" for line in lines))
+    made = []
+    monkeypatch.setattr(
+        "pytorch_lightning.Trainer.fit", lambda self, model, datamodule: made.append((model, datamodule))
+    )
+    for path, names in (("train.py", ["bad", "good"]), ("plain.py", ["bad", "good"]), ("named.py", ["good", "bad"])):
+        runpy.run_path(path)["main"]()
+        model, datamodule = made.pop()
+        model.net.save_pretrained(tmp_path / "again")
+        config = BertConfig.from_pretrained(tmp_path / "again")
+        assert [config.id2label[number] for number in (0, 1)] == names, path
+        assert config.label2id == {name: number for number, name in enumerate(names)}
+        datamodule.setup()
+        assert list(datamodule.classes) == names
 
 
 def test_labels_that_are_no_outputs_of_a_pretrained_classifier_are_said(films):
@@ -629,6 +664,28 @@ def test_a_run_on_a_vocabulary_of_its_own_is_repeated_to_the_digit(kernel, tmp_p
     printed = dict(line.split("=") for line in done.stdout.splitlines() if re.match(r"\w+=", line))
     expected = kernel.value("first.metrics")
     assert {name: float(printed.get(name, "nan")) for name in expected} == expected, done.stderr
+
+
+def test_a_model_that_writes_texts_predicts_and_validates_in_two_processes(kernel):
+    kernel.run(
+        """%%lightning_model Writer
+from transformers import T5Config, T5ForConditionalGeneration
+small = {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
+net = T5ForConditionalGeneration(T5Config(vocab_size=20, **small))
+net.generation_config.max_new_tokens = 5
+net
+""",
+        "one = {'attention_mask': torch.ones(4, dtype=torch.long), 'labels': torch.arange(3)}",
+        "pairs = [{'input_ids': torch.arange(start, start + 4), **one} for start in range(8)]",
+        "run = %lightning_fit Writer pairs --max_epochs 1 --quiet --data.batch_size 2",
+    )
+    for verb in ("predict", "validate"):
+        for name, more in (("here", ""), ("there", "--ddp 2")):
+            kernel.run(f"{name}_{verb} = %lightning_{verb} run pairs --data.batch_size 2 --quiet {more}")
+    assert kernel.value("torch.equal(here_predict.predictions, there_predict.predictions)") is True
+    assert kernel.value("there_validate.metrics['val_loss']") == pytest.approx(
+        kernel.value("here_validate.metrics['val_loss']")
+    )
 
 
 def test_a_run_in_the_background_says_what_texts_mean_once_it_has_ended(kernel):
