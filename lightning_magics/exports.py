@@ -142,7 +142,7 @@ def _number_classes(call: Call, subject: Subject, data: Data, writer: Writer) ->
         model, (datamodule, _) = subject.make(), data.make()
         trained_on = call.encoding(subject, model)
         model = model if subject.made is None else copy.deepcopy(model)
-        matching.check(model, datamodule, subject.name, data.name, trained_on, trains=True)
+        matching.check(model, datamodule, subject.name, data.name, trained_on, (), trains=True)
     writer.classes(datamodule, data.parts[0])
     writer.outputs(model, datamodule)
 

@@ -313,7 +313,7 @@ def test_what_stands_beside_a_text_does_not_change_its_output(kind, side):
     assert torch.allclose(together[:1], alone, atol=1e-5)
     assert torch.equal(steps[0], together)
     told = "the outputs of Tiny have no label names. The labels of films are numbered 0 = bad, 1 = good"
-    assert matching.check(instance, datamodule, "Tiny", "films", None, trains=True) == (told,)
+    assert matching.check(instance, datamodule, "Tiny", "films", None, (), trains=True) == (told,)
 
 
 def datamodule_batches(datamodule, *texts):
@@ -329,7 +329,7 @@ def test_a_classifier_that_looks_for_another_padding_token_is_refused():
         r"Tiny ignores the padding token 5, but films is padded with 0, .* Pass pad_token_id=0 to from_pretrained\(…\)"
     )
     with pytest.raises(InputError, match=message):
-        matching.check(instance, films(), "Tiny", "films", None, trains=True)
+        matching.check(instance, films(), "Tiny", "films", None, (), trains=True)
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -344,7 +344,7 @@ class Mean(nn.Module):
 """
     instance = model(cell, "Mean", loss="cross_entropy").new()
     datamodule = data(PAIRS, "films", names=namespace(mine=padded_on(side)), tokenizer="mine").new()
-    assert matching.check(instance, datamodule, "Mean", "films", None, trains=True) == (
+    assert matching.check(instance, datamodule, "Mean", "films", None, (), trains=True) == (
         f"the output of Mean for a text depends on its batch: padding on the {side} is not ignored. Use attention_mask",
     )
 
@@ -382,7 +382,7 @@ class Own(nn.Module):
     classes = {"GPT2Model": transformers.GPT2Model, "GPT2Config": transformers.GPT2Config}
     instance = model(cell, "Own", loss="cross_entropy", names=namespace(**classes)).new()
     datamodule = data(PAIRS, "films", names=namespace(mine=padded_on(side)), tokenizer="mine").new()
-    told = matching.check(instance, datamodule, "Own", "films", None, trains=True)
+    told = matching.check(instance, datamodule, "Own", "films", None, (), trains=True)
     assert [text.endswith(advice) for text in told] == ([True] if advice else [])
 
 
