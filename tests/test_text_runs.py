@@ -113,6 +113,13 @@ def test_what_stands_in_a_line_of_predict_is_a_text_unless_it_is_data(films):
     assert said[0]["label"] == "bad"
 
 
+def test_a_copy_of_a_model_of_texts_reads_sentences_as_that_does(films):
+    run_cells(films, FIT, "import copy", "%lightning_predict run 'warm film' dull --quiet -o expected")
+    for cell in ("copy.deepcopy(run.model)", "type(run.model).load_from_checkpoint(run.best_model_path)"):
+        run_cells(films, f"net = {cell}", "%lightning_predict net 'warm film' dull --quiet -o said")
+        assert films.user_ns["said"] == films.user_ns["expected"]
+
+
 def test_a_column_of_texts_is_predicted(films):
     run_cells(films, FIT, "import pandas as pd, numpy as np", "new = pd.DataFrame({'text': ['warm', 'so dull']})")
     for typed in ("new['text']", "new['text'].astype(object)", "np.array(['warm', 'so dull'])"):
