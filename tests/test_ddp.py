@@ -482,6 +482,9 @@ def test_a_learning_rate_that_a_callback_finds_is_recorded_and_reaches_the_live_
             assert re.search(r"lr changed from 0\.5 to 0\.\d", cell.text)
             if model == "Rated":
                 assert notebook.value("run.record.hyperparameters['lr']") == values[-1]
+            if model == "Rated" and apart != "--ddp 1":
+                notebook.run("loaded = %lightning_load {run.name}")
+                assert notebook.value("loaded.hparams.lr") == values[-1], apart
         assert values[0] != 0.5
         assert values == [values[0]] * 3
 
