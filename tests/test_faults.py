@@ -504,7 +504,7 @@ def test_ten_fits_leave_no_file_open_and_no_zombie(notebook: Notebook) -> None:
     for _ in range(10):
         assert notebook.fit().status == "ok"
     notebook.run("gc.collect()")
-    assert files() <= before
+    until(lambda: files() <= before)  # its threads open one for a moment
     family = (notebook.pid, notebook.template)
     until(lambda: not [pid for pid in pids() if parent(pid) in family and state(pid)[:1] == ["Z"]])
 
