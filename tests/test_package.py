@@ -17,7 +17,7 @@ ROOT = Path(__file__).parent.parent
 USE = """
 import lightning_magics
 from IPython.core.interactiveshell import InteractiveShell
-shell = InteractiveShell()
+shell = InteractiveShell.instance()
 shell.run_line_magic("load_ext", "lightning_magics")
 shell.run_cell_magic("lightning_model", "Net --loss mse_loss", "from torch import nn\\nnn.Linear(2, 1)")
 shell.run_cell_magic("lightning_data", "points", "import torch\\ntorch.ones(8, 2), torch.ones(8, 1)")
