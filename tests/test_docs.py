@@ -44,3 +44,11 @@ def test_the_contract_of_run_json_lists_every_field() -> None:
 def test_the_options_of_every_magic_have_a_table() -> None:
     shown = set(re.findall(r"^```\{options\} (\w+)$", "\n".join(PAGES.values()), re.M))
     assert {DECLARED[verb] for verb in shown - {"trainer"}} == set(DECLARED.values()) - {NoOptions}
+
+
+def test_the_readme_is_read_in_five_minutes() -> None:
+    readme = (ROOT / "README.md").read_text(encoding="utf-8").partition("\n## Modules\n")[0]
+    assert len(readme.encode()) <= 8192
+    linked = re.findall(r"\]\(([^):]+)\)", readme)
+    assert len(linked) > 10
+    assert [path for path in linked if not (ROOT / path).is_file()] == []

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import os
@@ -21,7 +20,6 @@ from lightning_magics import slurm
 from lightning_magics.calls import Call
 from lightning_magics.errors import InputError, LightningMagicsError, RunError
 from lightning_magics.launch import Run
-from lightning_magics.runs import RunRecord
 
 MODEL = """
 import torch, pytorch_lightning as pl
@@ -678,13 +676,6 @@ def test_record_names_best_metrics_loggers_and_checkpoints(notebook):
     assert record["best_metrics"]["val_loss"] == {"value": best["val_loss"], "epoch": best["epoch"]}
     assert record["trainer"]["logger"] == ["csv"]
     assert [str(run.folder.path / name) for name in record["checkpoints"]] == [run.best_model_path]
-
-
-def test_readme_documents_every_field_of_the_record():
-    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
-    table = readme.partition("### `run.json`")[2].partition("\nA reader may rely")[0]
-    documented = {name for row in re.findall(r"^\| (`.*?) \|", table, re.M) for name in re.findall(r"`(\w+)`", row)}
-    assert documented == {item.name for item in dataclasses.fields(RunRecord)}
 
 
 SMALL = """
