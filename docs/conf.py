@@ -1,6 +1,7 @@
 """Sphinx: how the pages are built. `make docs` treats every warning as an error, and needs no network."""
 
 import inspect
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ napoleon_use_rtype = False  # a sentence with a colon begins with no type
 autodoc_typehints = "none"  # the docstrings say what a user needs; most parameters take any object
 
 # Notebooks are executed at every build, with the kernel of this environment.
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # the threads of a tiny model wait for each other
 nb_execution_mode = "force"
 nb_execution_in_temp = True
 nb_execution_raise_on_error = True
