@@ -6,7 +6,7 @@ Nothing is loaded or moved here.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -65,17 +65,19 @@ def adapted(model: Any, batch: Any) -> str:
         model: LightningModule instance.
         batch: a batch of ``(*inputs, target)``, or by name.
     """
-    convert = getattr(model, "_input", None)
     labels = ("labels", "label", "target", "targets", "y")
+    inputs: list[Any] = []
+    named: dict[str, Any] = {}
     if isinstance(batch, Mapping):
-        inputs = [value for name, value in batch.items() if name not in labels]
+        named = {name: value for name, value in batch.items() if name not in labels}
         target = next((batch[name] for name in labels if name in batch), None)
     else:
         parts = list(batch) if isinstance(batch, list | tuple) else [batch]
         inputs, target = (parts[:-1], parts[-1]) if len(parts) > 1 else (parts, None)
     told = []
-    for value in inputs:
-        taken = convert(value[:0]) if convert is not None and isinstance(value, torch.Tensor) and value.ndim else value
+    inputs, named = [_emptied(value) for value in inputs], {name: _emptied(value) for name, value in named.items()}
+    taken_inputs, taken_named = converted(model, inputs, named)
+    for value, taken in zip((*inputs, *named.values()), (*taken_inputs, *taken_named.values()), strict=True):
         if taken is not value and taken.dtype != value.dtype:
             scaled = " without scaling (0 to 255)" if value.dtype == torch.uint8 else ""
             told.append(f"{_type(value)} inputs are converted to {_type(taken)}{scaled}")
@@ -91,6 +93,20 @@ def adapted(model: Any, batch: Any) -> str:
     elif _converts(model, target):
         told.append(f"float64 targets are converted to {_name(_computed(model))}")
     return "; ".join(dict.fromkeys(told))
+
+
+def converted(model: Any, inputs: Sequence[Any], named: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Return the inputs of a batch as the generated steps of a model pass them on, by position and by name."""
+    if (convert_all := getattr(model, "_inputs", None)) is not None:
+        inputs, named = convert_all(inputs, named)
+    elif (convert := getattr(model, "_input", None)) is not None:
+        inputs, named = [convert(value) for value in inputs], {name: convert(value) for name, value in named.items()}
+    return tuple(inputs), dict(named)
+
+
+def _emptied(value: Any) -> Any:
+    """No sample of a tensor, which costs nothing to convert."""
+    return value[:0] if isinstance(value, torch.Tensor) and value.ndim else value
 
 
 def _converts(model: Any, target: Any) -> bool:

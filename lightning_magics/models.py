@@ -33,6 +33,7 @@ from .definition import Definition, as_it_is, check_name, dashed, given_options,
 from .errors import InputError
 from .generated import assemble, expression, snippet
 from .imports import bind_imports, notebook_imports
+from .inputs import Inputs
 from .losses import find_loss
 from .metrics import MetricOptions, find_metrics
 from .names import Notebook
@@ -250,8 +251,8 @@ class _Model:
             metrics = find_metrics(tuple(given), about, notebook)
         from_left = self.network is not None and self.network.from_left
         generates = self.network is not None and self.network.generates
-        numbers = self.network is not None and self.network.numbers and "forward" not in hooks
-        return Steps(loss, metrics, self.is_transformers, inputs, from_left, generates, numbers)
+        taken = self.network.taken if self.network is not None and "forward" not in hooks else Inputs()
+        return Steps(loss, metrics, self.is_transformers, inputs, from_left, generates, taken)
 
     def optimizing(self, notebook: Notebook, hooks: dict[str, Function]) -> Optimizing | None:
         """Return the optimizer, or None where the cell has its own.

@@ -20,7 +20,7 @@ from .cells import Cell, Hyperparameter, Source
 from .definition import has_base, is_module, uncompiled
 from .errors import InputError
 from .generated import expression, snippet
-from .inputs import are_numbers
+from .inputs import Inputs, inputs_of
 from .losses import Task
 from .names import Notebook, literal
 from .probe import UNKNOWN, called_class, evaluate_cell
@@ -49,7 +49,7 @@ class Network:
         inputs: number of inputs that `forward` cannot do without.
         from_left: whether it classifies texts that begin at the first place.
         generates: whether it writes a text from a text.
-        numbers: whether it computes with all inputs, and takes none for indices, as far as is known.
+        taken: which inputs are numbers to compute with, as far as is known.
         copies: networks of the notebook that hooks read too: by name, what the instance's copy is called.
     """
 
@@ -64,7 +64,7 @@ class Network:
     inputs: int = 1
     from_left: bool = False
     generates: bool = False
-    numbers: bool = False
+    taken: Inputs = field(default_factory=Inputs)
     copies: dict[str, str] = field(default_factory=dict)
 
 
@@ -218,7 +218,7 @@ def _described(code: ast.expr, cls: type | None, value: torch.nn.Module | None =
         generates=is_transformers
         and wrapped.__name__.endswith("ForConditionalGeneration")
         and bool(getattr(getattr(value, "config", None), "is_encoder_decoder", False)),
-        numbers=value is not None and not encodes and are_numbers(value),
+        taken=inputs_of(value) if value is not None and not encodes else Inputs(),
     )
 
 

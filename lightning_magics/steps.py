@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from .generated import expression, method, snippet
+from .inputs import Inputs
 from .losses import Loss
 from .metrics import Metrics
 from .scopes import binds, names_read
@@ -61,9 +62,16 @@ def _step(self, batch, stage, dataloader_idx=0):
 '''
 _BY_POSITION = """
 inputs, named, target = self._unpack(batch)
-output = self(*map(self._input, inputs), **{name: self._input(value) for name, value in named.items()})
+OUTPUT
 MATCH
 loss = LOSS(output, target)
+"""
+_CONVERTED = """
+output = self(*map(self._input, inputs), **{name: self._input(value) for name, value in named.items()})
+"""
+_NUMBERS_CONVERTED = """
+inputs, named = self._inputs(inputs, named)
+output = self(*inputs, **named)
 """
 _OWN_LOSS = """
 named, target = self._unpack(batch)
@@ -100,12 +108,23 @@ def _input(self, value):
     return value
 '''
 _INPUT_NUMBERS = '''
-def _input(self, value):
-    """Return an input in the dtype of the network's parameters: float64, integers and bool are converted."""
-    if isinstance(value, torch.Tensor) and (value.dtype == torch.float64 or not torch.is_floating_point(value)):
+def _input(self, value, is_number=False):
+    """Return an input: float64, uint8 and other integers that are numbers in the dtype of the parameters."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    integer = not value.is_floating_point() and not value.is_complex()
+    if value.dtype in (torch.float64, torch.uint8) or (is_number and integer):
         types = (parameter.dtype for parameter in self.parameters() if parameter.dtype.is_floating_point)
-        return value if value.is_complex() else value.to(next(types, value.dtype))
+        return value.to(next(types, value.dtype))
     return value
+'''
+_INPUTS = '''
+def _inputs(self, inputs, named):
+    """Return inputs by position and by name, converted: those that the network computes with are numbers."""
+    known = all(place in REQUIRED for place in (*range(len(inputs)), *named))
+    numbers = NUMBERS if known else ()
+    inputs = tuple(self._input(value, place in numbers) for place, value in enumerate(inputs))
+    return inputs, {name: self._input(value, name in numbers) for name, value in named.items()}
 '''
 _CLASS_LABELS = '''
 def _class_labels(self, output, target):
@@ -163,6 +182,18 @@ def predict_step(self, batch, batch_idx, dataloader_idx=0):
         return self(*map(self._input, batch[:-1] if len(batch) > INPUTS else batch))
     return self(self._input(batch))
 '''
+_PREDICT_NUMBERS = '''
+def predict_step(self, batch, batch_idx, dataloader_idx=0):
+    """Return the output for a batch, ignoring its target."""
+    inputs, named = (batch,), {}
+    if isinstance(batch, Mapping):
+        labels = ("labels", "label", "target", "targets", "y")
+        inputs, named = (), {name: value for name, value in batch.items() if name not in labels}
+    elif isinstance(batch, (tuple, list)):
+        inputs = batch[:-1] if len(batch) > INPUTS else batch
+    inputs, named = self._inputs(inputs, named)
+    return self(*inputs, **named)
+'''
 _PREDICT_LOGITS = '''
 def predict_step(self, batch, batch_idx, dataloader_idx=0):
     """Return the logits for a batch; labels in it are left out."""
@@ -213,9 +244,9 @@ if target.is_floating_point():
     target = target.argmax(dim=1)
 """
 _STEP_NAMES = {"batch", "stage", "dataloader_idx", "size"} | binds(
-    ast.parse(text) for text in (_BY_POSITION, _OWN_LOSS, _GIVEN_LOSS, _MATCH)
+    ast.parse(text) for text in (_BY_POSITION, _CONVERTED, _OWN_LOSS, _GIVEN_LOSS, _MATCH)
 )
-HELPERS = ("_step", "_input", "_class_labels", "_size", "_unpack", "_log_metrics", "_make_metrics")
+HELPERS = ("_step", "_input", "_inputs", "_class_labels", "_size", "_unpack", "_log_metrics", "_make_metrics")
 
 
 @dataclass(frozen=True)
@@ -229,7 +260,7 @@ class Steps:
         inputs: number of inputs that `forward` cannot do without.
         from_left: whether the network takes texts that begin at the first place.
         generates: whether the network writes a text from a text, which needs one of its own to begin with.
-        numbers: whether the network computes with all inputs, and takes none for indices.
+        taken: which inputs of the network are numbers to compute with.
     """
 
     loss: Loss | None
@@ -238,7 +269,7 @@ class Steps:
     inputs: int = 1
     from_left: bool = False
     generates: bool = False
-    numbers: bool = False
+    taken: Inputs = field(default_factory=Inputs)
 
     def methods(self, wanted: Iterable[str]) -> list[ast.FunctionDef]:
         """Return the wanted methods, and the ones that they call."""
@@ -247,11 +278,12 @@ class Steps:
         made = [method(forward)] if "forward" in wanted else []
         made += [method(text) for name, text in _STEPS.items() if name in wanted]
         if "predict_step" in wanted:
-            predict = _PREDICT_LOGITS if self.transformers else _PREDICT
+            predict = _PREDICT_NUMBERS if self.taken.numbers else _PREDICT
+            predict = _PREDICT_LOGITS if self.transformers else predict
             predict = _PREDICT_GENERATED if self.generates else predict
             made.append(method(predict, INPUTS=ast.Constant(max(1, self.inputs))))
         if not self.transformers and wanted & {"predict_step", *_STEPS}:
-            made.append(method(_INPUT_NUMBERS if self.numbers else _INPUT))
+            made += self._conversion()
         if wanted & set(_STEPS):
             made += [self._step(), method(_UNPACK_NAMED if self.transformers else _UNPACK)]
             made += [] if self._has_tensor_target() else [method(_SIZE)]
@@ -274,13 +306,22 @@ class Steps:
             text = _GIVEN_LOSS if self.transformers else _BY_POSITION
             call = expression("self.loss") if self._hides_loss() else self.loss.call
             classes = snippet(_TO_CLASSES) if self._takes_classes() else []
-            forward = snippet(text, LOSS=call, MATCH=classes + self._matched(self.loss.task))
+            called = snippet(_NUMBERS_CONVERTED if self.taken.numbers else _CONVERTED)
+            forward = snippet(text, LOSS=call, OUTPUT=called, MATCH=classes + self._matched(self.loss.task))
             output = expression("output.detach()")
         call = expression("self._log_metrics(OUTPUT, target, stage, dataloader_idx)", OUTPUT=output)
         # Without a batch axis, the target is of one sample.
         size = "target.shape[:1].numel()" if self._has_tensor_target() else "self._size(target)"
         metrics = [ast.Expr(call)] if self.metrics else []
         return method(_STEP, FORWARD=forward, SIZE=expression(size), METRICS=metrics)
+
+    def _conversion(self) -> list[ast.FunctionDef]:
+        """Return the methods that convert inputs."""
+        if not self.taken.numbers:
+            return [method(_INPUT)]
+        places = {"REQUIRED": self.taken.required, "NUMBERS": self.taken.numbers}
+        filled = {name: expression(repr(value)) for name, value in places.items()}
+        return [method(_INPUT_NUMBERS), method(_INPUTS, **filled)]
 
     def _takes_classes(self) -> bool:
         """Whether the loss compares the outputs with numbers of classes."""

@@ -17,6 +17,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from . import graph
+from .batches import converted
 from .callback import StopRequested
 
 _MOST_TEXT = 200  # characters of a hyperparameter
@@ -65,9 +66,7 @@ class _Summaries:
 
         def example() -> tuple[tuple[Any, ...], Mapping[str, Any]]:
             *inputs, named, _ = unpack(batch)  # of a transformers model by name alone
-            convert = getattr(model, "_input", lambda value: value)
-            taken = {name: convert(value) for name, value in named.items()}
-            return tuple(map(convert, inputs[0])) if inputs else (), taken
+            return converted(model, inputs[0] if inputs else (), named)
 
         self._draw(net, example)
 

@@ -1,4 +1,4 @@
-"""Integers and bool reach layers of floats as numbers, and an embedding as they are."""
+"""Integers and bool reach layers of floats as numbers; an embedding gets indices, and attention a mask, as they are."""
 
 import pytest
 import torch
@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_magics.batches import adapted
-from lightning_magics.inputs import are_numbers
+from lightning_magics.inputs import inputs_of
 
 pytestmark = SMALL_RUNS
 CLASSES = """
@@ -44,6 +44,44 @@ class Decides(Layers):
 class Both(Layers):
     def forward(self, x):
         return self.parts[0](x) + self.names(x).sum(1)
+class Optional(Layers):
+    def forward(self, x, ids=None):
+        x = self.parts[0](x)
+        return self.parts[1](x if ids is None else x + self.names(ids).sum(1))
+class Attention(Layers):
+    def __init__(self):
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+    def forward(self, x, mask=None):
+        x = self.attention(x, x, x, key_padding_mask=mask)[0]
+        return self.parts[1](self.parts[0](x.mean(1)))
+class Encoder(Attention):
+    def __init__(self):
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(4, 2, 8, 0, batch_first=True)
+        self.attention = nn.TransformerEncoder(layer, 1, None, False)
+    def forward(self, x, mask):
+        return self.parts[1](self.parts[0](self.attention(x, src_key_padding_mask=mask).mean(1)))
+class Needed(Attention):
+    def forward(self, x, mask):
+        return super().forward(x, mask)
+class Hidden(Layers):
+    def __init__(self):
+        super().__init__()
+        self.lstm = nn.LSTM(4, 4, batch_first=True)
+    def forward(self, x, state):
+        return self.parts[0](self.lstm(x, (state, state))[0][:, -1])
+class Counts(Layers):
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("steps", torch.zeros(()))
+        self.register_buffer("mean", torch.ones(3))
+    def forward(self, x):
+        self.steps += 1
+        self.mean.mul_(0.5)
+        for weight in self.parameters():
+            weight.data.mul_(0.5)
+        return super().forward(x) * self.mean
 class Recurrent(Layers):
     def __init__(self):
         super().__init__()
@@ -79,17 +117,99 @@ def network(code):
     return eval(code, names)
 
 
+def alone(batch):
+    return DataLoader([batch], batch_size=None)
+
+
 @pytest.mark.parametrize("code", [*NUMBERS, "Numbers()"])
 def test_a_network_whose_first_layers_take_floats_takes_numbers(code, capsys):
     made = network(code)
-    assert are_numbers(made)
+    taken = inputs_of(made)
+    assert taken.numbers
+    assert taken.numbers == taken.required
     assert not capsys.readouterr().out
     assert not hasattr(made, "seen")
 
 
-@pytest.mark.parametrize("code", [*OTHERS, "Pair()"])
+@pytest.mark.parametrize("code", OTHERS)
 def test_nothing_is_assumed_of_other_networks(code):
-    assert not are_numbers(network(code))
+    assert not inputs_of(network(code)).numbers
+
+
+@pytest.mark.parametrize(
+    ("code", "numbers"),
+    [
+        ("Pair()", (0, "x")),
+        ("Optional()", (0, "x")),
+        ("Hidden()", (0, "x")),
+        ("Attention()", ()),
+        ("Needed()", ()),
+        ("Encoder()", ()),
+        ("nn.TransformerEncoderLayer(4, 2)", ()),
+    ],
+)
+def test_each_input_is_told_apart(code, numbers):
+    assert inputs_of(network(code)).numbers == numbers
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("code", ["Attention()", "Needed()", "Encoder()"])
+def test_a_mask_of_attention_stays_bool(code, named):
+    names = namespace()
+    exec(CLASSES, names)
+    instance = model(code, loss="cross_entropy", names=names).new().eval()
+    x, mask = torch.randn(3, 4, 4), torch.tensor([[False, False, True, True]] * 3)
+    with torch.no_grad():
+        expected = instance.net(x, mask)
+    assert not torch.allclose(expected, instance.net(x, mask.float()))  # with gradients, all layers tell them apart
+    labels = torch.tensor([0, 1, 2])
+    batch = {"x": x, "mask": mask, "labels": labels} if named else (x, mask, labels)
+    assert torch.equal(trainer().predict(instance, alone(batch))[0], expected)
+    (found,) = trainer().validate(instance, alone(batch), verbose=False)
+    assert found["val_loss"] == pytest.approx(float(nn.functional.cross_entropy(expected, labels)))
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize(
+    ("code", "other", "numbers"), [("Optional()", "ids", False), ("Pair()", "names", True), ("Hidden()", "state", True)]
+)
+def test_indices_beside_numbers_stay_as_they_are(code, other, numbers, named):
+    names = namespace()
+    exec(CLASSES, names)
+    instance = model(code, loss="cross_entropy", names=names).new()
+    x, second = torch.tensor([[0, 1, 0, 1], [1, 1, 0, 0]]), torch.tensor([[0, 3, 2, 1], [2, 2, 1, 0]])
+    if code == "Hidden()":
+        x, second = x.unsqueeze(1), torch.randn(1, 2, 4)
+    x = x if numbers else x.float()  # what forward does with one more input is not known
+    with torch.no_grad():
+        expected = instance.net(x.float(), second)
+    batch = {"x": x, other: second, "labels": torch.tensor([0, 1])} if named else (x, second, torch.tensor([0, 1]))
+    assert torch.equal(trainer().predict(instance, alone(batch))[0], expected)
+    trainer().fit(instance, alone(batch))
+    assert adapted(instance, batch) == ("int64 inputs are converted to float32" if numbers else "")
+
+
+def test_an_optional_input_that_is_not_passed_leaves_numbers_converted():
+    names = namespace()
+    exec(CLASSES, names)
+    instance = model("Optional()", loss="cross_entropy", names=names).new()
+    x = torch.tensor([[0, 1, 0, 1], [1, 1, 0, 0]])
+    with torch.no_grad():
+        assert torch.equal(trainer().predict(instance, alone((x, torch.tensor([0, 1]))))[0], instance.net(x.float()))
+
+
+def test_a_network_of_the_notebook_keeps_its_buffers_and_weights():
+    names = namespace()
+    exec(CLASSES, names)
+    names["net"] = eval("Counts()", names)
+    before = {name: item.clone() for name, item in names["net"].state_dict().items()}
+    definition = model("net", loss="cross_entropy", names=names)
+    instance = definition.new()
+    for state in (names["net"].state_dict(), instance.net.state_dict()):
+        assert all(torch.equal(state[name], item) for name, item in before.items())
+    assert inputs_of(names["net"]).numbers
+    instance(torch.zeros(1, 4))
+    assert float(instance.net.steps) == 1
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.int32, torch.int8, torch.bool])
