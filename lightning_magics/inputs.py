@@ -89,10 +89,11 @@ def inputs_of(network: torch.nn.Module) -> Inputs:
         return Inputs()
 
 
-def _without_values(parameter: Any) -> torch.nn.Parameter:
+def _without_values(parameter: Any) -> Any:
     """A parameter of the same type and shape that has no values to change."""
     if torch.nn.parameter.is_lazy(parameter):
-        return torch.nn.UninitializedParameter(device="meta", dtype=parameter.dtype)
+        lazy: Any = torch.nn.UninitializedParameter
+        return lazy(device="meta", dtype=parameter.dtype)
     values = torch.empty_like(parameter, device="meta")
     return torch.nn.Parameter(values, requires_grad=parameter.requires_grad)
 
