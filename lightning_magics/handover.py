@@ -48,6 +48,7 @@ class Beginning:
         self._anew = anew
         self._shapes = _shapes(model.state_dict()) if anew is not None else {}
         self._first = self._tuned = self._tunable()
+        self._hyperparameters, self._data_hyperparameters = _hyperparameters(model), _hyperparameters(data)
         self._numbers = _numbers(model)
         self._data_numbers: dict[str, Any] = {}
         self._values: dict[str, Any] = {}  # weight → what differs once it has another value
@@ -103,8 +104,10 @@ class Beginning:
         return {
             "left_out": {name: whole[name] for name in trained},
             "callbacks": [snapshots.changed(item) for item in self.callbacks],
-            "attributes": _changed(self._numbers, _numbers(model)) | _tunable(model, self.callbacks),
-            "data": _changed(self._data_numbers, _numbers(self._data)) | _tunable(self._data, self.callbacks),
+            "attributes": _changed(self._numbers, _numbers(model)) | _tuned(model, self.callbacks),
+            "hyperparameters": _changed(self._hyperparameters, _hyperparameters(model)),
+            "data": _changed(self._data_numbers, _numbers(self._data)) | _tuned(self._data, self.callbacks),
+            "data_hyperparameters": _changed(self._data_hyperparameters, _hyperparameters(self._data)),
         }
 
     def _tunable(self) -> dict[str, Any]:
@@ -158,8 +161,9 @@ def take(
     model.load_state_dict(
         {name: item for name, item in weights.items() if name not in (*unknown, *other)}, strict=False
     )
-    for name, value in (_changed_hyperparameters(model, state) | beside.get("attributes", {})).items():
-        _set(model, name, value)
+    _take_changes(
+        model, beside.get("hyperparameters", _changed_hyperparameters(model, state)), beside.get("attributes")
+    )
     attributes = beside.get("callbacks", [])
     for position, callback in enumerate(() if callable(callbacks) else callbacks):
         changes = attributes[position] if position < len(attributes) else {}
@@ -171,7 +175,7 @@ def take(
     if other:
         told.append(f"{listed(other)} of the run have a different shape in this {kind}; they remain in the checkpoint")
     told = [f"{text}{f' {place}' if place else ''}{why}" for text in told]
-    return told + (_take_data(datamodule, state, beside.get("data", {})) if datamodule is not None else [])
+    return told + (_take_data(datamodule, state, beside) if datamodule is not None else [])
 
 
 def _changed_hyperparameters(model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
@@ -186,10 +190,9 @@ def because(raised: Sequence[str]) -> str:
     return f"Adding the layers raised {'; '.join(dict.fromkeys(raised))}"
 
 
-def _take_data(datamodule: Any, state: Mapping[str, Any], values: Mapping[str, Any]) -> list[str]:
+def _take_data(datamodule: Any, state: Mapping[str, Any], beside: Mapping[str, Any]) -> list[str]:
     """Put what a fit left into its live data; returns what could not be, for the user."""
-    for name, value in values.items():
-        _set(datamodule, name, value)
+    _take_changes(datamodule, beside.get("data_hyperparameters", {}), beside.get("data"))
     kind = type(datamodule)
     if kind.__qualname__ in state:  # as Lightning calls it there
         try:
@@ -364,14 +367,24 @@ def _take_type(model: Any, weights: Mapping[str, Any]) -> None:
 
 
 def _tunable(owner: Any, callbacks: Iterable[Any]) -> dict[str, Any]:
-    """The hyperparameters of a model or of data that are plain values, and the attributes that callbacks tune."""
-    if owner is None:
+    """What callbacks tune in a model or in data, and their hyperparameters, which go before attributes of that name."""
+    return _tuned(owner, callbacks) | _hyperparameters(owner)
+
+
+def _tuned(owner: Any, callbacks: Iterable[Any]) -> dict[str, Any]:
+    """The attributes of a model or of data that callbacks tune, as far as they are plain values."""
+    own = vars(owner) if owner is not None else {}
+    named = [getattr(item, name, "") or "" for item in callbacks for name in ("_attr_name", "_batch_arg_name")]
+    return {name: own[name] for name in (*_TUNED, *named) if name in own and isinstance(own[name], _PLAIN)}
+
+
+def _hyperparameters(owner: Any) -> dict[str, Any]:
+    """The hyperparameters of a model or of data that are plain values."""
+    try:
+        values = dict(owner.hparams) if owner is not None else {}
+    except Exception:  # whatever a property of the user's raises
         return {}
-    given = [getattr(item, name, "") or "" for item in callbacks for name in ("_attr_name", "_batch_arg_name")]
-    found = {name: vars(owner)[name] for name in (*_TUNED, *given) if name in vars(owner)}
-    with contextlib.suppress(Exception):  # whatever a property of the user's raises
-        found |= dict(owner.hparams)
-    return {name: value for name, value in found.items() if isinstance(value, _PLAIN)}
+    return {name: value for name, value in values.items() if isinstance(value, _PLAIN)}
 
 
 def _numbers(owner: Any) -> dict[str, Any]:
@@ -395,12 +408,26 @@ def _differ(one: Any, other: Any) -> bool:
     return bool(one != other) and not (one != one and other != other)
 
 
-def _set(owner: Any, name: str, value: Any) -> None:
-    """Set a hyperparameter or an attribute where a model or data has it."""
-    if name in vars(owner):
-        setattr(owner, name, value)
-    if name in owner.hparams:
-        owner.hparams[name] = value
+def _take_changes(owner: Any, hyperparameters: Mapping[str, Any], attributes: Mapping[str, Any] | None) -> None:
+    """Set hyperparameters and attributes that a fit changed where a model or data has them.
+
+    Args:
+        owner: the model or the data.
+        hyperparameters: those that differ.
+        attributes: those of this name are set to them alone, since they may be made from a hyperparameter. None where
+            they are unknown: then one that has the value of its hyperparameter follows it.
+    """
+    own = vars(owner)
+    if attributes is None:
+        mirrored = [name for name in hyperparameters if name in own and isinstance(own[name], _PLAIN)]
+        known = _hyperparameters(owner)
+        attributes = {name: hyperparameters[name] for name in mirrored if name in known and own[name] == known[name]}
+    for name, value in attributes.items():
+        if name in own:
+            setattr(owner, name, value)
+    for name, value in hyperparameters.items():
+        if name in owner.hparams:
+            owner.hparams[name] = value
 
 
 def _leaves_out(item: Any) -> bool:

@@ -489,6 +489,37 @@ def test_a_learning_rate_that_a_callback_finds_is_recorded_and_reaches_the_live_
         assert values == [values[0]] * 3
 
 
+def test_attributes_made_from_a_hyperparameter_of_their_name_stay_as_they_are(notebook: Kernel) -> None:
+    notebook.run(
+        "from pathlib import Path",
+        "class Derives(Net):\n"
+        "    def __init__(self, lr=0.01, hidden='4,8'):\n        super().__init__()\n"
+        "        self.save_hyperparameters()\n"
+        "        self.lr, self.hidden = lr * 10, [int(item) for item in hidden.split(',')]",
+        "class Folder(pl.LightningDataModule):\n"
+        "    def __init__(self, data_dir='./d', n_val=0.2, batch_size=32):\n        super().__init__()\n"
+        "        self.save_hyperparameters()\n"
+        "        self.data_dir, self.n_val, self.batch_size = Path(data_dir), int(n_val * 1000), batch_size * 2\n"
+        "    def train_dataloader(self): return DataLoader(even, self.batch_size)\n"
+        "    def val_dataloader(self): return DataLoader(even, 320)",
+        "class Lowers(pl.Callback):\n"
+        "    def on_train_end(self, trainer, model):\n"
+        "        model.hparams.lr, model.hparams.hidden = 0.5, '2'",
+    )
+    derived = (
+        "[net.lr, net.hidden, str(folder.data_dir), type(folder.data_dir).__name__, folder.n_val, folder.batch_size]"
+    )
+    values = []
+    for apart in ("", "--ddp 1", "--background"):
+        line = f"run = %lightning_fit net folder --max_epochs 1 --callbacks [Lowers()] {apart}"
+        notebook.run(f"net, folder = Derives(), Folder()\n{line}\nrun.wait()")
+        found = notebook.value(derived)
+        assert found[1:] == [[4, 8], "d", "PosixPath", 200, 64], apart
+        values.append([found[0], notebook.value("[net.hparams.lr, net.hparams.hidden, dict(folder.hparams)]")])
+    given = {"data_dir": "./d", "n_val": 0.2, "batch_size": 32}
+    assert values == [[0.1, [0.5, "2", given]]] * 3
+
+
 def test_callbacks_in_a_loop_of_spawned_fits_are_as_after_fits_of_the_kernel(notebook: Kernel) -> None:
     notebook.run(
         "class Counts(pl.Callback):\n"
