@@ -36,6 +36,7 @@ class Recipe:
         model: the model's class, or an instance.
         arguments: of the class; None where `model` is an instance.
         trained: whether the instance had been trained before.
+        compiled: whether the instance is what ``torch.compile`` returned.
         data: the DataModule's class or an instance, or what each dataloader is of.
         forms: of each of `data`: ``datamodule``, ``loaders``, ``dataset``, ``tensors`` and the like.
         data_arguments: of the DataModule's class, or of the dataloaders that are made; None for an instance.
@@ -52,6 +53,7 @@ class Recipe:
     model: str = ""
     arguments: dict[str, str] | None = None
     trained: bool = False
+    compiled: bool = False
     data: list[str] = field(default_factory=list)
     forms: list[str] = field(default_factory=list)
     data_arguments: dict[str, str] | None = None
@@ -146,7 +148,7 @@ class Writer:
             return
         name = self._standing(part.typed) or self._name_of(found)
         if name and self._is_whole(name):
-            self._note(model=self._code(found, name, "model"))
+            self._note(model=self._code(found, name, "model"), compiled=uncompiled(found) is not found)
             return
         # The object cannot be made as it was made; its class can, with what it was given.
         cls = type(uncompiled(found))

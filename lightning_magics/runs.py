@@ -388,14 +388,9 @@ def create(root: str | Path, model: str, verb: events.Verb = "fit", record: RunR
                 folder = RunFolder(parent / f"{prefix}_{number}")
                 if record is not None:
                     half.write(dataclasses.replace(record, run=folder.name))
-                try:
-                    os.rename(half.path, folder.path)
-                except OSError as error:
-                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
-                        raise
-                    number += 1
-                else:
+                if _appears(half, folder):
                     return folder
+                number += 1
         except BaseException:
             shutil.rmtree(half.path, ignore_errors=True)
             raise
@@ -404,6 +399,29 @@ def create(root: str | Path, model: str, verb: events.Verb = "fit", record: RunR
             f"a run folder cannot be made in {parent}: {error.strerror}. "
             "Choose another place: %config LightningMagics.run_dir = 'PATH'"
         ) from error
+
+
+def _appears(half: RunFolder, folder: RunFolder) -> bool:
+    """Let a folder that was prepared appear under its own name; False where the name is taken.
+
+    File systems over object storage rename files alone: there the folder is made, and its record comes by a rename.
+    """
+    try:
+        os.rename(half.path, folder.path)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return False
+        if not half.path.exists() and folder.path.exists():  # over a network, a rename may be reported as lost
+            return True
+        try:
+            folder.path.mkdir(mode=0o700)
+        except FileExistsError:
+            return False
+        if half.record_path.exists():
+            os.rename(half.record_path, folder.record_path)
+        folder.checkpoints_path.mkdir()
+        shutil.rmtree(half.path, ignore_errors=True)
+    return True
 
 
 def _remove_unfinished(parent: Path) -> None:

@@ -34,6 +34,10 @@ if TRAINER.is_global_zero:
     for METRIC, VALUE in TRAINER.callback_metrics.items():
         print(f"{METRIC}={float(VALUE)}")
 """
+_LOG_AS_IT_IS = """
+MODEL._orig_mod.log = TORCH._dynamo.disable(MODEL._orig_mod.log)
+MODEL._orig_mod.log_dict = TORCH._dynamo.disable(MODEL._orig_mod.log_dict)
+"""
 
 
 @dataclass
@@ -128,6 +132,8 @@ class Script:
         model = self._named("model", _made(recipe.model, recipe.arguments), statements)
         given = self._data(statements)
         statements += self._names_of_outputs(model)
+        if recipe.compiled:  # as in a fit: what `log` looks up ends the compiler of torch 2.13
+            statements += snippet(_LOG_AS_IT_IS, MODEL=model, TORCH=self._imported("torch"))
         if recipe.plain_yaml:
             statements += snippet("PL.core.saving._OMEGACONF_AVAILABLE = False", PL=self._lightning)
         trainer = self._named("trainer", self._trainer(under_torchrun), statements)

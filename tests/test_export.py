@@ -238,6 +238,10 @@ def metrics(folder: Path) -> dict[str, dict[str, float]]:
             kernel.run(f"run = %lightning_fit {line} val_loader --max_epochs 2 --quiet")
             name = kernel.value("run.wait().name")
             found[name] = kernel.value("run.metrics")
+        kernel.run("settle(3); compiled = torch.compile(Whole(width=3), backend='eager')")
+        kernel.run("run = %lightning_fit compiled anew val_loader --max_epochs 1 --seed 1 --quiet")
+        kernel.run("%lightning_export Whole/version_7 Compiled.py")
+        found["Compiled"] = kernel.value("run.metrics")
         kernel.run("%lightning_fit Asking train_set --max_epochs 1 --quiet", "scale = 'another'")
         said = [
             "%lightning_export Net/version_0 Net.py",
@@ -263,13 +267,13 @@ def test_scripts_without_this_package_give_the_numbers_of_the_notebook(folder: P
     notebook = json.loads((folder / "Net.ipynb").read_text())
     code = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     (folder / "of_notebook.py").write_text("\n".join(code))
-    files = [f"{name}.py" for name in (*FITS, "Seeded", "Objects")]
+    files = [f"{name}.py" for name in (*FITS, "Seeded", "Compiled", "Objects")]
     command = [sys.executable, "-I", "runner.py", *files, "of_notebook.py"]
     done = subprocess.run(command, cwd=folder, env=clean(), capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     found = {path: printed(text) for path, text in json.loads(done.stdout.splitlines()[-1]).items()}
     metrics["Objects"] = metrics["Objects/version_0"]
-    for name in (*FITS, "Seeded", "Objects"):
+    for name in (*FITS, "Seeded", "Compiled", "Objects"):
         assert "val_loss" in metrics[name]
         assert found[f"{name}.py"].items() >= metrics[name].items(), name
     assert found["of_notebook.py"].items() >= metrics["Net"].items()
@@ -436,6 +440,8 @@ def test_a_run_of_an_instance_says_where_it_began(fresh: Kernel, metrics) -> Non
     assert "· the model is an instance: it is made before a fit sets its seed" in cell.outputs[-1]["text/plain"], (
         cell.error
     )
+    cell = fresh.cell("%lightning_rerun Whole/version_7 --quiet")  # which is compiled
+    assert "gives the same numbers as Whole/version_7" in cell.outputs[-1]["text/plain"], cell.error
     cell = fresh.cell("%lightning_rerun Net/version_2 --quiet")
     assert "Net/version_2 went on from an instance that had been trained" in cell.outputs[-1]["text/plain"], cell.error
 

@@ -361,6 +361,27 @@ def test_a_kernel_that_is_killed_while_it_makes_a_folder_leaves_none_that_is_not
     assert not left.exists()
 
 
+def test_a_folder_appears_on_file_systems_that_rename_files_alone_or_lose_an_answer(tmp_path, monkeypatch):
+    rename = os.rename
+
+    def of_files(source, target):
+        if os.path.isdir(source):
+            raise OSError(errno.ENOTSUP, "Operation not supported")
+        rename(source, target)
+
+    def lost(source, target):
+        rename(source, target)
+        raise FileNotFoundError(errno.ENOENT, "No such file or directory")
+
+    for number, patched in enumerate((of_files, of_files, lost, rename)):
+        monkeypatch.setattr(os, "rename", patched)
+        folder = runs.create(tmp_path, "Net", "fit", RECORD)
+        assert folder.read().run == folder.name == f"Net/version_{number}"
+        assert folder.checkpoints_path.is_dir()
+        assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+        assert not list((tmp_path / "Net").glob(".*"))
+
+
 def test_a_record_without_a_lock_is_that_of_a_run_that_starts_or_has_failed(tmp_path):
     starting = runs.create(tmp_path, "Net", "fit", dataclasses.replace(RECORD, started=time.time() - 5))
     died = runs.create(tmp_path, "Net", "fit", dataclasses.replace(RECORD, started=time.time() - 300))
