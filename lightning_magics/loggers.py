@@ -9,8 +9,6 @@ import contextlib
 import copy
 import importlib
 import os
-import tempfile
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -77,12 +75,15 @@ def hyperparameters_written(package: str) -> Iterator[None]:
 
 def need_plain_yaml(package: str, *owners: Any) -> bool:
     """Whether plain Lightning fails to write the hyperparameters of a model or its data: see above."""
-    write = importlib.import_module(f"{package}.core.saving").save_hparams_to_yaml
+    saving = importlib.import_module(f"{package}.core.saving")
+    if not saving._OMEGACONF_AVAILABLE:
+        return False
+    conf, errors = (importlib.import_module(f"omegaconf{name}") for name in ("", ".errors"))
     found = {name: value for owner in owners for name, value in getattr(owner, "hparams_initial", {}).items()}
     try:
-        with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the fit will tell
-            write(Path(folder, "hparams.yaml"), found)
+        conf.OmegaConf.to_yaml(saving.apply_to_collection(found, conf.DictConfig, conf.OmegaConf.to_container))
+    except (errors.UnsupportedValueType, errors.ValidationError):  # for which Lightning has a remedy
+        return False
     except Exception:  # whatever OmegaConf and its parser raise
         return True
     return False

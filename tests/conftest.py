@@ -15,6 +15,19 @@ from traitlets.config import Config
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
+# With kernels or processes of their own. They begin first, so that no process is left with one of them at the end.
+LONG = [
+    *("test_text_runs", "test_ddp", "test_faults", "test_cluster", "test_export", "test_repository", "test_browser"),
+    *("test_kernel", "test_columns", "test_lightning_examples", "test_train", "test_board", "test_package"),
+    *("test_pretrained", "test_models", "test_magics", "test_shards"),
+]
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take long come first; the others stay in the order of their names."""
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Neither the user's IPython profile nor a kernel registered elsewhere plays a part."""
