@@ -494,7 +494,7 @@ def test_a_look_at_a_model_changes_nothing_of_it(films):
     torch.manual_seed(0)
     expected = torch.rand(1)
     torch.manual_seed(0)
-    matching.check(net, current().datas["films"].new(), "Bag", "films", None, trains=True)
+    matching.check(net, current().datas["films"].new(), "Bag", "films", None, (), trains=True)
     assert torch.rand(1) == expected
     assert [net.training, net.net.embed.training, net.net.out.training] == [True, True, False]
 
