@@ -19,7 +19,8 @@ from .directions import Directions
 from .errors import did_you_mean
 from .events import Event, Fingerprint, Metrics, Notice, Stage, Step
 from .fingerprint import fingerprints
-from .handover import Beginning, because, dumped, listed, with_table
+from .handover import Beginning, because, dumped, listed
+from .origins import with_table
 from .provenance import plain
 from .runs import shown
 

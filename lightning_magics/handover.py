@@ -23,11 +23,36 @@ from .randomness import random_state_kept
 
 Parts = tuple[Any, Sequence[Any], Any]  # model, callbacks and data of a fit
 
-_KEY = "lightning_magics"
+KEY = "lightning_magics"  # of what a checkpoint holds beside Lightning's
 _MOST_NAMED = 4
 _OF_DATA = "data."
 _TUNED = ("lr", "learning_rate", "batch_size")  # attributes that Lightning's own callbacks set
 _PLAIN = bool | int | float | str | None
+
+
+class _Before:
+    """The plain values of a model or of its data before a fit, to tell which of them it has changed.
+
+    Args:
+        owner: LightningModule or LightningDataModule instance, or None.
+    """
+
+    def __init__(self, owner: Any) -> None:
+        self._owner = owner
+        self._hyperparameters, self._numbers = _hyperparameters(owner), _numbers(owner)
+
+    def set_up(self) -> None:
+        """Leave out what has happened to attributes so far."""
+        self._numbers = _numbers(self._owner)
+
+    @property
+    def hyperparameters(self) -> dict[str, Any]:
+        """Those that differ."""
+        return _changed(self._hyperparameters, _hyperparameters(self._owner))
+
+    def attributes(self, callbacks: Iterable[Any]) -> dict[str, Any]:
+        """Those that differ, and those that callbacks tune."""
+        return _changed(self._numbers, _numbers(self._owner)) | _tuned(self._owner, callbacks)
 
 
 class Beginning:
@@ -48,14 +73,12 @@ class Beginning:
         self._anew = anew
         self._shapes = _shapes(model.state_dict()) if anew is not None else {}
         self._first = self._tuned = self._tunable()
-        self._hyperparameters, self._data_hyperparameters = _hyperparameters(model), _hyperparameters(data)
-        self._numbers = _numbers(model)
-        self._data_numbers: dict[str, Any] = {}
+        self._before, self._data_before = _Before(model), _Before(data)
         self._values: dict[str, Any] = {}  # weight → what differs once it has another value
 
     def set_up(self) -> None:
         """Take note of the data once it is set up: what its own `setup` does, it does in the notebook too."""
-        self._data_numbers = _numbers(self._data)
+        self._data_before.set_up()
 
     def training(self, model: Any) -> None:
         """Take note of the weights, right before they train, where a hook may leave some out of a checkpoint."""
@@ -104,10 +127,10 @@ class Beginning:
         return {
             "left_out": {name: whole[name] for name in trained},
             "callbacks": [snapshots.changed(item) for item in self.callbacks],
-            "attributes": _changed(self._numbers, _numbers(model)) | _tuned(model, self.callbacks),
-            "hyperparameters": _changed(self._hyperparameters, _hyperparameters(model)),
-            "data": _changed(self._data_numbers, _numbers(self._data)) | _tuned(self._data, self.callbacks),
-            "data_hyperparameters": _changed(self._data_hyperparameters, _hyperparameters(self._data)),
+            "attributes": self._before.attributes(self.callbacks),
+            "hyperparameters": self._before.hyperparameters,
+            "data": self._data_before.attributes(self.callbacks),
+            "data_hyperparameters": self._data_before.hyperparameters,
         }
 
     def _tunable(self) -> dict[str, Any]:
@@ -118,14 +141,9 @@ class Beginning:
 def dumped(trainer: Any, whole: Mapping[str, Any], beginning: Beginning) -> dict[str, Any]:
     """Return the checkpoint of a fit that has ended, with what travels beside it."""
     found: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)  # as save_checkpoint
-    learned = found.get(_KEY, {})
-    found[_KEY] = {**learned, **beginning.beside(trainer.lightning_module, whole, found.get("state_dict", {}))}
+    learned = found.get(KEY, {})
+    found[KEY] = {**learned, **beginning.beside(trainer.lightning_module, whole, found.get("state_dict", {}))}
     return found
-
-
-def with_table(checkpoint: dict[str, Any], table: Any) -> None:
-    """Put into a checkpoint what its fit learned of its table, as plain values: it goes where the file goes."""
-    checkpoint[_KEY] = {"table": table}
 
 
 def take(
@@ -150,7 +168,7 @@ def take(
     Returns:
         What could not be put anywhere, for the user.
     """
-    beside = state.get(_KEY, {})
+    beside = state.get(KEY, {})
     raised = _make_layers(model, callbacks, _shapes(state["state_dict"]), datamodule)
     model.on_load_checkpoint(state)
     weights = {**state["state_dict"], **beside.get("left_out", {})}
@@ -209,7 +227,7 @@ def _is_of(model: Any, package: str) -> bool:
 
 def absent(model: Any, state: Mapping[str, Any]) -> list[str]:
     """Return the weights of a model that a checkpoint does not hold."""
-    held = {**state["state_dict"], **state.get(_KEY, {}).get("left_out", {})}
+    held = {**state["state_dict"], **state.get(KEY, {}).get("left_out", {})}
     return [name for name in model.state_dict() if name not in held]
 
 
@@ -259,15 +277,19 @@ def _make_layers(
         own = _shapes(model.state_dict())
         return all(_fits(own, name, shape) for name, shape in shapes.items())
 
-    def run(steps: Iterable[Callable[[], Any]]) -> None:
+    def run(steps: Iterable[Callable[[], Any]]) -> list[Callable[[], Any]]:
+        """Run them until all layers are there; returns those that raised."""
+        failed = []
         for step in steps:
             if is_whole():
-                return
+                break
             try:
                 with random_state_kept():
                     step()
             except Exception as error:  # a hook that needs more than there is: what it makes is named
                 raised.append(_said(error))
+                failed.append(step)
+        return failed
 
     run([model.configure_model])
     if is_whole():
@@ -285,10 +307,10 @@ def _make_layers(
     steps += [functools.partial(item.on_train_start, trainer, model) for item in own]
     model.trainer = trainer
     try:
-        run(steps)
-        if raised and data is not None and not is_whole():  # they may need data that is set up
+        failed = run(steps)
+        if failed and data is not None and not is_whole():  # they may need data that is set up
             raised.clear()
-            run([functools.partial(_set_up, data, trainer), *steps])
+            run([functools.partial(_set_up, data, trainer), *failed])
     finally:
         model._trainer = before
     return [*uncopied, *raised]

@@ -19,10 +19,10 @@ import torch
 
 from . import columns, trust
 from .errors import LightningMagicsError
+from .handover import KEY as IN_CHECKPOINT
 from .runs import RunFolder
 
 _KEY = "_lightning_magics"  # of the attribute
-_IN_CHECKPOINT = "lightning_magics"  # as in `handover`
 _MOST_CHECKPOINTS = 200
 _SAMPLED = 32  # values of each tensor
 
@@ -68,9 +68,14 @@ def read(path: Path, trusted: bool) -> Mapping[str, Any]:
     return state if isinstance(state, Mapping) else {}
 
 
+def with_table(checkpoint: dict[str, Any], table: Mapping[str, Any]) -> None:
+    """Put into a checkpoint what its fit learned of its table, as plain values: it goes where the file goes."""
+    checkpoint[IN_CHECKPOINT] = {"table": table}
+
+
 def table_in(checkpoint: Mapping[str, Any]) -> columns.Table | None:
     """What a fit learned of its table, of its checkpoint; None where that does not hold it."""
-    beside = checkpoint.get(_IN_CHECKPOINT)
+    beside = checkpoint.get(IN_CHECKPOINT)
     return columns.of_dict(beside.get("table")) if isinstance(beside, Mapping) else None
 
 
