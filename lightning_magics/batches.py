@@ -90,7 +90,7 @@ def adapted(model: Any, batch: Any) -> str:
             told.append(f"labels of shape {tuple(target.shape)} are converted to class probabilities")
         elif target.dtype == torch.float64 != _computed(model):
             told.append(f"float64 labels are converted to {_name(_computed(model))}")
-    elif _converts(model, target):
+    elif hasattr(model, "_float_target") and getattr(target, "dtype", None) == torch.float64 != _computed(model):
         told.append(f"float64 targets are converted to {_name(_computed(model))}")
     return "; ".join(dict.fromkeys(told))
 
@@ -107,14 +107,6 @@ def converted(model: Any, inputs: Sequence[Any], named: Mapping[str, Any]) -> tu
 def _emptied(value: Any) -> Any:
     """No sample of a tensor, which costs nothing to convert."""
     return value[:0] if isinstance(value, torch.Tensor) and value.ndim else value
-
-
-def _converts(model: Any, target: Any) -> bool:
-    """Whether a model's steps are those that options made, and bring a float64 target to the type of the output."""
-    if not isinstance(target, torch.Tensor) or not target.dtype == torch.float64 != _computed(model):
-        return False
-    code = getattr(getattr(type(model), "_step", None), "__code__", None)
-    return hasattr(model, "_unpack") and "promote_types" in getattr(code, "co_names", ())
 
 
 def _computed(model: Any) -> torch.dtype:

@@ -447,12 +447,22 @@ def _follow(run: SpawnedRun, line: Line) -> None:
         run.follow(ending.enter_context(contextlib.closing(line)).wait)
 
 
+def _replaced_bars(job: Job) -> tuple[str, ...]:
+    """Say that progress bars, which would write into the log of the processes, give way to the view."""
+    from .trainer import progress_bars
+
+    bars = [type(bar).__name__ for bar in progress_bars(job)]
+    if not bars and job.trainer.get("enable_progress_bar"):
+        bars = ["the progress bar"]
+    verb = "are" if len(bars) > 1 else "is"
+    return (f"{' and '.join(bars)} {verb} replaced by the view of the run",) if bars else ()
+
+
 def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable[[], Line]:
     """Write everything that the processes need; returns what starts them."""
     from . import payload
     from .surroundings import Surroundings
     from .train import continued, rewound
-    from .trainer import progress_bars
 
     job, folder = run._job, run.folder
     assert job is not None
@@ -466,13 +476,7 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
             writer.write(events.Launched(run.name, run.verb, time.time(), how.ranks))
             writer.close()
             job = rewound(job)
-            bars = [type(bar).__name__ for bar in progress_bars(job)]
-            if job.trainer.get("enable_progress_bar") and not bars:
-                bars = ["the progress bar"]
-            told = (
-                [f"{' and '.join(bars)} {'are' if bars[1:] else 'is'} replaced by the view of the run"] if bars else []
-            )
-            job = dataclasses.replace(job, notices=(*job.notices, *told))
+            job = dataclasses.replace(job, notices=(*job.notices, *_replaced_bars(job)))
             going_on = continued(job)
             # The kernel's random state stays as it is: drawn from it, each fit of an instance would be like the last.
             anew = folder.name if going_on is not job and run.record.seed is None else ""

@@ -93,8 +93,7 @@ if output.squeeze().shape != target.squeeze().shape:
 output = output.reshape(target.shape)
 """
 _TO_FLOAT = """
-if target.dtype == torch.float64 or not target.is_floating_point():
-    target = target.to(torch.promote_types(self.dtype, output.dtype))
+target = self._float_target(target, output)
 """
 _TO_CLASSES = """
 target = self._class_labels(output, target)
@@ -126,14 +125,20 @@ def _inputs(self, inputs, named):
     inputs = tuple(self._input(value, place in numbers) for place, value in enumerate(inputs))
     return inputs, {name: self._input(value, name in numbers) for name, value in named.items()}
 '''
+_FLOAT_TARGET = '''
+def _float_target(self, target, output):
+    """Return a target that outputs are compared with: float64 and integers in the dtype of both."""
+    if target.dtype == torch.float64 or not target.is_floating_point():
+        return target.to(torch.promote_types(self.dtype, output.dtype))
+    return target
+'''
 _CLASS_LABELS = '''
 def _class_labels(self, output, target):
     """Return labels as the loss expects them: a class index for each sample, or a probability for each class."""
     if 1 < target.ndim == output.ndim and target.shape[1] == 1 < output.shape[1]:
         target = target.squeeze(1)
     if target.shape == output.shape:
-        computed = target.is_floating_point() and target.dtype != torch.float64
-        return target if computed else target.to(torch.promote_types(self.dtype, output.dtype))
+        return self._float_target(target, output)
     if target.is_floating_point() and not torch.equal(target, target.round()):
         raise ValueError("the labels are not integers, but the loss expects class indices. Type --loss mse_loss")
     return target if target.dtype in (torch.int64, torch.uint8) else target.long()
@@ -246,7 +251,17 @@ if target.is_floating_point():
 _STEP_NAMES = {"batch", "stage", "dataloader_idx", "size"} | binds(
     ast.parse(text) for text in (_BY_POSITION, _CONVERTED, _OWN_LOSS, _GIVEN_LOSS, _MATCH)
 )
-HELPERS = ("_step", "_input", "_inputs", "_class_labels", "_size", "_unpack", "_log_metrics", "_make_metrics")
+HELPERS = (
+    "_step",
+    "_input",
+    "_inputs",
+    "_class_labels",
+    "_float_target",
+    "_size",
+    "_unpack",
+    "_log_metrics",
+    "_make_metrics",
+)
 
 
 @dataclass(frozen=True)
@@ -288,6 +303,7 @@ class Steps:
             made += [self._step(), method(_UNPACK_NAMED if self.transformers else _UNPACK)]
             made += [] if self._has_tensor_target() else [method(_SIZE)]
             made += [method(_CLASS_LABELS)] if self._takes_classes() else []
+            made += [method(_FLOAT_TARGET)] if self._takes_classes() or self._matches() else []
             if self.metrics is not None:
                 made += [self._log_metrics(self.metrics), self._make_metrics(self.metrics)]
         return made
@@ -306,8 +322,9 @@ class Steps:
             text = _GIVEN_LOSS if self.transformers else _BY_POSITION
             call = expression("self.loss") if self._hides_loss() else self.loss.call
             classes = snippet(_TO_CLASSES) if self._takes_classes() else []
+            matched = snippet(_MATCH + _TO_FLOAT) if self._matches() else []
             called = snippet(_NUMBERS_CONVERTED if self.taken.numbers else _CONVERTED)
-            forward = snippet(text, LOSS=call, OUTPUT=called, MATCH=classes + self._matched(self.loss.task))
+            forward = snippet(text, LOSS=call, OUTPUT=called, MATCH=classes + matched)
             output = expression("output.detach()")
         call = expression("self._log_metrics(OUTPUT, target, stage, dataloader_idx)", OUTPUT=output)
         # Without a batch axis, the target is of one sample.
@@ -335,13 +352,12 @@ class Steps:
         """Whether the loss or the metrics take nothing but a tensor for a target."""
         return self.metrics is not None or (self.loss is not None and bool(self.loss.kind))
 
-    @staticmethod
-    def _matched(task: str | None) -> list[ast.stmt]:
-        return snippet(_MATCH + _TO_FLOAT) if task in ("regression", "binary", "multilabel") else []
+    def _matches(self) -> bool:
+        """Whether the loss compares the outputs with targets of their shape."""
+        return self.loss is not None and self.loss.task in ("regression", "binary", "multilabel")
 
     def _log_metrics(self, metrics: Metrics) -> ast.FunctionDef:
-        matched = self.loss is not None and bool(self._matched(self.loss.task))
-        compare = [] if matched or metrics.task in (None, "multiclass") else snippet(_MATCH)
+        compare = [] if self._matches() or metrics.task in (None, "multiclass") else snippet(_MATCH)
         if metrics.task == "multiclass":
             compare += snippet(_CLASSES_COMPARED)
         elif metrics.task in ("binary", "multilabel"):
