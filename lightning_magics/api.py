@@ -81,7 +81,7 @@ def predict(net: Any, /, *datas: Any, **asked: Any) -> Run:
 
 
 def attach(asked: Any) -> Run:
-    """Show a run that goes on elsewhere, or has ended, and return it; ``%lightning_attach`` from Python.
+    """Show a run that is running elsewhere or has ended, and return it; ``%lightning_attach`` from Python.
 
     Args:
         asked: name of a run (``Digits/version_3``), its folder, ``last``, or a `Run`.

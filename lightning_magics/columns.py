@@ -426,7 +426,7 @@ def check_labels(values: Any, known: Table, labels: Labels, model: str, what: st
         InputError: it was not.
     """
     column, kind = values.name, values.dtype
-    where = f"the labels of {what}" if column is None else f"the column {column!r} of {what}"
+    where = f"the label column of {what}" if column is None else f"the column {column!r} of {what}"
     found = list(values.astype("category").cat.remove_unused_categories().cat.categories)
     if known.labels == "classes":
         unseen = [name for name in map(class_name, found) if name not in known.classes]

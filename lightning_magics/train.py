@@ -130,7 +130,7 @@ def train(
                 error = f"InputError: {text}"
                 raise InputError(text) from raised
             if _is_of_removed(raised, folder):
-                text = f"{removed(folder)} {type(job.model).__name__} in memory keeps the weights that it has"
+                text = f"{removed(folder)} {type(job.model).__name__} in memory keeps its current weights"
                 error = f"RunError: {text}"
                 raise RunError(text) from raised
             _explain(raised, job, watcher)
