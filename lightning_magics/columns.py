@@ -442,10 +442,8 @@ def check_labels(values: Any, known: Table, labels: Labels, model: str, what: st
                 f"{where} contains {_few(odd)}, but {model} was trained on integers. Convert it as in the training data"
             )
     elif known.labels == "numbers" and getattr(kind, "kind", "O") not in "iuf":
-        raise InputError(
-            f"{where} has type {kind}, but {model} was trained on numbers. "
-            f"Convert it: frame[{column!r}].astype('float32')"
-        )
+        how = " with .astype('float32')" if column is None else f": frame[{column!r}].astype('float32')"
+        raise InputError(f"{where} has type {kind}, but {model} was trained on numbers. Convert it{how}")
     elif known.labels == "apart" and labels == "classes":
         raise InputError(
             f"{where} contains the classes {_few(found)}, but {model} was trained on "

@@ -13,6 +13,7 @@ import torch
 from kernel import SETUP, Kernel
 from notebook import SMALL_RUNS, data, namespace
 
+from lightning_magics import columns
 from lightning_magics.errors import InputError
 
 pytestmark = SMALL_RUNS
@@ -543,3 +544,10 @@ def test_labels_that_are_numbers_are_refused_by_a_loss_of_classes_and_what_is_ch
     run(shell, "%%lightning_data whole --label kind\nframe.assign(kind=(frame.kind == 'b').astype(float))")
     run(shell, "%lightning_fit Net whole --max_epochs 2")
     assert capsys.readouterr().out.count("float32 labels are converted to class indices") == 1
+
+
+@pytest.mark.parametrize(("column", "advice"), [(None, "with .astype('float32')"), ("y", ": frame['y'].astype")])
+def test_labels_that_are_no_numbers_are_told_how_to_become_such(column: str | None, advice: str) -> None:
+    known = columns.Table({}, labels="numbers")
+    with pytest.raises(InputError, match=rf"was trained on numbers\. Convert it ?{re.escape(advice)}"):
+        columns.check_labels(pd.Series(["1", "2"], name=column), known, "classes", "Net", "(X, y)")
