@@ -13,9 +13,10 @@ import hashlib
 import importlib
 import logging
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import snapshots
 from .errors import cut
@@ -28,6 +29,8 @@ _MOST_NAMED = 4
 _OF_DATA = "data."
 _TUNED = ("lr", "learning_rate", "batch_size")  # attributes that Lightning's own callbacks set
 _PLAIN = bool | int | float | str | None
+_EXCHANGES = ("c10d", "_c10d_functional", "c10d_functional")  # of operators that wait for other ranks
+_JOINS = ("_get_default_group", "rendezvous", "_new_process_group_helper")  # what gives a group, and joins one
 
 
 class _Before:
@@ -169,7 +172,8 @@ def take(
         What could not be put anywhere, for the user.
     """
     beside = state.get(KEY, {})
-    raised = _make_layers(model, callbacks, _shapes(state["state_dict"]), datamodule)
+    with _on_its_own():
+        raised = _make_layers(model, callbacks, _shapes(state["state_dict"]), datamodule)
     model.on_load_checkpoint(state)
     weights = {**state["state_dict"], **beside.get("left_out", {})}
     _take_type(model, weights)
@@ -205,7 +209,7 @@ def _changed_hyperparameters(model: Any, state: Mapping[str, Any]) -> dict[str, 
 
 def because(raised: Sequence[str]) -> str:
     """Return why layers could not be made, of what hooks raised."""
-    return f"Adding the layers raised {'; '.join(dict.fromkeys(raised))}"
+    return f"Adding the layers raised {'; '.join(item.rstrip('.') for item in dict.fromkeys(raised))}"
 
 
 def _take_data(datamodule: Any, state: Mapping[str, Any], beside: Mapping[str, Any]) -> list[str]:
@@ -247,18 +251,38 @@ def _made(anew: Callable[[], Parts], shapes: Mapping[str, Any]) -> tuple[dict[st
         return {}, [_said(error)]
 
 
+class _NoExchange(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within it what needs other ranks raises at once: they may never come to it, and all would wait."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.namespace in _EXCHANGES:
+            _refuse()
+        return func(*args, **(kwargs or {}))
+
+
+def _refuse(*_: Any, **__: Any) -> NoReturn:
+    raise ValueError("a hook uses the process group, which exists only during the fit")
+
+
 @contextlib.contextmanager
 def _on_its_own() -> Iterator[None]:
-    """Within it this process belongs to no group, as the notebook's: a hook that waits for other ranks would hang."""
+    """Within it this process belongs to no group, and cannot join one: as the notebook's."""
     distributed: Any = torch.distributed
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not distributed.is_available():
         yield
         return
+    module = distributed.distributed_c10d
+    joins = {name: getattr(module, name) for name in _JOINS}  # where a hook may import `init_process_group` by name
     group, distributed.group.WORLD = distributed.group.WORLD, None
+    for name in joins:
+        setattr(module, name, _refuse)
     try:
-        yield
+        with _NoExchange():  # type: ignore[no-untyped-call] # a hook may have kept a group
+            yield
     finally:
         distributed.group.WORLD = group
+        for name, function in joins.items():
+            setattr(module, name, function)
 
 
 def _make_layers(

@@ -380,6 +380,18 @@ class Looks(pl.Callback):
         torch.distributed.is_initialized() and torch.distributed.barrier()
         model.later = nn.Linear(trainer.optimizers[0].param_groups[0]["params"][0].shape[0], 3)
 
+class Groups(pl.Callback):
+    group = None
+    def on_fit_start(self, trainer, model):
+        if torch.distributed.is_initialized() and not Groups.group:
+            Groups.group = torch.distributed.new_group()
+        if not torch.distributed.is_initialized():
+            try: torch.distributed.init_process_group("gloo")
+            except ValueError: model.online = nn.Linear(2, 3)
+        else: model.online = nn.Linear(2, 3)
+        if Groups.group: torch.distributed.all_reduce(torch.ones(1), group=Groups.group)
+        model.later = nn.Linear(2, 3)
+
 class Grows(Net):
     def on_train_epoch_start(self):
         self.grown = nn.Linear(2, self.current_epoch + 1)
@@ -404,6 +416,7 @@ def test_layers_that_need_data_or_another_shape_come_back_and_what_cannot_is_tol
     line = "digits --max_epochs 3 --limit_train_batches 2 --limit_val_batches 1 --seed 1 --quiet"
     for model, more, names, count in (
         ("Net", "--callbacks [Looks()] --ddp 2", "later.weight, later.bias", 1),
+        ("Net", "--callbacks [Groups()] --ddp 2", "later.weight, later.bias", 1),
         ("Grows", "--background", "grown.weight, grown.bias", 3),
     ):
         there = notebook.cell(f"there = %lightning_fit {model} {line} {more}\nthere.wait()")
@@ -412,11 +425,15 @@ def test_layers_that_need_data_or_another_shape_come_back_and_what_cannot_is_tol
         place, text = notices[0]
         assert f"{model} in the notebook cannot take {names} back: these layers are added or resized" in text
         assert f"{notebook.value('there.name')}/checkpoints/last.ckpt" in text
-        assert ("Adding the layers raised IndexError: list index out of range" in text) is (model == "Net")
+        for cause, raised in (
+            ("Looks", "IndexError: list index out of range. T"),
+            ("Groups", "ValueError: a hook uses the process group, which exists only during the fit. T"),
+        ):
+            assert (f"Adding the layers raised {raised}" in text) is (cause in more)
         assert len(notices) == count
         assert "Metrics" not in events[:place]
         assert "Metrics" in events[place:]
-        assert f"has no layer for {names} of the run; they remain" in there.text
+        assert (f"has no layer for {names} of the run; they remain" in there.text) is ("Groups" not in more)
     load = re.search(r"model\.load_state_dict\(.*\)", text)
     assert load is not None
     notebook.run(f"model = there.model\nmodel.grown = nn.Linear(2, 3)\n{load[0]}")
