@@ -91,7 +91,7 @@ def has_names(value: Any) -> bool:
     if str(getattr(labels, "dtype", "")) == "category":
         return True
     array = np.asarray(labels)
-    if array.size != len(array) or array.dtype.kind not in "OTU":
+    if not array.ndim or array.size != len(array) or array.dtype.kind not in "OTU":
         return False
     flat = array.reshape(-1).tolist()
     return array.dtype.kind in "TU" or any(isinstance(item, str | bool) for item in flat)

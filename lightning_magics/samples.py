@@ -36,6 +36,7 @@ FORMS = (
     "Data is a Dataset, a tuple of them (train, val, test), a dict of splits, DataLoaders, tensors or arrays (X, y), "
     "a DataFrame, or an iterable of samples"
 )
+_EMPTY = "the training data has no samples"
 
 
 @dataclass(frozen=True)
@@ -94,8 +95,16 @@ def splits_of(value: Any, labelled: bool = False) -> dict[Split, Part]:
         labelled: whether a table holds its labels, so that several are splits.
 
     Raises:
-        InputError: it is nothing that can be loaded, or its splits have unknown names.
+        InputError: it is nothing that can be loaded, its splits have unknown names, or there is nothing to train on.
     """
+    parts = _parts(value, labelled)
+    if "train" in parts and parts["train"].length == 0:
+        raise InputError(_EMPTY)
+    return parts
+
+
+def _parts(value: Any, labelled: bool) -> dict[Split, Part]:
+    """What `splits_of` returns, of any length."""
     _check_columns(value)
     several = isinstance(value, tuple | list) and 1 < len(value) <= 3
     tables = labelled and several and all(map(columns.is_table, value))
@@ -149,12 +158,14 @@ def _named(value: Mapping[Any, Any], labelled: bool) -> dict[Split, Part]:
 
 def form_of(value: Any) -> Form | None:
     """Return what one split is, or None if it is none."""
+    if _is_single(value):
+        return None
     if _is_loader(value):
         return "loaders"
     if isinstance(value, IterableDataset):
         return "iterable"
     if isinstance(value, torch.Tensor):
-        return "tensor" if value.shape else None
+        return "tensor"
     if columns.is_table(value):
         return "table"
     if _is_array(value):
@@ -294,7 +305,12 @@ def _are_loaders(value: Any) -> bool:
 
 
 def _is_array(value: Any) -> bool:
-    return isinstance(value, torch.Tensor) or (hasattr(value, "__array__") and bool(getattr(value, "shape", ())))
+    return hasattr(value, "__array__") and bool(getattr(value, "shape", ()))
+
+
+def _is_single(value: Any) -> bool:
+    """Whether a value is a single number or text, or nothing: also as an array or a tensor without dimensions."""
+    return value is None or isinstance(value, int | float | str) or (getattr(value, "shape", None) == ())
 
 
 def is_mapped(value: Any) -> bool:
@@ -319,12 +335,27 @@ def _cannot(value: Any) -> str:
                 f"the arrays have different lengths ({', '.join(map(str, lengths))}). "
                 f"Write splits as ((X_train, y_train), (X_val, y_val))"
             )
+        if len(value) <= 3 and (text := _not_array(value)):
+            return text
         inner = ", ".join(type(item).__name__ for item in value[:4]) + (", …" if len(value) > 4 else "")
         return f"a {type(value).__name__} ({inner}) cannot be loaded as data. {FORMS}"
     if callable(value):
         name = getattr(value, "__name__", type(value).__name__)
         return f"{name} is a function, which cannot be loaded as data. Call it: {name}()"
     return f"a value of type {type(value).__name__} cannot be loaded as data. {FORMS}"
+
+
+def _not_array(values: Sequence[Any]) -> str:
+    """Say which of a few columns is not an array; empty where another mistake is likelier."""
+    for position, item in enumerate(values, 1):
+        if _is_single(item) and any(map(_is_array, values)):
+            plain = item.item() if hasattr(item, "item") else item
+            what = "None" if item is None else f"a single value ({plain!s:.40})"
+            return f"item {position} of the data is {what}, not an array with one row for each sample, as in (X, y)"
+        if isinstance(item, list | tuple | range) and _is_column(values[0]):
+            name = "X" if position == 1 else "y"
+            return f"item {position} of the data is a {type(item).__name__}, not an array. Convert it: np.array({name})"
+    return ""
 
 
 def to_tensor(values: Any) -> torch.Tensor:
@@ -448,6 +479,8 @@ def _one_form(value: Any) -> Form:
 def _loader(dataset: Any, form: Form, options: Mapping[str, Any], train: bool) -> DataLoader[Any]:
     workers = options.get("num_workers", 0)
     has_order = form not in ("iterable", "stream")
+    if train and has_order and not len(dataset):
+        raise InputError(_EMPTY)
     return DataLoader(
         dataset,
         batch_size=options.get("batch_size", 32),

@@ -144,3 +144,41 @@ def test_a_loss_of_numbers_takes_no_class_names(shell, ns):
 def test_labels_that_are_no_class_names_are_refused(cell, message):
     with pytest.raises(InputError, match=message):
         data(cell, names=namespace(np=np, pd=pd, polars=polars, X=np.ones((3, 2), "float32")))
+
+
+@pytest.mark.parametrize("features", ["X", "torch.tensor(X)", "pd.DataFrame(X)"])
+def test_labels_that_are_no_array_of_all_samples_are_refused_before_anything_starts(shell, ns, features):
+    run(shell, "fit = %lightning_fit Net (X,y) --max_steps 2 --quiet")
+    run(shell, f"X = {features}")
+    runs = sorted(ns["fit"].folder.path.parent.iterdir())
+    for labels, message in (
+        *((single, r"item 2 of the data is a single value \(1\), not an array") for single in ("1", "np.array(1)")),
+        ("torch.tensor(1)", r"item 2 of the data is a single value \(1\), not an array with one row for each sample"),
+        *((single, r"item 2 of the data is a single value \(cat\), not an") for single in ("'cat'", "np.array('cat')")),
+        ("np.str_('cat')", r"item 2 of the data is a single value \(cat\), not an array with one row for each sample"),
+        ("np.array('2020',dtype='datetime64[Y]')", r"item 2 of the data is a single value \(2020"),
+        ("None", r"item 2 of the data is None, not an array with one row for each sample, as in \(X, y\)"),
+        ("y,None", r"item 3 of the data is None, not an array"),
+        ("[]", r"item 2 of the data is a list, not an array\. Convert it: np\.array\(y\)"),
+        ("list(range(60))", r"item 2 of the data is a list, not an array\. Convert it: np\.array\(y\)"),
+        *((short, r"different lengths \(60, 10\)") for short in ("y[:10]", "y[:10].tolist()", "pd.Series(y[:10])")),
+        ("np.array([])", r"the arrays have different lengths \(60, 0\)"),
+    ):
+        for line in ("fit Net", "validate fit", "predict fit"):
+            with pytest.raises(InputError, match=message):
+                run(shell, f"_ = %lightning_{line} (X,{labels})")
+        with pytest.raises(InputError, match=f"{message}|may be columns or splits"):
+            run(shell, f"%%lightning_data odd\n(X, {labels})")
+    for single in ("np.array(1)", "torch.tensor(1)", "np.float32(1)"):
+        with pytest.raises(InputError, match=r"item 1 of the data is a single value \(1(\.0)?\), not an array"):
+            run(shell, f"_ = %lightning_fit Net ({single},y)")
+        with pytest.raises(InputError, match=r"a value of type \w+ cannot be loaded as data"):
+            run(shell, f"_ = %lightning_fit Net ({single})")
+    assert sorted(ns["fit"].folder.path.parent.iterdir()) == runs
+
+
+@pytest.mark.parametrize("empty", ["(X[:0], np.arange(0))", "(X[:0], y[:0])", "X[:0]", "torch.ones(0, 2)"])
+def test_training_data_without_samples_is_refused(shell, ns, empty):
+    for cell in (f"_ = %lightning_fit Net {empty.replace(' ', '')}", f"%%lightning_data nothing\n{empty}"):
+        with pytest.raises(InputError, match=r"the training data has no samples"):
+            run(shell, cell)
