@@ -78,13 +78,20 @@ class Script:
         Raises:
             InputError: names what is not known, and what to do.
         """
-        missing = dict(self.recipe.missing)
-        for code, form in zip(self.recipe.data, self.recipe.forms, strict=False):
-            if form not in (*_LOADABLE, "datamodule"):
-                missing[code] = f"data of the form {form!r} needs a definition: %lightning_data NAME"
+        missing = self.recipe.missing
         if missing or not self.recipe.model:
             listed = "; ".join(f"{name}: {why}" for name, why in missing.items())
             raise InputError(f"{what} cannot be exported. Its source lacks {listed or 'the model'}")
+        data, forms = self.recipe.data, self.recipe.forms
+        if not set(forms) <= {*_LOADABLE, "datamodule"}:
+            name = data[0] if len(data) == 1 and data[0].isidentifier() else self._free("data")
+            value = data[0] if len(data) == 1 else f"{{'train': {data[0]}, 'val': {data[1]}}}"
+            assigned = f"{name} = {value} in a cell, then " if name != value else ""
+            label = " --label COLUMN" if "table" in forms else ""
+            raise InputError(
+                f"{what} cannot be exported: its data {', '.join(data)} has no definition. Type {assigned}"
+                f"%lightning_data {name}{label}, then %lightning_fit {self.name} {name}, and export that run"
+            )
 
     def python(self, about: str) -> str:
         """The script.

@@ -1,6 +1,7 @@
 """Class names as the labels of ``(X, y)``: numbered once, and matched by name from then on."""
 
 import json
+import re
 
 import numpy as np
 import pandas as pd
@@ -117,6 +118,17 @@ def test_a_rerun_and_a_script_number_the_classes_alike(shell, ns, elsewhere, tmp
     run(shell, "again = %lightning_rerun line --quiet")
     assert ns["again"].metrics == ns["line"].metrics
     assert json.loads((ns["again"].folder.path / "table.json").read_text())["classes"] == ["cat", "dog", "eel"]
+
+
+@pytest.mark.parametrize("labels", ["y", "np.searchsorted(['cat','dog','eel'],y)"])
+def test_arrays_of_a_line_train_the_same_once_defined_as_the_export_says(shell, ns, labels):
+    shell.run_cell(VALUES, store_history=True).raise_error()
+    run(shell, f"line = %lightning_fit Net (X,{labels}) --max_epochs 2 --seed 1 --quiet")
+    with pytest.raises(InputError, match=r"no definition\. Type (.*) in a cell, then (.*), then (.*), and") as refused:
+        run(shell, "%lightning_export line train.py")
+    for cell in re.findall(r"Type (.*) in a cell, then (.*), then (.*), and", str(refused.value))[0]:
+        run(shell, f"fit = {cell} --max_epochs 2 --seed 1 --quiet" if "lightning_fit" in cell else cell)
+    assert ns["fit"].metrics == ns["line"].metrics
 
 
 def test_a_loss_of_numbers_takes_no_class_names(shell, ns):

@@ -109,12 +109,33 @@ def test_what_is_missing_is_named_with_what_to_do():
     recipe = Recipe(model="Net", arguments={}, data=["x"], forms=["arrays"], missing={"files": "make it in Python"})
     with pytest.raises(InputError) as refused:
         Script("Net", recipe, Module()).check("Net/version_0")
-    assert str(refused.value) == (
-        "Net/version_0 cannot be exported. Its source lacks files: make it in Python; "
-        "x: data of the form 'arrays' needs a definition: %lightning_data NAME"
-    )
+    assert str(refused.value) == "Net/version_0 cannot be exported. Its source lacks files: make it in Python"
     with pytest.raises(InputError, match="Its source lacks the model"):
         Script("Net", Recipe(), Module()).check("Net/version_0")
+
+
+@pytest.mark.parametrize(
+    ("data", "form", "advice"),
+    [
+        (["x"], "arrays", "%lightning_data x, then %lightning_fit Net x"),
+        (["x"], "table", "%lightning_data x --label COLUMN, then %lightning_fit Net x"),
+        (["(a, b)"], "arrays", "data = (a, b) in a cell, then %lightning_data data, then %lightning_fit Net data"),
+        (
+            ["(a, b)", "(c, d)"],
+            "arrays",
+            "data = {'train': (a, b), 'val': (c, d)} in a cell, "
+            "then %lightning_data data, then %lightning_fit Net data",
+        ),
+    ],
+)
+def test_data_without_a_definition_is_refused_with_what_defines_it(data, form, advice):
+    recipe = Recipe(model="Net", arguments={}, data=data, forms=[form] * len(data))
+    with pytest.raises(InputError) as refused:
+        Script("Net", recipe, Module()).check("Net/version_0")
+    assert str(refused.value) == (
+        f"Net/version_0 cannot be exported: its data {', '.join(data)} has no definition. Type {advice}, "
+        f"and export that run"
+    )
 
 
 def test_a_notebook_has_the_same_in_cells():
