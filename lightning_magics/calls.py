@@ -22,6 +22,7 @@ from .closure import Module
 from .definition import Definition, check_hyperparameters, has_base, is_datamodule, is_module, package_of, uncompiled
 from .errors import InputError, short_traceback
 from .job import Job
+from .knowledge import Knowledge
 from .launch import Run, recording, removed_unless_begun, run_in_kernel
 from .progress import RunState
 from .recipe import Part, Recipe, Writer
@@ -35,7 +36,7 @@ if TYPE_CHECKING:
     from .randomness import RandomState
 
 
-_ANEW = "This fit replaces the columns and labels of the earlier one"
+_REPLACED = "This fit replaces the columns and labels of the earlier one"
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Subject:
     package: str
     make: Callable[[], Any]
     part: Part
+    knowledge: Knowledge
     made: Any = None  # the instance, where there is one already
     compiler: Any = None  # torch's, where what was given is a compiled instance
     run: Run | None = None  # whose model is evaluated
@@ -118,7 +120,9 @@ class Call:
         with short_traceback(), self.alone(), self.random_numbers():
             begins_with = RandomState.taken() if self.verb == "fit" and self.options.seed is None else None
             subject = dataclasses.replace(self.subject(net), typed=net if isinstance(net, str) else "")
-            subject = dataclasses.replace(subject, checkpoint=self.checkpoint_of(subject))
+            checkpoint = self.checkpoint_of(subject)
+            knowledge = subject.knowledge.of_checkpoint(checkpoint, trusted=not self.options.weights_only)
+            subject = dataclasses.replace(subject, checkpoint=checkpoint, knowledge=knowledge)
             trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.scope)
             trainer, how = self.how(trainer, subject.package)
             with pretrained.calm():
@@ -126,13 +130,13 @@ class Call:
             data = self.datas(datas, subject)
             datamodule, loaders = data.make()
             data = self.matched(data, datamodule, subject)
-            notices = subject.notices + data.notices
+            encoding = subject.knowledge.encoding if sentences.is_of_texts(datamodule) else None
+            notices = subject.notices + data.notices + subject.knowledge.notices(subject.name)
             if self.options.amp and self.options.cluster is None:
                 notices += amp_notice(trainer)
             classes = tuple(data.table.classes) if data.table is not None else ()
             if datamodule is not None or self.verb != "predict":
                 names = subject.name, data.name
-                encoding = self.encoding(subject, model) if sentences.is_of_texts(datamodule) else None
                 notices += matching.check(model, datamodule, *names, encoding, classes, trains=self.verb == "fit")
             if self.verb == "predict" and data.read is None:
                 data = dataclasses.replace(data, read=sentences.predicted(datamodule))
@@ -318,7 +322,8 @@ class Call:
         overrides = {name: self.resolved("model", name, value) for name, value in self.model.items()}
         part = Part(found, asked, overrides, self.model)
         if isinstance(found, Definition):
-            return Subject(found.name, found.package, lambda: found.new(**overrides), part)
+            knowledge = Knowledge(self.session, found.package, None)
+            return Subject(found.name, found.package, lambda: found.new(**overrides), part, knowledge)
         compiler = None if uncompiled(found) is found else found.dynamo_ctx
         found = uncompiled(found)
         package = package_of(found)
@@ -327,7 +332,8 @@ class Call:
             raise InputError(_not_a_model(found, asked))
         if isinstance(found, type):
             check_hyperparameters(found, overrides)
-            return Subject(cls.__name__, package, lambda: found(**overrides), part)
+            knowledge = Knowledge(self.session, package, None)
+            return Subject(cls.__name__, package, lambda: found(**overrides), part, knowledge)
         if overrides:
             raise InputError(
                 f"--model.{next(iter(overrides))} is given to a constructor, and {cls.__name__} here is an instance "
@@ -335,7 +341,7 @@ class Call:
             )
         definition = next((item for item in self.session.models.values() if item.cls is cls), None)
         name = definition.name if definition else cls.__name__
-        return Subject(name, package, lambda: found, part, found, compiler)
+        return Subject(name, package, lambda: found, part, Knowledge(self.session, package, found), found, compiler)
 
     def trained(self, net: Any) -> Subject:
         """Find a model that has weights worth evaluating.
@@ -413,44 +419,56 @@ class Call:
         overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
         parts = tuple(Part(item, given, overrides, self.data) for item, given in zip(found, typed, strict=True))
         first = found[0]
-        name = ", ".join(item if isinstance(item, str) else type(item).__name__ for item in typed)
+        names = [item if isinstance(item, str) else type(item).__name__ for item in typed]
+        name = ", ".join(names)
         if isinstance(first, Definition) or is_datamodule(first):
             if len(found) > 1:
                 raise InputError(f"data {name}: {typed[0]!r} brings all its splits; it goes with no other data")
             return _datamodule(parts[0], name)
         if self.verb == "fit" and len(found) > 2:
             raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
-        if reader is not None and form_of(first) == "table":
+        if self.verb == "predict" and form_of(first) == "table" and subject.knowledge.is_of_texts:
             raise InputError(f"{subject.name} was trained on texts: give a column of them, such as {name}['text']")
         forms = tuple(form_of(item) or "loaders" for item in found)
-        found, learned, told = self.features(found, name, subject)
+        found, learned, told = self.features(found, names, subject)
         training = [self.verb == "fit" and place == 0 for place in range(len(found))]
         loaders = tuple(to_dataloaders(found, training, overrides))
         return Data(name, lambda: (None, loaders), parts, forms, notices=told, table=learned)
 
     def features(
-        self, found: Sequence[Any], name: str, subject: Subject
+        self, found: Sequence[Any], names: Sequence[str], subject: Subject
     ) -> tuple[list[Any], columns.Table | None, tuple[str, ...]]:
         """Match data that has columns by name to what a model was trained on.
 
         Args:
             found: the data, a part for each dataloader.
-            name: of it.
+            names: of the parts.
             subject: the model.
 
         Returns:
             The data, what is learned of it, and what the user should know.
 
         Raises:
-            InputError: it has other columns than the training data.
+            InputError: it has other columns than the training data, or its parts have different kinds of labels.
         """
+        name = ", ".join(names)
         named = [columns.has_names(item) for item in found]
         tables = [columns.frame_of(item) for item in found]
+        if self.verb == "fit" and len(set(named)) > 1:
+            raise InputError(
+                f"the labels of {names[named.index(True)]} are class names, but those of {names[named.index(False)]} "
+                f"are not. Use class names for both, or numbers for both"
+            )
+        if self.verb == "predict":  # what is predicted has no labels to name
+            found = [_unlabelled(item) if is_named else item for item, is_named in zip(found, named, strict=True)]
+            named = [False] * len(found)
         matters = any(named) or any(item is not None for item in tables)
-        known = self.table(subject, search=matters)
-        if not matters:
-            return list(found), known, ()
+        known = subject.knowledge.table if matters else subject.knowledge.own_table
         told: tuple[str, ...] = ()
+        if self.verb != "predict" and known is not None:
+            parts = zip(names, found, named, strict=True)
+            numeric = [part for part, item, is_named in parts if not is_named and not columns.is_table(item)]
+            told += columns.numbers_of(numeric, known)
         matched: list[Any] = []
         for item, table, is_named in zip(found, tables, named, strict=True):
             if self.verb == "fit" and not matched and not columns.is_table(item):
@@ -459,7 +477,7 @@ class Call:
             if table is not None and self.verb != "fit" and (known is None or not known.columns):
                 told += (columns.by_place(subject.name, table.columns),)
             if columns.is_table(item):
-                if self.verb == "predict":  # what is predicted has no labels to name
+                if self.verb == "predict":
                     item, more = columns.features(table, known, subject.name, name)
                     told += more
                 elif self.verb != "fit" and known is not None:
@@ -493,7 +511,7 @@ class Call:
             if columns.has_names(item):
                 columns.check_labels(columns.names_of(item), known, "classes", model, name)
         except InputError as error:
-            return columns.of_value(item), (f"{error}. {_ANEW}",)
+            return columns.of_value(item), (f"{error}. {_REPLACED}",)
         return known, ()
 
     def reader(self, subject: Subject, typed: Sequence[Any]) -> Any:
@@ -502,18 +520,7 @@ class Call:
         Raises:
             InputError: it was, and what was typed can be nothing but a sentence; or the texts cannot be read.
         """
-        from . import sentences
-
-        known = self.session.readers
-        if subject.checkpoint is not None or subject.made not in known:
-            origin = self.origin(subject)
-            data = self.session.datas.get(origin.read().data) if origin is not None else None
-            found = sentences.kept(origin, subject.package, data) if origin is not None else None
-            if subject.checkpoint is not None and origin is not None:
-                return found
-            if subject.checkpoint is None and origin is not None:
-                known[subject.made] = found
-        found = known.get(subject.made)
+        found = subject.knowledge.reader if self.session.may_be_texts(typed) else None
         sentence = next((item for item in typed if isinstance(item, str) and not is_code(item)), None)
         if found is not None or sentence is None:
             return found
@@ -522,76 +529,33 @@ class Call:
             f"means nothing to it. Give data, or a model that was: %lightning_data NAME FILE --text COLUMN …"
         )
 
-    def encoding(self, subject: Subject, model: Any) -> tuple[Any, list[str]] | None:
-        """Tokenizer and classes of the texts that a model was trained on; None where there are none."""
-        from . import sentences
-
-        reader = self.session.readers.get(model) if subject.checkpoint is None else None
-        if reader is not None:
-            tokenizer, classes, _ = reader.data
-            return tokenizer, classes
-        origin = self.origin(subject)
-        found = sentences.encoding(origin) if origin is not None else None
-        return (found[0], found[1].classes) if found is not None else None
-
-    def origin(self, subject: Subject, search: bool = True) -> runs.RunFolder | None:
-        """The folder of the run that weights come from: what it learned of its data goes with them; None if unknown.
-
-        Args:
-            subject: the model.
-            search: whether to compare its weights with those of other runs.
-        """
-        from . import origins
-
-        if subject.checkpoint is not None:
-            folder = runs.folder_of(subject.checkpoint)
-            state = origins.read(subject.checkpoint, not self.options.weights_only) if folder is None else {}
-            return folder or self.session.origin_of(state.get("state_dict", {}))
-        run = subject.run or self.session.run_of(subject.made)
-        if run is not None or subject.made is None or not search:
-            return run.folder if run is not None else None
-        return self.session.origin_of(subject.made.state_dict(), subject.made)
-
-    def table(self, subject: Subject, search: bool = True) -> columns.Table | None:
-        """What a model learned of the table that it was trained on; None where that is not known, or was other data.
-
-        Args:
-            subject: the model.
-            search: whether to compare its weights with those of other runs, where it was not seen to train.
-        """
-        from . import origins
-
-        if subject.checkpoint is not None and runs.folder_of(subject.checkpoint) is None:
-            within = origins.table_in(origins.read(subject.checkpoint, not self.options.weights_only))
-            if within is not None:
-                return within
-        known = origins.remembered(subject.made) if subject.checkpoint is None else None
-        if known is not None and search and not known.is_unchanged:  # perhaps the weights of another run
-            origin = self.session.origin_of(subject.made.state_dict(), subject.made)
-            return columns.kept(origin) if origin is not None else known.table
-        if known is not None:
-            return known.table
-        origin = self.origin(subject, search)
-        return columns.kept(origin) if origin is not None else None
-
     def matched(self, data: Data, datamodule: Any, subject: Subject) -> Data:
         """Let a DataModule of tables give what the model was trained on; of a fit, take note of what it learns.
 
         Raises:
             InputError: its columns or labels are not those of the training data.
         """
+        told, name = data.notices, data.name or type(datamodule).__name__
         if not columns.is_of_table(datamodule):
-            return data
-        known, told, name = self.table(subject), data.notices, data.name or type(datamodule).__name__
+            known = (
+                subject.knowledge.own_table if datamodule is not None and self.verb in ("validate", "test") else None
+            )
+            more = columns.numbers_of([name], known) if known is not None else ()
+            return dataclasses.replace(data, notices=told + more)
+        known = subject.knowledge.table
         if known is not None:
             try:
-                told += columns.match_datamodule(datamodule, known, subject.name, name)
+                told += columns.match_datamodule(
+                    datamodule, known, subject.name, name, is_labelled=self.verb != "predict"
+                )
+                if self.verb != "predict" and datamodule.labels == "apart":
+                    told += columns.numbers_of([name], known)
                 if self.verb != "fit" and not known.columns and datamodule.columns:
                     told += (columns.by_place(subject.name, datamodule.columns),)
             except InputError as error:
                 if self.verb != "fit":
                     raise
-                known, told = None, (*told, f"{error}. {_ANEW}")
+                known, told = None, (*told, f"{error}. {_REPLACED}")
         if known is None:
             columns.anew(datamodule)
             known = columns.of_datamodule(datamodule)
@@ -770,6 +734,11 @@ def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
     read = functools.partial(answers, texts, reader.classes)
     name, make = formats.plural(len(texts), "text"), lambda: (None, (reader.texts_dataloader(texts),))
     return Data(name, make, read=read, notices=notices)
+
+
+def _unlabelled(value: Sequence[Any]) -> Any:
+    """The features of ``(X, y)``."""
+    return value[0] if len(value) == 2 else tuple(value[:-1])
 
 
 def _datamodule(part: Part, name: str) -> Data:

@@ -267,7 +267,7 @@ def anew(datamodule: Any) -> None:
         datamodule.splits, datamodule._own = {}, None
 
 
-def match_datamodule(datamodule: Any, known: Table, model: str, data: str) -> tuple[str, ...]:
+def match_datamodule(datamodule: Any, known: Table, model: str, data: str, is_labelled: bool = True) -> tuple[str, ...]:
     """Let a DataModule of tables give a model what that was trained on: its columns in their order, its classes.
 
     Args:
@@ -275,6 +275,7 @@ def match_datamodule(datamodule: Any, known: Table, model: str, data: str) -> tu
         known: what the model learned.
         model: its name.
         data: name of the data.
+        is_labelled: whether its labels are used.
 
     Returns:
         What the user should know.
@@ -294,7 +295,7 @@ def match_datamodule(datamodule: Any, known: Table, model: str, data: str) -> tu
         own = own or {name: str(kind) for name, kind in features.dtypes.items()}
         if len(features.columns):  # else they are arrays
             told |= dict.fromkeys(match(features, known, model, what)[1])
-        if label is not None and label in frame.columns:
+        if is_labelled and label is not None and label in frame.columns:
             check_labels(frame[label], known, datamodule.labels, model, what)
     datamodule._own = datamodule.labels
     datamodule.columns, datamodule.splits = dict(zip(known.names, known.columns.values(), strict=True)) or own, {}
@@ -502,6 +503,19 @@ def by_place(model: str, names: Iterable[Any], classes: Sequence[str] | None = N
     what = "a table" if names else "named classes"
     said = "; ".join(filter(None, [ordered, f"classes are numbered {places}" if places else ""]))
     return f"{model} was not trained on {what} in this session: {said}"
+
+
+def numbers_of(parts: Sequence[str], known: Table) -> tuple[str, ...]:
+    """Say which class each number is, for labels that are numbers where a model was trained on names.
+
+    Args:
+        parts: names of the data whose labels are numbers.
+        known: what the model learned.
+    """
+    if not parts or known.labels != "classes":
+        return ()
+    places = _few(f"{number} = {name}" for number, name in enumerate(known.classes))
+    return (f"the labels of {', '.join(parts)} are numbers, which are read as the classes {places}",)
 
 
 def _unboxed(name: Any) -> Any:

@@ -140,7 +140,7 @@ def _number_classes(call: Call, subject: Subject, data: Data, writer: Writer) ->
 
     with random_state_kept(), calm():
         model, (datamodule, _) = subject.make(), data.make()
-        trained_on = call.encoding(subject, model)
+        trained_on = subject.knowledge.encoding
         model = model if subject.made is None else copy.deepcopy(model)
         matching.check(model, datamodule, subject.name, data.name, trained_on, (), trains=True)
     writer.classes(datamodule, data.parts[0])

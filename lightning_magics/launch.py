@@ -51,6 +51,7 @@ class Run:
         record: what ``run.json`` holds.
         folder: the run on disk.
         data: the DataModule, or None, and the DataLoaders that it ran on.
+        has_weights: whether the live model has the weights that a fit left.
     """
 
     def __init__(self, folder: RunFolder, record: RunRecord, state: RunState, job: Job | None) -> None:
@@ -58,6 +59,7 @@ class Run:
         self.folder = folder
         self.trainer: Any = None
         self.data: tuple[Any, tuple[Any, ...]] = (job.datamodule, job.loaders) if job else (None, ())
+        self.has_weights = True
         self._model: Any = job.model if job else None
         self._predictions: Any = None
         self._reading: Callable[[Any], Any] | None = None

@@ -22,7 +22,7 @@ from .errors import LightningMagicsError
 from .handover import KEY as IN_CHECKPOINT
 from .runs import RunFolder
 
-_KEY = "_lightning_magics"  # of the attribute
+_ATTRIBUTE = "_lightning_magics"
 _MOST_CHECKPOINTS = 200
 _SAMPLED = 32  # values of each tensor
 
@@ -34,23 +34,61 @@ class Remembered:
     Attributes:
         table: what it learned of its table, None where it was trained on other data.
         is_unchanged: whether its weights are still those of that training.
+        folder: of the run, None where it is not there any more.
     """
 
     table: columns.Table | None
     is_unchanged: bool
+    folder: RunFolder | None
 
 
-def remember(model: Any, table: columns.Table | None) -> None:
-    """Let a model carry what it learned of its table: plain values, which can be loaded without this package."""
-    vars(model)[_KEY] = {"table": None if table is None else asdict(table), "weights": _mark(model.state_dict())}
+@dataclass
+class Source:
+    """Where the weights of a live model come from.
+
+    Attributes:
+        mark: of these weights.
+        folder: of their run, None where none is known.
+        reader: what makes sentences input, once it was made; see `sentences`.
+        is_outdated: whether the run is the one that the model had earlier weights of.
+    """
+
+    mark: str
+    folder: RunFolder | None = None
+    reader: Any = None
+    is_outdated: bool = False
+
+    @property
+    def path(self) -> Path | None:
+        """Of the folder."""
+        return self.folder.path.absolute() if self.folder is not None else None
+
+
+def remember(model: Any, table: columns.Table | None, folder: RunFolder) -> None:
+    """Let a model carry what it learned of its table, and its run: plain values, which load without this package."""
+    run = None
+    with contextlib.suppress(LightningMagicsError):
+        run = [str(folder.path.absolute()), folder.read().started]
+    values = {"table": None if table is None else asdict(table), "weights": mark(model.state_dict()), "run": run}
+    vars(model)[_ATTRIBUTE] = values
 
 
 def remembered(model: Any) -> Remembered | None:
     """What a model carries of its training; None of one that carries nothing."""
-    known = getattr(model, "__dict__", {}).get(_KEY)
+    known = getattr(model, "__dict__", {}).get(_ATTRIBUTE)
     if known is None:
         return None
-    return Remembered(columns.of_dict(known["table"]), known["weights"] == _mark(model.state_dict()))
+    is_unchanged = known["weights"] == mark(model.state_dict())
+    return Remembered(columns.of_dict(known["table"]), is_unchanged, _folder(known.get("run")))
+
+
+def _folder(run: Any) -> RunFolder | None:
+    """The folder of a run that a model carries, None where it is gone; its place may be another run's by now."""
+    with contextlib.suppress(LightningMagicsError, TypeError, ValueError):
+        path, started = run
+        folder = RunFolder(path)
+        return folder if folder.read().started == started else None
+    return None
 
 
 def read(path: Path, trusted: bool) -> Mapping[str, Any]:
@@ -100,9 +138,7 @@ def find(
 
 
 def _checkpoints(folder: RunFolder) -> Iterator[Path]:
-    """The checkpoints of a run that learned of its data what its weights are to be used with."""
-    if not (folder.table_path.is_file() or folder.texts_path.is_file()):
-        return
+    """The checkpoints of a run, also of one on tensors: its weights are not to be matched to an earlier table."""
     within = sorted(folder.checkpoints_path.rglob("*.ckpt"))
     yield from within
     with contextlib.suppress(LightningMagicsError):
@@ -130,13 +166,13 @@ def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.dtype, tensor.layout, tensor.shape
 
 
-def _mark(weights: Mapping[str, Any]) -> str:
+def mark(weights: Mapping[str, Any]) -> str:
     """A hash of some values of each weight, which training and other weights change."""
-    found = hashlib.blake2b(digest_size=16)
+    digest = hashlib.blake2b(digest_size=16)
     for name, item in weights.items():
-        found.update(f"{name} {_kind(item) if _is_tensor(item) else type(item)}".encode())
+        digest.update(f"{name} {_kind(item) if _is_tensor(item) else type(item)}".encode())
         with contextlib.suppress(Exception):  # a tensor of another kind, such as one that several ranks have parts of
             values = item.detach().reshape(-1)
             sampled = values[:: max(1, len(values) // _SAMPLED)].contiguous().cpu()
-            found.update(sampled.view(torch.uint8).numpy().tobytes())
-    return found.hexdigest()
+            digest.update(sampled.view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

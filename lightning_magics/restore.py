@@ -34,7 +34,6 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         Exception: what the source raises.
     """
     from .handover import absent, listed
-    from .origins import remember
     from .pretrained import calm
     from .randomness import random_state_kept
     from .train import check_checkpoint, is_whole, take
@@ -64,8 +63,8 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
     _register_model(session, recalled, found, model)
     data = _register_data(session, recalled)
     with contextlib.suppress(LightningMagicsError):  # said where a sentence is given
-        session.readers[model] = kept(recalled.folder, recipe.package, data)
-        remember(model, columns.kept(recalled.folder))
+        session.trained(model, recalled.folder, columns.kept(recalled.folder))
+        session.sources[model].reader = kept(recalled.folder, recipe.package, data)
     return model
 
 

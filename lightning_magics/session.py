@@ -31,7 +31,9 @@ from .shell import cell_number, running_shell
 from .tokens import Expression, to_value
 
 if TYPE_CHECKING:
+    from .columns import Table
     from .launch import Run
+    from .origins import Source
 
 _MOST_COMPLETED = 200  # runs whose metrics are offered: to read thousands takes longer than a user waits
 _OF_AN_OBJECT = re.compile(r"<|[A-Za-z_][\w.]*\(")  # how the repr of most objects begins
@@ -72,8 +74,7 @@ class Session:
         models: what ``%%lightning_model`` defined, by name; `datas` what ``%%lightning_data`` did.
         last: the run that was started last; `fits` the newest of each model that trained at all. Other runs live
             as long as the user holds them: a run holds its model, optimizer and data.
-        readers: of each live model that was trained here or brought back, what makes sentences its input: see
-            `sentences`; None where it was trained on other data.
+        sources: of each live model that was trained here, brought back or looked up, where its weights come from.
         interrupted: whether a fit of the cell that runs now was interrupted.
         units: code that came into the notebook other than as text of its cells.
         failed: of each cell that failed, the line that it failed in.
@@ -88,7 +89,7 @@ class Session:
     datas: dict[str, Definition] = field(default_factory=dict)
     last: Run | None = None
     fits: dict[str, Run] = field(default_factory=dict)
-    readers: weakref.WeakKeyDictionary[Any, Any] = field(default_factory=weakref.WeakKeyDictionary)
+    sources: weakref.WeakKeyDictionary[Any, Source] = field(default_factory=weakref.WeakKeyDictionary)
     interrupted: bool = False
     units: list[Unit] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
@@ -165,24 +166,30 @@ class Session:
                 self.last = next(reversed(list(self._named.values())), None)
         if run.verb == "fit" and run.record.steps:
             from .columns import kept
-            from .origins import remember
-            from .sentences import reader
 
             self.fits[run.record.model] = run
-            self.readers[run._model] = reader(run.data[0])
-            remember(run._model, kept(run.folder))
+            if run.has_weights:
+                self.trained(run._model, run.folder, kept(run.folder))
+
+    def trained(self, model: Any, folder: runs.RunFolder, table: Table | None) -> None:
+        """Take note that a live model has the weights of a run, and of what that learned of its table."""
+        from .origins import Source, mark, remember
+
+        remember(model, table, folder)
+        self.sources[model] = Source(mark(model.state_dict()), folder, self.reader_of(folder))
+
+    def reader_of(self, folder: runs.RunFolder) -> Any:
+        """What makes sentences input as in a fit of this session; None for one that is not held, or of other data."""
+        from .sentences import reader
+
+        fits = (run for run in [*self.fits.values(), *self._named.values()] if run.verb == "fit")
+        run = next((run for run in fits if run.folder.path == folder.path), None)
+        return reader(run.data[0]) if run is not None else None
 
     def brought_back(self, run: Run) -> None:
         """Take note of a run whose model was loaded from its folder."""
         self.fits[run.record.model] = run
         self._named.setdefault(run.name, run)
-
-    def run_of(self, model: Any) -> Run | None:
-        """Return a fit of this session that a live model is of, None where there is none that is still held."""
-        if model is None:  # a run that is attached has none yet
-            return None
-        known = [*self.fits.values(), *self._named.values()]
-        return next((run for run in known if run.verb == "fit" and run._model is model), None)
 
     def origin_of(self, weights: Mapping[str, Any], model: Any = None) -> runs.RunFolder | None:
         """Return the folder of the run that weights come from, None where there is none that is known.
@@ -191,7 +198,7 @@ class Session:
             weights: by name.
             model: that has them, or None.
         """
-        from .origins import find
+        from .origins import find, remembered
 
         fits = {run.name: run for run in [*self.fits.values(), *self._named.values()] if run.verb == "fit"}
         ended = sorted(
@@ -199,7 +206,9 @@ class Session:
             key=lambda run: run.record.started,
             reverse=True,
         )
-        live = [(run.folder, run._model) for run in ended if run._model is not None and run._model is not model]
+        models = {id(run._model): run._model for run in ended if run._model is not None and run._model is not model}
+        known = [(remembered(item), item) for item in models.values()]
+        live = [(item.folder, held) for item, held in known if item is not None and item.is_unchanged and item.folder]
         root = runs.root_folder(self.settings.run_dir)
         names = dict.fromkeys([*self.run_names(), *fits])
         folders = [fits[name].folder if name in fits else runs.RunFolder(root / name) for name in names]
@@ -306,12 +315,28 @@ class Session:
             if isinstance(item, str):
                 found.append(item)
                 continue
-            if not isinstance(item, list | tuple) and type(item).__name__ not in ("Series", "ndarray"):
-                return None
-            if not all(isinstance(text, str) for text in item):
+            if not _are_texts(item):
                 return None
             found.extend(map(str, item))
         return found
+
+    def may_be_texts(self, typed: Sequence[Any]) -> bool:
+        """Whether arguments may be texts, as far as that is seen without running code: see `texts`."""
+        return all(self._may_be_text(item) for item in typed)
+
+    def _may_be_text(self, item: Any) -> bool:
+        if not isinstance(item, str):
+            return _are_texts(item)
+        if item in self.datas and item not in self.local_names:
+            return False
+        if not is_code(item, self.scope):
+            return True
+        tree = ast.parse(item, mode="eval").body
+        if isinstance(tree, ast.Name) and tree.id in self.scope:
+            value = self.scope[tree.id]
+            return isinstance(value, bool | int | float | None) or _are_texts(value)  # as `texts` reads them
+        parts = tree.elts if isinstance(tree, ast.Tuple | ast.List) else []
+        return all(_are_texts(self.scope.get(part.id, "")) for part in parts if isinstance(part, ast.Name))
 
     def path_or_value(self, typed: str, what: str) -> Any:
         """Return a path that was typed as text, anything else as the notebook's value of it.
@@ -436,6 +461,14 @@ def is_code(text: str, namespace: Mapping[str, Any] | None = None) -> bool:
     is_plain = isinstance(tree.body, ast.List)
     is_known = all(name in namespace or hasattr(builtins, name) for name in names)
     return is_known and (is_plain or bool(names & namespace.keys()))
+
+
+def _are_texts(value: Any) -> bool:
+    """Whether a value is a text, or several."""
+    if isinstance(value, str):
+        return True
+    is_list = isinstance(value, list | tuple) or type(value).__name__ in ("Series", "ndarray")
+    return is_list and getattr(value, "ndim", 1) == 1 and all(isinstance(text, str) for text in value)
 
 
 def current() -> Session:

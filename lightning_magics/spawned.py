@@ -116,6 +116,7 @@ class SpawnedRun(Run):
         self._scheduler: Scheduler | None = None
         self._error: BaseException | None = None
         self._settled = False  # whether what the run left is in the live objects
+        self.has_weights = False
 
     @property
     def status(self) -> events.Status:
@@ -322,12 +323,16 @@ class SpawnedRun(Run):
         checkpoint = self._checkpoint()
         if checkpoint is not None:
             from . import snapshots
+            from .columns import kept
+            from .origins import remember
             from .train import take
             from .trainer import handed_over
 
             callbacks = self._job.trainer.get("callbacks") if self._job is not None else None
             data = self._job.datamodule if self._job is not None else None
             take(self._model, callbacks, checkpoint, self._job is not None, data)
+            remember(self._model, kept(self.folder), self.folder)
+            self.has_weights = True
             if self._job is not None:
                 snapshots.leave(handed_over(self._job))
             if self._job is not None and self._job.trainer.get("enable_checkpointing") is False:  # needed to continue

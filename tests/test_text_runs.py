@@ -530,7 +530,7 @@ def test_several_names_are_for_files_alone(films):
 def forget_runs():
     """Let the session be as in a fresh kernel, where its cells have run again."""
     session = current()
-    for known in (session._named, session.fits, session.readers):
+    for known in (session._named, session.fits, session.sources):
         known.clear()
 
 
@@ -578,7 +578,7 @@ def test_each_model_that_was_loaded_reads_sentences_by_its_own_tokenizer(films, 
     other = r"films of this notebook stays as it is, and is other data than the run's: train 76 of FilmsTexts, "
     assert re.search(rf"{other}\w+ → 76 of FilmsTexts, \w+\n", told)
     assert "the data films of this notebook stays as it is: it is the run's own\n" in told
-    sizes = [len(current().readers[films.user_ns[f"net_{number}"]].tokenizer) for number in (0, 1)]
+    sizes = [len(current().sources[films.user_ns[f"net_{number}"]].reader.tokenizer) for number in (0, 1)]
     assert sizes[0] > sizes[1]
     assert [said_of(films.user_ns[f"net_{number}"]) for number in (0, 1)] == expected
     assert said_of("Bag") == expected[1]
