@@ -476,6 +476,8 @@ def trained(tmp_path_factory):
 def test_every_way_to_train_keeps_the_columns(trained, name):
     trained.run(f"%lightning_predict {name} part -o found --quiet", f"expected = of({name}.model)")
     assert trained.value("torch.allclose(found, expected)")
+    trained.run("from lightning_magics.origins import remembered")
+    assert trained.value(f"remembered({name}.model).is_unchanged")  # so no other run is searched
     trained.run(f"test = %lightning_test {name} held --quiet --ddp 2")
     trained.run("good = (expected.argmax(1) == codes).float().mean().item()")
     assert trained.value("test.results[0]['test_accuracy']") == pytest.approx(trained.value("good"), abs=0.05)

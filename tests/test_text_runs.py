@@ -119,6 +119,31 @@ def test_a_copy_of_a_model_of_texts_reads_sentences_as_that_does(films):
         assert films.user_ns["said"] == films.user_ns["expected"]
 
 
+def test_weights_bring_the_words_and_classes_of_their_run_into_a_model_of_other_texts(films, capsys):
+    text = Path("films.tsv").read_text()
+    for word, other in {"warm": "dull", "funny": "long", "moving": "flat", "good": "yes", "bad": "no"}.items():
+        text = text.replace(other, "?").replace(word, other).replace("?", word)
+    Path("others.tsv").write_text(text.replace("film", "book"))
+    run_cells(films, FIT, DATA.replace("films", "others"), FIT.replace("films", "others").replace("run", "second"))
+    expected, others = said_of(films.user_ns["run"]), said_of(films.user_ns["second"])
+    assert [answer["label"] for answer in (expected, others)] == ["good", "no"]
+    run_cells(
+        films, "net, own = second.model, {name: item.clone() for name, item in second.model.state_dict().items()}"
+    )
+    for weights in ("run.model.state_dict()", "torch.load(run.best_model_path)['state_dict']"):
+        run_cells(films, f"net.load_state_dict({weights})")
+        assert said_of(films.user_ns["net"]) == said_of(films.user_ns["second"]) == expected
+        with pytest.raises(InputError, match=r"others has another vocabulary than the texts that Bag was trained on"):
+            api.test(films.user_ns["net"], "others", quiet=True)
+        run_cells(films, "net.load_state_dict(own)")
+        assert said_of(films.user_ns["net"]) == others
+    run_cells(films, "next(net.parameters()).data += 1e-3")
+    capsys.readouterr()
+    run_cells(films, "%lightning_predict net 'a warm film' -o said")
+    assert films.user_ns["said"][0]["label"] == others["label"]
+    assert capsys.readouterr().out.count("the weights of Bag have changed since its last recorded fit") == 1
+
+
 def test_a_column_of_texts_is_predicted(films):
     run_cells(films, FIT, "import pandas as pd, numpy as np", "new = pd.DataFrame({'text': ['warm', 'so dull']})")
     for typed in ("new['text']", "new['text'].astype(object)", "np.array(['warm', 'so dull'])"):
