@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import boards, columns, events, formats, frame, options, pickling, provenance, runs
+from .alignment import Alignment
 from .closure import Module
 from .definition import Definition, check_hyperparameters, has_base, is_datamodule, is_module, package_of, uncompiled
 from .errors import InputError, short_traceback
@@ -34,9 +35,6 @@ from .views import HiddenView, open_view
 
 if TYPE_CHECKING:
     from .randomness import RandomState
-
-
-_REPLACED = "This fit replaces the columns and labels of the earlier one"
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,10 @@ class Call:
                 model = subject.make()
             data = self.datas(datas, subject)
             datamodule, loaders = data.make()
-            data = self.matched(data, datamodule, subject)
+            if datamodule is not None:
+                alignment = Alignment(self.verb, subject.name, subject.knowledge)
+                alignment.datamodule(datamodule, data.name or type(datamodule).__name__)
+                data = dataclasses.replace(data, notices=data.notices + alignment.notices, table=alignment.table)
             encoding = subject.knowledge.encoding if sentences.is_of_texts(datamodule) else None
             notices = subject.notices + data.notices + subject.knowledge.notices(subject.name)
             if self.options.amp and self.options.cluster is None:
@@ -430,89 +431,11 @@ class Call:
         if self.verb == "predict" and form_of(first) == "table" and subject.knowledge.is_of_texts:
             raise InputError(f"{subject.name} was trained on texts: give a column of them, such as {name}['text']")
         forms = tuple(form_of(item) or "loaders" for item in found)
-        found, learned, told = self.features(found, names, subject)
-        training = [self.verb == "fit" and place == 0 for place in range(len(found))]
-        loaders = tuple(to_dataloaders(found, training, overrides))
-        return Data(name, lambda: (None, loaders), parts, forms, notices=told, table=learned)
-
-    def features(
-        self, found: Sequence[Any], names: Sequence[str], subject: Subject
-    ) -> tuple[list[Any], columns.Table | None, tuple[str, ...]]:
-        """Match data that has columns by name to what a model was trained on.
-
-        Args:
-            found: the data, a part for each dataloader.
-            names: of the parts.
-            subject: the model.
-
-        Returns:
-            The data, what is learned of it, and what the user should know.
-
-        Raises:
-            InputError: it has other columns than the training data, or its parts have different kinds of labels.
-        """
-        name = ", ".join(names)
-        named = [columns.has_names(item) for item in found]
-        tables = [columns.frame_of(item) for item in found]
-        if self.verb == "fit" and len(set(named)) > 1:
-            raise InputError(
-                f"the labels of {names[named.index(True)]} are class names, but those of {names[named.index(False)]} "
-                f"are not. Use class names for both, or numbers for both"
-            )
-        if self.verb == "predict":  # what is predicted has no labels to name
-            found = [_unlabelled(item) if is_named else item for item, is_named in zip(found, named, strict=True)]
-            named = [False] * len(found)
-        matters = any(named) or any(item is not None for item in tables)
-        known = subject.knowledge.table if matters else subject.knowledge.own_table
-        told: tuple[str, ...] = ()
-        if self.verb != "predict" and known is not None:
-            parts = zip(names, found, named, strict=True)
-            numeric = [part for part, item, is_named in parts if not is_named and not columns.is_table(item)]
-            told += columns.numbers_of(numeric, known)
-        matched: list[Any] = []
-        for item, table, is_named in zip(found, tables, named, strict=True):
-            if self.verb == "fit" and not matched and not columns.is_table(item):
-                known, more = self.learned(item, table, known, subject.name, name)
-                told += more
-            if table is not None and self.verb != "fit" and (known is None or not known.columns):
-                told += (columns.by_place(subject.name, table.columns),)
-            if columns.is_table(item):
-                if self.verb == "predict":
-                    item, more = columns.features(table, known, subject.name, name)
-                    told += more
-                elif self.verb != "fit" and known is not None:
-                    item, more = columns.labelled(table, known, subject.name, name)
-                    told += more
-                matched.append(item)
-                continue
-            if table is not None and known is not None:
-                table, more = columns.match(table, known, subject.name, name)
-                told += more
-                item = (table, *item[1:])
-            if is_named:
-                labels = columns.names_of(item)
-                if known is None or (known.labels != "classes" and not known.columns):
-                    known = columns.of_value(item)
-                    assert known is not None
-                    told += (columns.by_place(subject.name, (), known.classes),)
-                item = (*item[:-1], columns.numbered(labels, known, subject.name, name))
-            matched.append(item)
-        return matched, known, tuple(dict.fromkeys(told))
-
-    def learned(
-        self, item: Any, frame: Any, known: columns.Table | None, model: str, name: str
-    ) -> tuple[columns.Table | None, tuple[str, ...]]:
-        """What a fit on a table and its labels goes by, and what the user should know of it."""
-        if known is None:
-            return columns.of_value(item), ()
-        try:
-            if frame is not None:
-                columns.match(frame, known, model, name)
-            if columns.has_names(item):
-                columns.check_labels(columns.names_of(item), known, "classes", model, name)
-        except InputError as error:
-            return columns.of_value(item), (f"{error}. {_REPLACED}",)
-        return known, ()
+        alignment = Alignment(self.verb, subject.name, subject.knowledge)
+        aligned = alignment.values(found, names)
+        training = [self.verb == "fit" and place == 0 for place in range(len(aligned))]
+        loaders = tuple(to_dataloaders(aligned, training, overrides))
+        return Data(name, lambda: (None, loaders), parts, forms, notices=alignment.notices, table=alignment.table)
 
     def reader(self, subject: Subject, typed: Sequence[Any]) -> Any:
         """What makes sentences the input of a model, None where it was trained on other data.
@@ -528,40 +451,6 @@ class Call:
             f"{sentence!r} is no data, and {subject.name} was not trained on texts in this session, so that a text "
             f"means nothing to it. Give data, or a model that was: %lightning_data NAME FILE --text COLUMN …"
         )
-
-    def matched(self, data: Data, datamodule: Any, subject: Subject) -> Data:
-        """Let a DataModule of tables give what the model was trained on; of a fit, take note of what it learns.
-
-        Raises:
-            InputError: its columns or labels are not those of the training data.
-        """
-        told, name = data.notices, data.name or type(datamodule).__name__
-        if not columns.is_of_table(datamodule):
-            known = (
-                subject.knowledge.own_table if datamodule is not None and self.verb in ("validate", "test") else None
-            )
-            more = columns.numbers_of([name], known) if known is not None else ()
-            return dataclasses.replace(data, notices=told + more)
-        known = subject.knowledge.table
-        if known is not None:
-            try:
-                told += columns.match_datamodule(
-                    datamodule, known, subject.name, name, is_labelled=self.verb != "predict"
-                )
-                if self.verb != "predict" and datamodule.labels == "apart":
-                    told += columns.numbers_of([name], known)
-                if self.verb != "fit" and not known.columns and datamodule.columns:
-                    told += (columns.by_place(subject.name, datamodule.columns),)
-            except InputError as error:
-                if self.verb != "fit":
-                    raise
-                known, told = None, (*told, f"{error}. {_REPLACED}")
-        if known is None:
-            columns.anew(datamodule)
-            known = columns.of_datamodule(datamodule)
-            if self.verb != "fit" and known is not None:
-                told += (columns.by_place(subject.name, known.names, known.classes),)
-        return dataclasses.replace(data, notices=told, table=known)
 
     def data_of(self, run: Run) -> Data:
         """The data of an earlier run; of a fit on loaders, its validation data, else what the model brings itself."""
@@ -734,11 +623,6 @@ def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
     read = functools.partial(answers, texts, reader.classes)
     name, make = formats.plural(len(texts), "text"), lambda: (None, (reader.texts_dataloader(texts),))
     return Data(name, make, read=read, notices=notices)
-
-
-def _unlabelled(value: Sequence[Any]) -> Any:
-    """The features of ``(X, y)``."""
-    return value[0] if len(value) == 2 else tuple(value[:-1])
 
 
 def _datamodule(part: Part, name: str) -> Data:
