@@ -1,5 +1,6 @@
 """A real kernel, and the cells that tests begin with."""
 
+import ast
 import json
 import queue
 import re
@@ -39,6 +40,7 @@ class Cell:
 
     status: str = ""
     messages: list[dict[str, Any]] = field(default_factory=list)
+    reply: dict[str, Any] = field(default_factory=dict)
 
     @property
     def error(self) -> str:
@@ -90,7 +92,8 @@ class Kernel:
         reply = self.client.get_shell_msg(timeout=timeout_s)
         while reply["parent_header"].get("msg_id") != sent:
             reply = self.client.get_shell_msg(timeout=timeout_s)
-        cell.status = reply["content"]["status"]
+        cell.reply = reply["content"]
+        cell.status = cell.reply["status"]
         return cell
 
     def cell(self, code: str) -> Cell:
@@ -104,7 +107,10 @@ class Kernel:
 
     def value(self, expression: str) -> Any:
         """Value of an expression that JSON can hold."""
-        return json.loads(self.cell(f"import json; print(json.dumps({expression}))").text)
+        sent = self.client.execute("import json", user_expressions={"value": f"json.dumps({expression})"})
+        found = self.finish(sent).reply["user_expressions"]["value"]
+        assert found["status"] == "ok", f"{expression}: {found['ename']}: {found['evalue']}"
+        return json.loads(ast.literal_eval(found["data"]["text/plain"]))
 
     def interrupt_when(self, code: str, text: str) -> str:
         """Start a cell and interrupt it as soon as it has printed a text."""
