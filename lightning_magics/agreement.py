@@ -73,7 +73,7 @@ class Agreement:
         if self.verdict in ("identical", "nothing"):
             return [f"· {ending}" for ending in _endings(self._before, self._after)]
         if not self.reasons:
-            return ["No reason is to be seen: operations that are not deterministic, or files that changed, are two."]
+            return ["The records show no cause. Likely ones: nondeterministic operations, or changed files."]
         return [f"· {reason}" for reason in self.reasons]
 
 
@@ -119,7 +119,7 @@ def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str], repeat
     ]
     found += _differing("", before.hardware, after.hardware)
     if before.git.get("commit") != after.git.get("commit"):
-        found.append("the git commit of the working folder is another one: modules that are imported may have changed")
+        found.append("the git commit of the working folder has changed: imported modules may differ")
     return found
 
 
@@ -136,7 +136,7 @@ def unrepeated(run: str, recipe: Recipe, seed: int | None, repeats: bool) -> lis
     if seed is None and not repeats:
         found.append("no seed: weights and the order of the data are drawn anew each time. Give one: --seed 1")
     if recipe.trained:
-        found.append(f"{run} went on from an instance that had been trained; this begins anew")
+        found.append(f"{run} continued from an instance that was already trained; this run starts from scratch")
     elif seed is not None and recipe.model and recipe.arguments is None and recipe.model.isidentifier():
         found.append("the model is an instance: it is made before a fit sets its seed")
     return found

@@ -131,8 +131,9 @@ class _Reporter:
             path, why = shown(self._save_to), f" {because(raised)}." if raised else ""
             self._emit(
                 Notice(
-                    f"{type(model).__name__} in the notebook cannot take {listed(names)} back: these layers are added "
-                    f"or resized during the fit.{why} Their weights will be in {path}. To load them after the fit, add "
+                    f"{listed(names)} cannot be loaded into {type(model).__name__} in the notebook: these layers are "
+                    f"added or resized during the fit.{why} Their weights will be in {path}. To load them after the "
+                    f"fit, add "
                     f"the layers to the model, then type model.load_state_dict(torch.load({path!r})['state_dict'])"
                 )
             )

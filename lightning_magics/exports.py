@@ -52,7 +52,7 @@ def export(session: Session, asked: Any, names: Sequence[Any], notebook: bool, o
     model = _model(session, asked)
     if model is None:
         if len(names) > 1:
-            raise InputError(f"a run has its data; found {names[0]!r} besides. Type %lightning_export {asked} {path}")
+            raise InputError(f"a run has its own data; leave out {names[0]!r}. Type %lightning_export {asked} {path}")
         script, about = _of_run(session, asked)
     else:
         script, about = _of_model(session, model, names[:-1])
@@ -95,8 +95,8 @@ def _of_run(session: Session, asked: Any) -> tuple[Script, str]:
         )
     if recipe.plain_yaml:
         reasons.append(
-            "where OmegaConf is installed, Lightning fails to write these hyperparameters to hparams.yaml with it: the "
-            "script switches its use off"
+            "where OmegaConf is installed, Lightning cannot write these hyperparameters to hparams.yaml with it, so "
+            "the script disables it"
         )
     notes = [f"{reason[0].upper()}{reason[1:]}." for reason in reasons]
     script = Script(

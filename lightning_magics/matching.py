@@ -69,8 +69,8 @@ def check(
     size = _embedding_size(model)
     if size is not None and len(tokenizer) > size:
         raise InputError(
-            f"the tokenizer of {data} has {len(tokenizer):,} tokens, and the embedding of {name} has {size:,}. Give "
-            f"the tokenizer that goes with it (%lightning_data {data} --tokenizer NAME), or make the embedding larger"
+            f"the tokenizer of {data} has {len(tokenizer):,} tokens, and the embedding of {name} has {size:,}. Use "
+            f"the tokenizer of that model (%lightning_data {data} --tokenizer NAME), or make the embedding larger"
         )
     cut, total, longest = cuts(splits)
     outermost = _of_transformers(model)
@@ -81,7 +81,7 @@ def check(
         labels.name_outputs(model, classes)
     if outputs == 1 and _is_cross_entropy(model):
         raise InputError(f"{name} has 1 output, and cross_entropy takes one for each of the {len(classes)} classes")
-    told = [f"{cut:,} of {total:,} texts are cut at {longest} tokens"] if cut else []
+    told = [f"{cut:,} of {total:,} texts are truncated to {longest} tokens"] if cut else []
     told += filter(None, (other, ordered, alone, _check_outputs(outputs, len(classes), weights, (name, data))))
     return tuple(told)
 
@@ -100,7 +100,7 @@ def check_hyperparameters(model: Any, datamodule: Any, name: str, data: str) -> 
         if all(isinstance(value, _PLAIN) for value in pair) and (type(pair[0]), pair[0]) != (type(pair[1]), pair[1]):
             raise InputError(
                 f"{name} and {data} both have a hyperparameter {key}, {pair[0]!r} and {pair[1]!r}, and Lightning logs "
-                f"one. Give both the same, --model.{key} {shlex.quote(str(pair[1]))}, or call one of them otherwise"
+                f"one. Give both the same, --model.{key} {shlex.quote(str(pair[1]))}, or rename one of them"
             )
 
 
@@ -135,7 +135,8 @@ def _difference(trained_on: tuple[Any, list[str]], datamodule: Any, name: str, d
     known, named = trained_on
     if tokenizer is not known and tokenizer.get_vocab() != known.get_vocab():
         return (
-            f"{data} has another vocabulary than the texts that {name} was trained on. Define it with the tokenizer of "
+            f"{data} has a different vocabulary than the texts that {name} was trained on. Define it with the "
+            f"tokenizer of "
             f"that run: in its line, --tokenizer {{run.log_dir}}/tokenizer in place of --vocab_size"
         )
     if not set(_present(datamodule)) <= set(named):
@@ -236,7 +237,8 @@ def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> tuple[int |
         if "unexpected keyword argument" not in str(error) or not hasattr(model, "_unpack"):
             return None, ""
         raise InputError(
-            f"a batch of {data} goes to the model by name: write forward(self, {', '.join(batch)}) in {name} ({error})"
+            f"a batch of {data} is passed to the model by name: write forward(self, {', '.join(batch)}) in {name} "
+            f"({error})"
         ) from error
     except Exception:  # what it needs besides is there when it trains
         return None, ""
@@ -383,9 +385,9 @@ def _check_config(found: Any, tokenizer: Any, classes: int, longest: int, names:
     if not cls.endswith("ForSequenceClassification") or getattr(config, "problem_type", None) is not None:
         return
     if config.num_labels < classes:
-        raise InputError(f"{data} has {classes} classes, and {name} is made for num_labels={config.num_labels}")
+        raise InputError(f"{data} has {classes} classes, but {name} has num_labels={config.num_labels}")
     if getattr(config, "pad_token_id", None) is None:
         raise InputError(
-            f"{name} knows no token that fills up a batch. Write from_pretrained(…, "
-            f"pad_token_id={tokenizer.pad_token_id}), which is what {data} fills up with"
+            f"{name} has no padding token. Pass pad_token_id={tokenizer.pad_token_id}, the padding token of {data}, "
+            f"to from_pretrained(…)"
         )

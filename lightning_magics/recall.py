@@ -65,7 +65,9 @@ class Recalled:
         if record.verb != "fit":
             raise RunError(f"{folder.name} is a {record.verb}, which trains no model. Name a fit: %lightning_runs")
         if not record.recipe:
-            raise RunError(f"{folder.name} does not tell how it was put together: another tool, or version, wrote it")
+            raise RunError(
+                f"{folder.name} does not record its model and data: it was written by another tool or version"
+            )
         try:
             recipe = Recipe.of(record)
             text = runs.read_text(folder.source_path)
@@ -154,7 +156,7 @@ class Recalled:
                     self._failed = self._failed or error
             self._random = RandomState.taken()
         for text in Surroundings.taken().settings_since(before):
-            print(f"the run's source has set torch's {text}, which stays so")  # noqa: T201 -- of the whole notebook
+            print(f"the run's source changed torch's {text}; the change remains in effect")  # noqa: T201 -- of the whole notebook
 
     def begins_with(self) -> RandomState | None:
         """The random state that the fit began with; None where it had a seed, or nothing tells.

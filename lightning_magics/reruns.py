@@ -45,7 +45,8 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
     call = Call.of("fit", asked(recalled, _of_the_function(session, changed)))
     if recipe.options.get("resume") and not Path(str(call.options.resume)).is_file() and "resume" not in changed:
         raise RunError(
-            f"{record.run} went on from {recipe.options['resume']}, which is gone: --resume none begins anew"
+            f"{record.run} resumed from {recipe.options['resume']}, which no longer exists. To start from scratch, "
+            f"add --resume none"
         )
     with short_traceback(), random_state_kept():
         model, datas, inner = _parts(session, recalled)

@@ -233,8 +233,8 @@ def _check_numbers(value: Any) -> None:
         kind = item.dtype if isinstance(item, torch.Tensor) else np.asarray(item).dtype
         if isinstance(kind, np.dtype) and kind.kind not in "biufc":
             raise InputError(
-                f"an array of type {kind} is not numeric. Text is taken for class names as the labels of (X, y) alone; "
-                f"convert features to numbers"
+                f"an array of type {kind} is not numeric. Only the labels of (X, y) can be text (class names). "
+                f"Convert features to numbers"
             )
 
 

@@ -80,7 +80,7 @@ def encoding(folder: RunFolder) -> tuple[Any, Kept] | None:
         told: Kept = read(Kept, json.loads(folder.texts_path.read_text(encoding="utf-8")))
         return AutoTokenizer.from_pretrained(folder.tokenizer_path), told
     except (OSError, ValueError) as error:
-        raise RunError(f"{folder.name} does not tell how its texts were encoded: {error}") from error
+        raise RunError(f"{folder.name} does not record how its texts were encoded: {error}") from error
 
 
 def name_outputs(model: Any, folder: RunFolder) -> None:
@@ -193,7 +193,7 @@ def look_at_words(texts: list[str], model: str, datas: Iterable[str]) -> tuple[s
             f"frame['COLUMN']"
         )
     if len(texts) > 1:
-        told = f"{len(texts)} texts of a word each. A sentence is in quotes: %lightning_predict {model}"
+        told = f"{len(texts)} texts of one word each. Put a sentence in quotes: %lightning_predict {model}"
         return (f'{told} "{" ".join(texts)}"',)
     near = did_you_mean(texts[0], list(datas))
     return (f"{texts[0]!r} was read as a text.{near}",) if near else ()

@@ -68,7 +68,7 @@ def find(value: Any, options: DataOptions, notebook: Notebook) -> tuple[Text, di
     parts = dict(splits.values())
     if "train" not in parts:
         raise InputError(
-            f"texts need a training split, which tells the classes; found {', '.join(parts)}. Give it too: "
+            f"texts need a training split, which defines the classes; found {', '.join(parts)}. Give it too: "
             f"{{'train': …, {next(iter(parts))!r}: …}}"
         )
     found = _Found(kind, {split: key for key, (split, _) in splits.items()}, options)
@@ -383,8 +383,8 @@ def _check_encoded(found: Any, known: set[str]) -> None:
     unknown = float((train.ids == tokenizer.unk_token_id).float().mean()) if tokenizer.unk_token_id is not None else 0.0
     if unknown > _MOST_UNKNOWN:
         raise InputError(
-            f"the tokenizer knows nothing of {unknown:.0%} of the texts: it has {len(tokenizer):,} tokens. Is it "
-            f"whole, and for texts such as these?"
+            f"{unknown:.0%} of the tokens are unknown to the tokenizer (vocabulary size {len(tokenizer):,}). "
+            f"Use a tokenizer that was built for such texts"
         )
 
 
@@ -403,17 +403,17 @@ def _check(columns: Columns) -> None:
             kinds = {type(texts[row - 1]).__name__ for row in empty} - {"str", "NoneType", "float"}
             what = f"of type {', '.join(sorted(kinds))}" if kinds else "empty"
             raise InputError(
-                f"the text is {what} in {_rows(empty)}{where}. Take what has no text out of the data; "
-                f"--clean is applied before this is looked at"
+                f"the text is {what} in {_rows(empty)}{where}. Remove rows without text; --clean is applied before "
+                f"this check"
             )
         missing = [row for row, label in enumerate(labels, 1) if label is None]
         if missing:
-            raise InputError(f"the label is missing in {_rows(missing)}{where}. Take them out of the data")
+            raise InputError(f"the label is missing in {_rows(missing)}{where}. Remove those rows")
     known = set(columns["train"][1])
     if len(known) < 2:
-        raise InputError(f"all training texts have the label {min(known)!r}: there is nothing to tell apart")
+        raise InputError(f"all training texts have the label {min(known)!r}: a classifier needs at least two")
     if len(known) > max(_MOST_CLASSES, len(columns["train"][1]) // 2):
-        raise InputError(f"the labels are {len(known):,} different values, which are no classes. Give another column")
+        raise InputError(f"the labels are {len(known):,} different values, too many to be classes. Name another column")
     for split, (_, labels) in columns.items():
         unseen = sorted(set(labels) - known)
         if unseen:
@@ -484,7 +484,7 @@ def summary(data: Any, is_built: bool) -> str:
     cut, total, longest = cuts(splits)
     lengths = whole.lengths if whole is not None else splits["train"].lengths
     about = f"{float(lengths.float().mean()):.0f} tokens on average, at most {longest}"
-    told = f"{cut:,} of {total:,} are cut at {longest} tokens" if cut else "none is cut"
+    told = f"{cut:,} of {total:,} are truncated to {longest} tokens" if cut else "none is cut"
     vocabulary = f"; {len(tokenizer):,} tokens known" if is_built else ""
     return f"{counts} texts; {len(classes)} classes: {_few(classes)}; {about}; {told}{vocabulary}"
 

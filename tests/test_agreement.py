@@ -40,7 +40,7 @@ def test_last_digits_are_within_tolerance():
     found = Agreement(BEFORE, after(metrics={"val_loss": 0.50001, "val_accuracy": 0.25}))
     assert found.verdict == "within tolerance"
     assert repr(found).startswith("Net/version_1 agrees within 0.1% with Net/version_0\n")
-    assert "No reason is to be seen: operations that are not deterministic" in repr(found)
+    assert "The records show no cause. Likely ones: nondeterministic operations" in repr(found)
 
 
 def test_nan_agrees_with_nan_and_a_metric_that_is_gone_does_not():
@@ -93,7 +93,7 @@ def test_the_reasons_that_the_records_show():
         "devices: 1 × cpu → 2 × cpu",
         "precision: 32-true → bf16-mixed",
         "processor: A → B",
-        "the git commit of the working folder is another one: modules that are imported may have changed",
+        "the git commit of the working folder has changed: imported modules may differ",
     ]
 
 
@@ -101,7 +101,7 @@ def test_runs_that_cannot_be_repeated_say_why():
     recipes = {
         "no seed": (None, Recipe(model="Net", arguments={}), "completed"),
         "made before a fit sets its seed": (1, Recipe(model="net"), "completed"),
-        "went on from an instance that had been trained": (1, Recipe(model="net", trained=True), "completed"),
+        "continued from an instance that was already trained": (1, Recipe(model="net", trained=True), "completed"),
         "Net/version_0 was interrupted, after 7 steps": (1, Recipe(model="Net", arguments={}), "interrupted"),
     }
     for reason, (seed, recipe, status) in recipes.items():

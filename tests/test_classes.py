@@ -149,7 +149,7 @@ def test_a_loss_of_numbers_takes_no_class_names(shell, ns):
         ("X, ['a', 'b']", r"the features and the class names have different lengths \(3, 2\)"),
         (
             "np.array([['a'], ['b'], ['c']]), np.arange(3)",
-            r"array of type <U1 is not numeric\. Text is taken for class",
+            r"array of type <U1 is not numeric\. Only the labels of \(X, y\) can be text",
         ),
     ],
 )

@@ -399,7 +399,7 @@ class Grows(Net):
 def told(run):
     lines = [json.loads(line) for line in open(run.folder.events_path)]
     names = [line.get("text") or line["event"] for line in lines]
-    return [(place, text) for place, text in enumerate(names) if "cannot take" in text], names
+    return [(place, text) for place, text in enumerate(names) if "cannot be loaded into" in text], names
 """
 
 
@@ -423,7 +423,7 @@ def test_layers_that_need_data_or_another_shape_come_back_and_what_cannot_is_tol
         assert there.status == "ok", there.error
         notices, events = notebook.value("told(there)")
         place, text = notices[0]
-        assert f"{model} in the notebook cannot take {names} back: these layers are added or resized" in text
+        assert f"{names} cannot be loaded into {model} in the notebook: these layers are added or resized" in text
         assert f"{notebook.value('there.name')}/checkpoints/last.ckpt" in text
         for cause, raised in (
             ("Looks", "IndexError: list index out of range. T"),

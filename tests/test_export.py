@@ -443,7 +443,9 @@ def test_a_run_of_an_instance_says_where_it_began(fresh: Kernel, metrics) -> Non
     cell = fresh.cell("%lightning_rerun Whole/version_7 --quiet")  # which is compiled
     assert "gives the same numbers as Whole/version_7" in cell.outputs[-1]["text/plain"], cell.error
     cell = fresh.cell("%lightning_rerun Net/version_2 --quiet")
-    assert "Net/version_2 went on from an instance that had been trained" in cell.outputs[-1]["text/plain"], cell.error
+    assert "Net/version_2 continued from an instance that was already trained" in cell.outputs[-1]["text/plain"], (
+        cell.error
+    )
 
 
 def test_a_checkpoint_that_is_not_safe_asks(fresh: Kernel, metrics) -> None:

@@ -56,7 +56,7 @@ def test_a_setting_of_torch_that_the_source_makes_is_told(tmp_path, default_dtyp
     recalled.model()
     recalled.model()
     assert capsys.readouterr().out == (
-        "the run's source has set torch's default dtype: torch.float32 → torch.float64, which stays so\n"
+        "the run's source changed torch's default dtype: torch.float32 → torch.float64; the change remains in effect\n"
     )
 
 
@@ -81,7 +81,7 @@ def test_weights_that_are_not_the_last_ones_say_so(tmp_path, default_dtype, caps
         ({"model": "net", "arguments": None}, "The model is an instance: it is made before a fit sets its seed."),
         (
             {"trained": True},
-            "Net/version_0 went on from an instance that had been trained; this begins anew.",
+            "Net/version_0 continued from an instance that was already trained; this run starts from scratch.",
         ),
     ],
 )

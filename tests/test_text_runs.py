@@ -189,7 +189,7 @@ def test_mistakes_are_shown_with_their_texts(films, tmp_path):
     odd = "%lightning_data odd both --text sentence --label feeling"
     run_cells(films, FIT, "both = {'train': 'films.tsv', 'test': 'odd.tsv'}", f"{odd} --vocab_size 60")
     message = (
-        r"odd has another vocabulary than the texts that Bag was trained on. .* --tokenizer {run.log_dir}/tokenizer"
+        r"odd has a different vocabulary than the texts that Bag was trained on. .* --tokenizer {run.log_dir}/tokenizer"
     )
     with pytest.raises(InputError, match=message):
         api.test("Bag", "odd", quiet=True)
@@ -210,7 +210,7 @@ def test_cuts_are_told_with_the_data_and_in_each_run(films, capsys):
     assert re.search(
         r"76 train · 24 val · 20 test texts; 2 classes: bad, good; \d tokens on average, at most 6; 108 of", shown
     )
-    assert "108 of 120 texts are cut at 6 tokens" in shown
+    assert "108 of 120 texts are truncated to 6 tokens" in shown
 
 
 BERT = """%%lightning_model Tiny
@@ -233,10 +233,10 @@ FITS = {"vocabulary": 60, "places": 40, "labels": 2, "pad": 0}
             {"places": 10},
             r"the longest text of films has \d\d tokens, and Tiny takes 10. Type .* films --max_length 10",
         ),
-        ({"labels": 1}, r"films has 2 classes, and Tiny is made for num_labels=1"),
+        ({"labels": 1}, r"films has 2 classes, but Tiny has num_labels=1"),
         (
             {"pad": None},
-            r"Tiny knows no token that fills up a batch. Write from_pretrained\(…, pad_token_id=0\), which is",
+            r"Tiny has no padding token. Pass pad_token_id=0, the padding token of films, to from_pretrained\(…\)",
         ),
     ],
 )
@@ -473,7 +473,7 @@ OWN_FITS = {"options": "", "tokens": 60, "places": 64, "outputs": 2, "inputs": "
         ({"outputs": 3, "options": "--class_weights balanced"}, r"--class_weights are 2, and Own has 3 outputs"),
         (
             {"inputs": "tokens, mask"},
-            r"a batch of films goes to the model by name: write forward\(self, input_ids, attention_mask\) in Own",
+            r"a batch of films is passed to the model by name: write forward\(self, input_ids, attention_mask\) in Own",
         ),
         ({"outputs": 1}, r"Own has 1 output, and cross_entropy takes one for each of the 2 classes"),
         ({"options": "--freeze *"}, r"--freeze \* leaves nothing to train"),
@@ -575,16 +575,16 @@ def test_a_run_of_another_session_reads_sentences_as_it_was_trained(films, capsy
     other = DATA.replace("--vocab_size 60", "--vocab_size 50")
     forget_runs()
     run_cells(films, other)
-    with pytest.raises(InputError, match=r"films has another vocabulary than the texts that Bag was trained on"):
+    with pytest.raises(InputError, match=r"films has a different vocabulary than the texts that Bag was trained on"):
         api.test(name, "films", quiet=True)
     current().datas.clear()
     run_cells(films, f"again = %lightning_attach {name}", "net = again.model")
     assert said_of(films.user_ns["again"]) == said_of(films.user_ns["net"]) == expected
     run_cells(films, other)
-    with pytest.raises(InputError, match=r"films has another vocabulary than the texts that Bag was trained on"):
+    with pytest.raises(InputError, match=r"films has a different vocabulary than the texts that Bag was trained on"):
         api.test(films.user_ns["net"], "films", quiet=True)
     run_cells(films, "run = %lightning_fit net films --max_epochs 1 --logger none")  # it may learn others
-    assert "films has another vocabulary than the texts that Bag was trained on" in capsys.readouterr().out
+    assert "films has a different vocabulary than the texts that Bag was trained on" in capsys.readouterr().out
 
 
 def test_each_model_that_was_loaded_reads_sentences_by_its_own_tokenizer(films, capsys):
@@ -648,7 +648,7 @@ def test_a_run_of_another_session_is_brought_back_first(films):
 def test_words_that_may_be_one_sentence_are_predicted_and_said(films, capsys):
     run_cells(films, FIT, "%lightning_predict Bag a warm film -o said")
     assert [answer["text"] for answer in films.user_ns["said"]] == ["a", "warm", "film"]
-    hint = '3 texts of a word each. A sentence is in quotes: %lightning_predict Bag "a warm film"'
+    hint = '3 texts of one word each. Put a sentence in quotes: %lightning_predict Bag "a warm film"'
     assert hint in capsys.readouterr().out
     run_cells(films, "%lightning_predict Bag 'a warm film' dull")
     assert "in quotes" not in capsys.readouterr().out

@@ -253,7 +253,7 @@ def test_texts_are_cleaned_as_asked():
 def test_texts_that_are_cut_are_counted():
     long = [("word " * 40, "long"), ("word " * 14, "fits"), ("word", "short")]
     definition = define(long, max_length=16)
-    assert "1 of 3 are cut at 16 tokens" in definition.summary
+    assert "1 of 3 are truncated to 16 tokens" in definition.summary
     assert ready(definition).splits["train"].cut.tolist() == [True, False, False]
     assert "none is cut" in define(long, max_length=64).summary
 
@@ -378,17 +378,21 @@ def test_a_delimiter_is_found_by_the_columns(tmp_path):
             r"--label label: there is no such column in the split 'val'. It has sentence",
         ),
         (PAIRS, {"text": "sentence"}, r"--text would have no effect on pairs of a text and a label"),
-        ([*PAIRS, (" ", "good"), (None, "bad")], {}, r"the text is empty in rows 31, 32. Take what has no text out"),
+        ([*PAIRS, (" ", "good"), (None, "bad")], {}, r"the text is empty in rows 31, 32. Remove rows without text"),
         ([*PAIRS, (3, "good")], {}, r"the text is of type int in row 31. Take"),
-        ([*PAIRS, ("a", None)], {}, r"the label is missing in row 31. Take them out of the data"),
+        ([*PAIRS, ("a", None)], {}, r"the label is missing in row 31. Remove those rows"),
         (
             {"train": PAIRS, "test": [("a", "fine")]},
             {},
             r"the split 'test' has labels that no training text has: 'fine'. The training texts have 'bad', 'good'",
         ),
-        ([("a", 1), ("b", 1)], {}, r"all training texts have the label '1': there is nothing to tell apart"),
-        ([("a", number) for number in range(1001)], {}, r"the labels are 1,001 different values, which are no classes"),
-        ({"val": PAIRS}, {}, r"texts need a training split, which tells the classes; found val"),
+        ([("a", 1), ("b", 1)], {}, r"all training texts have the label '1': a classifier needs at least two"),
+        (
+            [("a", number) for number in range(1001)],
+            {},
+            r"the labels are 1,001 different values, too many to be classes",
+        ),
+        ({"val": PAIRS}, {}, r"texts need a training split, which defines the classes; found val"),
         ({"train": PAIRS, "extra": PAIRS}, {}, r"the splits of texts are train, val and test; found 'extra'"),
         ({"train": PAIRS, "val": ROWS}, COLUMNS, r"the splits are of different kinds: train pairs, val rows. Give all"),
         (
@@ -412,7 +416,7 @@ def test_a_delimiter_is_found_by_the_columns(tmp_path):
         (
             [*ROWS, {"sentence": "a"}, {"label": "good"}],
             COLUMNS,
-            r"the text is empty in row 32. Take what has no text",
+            r"the text is empty in row 32. Remove rows without text",
         ),
         ([*ROWS, {"sentence": "a"}], COLUMNS, r"the label is missing in row 31"),
         ([*PAIRS, (None, "good")], {"clean": ("lower", "html")}, r"the text is empty in row 31"),
@@ -498,7 +502,7 @@ def test_what_a_fit_changes_is_checked_as_what_was_defined(tmp_path):
 
 def test_a_tokenizer_that_knows_nothing_is_said(tmp_path):
     ready(define([(text.upper(), label) for text, label in PAIRS])).tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(InputError, match=r"the tokenizer knows nothing of \d\d% of the texts: it has \d\d tokens"):
+    with pytest.raises(InputError, match=r"\d\d% of the tokens are unknown to the tokenizer \(vocabulary size \d\d\)"):
         define(PAIRS, vocab_size=None, tokenizer=str(tmp_path))
 
 
