@@ -15,11 +15,11 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 from dataclasses import dataclass
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
-from multiprocessing.util import get_temp_dir
 from pathlib import Path
 from typing import Any, cast
 
@@ -153,7 +153,10 @@ class _LocalRanks(Supervision):
 
     def start(self) -> None:
         """Start the ranks."""
-        self._sockets = get_temp_dir()  # where ranks and their DataLoader workers have theirs: killed, they leave them
+        # Ranks and their DataLoader workers keep their sockets there, and leave them if killed. multiprocessing would
+        # miss a folder of its own (get_temp_dir) when this process exits, and write that to the log.
+        self._sockets = tempfile.mkdtemp(prefix="pymp-")
+        cast(Any, multiprocessing.current_process())._config["tempdir"] = self._sockets
         for rank in range(self.ranks):
             process = self._context.Process(target=_rank, args=(self._request, rank, self._inherited))
             process.start()

@@ -143,12 +143,14 @@ def notebook(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Notebook]:
 
 @pytest.fixture(autouse=True)
 def _nothing_left(notebook: Notebook) -> Iterator[None]:
-    """After each test no process of a run is left, nothing in shared memory, and no socket of multiprocessing's."""
+    """After each test nothing of a run is left: no process, shared memory or socket, nor a finalizer that failed."""
     before = set(os.listdir("/dev/shm"))
     yield
     notebook.wait_for_none()
     until(lambda: not [name for name in set(os.listdir("/dev/shm")) - before if name.startswith(("torch_", "sem."))])
     until(lambda: not list(notebook.folder.glob("pymp-*")))
+    logs = [path.read_text(errors="replace") for path in notebook.folder.rglob("rank_*.log")]
+    assert not [text for text in logs if "multiprocessing/util.py" in text]
 
 
 def works(notebook: Notebook) -> None:
