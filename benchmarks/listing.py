@@ -12,10 +12,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lightning_magics import events, runs
-from lightning_magics.listing import Listing
-from lightning_magics.recorder import Recorder
-from lightning_magics.trainer import arguments_of
+from lightning_magics.runs import events
+from lightning_magics.runs import folder as runs
+from lightning_magics.runs.record import RunRecord
+from lightning_magics.runs.recorder import Recorder
+from lightning_magics.training.trainer import arguments_of
+from lightning_magics.views.listing import Listing
 
 METRICS = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
@@ -25,7 +27,7 @@ def write_runs(root: Path, count: int) -> None:
     trainer = {name: value for name, value in arguments_of("pytorch_lightning").items() if value is not ...}
     for place in range(count):
         folder = runs.create(root, "Digits")
-        record = runs.RunRecord(
+        record = RunRecord(
             folder.name,
             "fit",
             "Digits",
@@ -63,7 +65,7 @@ def epoch_cost_s(epochs: int = 2000) -> float:
     """Median time that the recorder takes for the metrics of an epoch."""
     with tempfile.TemporaryDirectory() as folder:
         made = runs.create(folder, "Net")
-        recorder = Recorder(made, runs.RunRecord(made.name, "fit", "Net", "running", 0.0), print)
+        recorder = Recorder(made, RunRecord(made.name, "fit", "Net", "running", 0.0), print)
         found = []
         for epoch in range(epochs):
             event = events.Metrics(epoch, epoch, 1.0, dict.fromkeys(METRICS, 1 / (1 + epoch)), epoch_done=True)

@@ -11,8 +11,8 @@ from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
 from lightning_magics.magics import LightningMagics
-from lightning_magics.options import Option, own_options
-from lightning_magics.trainer_options import trainer_options
+from lightning_magics.options.parser import Option, own_options
+from lightning_magics.options.trainer_arguments import trainer_options
 
 Row = tuple[str, str, str]
 

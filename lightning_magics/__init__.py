@@ -9,8 +9,10 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from .version import __version__ as __version__
+
 if TYPE_CHECKING:
-    from .api import (
+    from .commands.api import (
         attach,
         board,
         define_data,
@@ -25,9 +27,8 @@ if TYPE_CHECKING:
         test,
         validate,
     )
-    from .launch import Run
+    from .launch.run import Run
 
-__version__ = "0.2.0"
 __all__ = [
     "Run",
     "attach",
@@ -49,7 +50,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(".launch" if name == "Run" else ".api", __name__), name)
+    return getattr(importlib.import_module(".launch.run" if name == "Run" else ".commands.api", __name__), name)
 
 
 def __dir__() -> list[str]:
@@ -58,8 +59,8 @@ def __dir__() -> list[str]:
 
 def load_ipython_extension(shell: Any) -> None:
     """Register the magics and their completion; ``%load_ext lightning_magics``."""
-    from .completion import install
     from .magics import LightningMagics
+    from .options.completion import install
 
     magics = LightningMagics(shell)
     shell.register_magics(magics)
@@ -68,7 +69,7 @@ def load_ipython_extension(shell: Any) -> None:
 
 def unload_ipython_extension(shell: Any) -> None:
     """Take out everything that loading put in; ``%unload_ext lightning_magics``."""
-    from .completion import uninstall
+    from .options.completion import uninstall
 
     uninstall(shell)
     magics = shell.magics_manager.registry.pop("LightningMagics", None)

@@ -59,7 +59,7 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 _MOST_CHARACTERS, _LAST_CHARACTERS = 10_000, 1_000  # of a message that is shown or recorded; of these, at its end
 _DEEP, _ROUNDS = 60, 3  # more frames than that are looked through for a recursion; of it so many rounds are shown
-_HERE = os.path.dirname(os.path.abspath(__file__))
+_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]|^<frozen|" + re.escape(os.path.dirname(os.__file__) + os.sep))
 # Frames that hand a call on, and tell a user nothing.
 _PASSING = re.compile(
@@ -167,4 +167,4 @@ def _is_users(traceback: TracebackType) -> bool:
 
 
 def _passes_on(filename: str) -> bool:
-    return os.path.dirname(filename) == _HERE or _PASSING.search(filename) is not None
+    return filename.startswith(_HERE) or _PASSING.search(filename) is not None

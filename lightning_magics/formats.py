@@ -115,3 +115,8 @@ def plural(value: int, noun: str) -> str:
 def clip(text: str, limit: int) -> str:
     """Return a text of at most `limit` characters, its end cut off with an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def one_line(text: str) -> str:
+    """Return a text in one line that every front end can show: a lone surrogate would break its message."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())

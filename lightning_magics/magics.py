@@ -16,14 +16,20 @@ import traitlets
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope
 from IPython.display import display
 
-from . import api, boards, cells, options, processes, report
-from .answers import Answers
-from .dataframe import Framed
-from .definition import Definition
+from .commands import api
+from .commands.session import Session
+from .definitions import cell as cells
+from .definitions.definition import Definition
 from .errors import InputError, did_you_mean
-from .launch import Run
-from .session import Session
+from .launch import start
+from .launch.run import Run
+from .options import parser
+from .options.help import full_help, help_text
+from .runs.dataframe import Framed
 from .shell import running_kernel, someone_waits
+from .views import report
+from .views.answers import Answers
+from .views.board import servers
 
 
 def _sees_local_names(magic: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,7 +50,7 @@ class LightningMagics(Magics):
     run_dir = traitlets.Unicode("lightning_logs", help="Folder that holds the run folders.").tag(config=True)
     refresh_s = traitlets.Float(0.25, min=0.05, help="Seconds between two refreshes of the live view.").tag(config=True)
     logger = traitlets.List(
-        traitlets.Enum(options.LOGGERS), ["tensorboard"], help="Loggers of a fit that names none."
+        traitlets.Enum(parser.LOGGERS), ["tensorboard"], help="Loggers of a fit that names none."
     ).tag(config=True)
     package = traitlets.Enum(
         ["", "pytorch_lightning", "lightning.pytorch"],
@@ -57,8 +63,8 @@ class LightningMagics(Magics):
         "By default where a person sits before the notebook. Set to True, it is started now."
     ).tag(config=True)
     start_method = traitlets.Enum(
-        processes.METHODS,
-        processes.DEFAULT_METHOD,
+        start.METHODS,
+        start.DEFAULT_METHOD,
         help="How the processes of a run start: forked from one that stands ready, or each as a new interpreter.",
     ).tag(config=True)
 
@@ -73,7 +79,7 @@ class LightningMagics(Magics):
     @traitlets.observe("prewarm")
     def _prewarm_now(self, change: Any) -> None:
         if change["new"] and self.start_method == "forkserver":
-            processes.prewarm(self.session.package())
+            start.prewarm(self.session.package())
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
@@ -339,7 +345,7 @@ class LightningMagics(Magics):
         if parsed is not None:
             api.board(*parsed.positional, **parsed.options)
 
-    def _one(self, parsed: options.Parsed, verb: str) -> str:
+    def _one(self, parsed: parser.Parsed, verb: str) -> str:
         """The run that a line names."""
         if not parsed.positional:
             raise InputError(f"%lightning_{verb} takes a run; found none. %lightning_runs lists them")
@@ -347,15 +353,15 @@ class LightningMagics(Magics):
             raise InputError(f"%lightning_{verb} takes one run; found {' '.join(parsed.positional)!r}")
         return parsed.positional[0]
 
-    def _parsed(self, verb: options.Verb, line: str) -> options.Parsed | None:
+    def _parsed(self, verb: parser.Verb, line: str) -> parser.Parsed | None:
         """Parse a line; None when it asked for help, which is shown."""
-        parsed = options.parse(verb, line.rstrip().removesuffix(";"))  # as after any line that is to show nothing
+        parsed = parser.parse(verb, line.rstrip().removesuffix(";"))  # as after any line that is to show nothing
         if not parsed.options.get("help"):
             return parsed
-        print(options.full_help(verb))  # noqa: T201 -- asked for
+        print(full_help(verb))  # noqa: T201 -- asked for
         return None
 
-    def _defined(self, verb: options.Verb, parsed: options.Parsed, cell: str | None) -> tuple[str | None, Any]:
+    def _defined(self, verb: parser.Verb, parsed: parser.Parsed, cell: str | None) -> tuple[str | None, Any]:
         """Name and definition of a cell, or of the object that a line names."""
         name = parsed.positional[0] if parsed.positional else None
         if cell is not None:
@@ -391,12 +397,12 @@ class LightningMagics(Magics):
 
     def unload(self) -> None:
         """Take out what this object put into the shell, and end the processes that serve it."""
-        processes.close()
-        boards.close()
+        start.close()
+        servers.close()
         self._unregister("pre_run_cell", self._remember_cell)
         self._unregister("post_run_cell", self._remember_failure)
 
-    def _run(self, verb: options.Verb, line: str) -> Run | None:
+    def _run(self, verb: parser.Verb, line: str) -> Run | None:
         parsed = self._parsed(verb, line)
         if parsed is None:
             return None
@@ -417,9 +423,9 @@ class LightningMagics(Magics):
         return run
 
 
-for _verb in (*options.RUNNING, "model", "data", "runs", "stop", "board", "load", "export"):
+for _verb in (*parser.RUNNING, "model", "data", "runs", "stop", "board", "load", "export"):
     _magic = getattr(LightningMagics, f"lightning_{_verb}")
-    _table = options.help_text(_verb).replace("\n", "\n        ")
+    _table = help_text(_verb).replace("\n", "\n        ")
     _magic.__doc__ = _magic.__doc__.replace("{options}", _table)
 
 

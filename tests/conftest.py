@@ -18,8 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # With kernels or processes of their own. They begin first, so that no process is left with one of them at the end.
 LONG = [
     *("test_text_runs", "test_ddp", "test_faults", "test_cluster", "test_export", "test_repository", "test_browser"),
-    *("test_kernel", "test_columns", "test_lightning_examples", "test_train", "test_board", "test_package"),
-    *("test_pretrained", "test_models", "test_magics", "test_shards"),
+    *("test_kernel", "test_columns", "test_lightning_examples", "test_train", "test_servers", "test_package"),
+    *("test_fine_tuning", "test_model", "test_magics", "test_shards"),
 ]
 
 

@@ -6,7 +6,10 @@ import pytest
 import torch
 from torch.utils.data import DataLoader
 
-from lightning_magics import cells, datamodules, models, options
+from lightning_magics.definitions import cell as cells
+from lightning_magics.definitions.data import datamodule
+from lightning_magics.definitions.model import model as models
+from lightning_magics.options import parser
 
 CELL = "/tmp/ipykernel_1/cell.py"  # a name such as ipykernel gives; no such file exists
 
@@ -28,19 +31,19 @@ def source(text, filename=CELL):
 def model(text, name="Digits", package="lightning.pytorch", names=None, **asked):
     """Define a model by a cell."""
     names = namespace() if names is None else names
-    return models.define_model(name, source(text), options.ModelOptions(**asked), names, package)
+    return models.define_model(name, source(text), parser.ModelOptions(**asked), names, package)
 
 
 def adopt(name, found, names, package="lightning.pytorch", **asked):
     """Define a model by an object of the notebook."""
-    return models.define_model(name, found, options.ModelOptions(**asked), names, package)
+    return models.define_model(name, found, parser.ModelOptions(**asked), names, package)
 
 
 def data(text, /, name="digits", package="lightning.pytorch", names=None, **asked):
     """Define data by a cell, or by an object of the notebook."""
     names = namespace() if names is None else names
     cell = source(text) if isinstance(text, str) else text
-    return datamodules.define_data(name, cell, options.DataOptions(**asked), names, package)
+    return datamodule.define_data(name, cell, parser.DataOptions(**asked), names, package)
 
 
 def trainer(package="lightning.pytorch", **asked):

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning_magics import events, runs
-from lightning_magics.recorder import Recorder
+from lightning_magics.runs import events, record
+from lightning_magics.runs import folder as runs
+from lightning_magics.runs.recorder import Recorder
 
 START = 1_790_000_000
 
@@ -16,7 +17,7 @@ def add(root: Path, model: str = "Digits", started: float = 0.0, **facts: Any) -
     """A run of which there is a record alone."""
     folder = runs.create(root, model, facts.get("verb", "fit"))
     known = {"run": folder.name, "verb": "fit", "model": model, "status": "completed"}
-    folder.write(runs.RunRecord(**{**known, "started": START + started, **facts}))
+    folder.write(record.RunRecord(**{**known, "started": START + started, **facts}))
     return folder
 
 
@@ -24,7 +25,7 @@ def fitted(root: Path, metrics: dict[str, Sequence[float]], model: str = "Digits
     """A fit that told these metrics, an epoch each of 10 steps."""
     folder = runs.create(root, model)
     known = {"run": folder.name, "verb": "fit", "model": model, "status": "running", "started": START}
-    recorder = Recorder(folder, runs.RunRecord(**{**known, **facts}), print)
+    recorder = Recorder(folder, record.RunRecord(**{**known, **facts}), print)
     recorder.emit(events.Started(folder.name, "fit", START))
     epochs = max(map(len, metrics.values()))
     for epoch in range(epochs):

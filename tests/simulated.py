@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from lightning_magics.events import Ended, Event, Launched, Metrics, Printed, Started, Step
+from lightning_magics.runs.events import Ended, Event, Launched, Metrics, Printed, Started, Step
 
 
 def fit(epochs: int = 5, batches: int = 660, sent: int = 10, **ended: Any) -> Iterator[Event]:

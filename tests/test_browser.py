@@ -17,8 +17,8 @@ import nbformat
 import pytest
 from PIL import Image
 
-from lightning_magics.runs import RunFolder
-from lightning_magics.stopping import kill
+from lightning_magics.launch.stopping import kill
+from lightning_magics.runs.folder import RunFolder
 
 pytestmark = pytest.mark.skipif(lab.CHROMIUM is None, reason="needs the browser Chromium")
 
@@ -27,7 +27,7 @@ FIT = """
 import sys, time, pathlib
 sys.path.insert(0, {tests!r})
 from simulated import fit
-from lightning_magics import views
+from lightning_magics.views import view as views
 view = views.open_view(log_dir="logs/Digits/version_3")
 go_on, waited = pathlib.Path("seen"), 0
 for place, event in enumerate(fit(epochs=3)):
@@ -267,7 +267,7 @@ def has_colour(picture: bytes) -> bool:
 
 def test_the_board_shows_a_running_fit_after_its_server_and_its_kernel_were_killed(jupyter):
     calm = (
-        "import os, time\nimport pytorch_lightning as pl\nfrom lightning_magics import boards\n"
+        "import os, time\nimport pytorch_lightning as pl\nfrom lightning_magics.views.board import servers as boards\n"
         "class Calm(pl.Callback):\n    def on_train_batch_end(self, *args):\n        time.sleep(0.05)"
     )
     fit = "run = %lightning_fit Digits digits --max_epochs 100000 --background --callbacks [Calm()] --board"

@@ -16,10 +16,10 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.io import capture_output
 from notebook import SMALL_RUNS
 
-from lightning_magics import slurm
-from lightning_magics.calls import Call
+from lightning_magics.commands.call import Call
 from lightning_magics.errors import InputError, LightningMagicsError, RunError
-from lightning_magics.launch import Run
+from lightning_magics.launch.run import Run
+from lightning_magics.launch.slurm import submission
 
 MODEL = """
 import torch, pytorch_lightning as pl
@@ -435,7 +435,7 @@ run = make()
 def test_names_of_runs_metrics_and_files_may_be_those_of_a_functions_variables(notebook, monkeypatch):
     notebook("run = %lightning_fit Net samples samples --max_epochs 1 --quiet")
     boards = []
-    monkeypatch.setattr("lightning_magics.frame.show", boards.append)
+    monkeypatch.setattr("lightning_magics.views.board.frame.show", boards.append)
     notebook(
         """
 name, metric, model, file, weights = "none", "none", "none", "none.py", "none"
@@ -560,7 +560,7 @@ def test_what_is_wrong_with_a_setting_is_said_of_the_setting(notebook, monkeypat
     def refuse(*_):
         raise InputError("--slurm.partion is not a parameter of Slurm")
 
-    monkeypatch.setattr(slurm, "asked", refuse)
+    monkeypatch.setattr(submission, "asked", refuse)
     notebook("%config LightningMagics.slurm = {'partion': 'gpu'}")
     with pytest.raises(InputError, match=r"Slurm\. It may be set by %config LightningMagics\.slurm$"):
         notebook("%lightning_fit Net samples --cluster slurm")
@@ -641,7 +641,7 @@ def test_a_fit_in_the_middle_of_a_cell_records_what_had_run_by_then(notebook):
 
 
 def test_a_fit_does_not_fail_where_its_source_cannot_be_collected(notebook, monkeypatch):
-    monkeypatch.setattr("lightning_magics.calls.Writer", lambda *given: 1 / 0)
+    monkeypatch.setattr("lightning_magics.commands.call.Writer", lambda *given: 1 / 0)
     notebook("run = %lightning_fit Net samples --max_epochs 1 --quiet")
     assert json.loads(Path("lightning_logs/Net/version_0/run.json").read_text())["recipe"]["missing"] == {
         "Net": "its source could not be collected: ZeroDivisionError: division by zero"
@@ -856,7 +856,7 @@ def test_an_interrupt_before_the_start_leaves_no_folder(shell: InteractiveShell,
         assert Path("lightning_logs/Small/version_0").is_dir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("lightning_magics.calls.open_view", interrupted)
+    monkeypatch.setattr("lightning_magics.commands.call.open_view", interrupted)
     with capture_output():
         shell.run_cell("%lightning_fit Small dl --max_epochs 1")
     assert list(Path("lightning_logs").iterdir()) == []

@@ -16,9 +16,10 @@ from kernel import Kernel
 from notebook import SMALL_RUNS
 from transformers import AutoTokenizer, BertConfig, BertForSequenceClassification
 
-from lightning_magics import api, matching
+from lightning_magics.commands import api
+from lightning_magics.commands.session import current
+from lightning_magics.definitions import matching
 from lightning_magics.errors import InputError
-from lightning_magics.session import current
 
 pytestmark = SMALL_RUNS
 SETUP = """

@@ -1,0 +1,683 @@
+"""One call of fit, validate, test or predict: everything that it was given is found and checked, then it runs.
+
+The functions that users call are in `api`; how a run goes is `launch/kernel`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import dataclasses
+import functools
+import os
+import shlex
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import formats
+from ..definitions.definition import (
+    Definition,
+    check_hyperparameters,
+    has_base,
+    is_datamodule,
+    is_module,
+    package_of,
+    uncompiled,
+)
+from ..errors import InputError, short_traceback
+from ..launch.kernel import recording, removed_unless_begun, run_in_kernel
+from ..launch.placement import How
+from ..launch.run import Run
+from ..launch.slurm.request import defaults
+from ..launch.spawned import SpawnedRun, attach, run_in_processes
+from ..launch.stopping import ask_to_stop
+from ..options import parser as options
+from ..replay.closure import Module
+from ..replay.recipe import Part, Recipe, Writer
+from ..runs import columns, events, provenance
+from ..runs import folder as runs
+from ..runs.record import RunRecord
+from ..training import main_module
+from ..training.job import Job
+from ..views.answers import answers
+from ..views.board import frame, servers
+from ..views.state import RunState
+from ..views.view import HiddenView, open_view
+from .alignment import Alignment
+from .knowledge import Knowledge
+from .session import Session, current, is_code
+
+if TYPE_CHECKING:
+    from ..runs.randomness import RandomState
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What the model argument came to."""
+
+    name: str
+    package: str
+    make: Callable[[], Any]
+    part: Part
+    knowledge: Knowledge
+    made: Any = None  # the instance, where there is one already
+    compiler: Any = None  # torch's, where what was given is a compiled instance
+    run: Run | None = None  # whose model is evaluated
+    notices: tuple[str, ...] = ()
+    typed: str = ""  # in the line, where it was a name
+    checkpoint: Path | None = None  # that the weights come from, in place of those that the model has
+
+    @property
+    def shown(self) -> str:
+        """What to type to mean it."""
+        return self.typed or self.name
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the data arguments came to."""
+
+    name: str = ""
+    make: Callable[[], tuple[Any, tuple[Any, ...]]] = lambda: (None, ())  # datamodule, loaders
+    parts: tuple[Part, ...] = ()
+    forms: tuple[str, ...] = ()
+    read: Callable[[Any], Any] | None = None  # makes answers of predictions
+    notices: tuple[str, ...] = ()
+    table: columns.Table | None = None  # what is learned of it
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of fit, validate, test or predict.
+
+    Attributes:
+        random: of a fit that runs once more, the random state that it began with.
+    """
+
+    verb: events.Verb
+    session: Session
+    options: Any
+    trainer: Mapping[str, Any]
+    model: Mapping[str, Any] = field(default_factory=dict)
+    data: Mapping[str, Any] = field(default_factory=dict)
+    slurm: Mapping[str, Any] = field(default_factory=dict)
+    random: RandomState | None = None
+
+    @classmethod
+    def of(cls, verb: events.Verb, asked: Mapping[str, Any]) -> Call:
+        """Sort keyword arguments into the verb's own options, the Trainer's, and hyperparameters."""
+        asked = dict(asked)
+        model, data, slurm = (asked.pop(name, None) or {} for name in ("model", "data", "slurm"))
+        for name, value in {"model": model, "data": data, "slurm": slurm}.items():
+            if not isinstance(value, Mapping):
+                kind = "parameters" if name == "slurm" else "hyperparameters"
+                raise InputError(f"{name}= takes a dict of {kind}; found a {type(value).__name__}")
+        options.check_names(verb, asked)
+        own = {name: value for name, value in asked.items() if name in options.own_options(verb)}
+        trainer = {name: value for name, value in asked.items() if name not in own}
+        made, session = options.make(verb, own), current()
+        _check_cluster(made, slurm)
+        slurm = defaults(session.settings.slurm, slurm) if made.cluster else {}
+        return cls(verb, session, made, trainer, model, data, slurm)
+
+    def start(self, net: Any, datas: Sequence[Any]) -> Run:
+        """Check everything, make the instances and the folder, and run.
+
+        Seeded, in the order of a script: the model, then the data, then the Trainer.
+        """
+        from ..definitions import matching
+        from ..definitions.data import sentences
+        from ..definitions.model import fine_tuning
+        from ..runs.randomness import RandomState
+        from ..training.trainer import amp_notice, trainer_class
+
+        with short_traceback(), self.alone(), self.random_numbers():
+            begins_with = RandomState.taken() if self.verb == "fit" and self.options.seed is None else None
+            subject = dataclasses.replace(self.subject(net), typed=net if isinstance(net, str) else "")
+            checkpoint = self.checkpoint_of(subject)
+            knowledge = subject.knowledge.of_checkpoint(checkpoint, trusted=not self.options.weights_only)
+            subject = dataclasses.replace(subject, checkpoint=checkpoint, knowledge=knowledge)
+            trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.scope)
+            trainer, how = self.how(trainer, subject.package)
+            with fine_tuning.calm():
+                model = subject.make()
+            data = self.datas(datas, subject)
+            datamodule, loaders = data.make()
+            if datamodule is not None:
+                alignment = Alignment(self.verb, subject.name, subject.knowledge)
+                alignment.datamodule(datamodule, data.name or type(datamodule).__name__)
+                data = dataclasses.replace(data, notices=data.notices + alignment.notices, table=alignment.table)
+            encoding = subject.knowledge.encoding if sentences.is_of_texts(datamodule) else None
+            notices = subject.notices + data.notices + subject.knowledge.notices(subject.name)
+            if self.options.amp and self.options.cluster is None:
+                notices += amp_notice(trainer)
+            classes = tuple(data.table.classes) if data.table is not None else ()
+            if datamodule is not None or self.verb != "predict":
+                names = subject.name, data.name
+                notices += matching.check(model, datamodule, *names, encoding, classes, trains=self.verb == "fit")
+            if self.verb == "predict" and data.read is None:
+                data = dataclasses.replace(data, read=sentences.predicted(datamodule, answers))
+            job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
+            job = dataclasses.replace(job, compiler=subject.compiler, notices=notices, classes=classes)
+            if self.verb == "fit":
+                job = self.fit_job(job, subject.checkpoint)
+                fine_tuning.check_trains(model)
+                if job.loggers:
+                    matching.check_hyperparameters(model, datamodule, subject.name, data.name)
+            elif subject.checkpoint is not None:
+                job = self.at_checkpoint(job, subject, subject.checkpoint)
+            with main_module.found_in_main(model, datamodule):
+                return self.run(job, subject, data, how, begins_with)
+
+    @contextlib.contextmanager
+    def random_numbers(self) -> Iterator[None]:
+        """Within it, random numbers of ``--seed``, or of the fit that runs once more; else the notebook's own."""
+        from ..runs.randomness import random_state_kept
+        from ..training.numerics import seeded
+
+        if self.random is None or self.options.seed is not None:
+            with seeded(self.session.package(), self.options.seed):
+                yield
+            return
+        with random_state_kept():
+            self.random.take_up()
+            yield
+
+    def how(self, trainer: dict[str, Any], package: str) -> tuple[dict[str, Any], How | None]:
+        """Trainer's arguments, and how the run's processes are started; None for the kernel itself.
+
+        Raises:
+            InputError: the devices that were asked for are not there.
+        """
+        from ..launch import placement
+
+        asked = self.options
+        if asked.cluster is not None:
+            return self.on_cluster(trainer, package)
+        if asked.ddp:
+            trainer = placement.with_ddp(trainer, asked.ddp, package)
+        if not asked.background and not placement.needs_processes(trainer, package):
+            return trainer, None
+        ranks = placement.processes(trainer, package)
+        trainer = placement.settled(trainer, package)
+        if ranks == 1:
+            trainer.setdefault("use_distributed_sampler", False)  # the order of the data is then the kernel's
+        return trainer, How(ranks, asked.background, self.session.settings.start_method)
+
+    def on_cluster(self, trainer: dict[str, Any], package: str) -> tuple[dict[str, Any], How]:
+        """The same for ranks on the nodes of a cluster, each of which has the same number.
+
+        Raises:
+            InputError: the cluster cannot give what is asked for.
+        """
+        from ..launch import placement
+        from ..launch.slurm import submission as slurm
+
+        asked = self.options
+        strategy, accelerator = trainer.get("strategy", "auto"), trainer.get("accelerator", "auto")
+        placement.check_strategy(strategy, package)
+        count = trainer.get("devices", asked.ddp if asked.ddp is not True else "auto") or None
+        try:
+            what = slurm.asked(asked.nodes or trainer.get("num_nodes", 1), count, accelerator, self.slurm)
+        except InputError as error:
+            if not any(str(error).startswith(f"--slurm.{name} ") for name in self.session.settings.slurm):
+                raise
+            raise InputError(f"{error}. It may be set by %config LightningMagics.slurm") from None
+        ranks = what.nodes * what.processes
+        trainer = {**trainer, "num_nodes": what.nodes, "devices": what.processes}
+        if accelerator == "auto":  # of the kernel's machine, it would say nothing of the nodes
+            trainer["accelerator"] = "gpu" if what.gpus else "cpu"
+        if ranks > 1 and strategy == "auto":
+            trainer["strategy"] = "ddp"
+        if ranks == 1:
+            trainer.setdefault("use_distributed_sampler", False)
+        return trainer, How(ranks, asked.background, self.session.settings.start_method, what)
+
+    @contextlib.contextmanager
+    def alone(self) -> Iterator[None]:
+        """One run at a time, but for those that it starts itself; no further fit in a cell that was interrupted.
+
+        Raises:
+            InputError: another thread runs one.
+            KeyboardInterrupt: a fit of this cell was interrupted: a loop of fits ends with it.
+        """
+        session = self.session
+        if not session.busy.acquire(blocking=False):
+            name = session.last.name if session.last else "another one"
+            raise InputError(f"{name} runs in this kernel, in another thread. Wait for it, or stop it: run.stop()")
+        try:
+            if self.verb == "fit" and session.interrupted:
+                raise KeyboardInterrupt
+            yield
+        finally:
+            session.busy.release()
+
+    def run(self, job: Job, subject: Subject, data: Data, how: How | None, begins_with: RandomState | None) -> Run:
+        """Make the run folder, which tells the random state of a fit without a seed, and run the job in it."""
+        from ..definitions.data import sentences
+
+        settings = self.session.settings
+        record = self.record(job, subject, data)
+        module = Module()
+        if self.verb == "fit":
+            recipe, module = self.recipe(job, subject, data)
+            record = dataclasses.replace(record, recipe=dataclasses.asdict(recipe))
+        root = Path(job.trainer.get("default_root_dir") or "") / Path(settings.run_dir).expanduser()
+        board = self.board(job, root)
+        folder = runs.create(root, subject.name, self.verb, record)
+        with removed_unless_begun(folder):
+            job = dataclasses.replace(job, folder=folder.path)
+            record = dataclasses.replace(record, run=folder.name)
+            sources = {folder.source_path: module.text if module.body or module.imports else ""}
+            if begins_with is not None:
+                sources[folder.random_path] = begins_with.text
+            background = how is not None and how.background
+            if board is not None:
+                frame.show_soon(dataclasses.replace(board, run=folder.name if "tensorboard" in job.loggers else ""))
+            view = open_view(
+                quiet=self.options.quiet,
+                refresh_s=settings.refresh_s,
+                log_dir=runs.shown(folder.path),
+                on_stop=functools.partial(ask_to_stop, folder) if background else None,
+                background=background,
+            )
+            run = Run(folder, record, view.state, job) if how is None else SpawnedRun(folder, record, view, job)
+            run._reading = data.read
+            if self.verb == "fit":
+                with recording(folder):
+                    sentences.keep(folder, job.datamodule)
+                    columns.keep(folder, data.table)
+            try:
+                if isinstance(run, SpawnedRun) and how is not None:
+                    run_in_processes(run, how, sources, self.session.started, self.session.ended)
+                else:
+                    run_in_kernel(job, run, view, sources, self.session.started)
+            finally:
+                if not background:
+                    self.session.ended(run)
+                    self.session.interrupted |= self.verb == "fit" and run.status == "interrupted"
+            return run
+
+    def board(self, job: Job, root: Path) -> frame.Asked | None:
+        """The board of a fit, if one is asked for.
+
+        Raises:
+            InputError: there is nothing that it could show, or no TensorBoard.
+        """
+        if self.verb != "fit" or not self.options.board:
+            return None
+        servers.check_installed()
+        for logger in () if job.trainer.get("barebones") else job.loggers:
+            if logger == "tensorboard":
+                return frame.Asked(servers.Source.of_folder(root), self.board_command(root))
+            if has_base(logger, "TensorBoardLogger"):
+                folder = Path(logger.save_dir)
+                return frame.Asked(servers.Source.of_folder(folder), self.board_command(folder))
+        raise InputError(
+            "--board shows what the TensorBoard logger writes, and this fit has none: --logger tensorboard"
+        )
+
+    def board_command(self, folder: Path) -> str:
+        """The line that shows the board of a folder again."""
+        usual = Path(self.session.settings.run_dir).expanduser()
+        return "%lightning_board" if folder == usual else f"%lightning_board {shlex.quote(str(folder))}"
+
+    def subject(self, net: Any) -> Subject:
+        """Find the model that is meant.
+
+        Raises:
+            InputError: it is none.
+        """
+        if self.verb != "fit":
+            return self.trained(net)
+        found = self.session.find_model(net)
+        if isinstance(found, Run):
+            found = found.model
+        return self.described(found, net)
+
+    def described(self, found: Any, asked: Any) -> Subject:
+        """Describe a definition, a LightningModule class or an instance."""
+        overrides = {name: self.resolved("model", name, value) for name, value in self.model.items()}
+        part = Part(found, asked, overrides, self.model)
+        if isinstance(found, Definition):
+            knowledge = Knowledge(self.session, found.package, None)
+            return Subject(found.name, found.package, lambda: found.new(**overrides), part, knowledge)
+        compiler = None if uncompiled(found) is found else found.dynamo_ctx
+        found = uncompiled(found)
+        package = package_of(found)
+        cls = found if isinstance(found, type) else type(found)
+        if package is None or not is_module(found):
+            raise InputError(_not_a_model(found, asked))
+        if isinstance(found, type):
+            check_hyperparameters(found, overrides)
+            knowledge = Knowledge(self.session, package, None)
+            return Subject(cls.__name__, package, lambda: found(**overrides), part, knowledge)
+        if overrides:
+            raise InputError(
+                f"--model.{next(iter(overrides))} is given to a constructor, and {cls.__name__} here is an instance "
+                f"already. Give the class: %lightning_fit {cls.__name__} --model.{next(iter(overrides))} …"
+            )
+        definition = next((item for item in self.session.models.values() if item.cls is cls), None)
+        name = definition.name if definition else cls.__name__
+        return Subject(name, package, lambda: found, part, Knowledge(self.session, package, found), found, compiler)
+
+    def trained(self, net: Any) -> Subject:
+        """Find a model that has weights worth evaluating.
+
+        Raises:
+            InputError: there is none.
+        """
+        run = self.session.find_run(net) or self.recorded(net)
+        found = run or self.session.find_model(net)
+        if isinstance(found, Run):
+            run = found
+        if run is None and not isinstance(found, type) and is_module(uncompiled(found)):
+            return self.described(found, net)
+        if run is None:
+            name = str(getattr(found, "name", None) or getattr(found, "__name__", net))
+            run = self.session.fits.get(name)
+            if run is None:
+                raise InputError(
+                    f"{name} was not trained in this session, so there are no weights to {self.verb} with. "
+                    f"Train it first: %lightning_fit {name} DATA, or give a Run or an instance."
+                )
+        subject = self.described(run.model, net)
+        notice = f"weights of {run.name}"
+        if isinstance(found, Definition) and found.cls is not type(run.model):
+            notice += f", from before {found.name} was defined again"
+        return dataclasses.replace(subject, name=run.record.model, run=run, notices=(notice,))
+
+    def recorded(self, name: Any) -> Run | None:
+        """A fit of another session by its name, None where there is none; its model is made by this notebook's code.
+
+        Raises:
+            InputError: this notebook does not have that code, the run goes on, or is no fit.
+        """
+        if not isinstance(name, str) or "/" not in name or name not in self.session.run_names():
+            return None
+        folder = self.session.folder(name)
+        record = folder.read()
+        if record.verb != "fit":
+            raise InputError(f"{name} is a {record.verb}, which trains no model. Name a fit: %lightning_runs")
+        model = record.model
+        if model not in self.session.models and not is_module(self.session.namespace.get(model)):
+            raise InputError(
+                f"{name} is a run of another session. Bring its model back first: net = %lightning_load {name}, then "
+                f"%lightning_{self.verb} net"
+            )
+        if folder.is_alive():
+            raise InputError(
+                f"{name} goes on elsewhere: to {self.verb} with it, wait for its end. %lightning_attach {name} shows it"
+            )
+        return attach(folder, HiddenView(RunState()), self.session.built)
+
+    def datas(self, typed: Sequence[Any], subject: Subject) -> Data:
+        """Find the data that is meant.
+
+        Raises:
+            InputError: it is none, or too many.
+        """
+        from ..definitions.data import sentences
+        from ..definitions.data.samples import form_of, to_dataloaders
+
+        reader = self.reader(subject, typed) if self.verb == "predict" and typed else None
+        texts = self.session.texts(typed) if reader is not None else None
+        if texts is not None:
+            sentences.check_texts(texts)
+            as_typed = all(isinstance(item, str) for item in typed) and texts == list(typed)
+            told = sentences.look_at_words(texts, subject.shown, self.session.datas) if as_typed else ()
+            return _texts(texts, reader, told)
+        found = [self.session.find_data(item) for item in typed]
+        if not found and self.data:
+            raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
+        if not found and subject.run is not None:
+            return self.data_of(subject.run)
+        if not found:
+            return Data()
+        overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
+        parts = tuple(Part(item, given, overrides, self.data) for item, given in zip(found, typed, strict=True))
+        first = found[0]
+        names = [item if isinstance(item, str) else type(item).__name__ for item in typed]
+        name = ", ".join(names)
+        if isinstance(first, Definition) or is_datamodule(first):
+            if len(found) > 1:
+                raise InputError(f"data {name}: {typed[0]!r} brings all its splits; it goes with no other data")
+            return _datamodule(parts[0], name)
+        if self.verb == "fit" and len(found) > 2:
+            raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
+        if self.verb == "predict" and form_of(first) == "table" and subject.knowledge.is_of_texts:
+            raise InputError(f"{subject.name} was trained on texts: give a column of them, such as {name}['text']")
+        forms = tuple(form_of(item) or "loaders" for item in found)
+        alignment = Alignment(self.verb, subject.name, subject.knowledge)
+        aligned = alignment.values(found, names)
+        training = [self.verb == "fit" and place == 0 for place in range(len(aligned))]
+        loaders = tuple(to_dataloaders(aligned, training, overrides))
+        return Data(name, lambda: (None, loaders), parts, forms, notices=alignment.notices, table=alignment.table)
+
+    def reader(self, subject: Subject, typed: Sequence[Any]) -> Any:
+        """What makes sentences the input of a model, None where it was trained on other data.
+
+        Raises:
+            InputError: it was, and what was typed can be nothing but a sentence; or the texts cannot be read.
+        """
+        found = subject.knowledge.reader if self.session.may_be_texts(typed) else None
+        sentence = next((item for item in typed if isinstance(item, str) and not is_code(item)), None)
+        if found is not None or sentence is None:
+            return found
+        raise InputError(
+            f"{sentence!r} is no data, and {subject.name} was not trained on texts in this session, so that a text "
+            f"means nothing to it. Give data, or a model that was: %lightning_data NAME FILE --text COLUMN …"
+        )
+
+    def data_of(self, run: Run) -> Data:
+        """The data of an earlier run; of a fit on loaders, its validation data, else what the model brings itself."""
+        datamodule, loaders = run.data
+        if run.verb == "fit" and datamodule is None:
+            loaders = loaders[1:] if self.verb == "validate" else ()
+        return Data(run.record.data, make=lambda: (datamodule, loaders))
+
+    def resolved(self, prefix: str, name: str, value: Any) -> Any:
+        """A hyperparameter's value: an expression of the notebook is evaluated."""
+        return options.resolve(value, self.session.scope, f"--{prefix}.{name}")
+
+    def fit_job(self, job: Job, checkpoint: Path | None) -> Job:
+        """Complete a fit's job: what it continues, its loggers, its callbacks by option."""
+        asked, settings = self.options, self.session.settings
+        loggers = settings.logger if asked.logger is None else asked.logger
+        job = dataclasses.replace(
+            job,
+            early_stop=asked.early_stop,
+            monitor=asked.monitor,
+            loggers=tuple(options.resolve_loggers(tuple(loggers), self.session.scope)),
+            weights_only=asked.weights_only,
+        )
+        if asked.resume is None:
+            return dataclasses.replace(job, continues=True)
+        return dataclasses.replace(job, checkpoint=checkpoint)
+
+    def checkpoint_of(self, subject: Subject) -> Path | None:
+        """The checkpoint that is asked for, by ``--resume`` or ``--ckpt_path``; None where none is.
+
+        Raises:
+            InputError: there is no such checkpoint.
+            RunError: there is no such run.
+        """
+        if self.verb == "fit":
+            resume = self.options.resume
+            if resume is None or str(resume).lower() in ("none", "false"):
+                return None
+            return self.checkpoint(resume, subject.name)
+        typed = self.options.ckpt_path
+        if typed is None:
+            return None
+        if typed == "best" and subject.run is not None:
+            path = Path(subject.run.best_model_path)
+        else:
+            path = Path(typed if os.path.isfile(typed) else self.session.text(typed))
+        if not os.path.isfile(path):
+            raise InputError(
+                f"--ckpt_path {typed}: there is no checkpoint {runs.shown(path)}. "
+                f"Type --ckpt_path PATH, or best after a fit with --monitor METRIC"
+            )
+        return path
+
+    def at_checkpoint(self, job: Job, subject: Subject, checkpoint: Path) -> Job:
+        """Let an evaluation take its weights from a checkpoint; the model that was given keeps its own."""
+        others = [text for text in job.notices if text not in subject.notices]  # which say whose weights it has
+        return dataclasses.replace(
+            job,
+            model=copy.deepcopy(job.model),
+            checkpoint=checkpoint,
+            weights_only=self.options.weights_only,
+            notices=(f"weights of {runs.shown(checkpoint)}", *others),
+        )
+
+    def checkpoint(self, asked: Any, model: str) -> Path:
+        """Find the checkpoint to resume from.
+
+        Raises:
+            InputError: there is none.
+            RunError: no such run.
+        """
+        root = self.session.settings.run_dir
+        named = self.session.scope.get(str(asked))
+        run = asked if isinstance(asked, Run) else self.session.find_run(asked)
+        if asked == "last":
+            run = self.session.fits.get(model)
+        elif run is None and isinstance(named, Run):
+            run = named
+        for path in (str(asked), str(self.session.text(asked))):
+            if run is None and os.path.isfile(path):
+                return Path(path)
+        if run is not None:
+            folder = run.folder
+        else:
+            folder = runs.latest(root, model) if asked == "last" else runs.find(root, str(self.session.text(asked)))
+        found = folder.newest_checkpoint()
+        if found is None:
+            raise InputError(f"--resume {asked}: the run {folder.name} kept no checkpoint in {folder.checkpoints_path}")
+        return found
+
+    @property
+    def own(self) -> dict[str, Any]:
+        """The verb's own options, those that differ from nothing."""
+        given = vars(self.options).items()
+        return {name: value for name, value in given if value is not None and value is not False and value != ()}
+
+    @property
+    def parts(self) -> dict[str, dict[str, Any]]:
+        """What was given to constructors, and to a cluster."""
+        slurm = {"slurm": dict(self.slurm)} if self.slurm else {}
+        return {"model": dict(self.model), "data": dict(self.data), **slurm}
+
+    def recipe(self, job: Job, subject: Subject, data: Data) -> tuple[Recipe, Module]:
+        """How a fit was put together, and the source that it needs; a fit does not fail for this."""
+        from ..training.train import was_fitted
+
+        try:
+            writer = Writer(*self.session.history(), self.session.local_names)
+            writer.model(subject.part, job.package, trained=was_fitted(job.model))
+            writer.data(data.parts, data.forms)
+            if data.parts:
+                writer.classes(job.datamodule, data.parts[0])
+                writer.outputs(job.model, job.datamodule)
+            writer.hyperparameters(job.model, job.datamodule)
+            writer.trainer(self.trainer, job.trainer)
+            given = {name: value for name, value in self.own.items() if name not in ("quiet", "background", "resume")}
+            given |= {"resume": str(job.checkpoint)} if job.checkpoint is not None else {}
+            given |= {"logger": ()} if self.options.logger == () else {}
+            given |= {"slurm": provenance.plain(dict(self.slurm))} if self.slurm else {}
+            given |= {} if self.options.weights_only else {"weights_only": False}
+            writer.options(given)
+            return writer.written()
+        except Exception as error:  # whatever the user's objects raise when they are looked at
+            reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
+            return Recipe(missing={subject.name: f"its source could not be collected: {reason}"}), Module()
+
+    def record(self, job: Job, subject: Subject, data: Data) -> RunRecord:
+        """The run's record, as far as it is known before the start."""
+        from ..training.trainer import arguments_of
+
+        trainer = {**arguments_of(job.package), **job.trainer}
+        if self.verb == "fit":
+            trainer["logger"] = list(job.loggers)
+        return RunRecord(
+            run="",
+            verb=self.verb,
+            model=subject.name,
+            data=data.name,
+            status="running",
+            started=time.time(),
+            options=provenance.plain({**self.own, **self.trainer, **self.parts}),
+            trainer=provenance.plain(trainer),
+            hyperparameters=provenance.plain(dict(getattr(job.model, "hparams", {}))),
+            seed=self.options.seed,
+            versions=provenance.versions(job.package),
+            hardware=provenance.hardware(),
+            git=provenance.git(),
+        )
+
+
+def _check_cluster(made: Any, slurm: Mapping[str, Any]) -> None:
+    """Refuse what only a cluster can be asked for.
+
+    Raises:
+        InputError: there is no ``--cluster``.
+    """
+    if made.cluster is None and made.nodes is not None:
+        raise InputError(
+            f"--nodes {made.nodes} asks for machines of a cluster. Type --nodes {made.nodes} --cluster slurm; on this "
+            "machine, --devices N says how many processes"
+        )
+    if made.cluster is None and slurm:
+        raise InputError(f"--slurm.{next(iter(slurm))} is a parameter of a cluster. Type --cluster slurm too")
+
+
+def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
+    """Describe texts to predict for, which are encoded as those that the model was trained on."""
+    read = functools.partial(answers, texts, reader.classes)
+    name, make = formats.plural(len(texts), "text"), lambda: (None, (reader.texts_dataloader(texts),))
+    return Data(name, make, read=read, notices=notices)
+
+
+def _datamodule(part: Part, name: str) -> Data:
+    """Describe a data definition, a DataModule class or an instance."""
+    found, overrides = part.found, part.arguments
+
+    def of(name: str, make: Callable[[], Any]) -> Data:
+        return Data(name, lambda: (make(), ()), (part,), ("datamodule",))
+
+    if isinstance(found, Definition):
+        data = of(found.name, lambda: found.new(**overrides))
+        return dataclasses.replace(data, notices=_changed_since(found))
+    if isinstance(found, type):
+        return of(name, lambda: found(**overrides))
+    if overrides:
+        first = next(iter(overrides))
+        raise InputError(f"--data.{first} is given to a constructor, and {name} is an instance already; give its class")
+    return of(name, lambda: found)
+
+
+def _changed_since(definition: Definition) -> tuple[str, ...]:
+    """Says that values of a cell's data were changed in place by a later cell, which its source does not repeat."""
+    from ..runs.fingerprint import of_values
+
+    if not definition.values or of_values(definition.loaded) == definition.values:
+        return ()
+    return (
+        f"The values of {definition.name} were changed in place after its cell ran. This run uses the changed values; "
+        f"to use the values of the cell, run it again",
+    )
+
+
+def _not_a_model(found: Any, asked: Any) -> str:
+    """The message for a model argument that is no LightningModule."""
+    shown = asked if isinstance(asked, str) else type(found).__name__
+    kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+    return (
+        f"the model {shown!r} is {kind}, not a LightningModule. If it is a torch module, say how it trains first: "
+        f"%lightning_model {shown if str(shown).isidentifier() else 'NAME'} --loss cross_entropy"
+    )

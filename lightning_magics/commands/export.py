@@ -1,0 +1,155 @@
+"""A run, or a model of the notebook, written to a file as a script or a notebook of plain Lightning."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from ..definitions.data.sentences import is_of_texts
+from ..definitions.definition import is_module, uncompiled
+from ..errors import InputError
+from ..formats import plural
+from ..launch.run import Run
+from ..replay.agreement import unrepeated
+from ..replay.history import sets_a_seed
+from ..replay.recipe import Writer
+from ..replay.recorded import Recalled
+from ..replay.script import Script, module_of
+from ..runs import folder
+from .call import Call, Data, Subject
+from .session import Session
+
+
+def export(session: Session, asked: Any, names: Sequence[Any], notebook: bool, overwrite: bool) -> Path:
+    """Write a script.
+
+    Args:
+        session: of the notebook.
+        asked: a run, or a model.
+        names: data for a model, and last the file.
+        notebook: whether a notebook is written.
+        overwrite: whether an existing file is replaced.
+
+    Raises:
+        InputError: something cannot be exported, or the file exists.
+        RunError: there is no such run.
+    """
+    if not names:
+        raise InputError(
+            "%lightning_export takes a run or a model, and a file: %lightning_export Digits/version_3 train.py"
+        )
+    ending = ".ipynb" if notebook else ".py"
+    typed = str(names[-1])
+    path = Path(typed if typed.endswith(ending) else session.text(typed)).expanduser()
+    if path.suffix != ending:
+        other = ". For a notebook add --notebook" if path.suffix == ".ipynb" else ""
+        raise InputError(f"%lightning_export writes a file that ends with {ending}; found {path}{other}")
+    if path.exists() and not overwrite:
+        raise InputError(f"{path} exists. To replace it, add --overwrite")
+    model = _model(session, asked)
+    if model is None:
+        if len(names) > 1:
+            raise InputError(f"a run has its own data; leave out {names[0]!r}. Type %lightning_export {asked} {path}")
+        script, about = _of_run(session, asked)
+    else:
+        script, about = _of_model(session, model, names[:-1])
+    try:
+        folder.write_text(path, script.notebook(about) if notebook else script.python(about))
+        path.chmod(0o644)  # unlike a run, it is there to be given away
+    except OSError as error:
+        raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def _model(session: Session, asked: Any) -> Any:
+    """The model that is meant; None where a run is."""
+    if isinstance(asked, Run) or session.find_run(asked) is not None:
+        return None
+    if isinstance(asked, str) and asked not in session.models and not is_module(uncompiled(session.scope.get(asked))):
+        return None
+    return asked
+
+
+def _of_run(session: Session, asked: Any) -> tuple[Script, str]:
+    recalled = Recalled.of(session.folder(asked), {})
+    record, recipe = recalled.record, recalled.recipe
+    seeds_itself = record.seed is None and sets_a_seed(recalled.text)
+    reasons = unrepeated(record.run, recipe, record.seed, repeats=seeds_itself)
+    if seeds_itself:
+        reasons.insert(
+            0, "the code sets its own seed: random numbers drawn in other cells of the notebook are not repeated"
+        )
+    if recipe.options.get("resume") and recipe.options.get("weights_only") is False:
+        reasons.append(
+            "the run read its checkpoint with weights_only=False, which runs code that the checkpoint may hold: if you "
+            "trust it, add weights_only=False to fit"
+        )
+    nodes, devices = record.trainer.get("num_nodes", 1), record.trainer.get("devices", 1)
+    if recipe.options.get("cluster") and (nodes, devices) != (1, 1):
+        reasons.append(
+            f"the run used {plural(nodes, 'node')} with {plural(devices, 'process')} each: start the script on every "
+            f"node with torchrun --nnodes {nodes} --nproc_per_node {devices}"
+        )
+    if recipe.plain_yaml:
+        reasons.append(
+            "where OmegaConf is installed, Lightning cannot write these hyperparameters to hparams.yaml with it, so "
+            "the script disables it"
+        )
+    notes = [f"{reason[0].upper()}{reason[1:]}." for reason in reasons]
+    script = Script(
+        record.model,
+        recipe,
+        module_of(recalled.text, recipe.missing),
+        precision=record.precision,
+        devices=str(record.trainer.get("devices", 1)) if recipe.options.get("ddp") else "",
+        strategy=str(record.trainer.get("strategy", "")) if recipe.options.get("ddp") else "",
+        notes=tuple(notes),
+        directions=record.directions,
+    )
+    script.check(record.run)
+    return script, f"Train {record.model} as in {record.run}."
+
+
+def _of_model(session: Session, asked: Any, datas: Sequence[Any]) -> tuple[Script, str]:
+    """The script of a model that need not have been trained; it trains for some epochs, as one would begin."""
+    call = dataclasses.replace(Call.of("fit", {}), session=session)
+    subject = call.subject(asked)
+    data = call.datas(datas, subject)
+    writer = Writer(*session.history(), session.local_names)
+    writer.model(subject.part, subject.package, trained=False)
+    writer.data(data.parts, data.forms)
+    if data.parts and is_of_texts(getattr(data.parts[0].found, "cls", data.parts[0].found)):
+        _number_classes(call, subject, data, writer)
+    recipe, module = writer.written()
+    recipe = dataclasses.replace(recipe, trainer={"max_epochs": "5"})
+    if not recipe.data and not _brings_data(subject.part.found):
+        raise InputError(f"the script needs data to train on: %lightning_export {subject.name} DATA FILE")
+    script = Script(subject.name, recipe, module)
+    script.check(subject.name)
+    return script, f"Train {subject.name}."
+
+
+def _number_classes(call: Call, subject: Subject, data: Data, writer: Writer) -> None:
+    """Let the script number the labels of texts, and name the outputs of the model, as a fit would."""
+    from ..definitions import matching
+    from ..definitions.model.fine_tuning import calm
+    from ..runs.randomness import random_state_kept
+
+    with random_state_kept(), calm():
+        model, (datamodule, _) = subject.make(), data.make()
+        trained_on = subject.knowledge.encoding
+        model = model if subject.made is None else copy.deepcopy(model)
+        matching.check(model, datamodule, subject.name, data.name, trained_on, (), trains=True)
+    writer.classes(datamodule, data.parts[0])
+    writer.outputs(model, datamodule)
+
+
+def _brings_data(found: Any) -> bool:
+    """Whether a model has a dataloader of its own."""
+    made = getattr(found, "cls", found)
+    bases = (made if isinstance(made, type) else type(made)).__mro__
+    own = (base for base in bases if not base.__module__.startswith(("pytorch_lightning.", "lightning.")))
+    return any("train_dataloader" in vars(base) for base in own)

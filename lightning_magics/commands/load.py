@@ -1,0 +1,156 @@
+"""The model of a run in this notebook: with its weights, and under its name, so that fits and evaluations find it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from typing import Any
+
+from ..definitions.data.sentences import kept, name_outputs
+from ..definitions.definition import Definition, load
+from ..errors import LightningMagicsError, RunError, short_traceback
+from ..launch.run import Run
+from ..replay.recorded import Recalled
+from ..runs import columns, folder
+from ..views.state import RunState
+from .session import Session
+
+
+def restore(session: Session, recalled: Recalled, checkpoint: str | None, weights_only: bool) -> Any:
+    """Make the model of a run, with the weights of a checkpoint, and register it.
+
+    Args:
+        session: of the notebook.
+        recalled: the run.
+        checkpoint: ``best``, ``last``, a path, or None.
+        weights_only: whether the checkpoint is read as tensors alone.
+
+    Returns:
+        The instance.
+
+    Raises:
+        RunError: there is no such checkpoint, or the source lacks something.
+        InputError: the checkpoint holds more than tensors.
+        Exception: what the source raises.
+    """
+    from ..definitions.model.fine_tuning import calm
+    from ..runs.randomness import random_state_kept
+    from ..training.handover import absent, listed
+    from ..training.train import check_checkpoint, is_whole, take
+
+    path, recipe, record = recalled.checkpoint(checkpoint), recalled.recipe, recalled.record
+    if weights_only:
+        check_checkpoint(path, recalled.value_types)
+    lacking = {name for name in recipe.missing if name == "model" or name.startswith("--model.")}
+    if not recipe.model or lacking:
+        why = "; ".join(f"{name}: {why}" for name, why in recipe.missing.items() if name in lacking or not lacking)
+        raise RunError(f"{record.run} cannot be loaded: {why or 'its record is not whole'}")
+    print(recalled.announced([*recipe.model_codes, *recipe.data_codes]))  # noqa: T201 -- told before it is done
+    with short_traceback(), random_state_kept(), calm():
+        recalled.execute(recipe.model_codes, recipe.data_codes)
+        found = recalled.model()
+        model = found.new(**recalled.values(recipe.arguments)) if isinstance(found, Definition) else found
+        state = take(model, functools.partial(_callbacks, recalled), path, trusted=not weights_only)
+    if lacks := absent(model, state):
+        print(f"not in the checkpoint, so the model's initial values are kept: {listed(lacks)}")  # noqa: T201 -- likewise
+    name_outputs(model, recalled.folder)
+    alone = "" if is_whole(state) else ", which holds them alone: a fit of the model begins anew"
+    print(f"weights: {folder.shown(path)}{alone}")  # noqa: T201 -- which of them
+    step = state.get("global_step", record.steps)
+    if checkpoint in (None, "last") and step < record.steps:
+        print(f"weights of step {step} of {record.steps}: the run kept no later checkpoint")  # noqa: T201 -- likewise
+    session.add_recalled(recalled.unit)
+    _register_model(session, recalled, found, model)
+    data = _register_data(session, recalled)
+    with contextlib.suppress(LightningMagicsError):  # said where a sentence is given
+        session.trained(model, recalled.folder, columns.kept(recalled.folder))
+        session.sources[model].reader = kept(recalled.folder, recipe.package, data)
+    return model
+
+
+def _callbacks(recalled: Recalled) -> list[Any]:
+    """The callbacks of a run, whose hooks may make layers of its model; none where they cannot be made."""
+    from ..training.trainer import listed
+
+    code = recalled.recipe.trainer.get("callbacks")
+    if code is None:
+        return []
+    try:
+        print(recalled.announced([code]))  # noqa: T201 -- told before it is done
+        recalled.execute([code])
+        return listed(recalled.value(code))
+    except Exception as error:  # whatever the user's code raises here
+        print(f"the callbacks of the run are not available: {type(error).__name__}: {' '.join(str(error).split())}")  # noqa: T201
+        return []
+
+
+def _register_model(session: Session, recalled: Recalled, found: Any, model: Any) -> None:
+    """Make the model known: its definition, its class, and that it has been trained."""
+    name, cls = recalled.record.model, type(model)
+    before = session.models.pop(name, None)
+    if before is not None:
+        print(f"the model {name} of this notebook is replaced by the run's")  # noqa: T201
+    if isinstance(found, Definition):
+        session.models[name] = found
+    if before is not None and session.namespace.get(cls.__name__) is before.cls:
+        session.namespace[cls.__name__] = cls
+    _bind(session, cls.__name__, cls)
+    run = Run(recalled.folder, recalled.record, RunState(folder.shown(recalled.folder.path)), None)
+    run._model = model
+    session.brought_back(run)
+
+
+def _register_data(session: Session, recalled: Recalled) -> Definition | None:
+    """Make the data known under its name, where it can be made here, and return its definition, if it is one."""
+    from ..runs.randomness import random_state_kept
+
+    name = recalled.record.data
+    if not recalled.recipe.data:
+        return None
+    try:
+        with random_state_kept():
+            found = recalled.data()
+    except Exception as error:  # a file of data may be gone; the model is of use all the same
+        reason = f"{type(error).__name__}: {error}"
+        print(f"without its data {name}: {' '.join(reason.split())}. Give other data")  # noqa: T201
+        return None
+    if isinstance(found, Definition):
+        if name in session.datas:
+            print(f"the data {name} of this notebook stays as it is{_compared(session.datas[name], recalled)}")  # noqa: T201
+            return found
+        session.add_data(found, adopted=True)
+        _bind(session, found.cls.__name__, found.cls)
+        return found
+    for code, value in zip(recalled.recipe.data, found if isinstance(found, list) else [], strict=False):
+        if code.isidentifier():
+            _bind(session, code, value, replace=False)
+    return None
+
+
+def _compared(data: Definition, recalled: Recalled) -> str:
+    """Whether data of the notebook is what a run was trained on; nothing where that is not to be seen in memory."""
+    from ..runs.fingerprint import of_loaders
+
+    before, arguments = recalled.record.fingerprint.get("train"), recalled.recipe.data_arguments or {}
+    if before is None or data.loaded is None or data.reloads_for & arguments.keys():
+        return ""
+    try:
+        instance = data.new(**recalled.values(arguments))
+        load(instance)
+        now = of_loaders(instance.train_dataloader())
+    except Exception:  # of a hook of the user's, or a hyperparameter that this data does not have
+        return ""
+    if now != before:
+        return f", and is other data than the run's: train {before} → {now}"
+    return ": it is the run's own" if ", " in now else ""  # with a hash of its values
+
+
+def _bind(session: Session, name: str, value: Any, replace: bool = True) -> None:
+    """Give a name of the notebook to something of the run."""
+    before = session.namespace.get(name, value)
+    if before is not value and not replace:
+        print(f"{name} of this notebook stays as it is")  # noqa: T201
+        return
+    if before is not value:
+        print(f"{name} of this notebook is replaced by the run's")  # noqa: T201
+    session.namespace[name] = value

@@ -1,0 +1,127 @@
+"""Training a run once more from its record, and saying how the numbers compare."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ..definitions.definition import Definition
+from ..errors import InputError, RunError, short_traceback
+from ..launch.run import Run
+from ..options.parser import own_options
+from ..options.tokens import evaluate
+from ..options.trainer_arguments import trainer_options
+from ..replay.agreement import Agreement
+from ..replay.recorded import Recalled, typed
+from .call import Call
+from .session import Session
+
+_TYPED_ANEW = ("weights_only", "quiet", "background")  # a record may be another's: trust in a checkpoint is typed
+
+
+def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> tuple[Run, Agreement]:
+    """Train a run once more.
+
+    Args:
+        session: of the notebook.
+        recalled: the run.
+        changed: options of the fit that take the place of the recorded ones; `model`, `data`, `slurm` are dicts.
+
+    Raises:
+        InputError: an option cannot be changed, or does not fit.
+        RunError: the run cannot be trained from its record.
+    """
+    from ..runs.randomness import random_state_kept
+
+    if changed.get("background"):
+        raise InputError("%lightning_rerun compares when the run has ended, and waits for it: leave --background out")
+    recipe, record = recalled.recipe, recalled.record
+    given = {f"--{name}" for name in changed}
+    live = {name: why for name, why in recipe.missing.items() if not name.isidentifier() or name in ("model", "data")}
+    if not recipe.model or live.keys() - given:
+        raise RunError(f"{record.run} cannot be run again: {_listed(live or recipe.missing)}")
+    call = Call.of("fit", asked(recalled, _of_the_function(session, changed)))
+    if recipe.options.get("resume") and not Path(str(call.options.resume)).is_file() and "resume" not in changed:
+        raise RunError(
+            f"{record.run} resumed from {recipe.options['resume']}, which no longer exists. To start from scratch, "
+            f"add --resume none"
+        )
+    with short_traceback(), random_state_kept():
+        model, datas, inner = _parts(session, recalled)
+    begins_with = recalled.begins_with() if call.options.seed is None else None
+    if begins_with is not None:
+        print(f"random state: the initial one of {record.run}, which had no --seed")  # noqa: T201 -- of what it is
+    run = dataclasses.replace(call, session=inner, random=begins_with).start(model, datas)
+    session.started(run)
+    session.interrupted |= inner.interrupted
+    return run, Agreement(record, run.record, _shown(changed), repeats=begins_with is not None)
+
+
+def asked(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """The fit's keyword arguments: as recorded, with what was changed."""
+    recipe = recalled.recipe
+    names = {"slurm", *own_options("fit")} - {*_TYPED_ANEW} - ({"ddp"} if "devices" in changed else set())
+    own = {name: value for name, value in recipe.options.items() if name in names}
+    found = {**_as_typed(recipe.trainer), **own, **changed}
+    if found.get("logger") == []:
+        found["logger"] = False
+    if own.get("slurm") or changed.get("slurm"):
+        found["slurm"] = {**own.get("slurm", {}), **(changed.get("slurm") or {})}
+    for part, codes in (("model", recipe.arguments), ("data", recipe.data_arguments)):
+        found[part] = {**typed(codes), **(changed.get(part) or {})}
+    return found
+
+
+def _of_the_function(session: Session, changed: Mapping[str, Any]) -> dict[str, Any]:
+    """What was changed, with values for expressions over local variables of the function that calls."""
+
+    def value_of(name: str, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {inner: value_of(f"{name}.{inner}", item) for inner, item in value.items()}
+        argument = trainer_options().get(name)
+        text = value if isinstance(value, str) and argument is not None else getattr(value, "text", None)
+        if text is None or not session.reads_local_names(text) or (argument is not None and text in argument.choices):
+            return value
+        return evaluate(text, session.scope, f"--{name}")
+
+    return {name: value_of(name, value) for name, value in changed.items()}
+
+
+def _as_typed(codes: dict[str, str]) -> dict[str, Any]:
+    """Trainer's arguments: plain values as they are, other code as text, which the call evaluates."""
+    return {name: getattr(value, "text", value) for name, value in typed(codes).items()}
+
+
+def _shown(changed: Mapping[str, Any]) -> list[str]:
+    """What was changed, as it is typed."""
+    options = {name: value for name, value in changed.items() if name not in ("model", "data", "slurm", "quiet")}
+    for part in ("model", "data", "slurm"):
+        options |= {f"{part}.{name}": value for name, value in (changed.get(part) or {}).items()}
+    return [f"--{name} {getattr(value, 'text', value)}" for name, value in options.items()]
+
+
+def _parts(session: Session, recalled: Recalled) -> tuple[Any, list[Any], Session]:
+    """Model, data, and a session whose names are the recorded run's, and otherwise the notebook's.
+
+    What was given as an expression is evaluated by the call, as it was the first time.
+    """
+    recipe = recalled.recipe
+    recalled.execute([*recipe.model_codes, *recipe.data_codes, *recipe.codes])
+    model, data = recalled.model(), recalled.data()
+    inner = dataclasses.replace(
+        session,
+        namespace={**session.namespace, **recalled.namespace},
+        models={},
+        datas={},
+        recalled=recalled.unit,
+        local_names={},
+        _data_names={},
+    )
+    model = recipe.model if recipe.arguments is None else model
+    return model, [data] if isinstance(data, Definition) else list(recipe.data), inner
+
+
+def _listed(missing: Mapping[str, str]) -> str:
+    return "; ".join(f"{name}: {why}" for name, why in missing.items()) or "its record is not whole"

@@ -1,0 +1,501 @@
+"""What one shell has defined and run, and how the names that a user types are found in it.
+
+Making classes is `definitions/model/model`'s and `definitions/data/datamodule`'s, running them `launch/kernel`'s.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import contextlib
+import dataclasses
+import functools
+import inspect
+import os
+import re
+import sys
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from types import ModuleType
+from typing import TYPE_CHECKING, Any, Protocol
+
+from ..definitions.definition import Definition, is_module, uncompiled
+from ..definitions.scopes import names_read
+from ..errors import InputError, RunError, did_you_mean
+from ..launch import start
+from ..options.tokens import Expression, to_value
+from ..replay import recipe
+from ..replay.history import History, Unit, of_notebook
+from ..runs import catalog, provenance
+from ..runs import folder as runs
+from ..runs.record import RunRecord
+from ..shell import cell_number, running_shell
+from ..views.board import servers
+
+if TYPE_CHECKING:
+    from ..launch.run import Run
+    from ..runs.columns import Table
+    from ..training.origins import Source
+
+_MOST_COMPLETED = 200  # runs whose metrics are offered: to read thousands takes longer than a user waits
+_OF_AN_OBJECT = re.compile(r"<|[A-Za-z_][\w.]*\(")  # how the repr of most objects begins
+
+
+class Settings(Protocol):
+    """Defaults that ``%config LightningMagics`` sets."""
+
+    run_dir: str
+    refresh_s: float
+    logger: list[str]
+    package: str
+    prewarm: bool
+    start_method: str
+    slurm: dict[str, Any]
+
+
+@dataclass
+class DefaultSettings:
+    """The settings where no shell holds others."""
+
+    run_dir: str = "lightning_logs"
+    refresh_s: float = 0.25
+    logger: list[str] = field(default_factory=lambda: ["tensorboard"])
+    package: str = ""
+    prewarm: bool = False
+    start_method: str = start.DEFAULT_METHOD
+    slurm: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class Session:
+    """The models, data and runs of one shell.
+
+    Attributes:
+        namespace: the notebook's variables.
+        settings: defaults of the options.
+        models: what ``%%lightning_model`` defined, by name; `datas` what ``%%lightning_data`` did.
+        last: the run that was started last; `fits` the newest of each model that trained at all. Other runs live
+            as long as the user holds them: a run holds its model, optimizer and data.
+        sources: of each live model that was trained here, brought back or looked up, where its weights come from.
+        interrupted: whether a fit of the cell that runs now was interrupted.
+        units: code that came into the notebook other than as text of its cells.
+        failed: of each cell that failed, the line that it failed in.
+        recalled: source of the run that runs once more; its names come before the notebook's.
+        busy: held while something runs; what Lightning and this package change meanwhile is the process's.
+        local_names: variables of the function that calls a magic, which come before the notebook's; see `scope`.
+    """
+
+    namespace: dict[str, Any]
+    settings: Settings = field(default_factory=DefaultSettings)
+    models: dict[str, Definition] = field(default_factory=dict)
+    datas: dict[str, Definition] = field(default_factory=dict)
+    last: Run | None = None
+    fits: dict[str, Run] = field(default_factory=dict)
+    sources: weakref.WeakKeyDictionary[Any, Source] = field(default_factory=weakref.WeakKeyDictionary)
+    interrupted: bool = False
+    units: list[Unit] = field(default_factory=list)
+    failed: dict[int, int] = field(default_factory=dict)
+    recalled: Unit | None = None
+    busy: threading.RLock = field(default_factory=threading.RLock)
+    local_names: Mapping[str, Any] = field(default_factory=dict)
+    _named: weakref.WeakValueDictionary[str, Run] = field(default_factory=weakref.WeakValueDictionary)
+    _data_names: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def scope(self) -> dict[str, Any]:
+        """What names and expressions of a line mean: in a function its own variables, then the notebook's."""
+        return {**self.namespace, **self.local_names} if self.local_names else self.namespace
+
+    @contextlib.contextmanager
+    def called_in(self, local_names: Mapping[str, Any] | None) -> Iterator[None]:
+        """Look names up as the code that calls a magic does.
+
+        Args:
+            local_names: its local variables; those of a cell are the notebook's.
+        """
+        before = self.local_names
+        self.local_names = {} if local_names is None or local_names is self.namespace else dict(local_names)
+        try:
+            yield
+        finally:
+            self.local_names = before
+
+    def reads_local_names(self, text: str) -> bool:
+        """Whether a text is an expression over variables of the function that calls a magic."""
+        return is_code(text, self.scope) and bool(names_read(ast.parse(text, mode="eval")) & self.local_names.keys())
+
+    def package(self) -> str:
+        """Lightning package for a model whose code does not say: the one that the notebook imported."""
+        if self.settings.package:
+            return self.settings.package
+        found = {_origin(value) for value in self.scope.values()}
+        return "lightning.pytorch" if "lightning" in found else "pytorch_lightning"
+
+    def add_model(self, definition: Definition, adopted: bool = False) -> None:
+        """Register a model; `adopted` says that it is an object of the notebook, not a cell."""
+        self.models[definition.name] = definition
+        self._note(definition, adopted)
+
+    def add_recalled(self, unit: Unit) -> None:
+        """Take note of the source of a run that was brought into the notebook."""
+        self.units.append(dataclasses.replace(unit, cell=cell_number()))
+
+    def history(self) -> tuple[History, int]:
+        """What the notebook has run so far, and where in it names are to be looked up first."""
+        history = of_notebook(self.namespace, self.units, self.failed)
+        return history, history.add_home(self.recalled) if self.recalled is not None else 0
+
+    def _note(self, definition: Definition, adopted: bool) -> None:
+        """Take note of a class that was made; a complete one that was adopted stands in a cell already."""
+        if not (adopted and definition.form == "class"):
+            self.units.append(Unit(recipe.with_loading(definition), cell_number(), definition.cell))
+
+    def add_data(self, definition: Definition, adopted: bool = False) -> None:
+        """Register data, and what its name meant in the notebook at that time; `adopted` as of `add_model`."""
+        self.datas[definition.name] = definition
+        self._note(definition, adopted)
+        self._data_names[definition.name] = self.scope.get(definition.name)
+
+    def started(self, run: Run) -> None:
+        """Take note of a run that has begun."""
+        self.last = self._named[run.name] = run
+
+    def ended(self, run: Run) -> None:
+        """Take note of a run that is over; one that was refused has no folder any more, and is forgotten."""
+        if not run.folder.path.exists():
+            self._named.pop(run.name, None)
+            if self.last is run:
+                self.last = next(reversed(list(self._named.values())), None)
+        if run.verb == "fit" and run.record.steps:
+            from ..runs.columns import kept
+
+            self.fits[run.record.model] = run
+            if run.has_weights:
+                self.trained(run._model, run.folder, kept(run.folder))
+
+    def trained(self, model: Any, folder: runs.RunFolder, table: Table | None) -> None:
+        """Take note that a live model has the weights of a run, and of what that learned of its table."""
+        from ..training.origins import Source, mark, remember
+
+        remember(model, table, folder)
+        self.sources[model] = Source(mark(model.state_dict()), folder, self.reader_of(folder))
+
+    def reader_of(self, folder: runs.RunFolder) -> Any:
+        """What makes sentences input as in a fit of this session; None for one that is not held, or of other data."""
+        from ..definitions.data.sentences import reader
+
+        fits = (run for run in [*self.fits.values(), *self._named.values()] if run.verb == "fit")
+        run = next((run for run in fits if run.folder.path == folder.path), None)
+        return reader(run.data[0]) if run is not None else None
+
+    def brought_back(self, run: Run) -> None:
+        """Take note of a run whose model was loaded from its folder."""
+        self.fits[run.record.model] = run
+        self._named.setdefault(run.name, run)
+
+    def origin_of(self, weights: Mapping[str, Any], model: Any = None) -> runs.RunFolder | None:
+        """Return the folder of the run that weights come from, None where there is none that is known.
+
+        Args:
+            weights: by name.
+            model: that has them, or None.
+        """
+        from ..training.origins import find, remembered
+
+        fits = {run.name: run for run in [*self.fits.values(), *self._named.values()] if run.verb == "fit"}
+        ended = sorted(
+            (run for run in fits.values() if run.status != "running" and run.record.steps),
+            key=lambda run: run.record.started,
+            reverse=True,
+        )
+        models = {id(run._model): run._model for run in ended if run._model is not None and run._model is not model}
+        known = [(remembered(item), item) for item in models.values()]
+        live = [(item.folder, held) for item, held in known if item is not None and item.is_unchanged and item.folder]
+        root = runs.root_folder(self.settings.run_dir)
+        names = dict.fromkeys([*self.run_names(), *fits])
+        folders = [fits[name].folder if name in fits else runs.RunFolder(root / name) for name in names]
+        return find(weights, live, folders)
+
+    def built(self, record: RunRecord) -> Any:
+        """Return an instance of the model of a run that another kernel started.
+
+        Raises:
+            RunError: this notebook has no model of that name, or a hyperparameter is an object that it lacks.
+        """
+        found = self.models.get(record.model) or self.namespace.get(record.model)
+        is_class = isinstance(found, type) and is_module(found)
+        if found is not None and (is_class or isinstance(found, Definition)):
+            from ..definitions.data.sentences import name_outputs
+
+            make = found.new if isinstance(found, Definition) else found
+            cls: Any = found.cls if isinstance(found, Definition) else found
+            model = make(**self._hyperparameters(cls, record))
+            with contextlib.suppress(RunError):  # its folder is gone
+                name_outputs(model, self.folder(record.run))
+            return model
+        raise RunError(
+            f"the model of {record.run} is not defined in this notebook. Run the cell that defines {record.model}, "
+            f"then ask again; or let the run's own source define it: %lightning_load {record.run}"
+        )
+
+    def _hyperparameters(self, cls: type, record: RunRecord) -> dict[str, Any]:
+        """Hyperparameters of a record; for what JSON does not hold, the notebook's own by its name or the default.
+
+        Raises:
+            RunError: one is given by other code, which is not run here.
+        """
+        codes, parameters = recipe.Recipe.of(record).arguments or {}, inspect.signature(cls).parameters
+        found = dict(record.hyperparameters)
+        texts = {name: value for name, value in found.items() if isinstance(value, str)}
+        for name, value in texts.items():
+            code, default = codes.get(name, ""), parameters[name].default if name in parameters else ""
+            first, *rest = code.split(".")
+            if code and isinstance(to_value(code), Expression):
+                if first in self.namespace and all(map(str.isidentifier, rest)):
+                    found[name] = functools.reduce(getattr, rest, self.namespace[first])
+                elif _OF_AN_OBJECT.match(value):
+                    raise RunError(
+                        f"the hyperparameter {name} of {record.run} is {code}, which is not evaluated here. Load the "
+                        f"model from the run's own source: %lightning_load {record.run}"
+                    )
+            elif not code and not isinstance(default, str):
+                text = provenance.plain({name: default})[name]
+                if isinstance(text, str) and (text == value or value.startswith("<")):
+                    del found[name]
+        return found
+
+    def find_model(self, typed: Any) -> Any:
+        """Return what a model argument stands for: a Definition, or any object.
+
+        A variable of the notebook wins over the definition of the same name when it is a model of its own,
+        as after ``Digits = Digits(hidden=64)``.
+
+        Raises:
+            InputError: the text is no name of a model and no expression that works.
+        """
+        if not isinstance(typed, str):
+            return next((item for item in self.models.values() if item.cls is typed), typed)
+        definition = self.models.get(typed)
+        value = self.scope.get(typed)
+        if definition is not None and (value is None or value is definition.cls or not _is_lightning(value)):
+            return definition
+        return self.evaluate(typed, "model", self.models)
+
+    def find_data(self, typed: Any) -> Any:
+        """Return what a data argument stands for: a Definition, or any object.
+
+        Raises:
+            InputError: the text is no name of data and no expression that works.
+        """
+        if not isinstance(typed, str):
+            return next((item for item in self.datas.values() if item.cls is typed), typed)
+        definition = self.datas.get(typed)
+        if definition is None:
+            return self.evaluate(typed, "data", self.datas)
+        value = self.scope.get(typed, definition.cls)
+        if value is not self._data_names[typed] and value is not definition.cls:
+            if typed in self.local_names:
+                return value
+            raise InputError(
+                f"the data {typed!r} was defined before the notebook's variable {typed} got its present value. "
+                f"To use that, type %lightning_data {typed} again; else rename one"
+            )
+        return definition
+
+    def texts(self, typed: Sequence[Any]) -> list[str] | None:
+        """Return the texts that arguments are, None where one is data, or something else.
+
+        What was typed is a text, unless it is the name of data or an expression over the notebook's variables.
+        """
+        found: list[str] = []
+        for item in typed:
+            if isinstance(item, str):
+                if item in self.datas and item not in self.local_names:
+                    return None
+                value = self.evaluate(item, "data", ()) if is_code(item, self.scope) else item
+                item = item if isinstance(value, bool | int | float | None) else value  # such as "not a"
+            if isinstance(item, str):
+                found.append(item)
+                continue
+            if not _are_texts(item):
+                return None
+            found.extend(map(str, item))
+        return found
+
+    def may_be_texts(self, typed: Sequence[Any]) -> bool:
+        """Whether arguments may be texts, as far as that is seen without running code: see `texts`."""
+        return all(self._may_be_text(item) for item in typed)
+
+    def _may_be_text(self, item: Any) -> bool:
+        if not isinstance(item, str):
+            return _are_texts(item)
+        if item in self.datas and item not in self.local_names:
+            return False
+        if not is_code(item, self.scope):
+            return True
+        tree = ast.parse(item, mode="eval").body
+        if isinstance(tree, ast.Name) and tree.id in self.scope:
+            value = self.scope[tree.id]
+            return isinstance(value, bool | int | float | None) or _are_texts(value)  # as `texts` reads them
+        parts = tree.elts if isinstance(tree, ast.Tuple | ast.List) else []
+        return all(_are_texts(self.scope.get(part.id, "")) for part in parts if isinstance(part, ast.Name))
+
+    def path_or_value(self, typed: str, what: str) -> Any:
+        """Return a path that was typed as text, anything else as the notebook's value of it.
+
+        Raises:
+            InputError: it is no expression that works.
+        """
+        known = typed in self.scope or any(sign in typed for sign in "([{")
+        return self.evaluate(typed, what, ()) if known else str(Path(typed).expanduser())
+
+    def find_run(self, typed: Any) -> Run | None:
+        """Return the run of this session that is meant: ``last`` or ``Digits/version_3``; else None."""
+        if not isinstance(typed, str):
+            return None
+        return self.last if typed == "last" else self._named.get(typed)
+
+    def run_names(self) -> list[str]:
+        """Names of the runs on disk, the newest first."""
+        return runs.names(self.settings.run_dir)
+
+    def metric_names(self) -> list[str]:
+        """Names of the metrics of the newest runs on disk, those that tell most first."""
+        return catalog.metric_names(catalog.newest(self.settings.run_dir, _MOST_COMPLETED))
+
+    def folder(self, typed: Any) -> runs.RunFolder:
+        """Return the folder of the run that is meant: a `Run`, a variable that holds one, ``last``, a name or a path.
+
+        Raises:
+            RunError: there is no such run.
+        """
+        if isinstance(typed, str):  # of two runs of this name, the one that is listed
+            listed = Path(self.settings.run_dir).expanduser() / typed
+            if typed and os.path.isfile(listed / runs.RECORD):
+                return runs.find(self.settings.run_dir, str(listed))
+        found = self.find_run(typed) or (self.scope.get(typed) if isinstance(typed, str) else typed)
+        folder = getattr(found, "folder", None)
+        if isinstance(folder, runs.RunFolder):
+            return folder
+        if typed == "last":
+            return runs.newest(self.settings.run_dir)
+        return runs.find(self.settings.run_dir, str(self.text(typed)))
+
+    def text(self, typed: Any) -> Any:
+        """Return the text that a variable holds, or the path, where its name was typed; anything else as it is."""
+        value = self.scope.get(typed) if isinstance(typed, str) else None
+        return str(value) if isinstance(value, str | PurePath) else typed
+
+    def source(self, asked: Sequence[Any]) -> servers.Source:
+        """Return what a board is to show: all runs; or a folder; or these runs and folders alone.
+
+        Raises:
+            RunError: there is no such run or folder.
+            InputError: a run has nothing that TensorBoard could show.
+        """
+        if not asked:
+            return servers.Source.of_folder(self.settings.run_dir)
+        return servers.Source.of_places(self._log_folder(item) for item in asked)
+
+    def _log_folder(self, typed: Any) -> runs.RunFolder | Path:
+        """A run, or the path of a folder that is none: the user's own, or that of all runs of a model."""
+        for root in ("", self.settings.run_dir):
+            path = Path(root).expanduser() / Path(typed).expanduser() if isinstance(typed, str | Path) else None
+            if path is not None and os.path.isdir(path) and not (path / runs.RECORD).exists():
+                return runs.absolute(path).resolve()
+        folder = self.folder(typed)
+        if not folder.has_summaries() and not folder.is_alive():
+            raise InputError(
+                f"{folder.name} wrote nothing for TensorBoard. A fit does with its logger: --logger tensorboard"
+            )
+        return folder
+
+    def evaluate(self, text: str, what: str, known: Iterable[str]) -> Any:
+        """Evaluate an expression of the notebook.
+
+        Args:
+            text: the expression.
+            what: what it is for: model or data.
+            known: names to suggest.
+
+        Raises:
+            InputError: it names something unknown, or is no expression.
+        """
+        try:
+            code = compile(text, f"<{what}>", "eval")
+        except SyntaxError as error:
+            raise InputError(f"the {what} {text!r} is neither a name nor an expression: {error.msg}") from error
+        try:
+            return eval(code, self.scope)  # the user's own code, in their notebook
+        except NameError as error:
+            inner = error.__traceback__ and error.__traceback__.tb_next and error.__traceback__.tb_next.tb_next
+            if inner is not None:  # in a function that the expression calls
+                raise
+            known = list(dict.fromkeys([*known, *(self.candidates() if what == "model" else ())]))
+            near = did_you_mean(text, [*known, *(name for name in self.scope if not name.startswith("_"))])
+            listed = f" Defined here: {', '.join(known)}." if known else ""
+            define = f"Define it with %%lightning_{what} {text}" if text.isidentifier() else str(error)
+            raise InputError(f"no {what} {text!r} was found.{near}{listed} {define}") from error
+        except KeyError as error:
+            item = ast.parse(text, mode="eval").body
+            if not isinstance(item, ast.Subscript) or not isinstance(item.slice, ast.Constant):
+                raise
+            owner = ast.unparse(item.value)
+            columns = [str(name) for name in self.evaluate(owner, what, ())]  # as of a DataFrame, or of a dict
+            has = ", ".join(columns[:8]) + (", …" if len(columns) > 8 else "")
+            near = did_you_mean(str(item.slice.value), columns)
+            raise InputError(f"{owner} has no {item.slice.value!r}.{near} It has {has}") from error
+
+    def candidates(self) -> list[str]:
+        """Names of the caller's own models, classes and instances."""
+        return [name for name, value in self.scope.items() if not name.startswith("_") and _is_lightning(value)]
+
+
+def is_code(text: str, namespace: Mapping[str, Any] | None = None) -> bool:
+    """Whether a text is an expression; of a namespace, where one is given: it reads some of it, or is a list."""
+    try:
+        tree = ast.parse(text, mode="eval")
+    except (SyntaxError, ValueError):
+        return False
+    if namespace is None:
+        return True
+    names = names_read(tree)
+    is_plain = isinstance(tree.body, ast.List)
+    is_known = all(name in namespace or hasattr(builtins, name) for name in names)
+    return is_known and (is_plain or bool(names & namespace.keys()))
+
+
+def _are_texts(value: Any) -> bool:
+    """Whether a value is a text, or several."""
+    if isinstance(value, str):
+        return True
+    is_list = isinstance(value, list | tuple) or type(value).__name__ in ("Series", "ndarray")
+    return is_list and getattr(value, "ndim", 1) == 1 and all(isinstance(text, str) for text in value)
+
+
+def current() -> Session:
+    """The session of the shell that runs this; a fresh one where the extension is not loaded."""
+    shell = running_shell()
+    if shell is None:
+        return Session(vars(sys.modules["__main__"]))
+    magics = shell.magics_manager.registry.get("LightningMagics")
+    return magics.session if magics is not None else Session(shell.user_ns)
+
+
+def _origin(value: Any) -> str:
+    """The top package that a value of the notebook was imported from: of a module, a class or a function."""
+    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", "")
+    return name.partition(".")[0] if isinstance(name, str) else ""
+
+
+def _is_lightning(value: Any) -> bool:
+    """Whether a value is a LightningModule, class or instance, without importing Lightning."""
+    value = uncompiled(value)
+    bases = getattr(value if isinstance(value, type) else type(value), "__mro__", ())
+    return any(
+        base.__name__ == "LightningModule" and base.__module__.startswith(("pytorch_lightning.", "lightning."))
+        for base in bases
+    )

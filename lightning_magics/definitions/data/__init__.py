@@ -1,0 +1,1 @@
+"""A cell or data becomes a LightningDataModule: samples, tables and texts."""

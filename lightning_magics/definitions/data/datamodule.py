@@ -1,0 +1,552 @@
+"""A cell or an object of the notebook becomes a LightningDataModule class.
+
+What data is, and the methods for it, are left to `samples` and `loaders`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import importlib
+import re
+import typing
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InputError, did_you_mean
+from ...runs import columns
+from ...runs.columns import Labels
+from ...runs.fingerprint import of_values
+from ...runs.randomness import RandomState, random_state_kept
+from ..cell import (
+    Cell,
+    Hyperparameter,
+    Source,
+    hparams_read,
+    last_name,
+    lightning_package,
+    parse,
+    rename_rebound,
+    split,
+    use_attributes,
+)
+from ..constructor import complete, constructor
+from ..definition import Definition, as_it_is, check_name, class_source, dashed, given_options, is_datamodule
+from ..evaluation import UNKNOWN, class_kinds, evaluate_cell, execute
+from ..generated import assemble, expression, method, snippet
+from ..imports import bind_imports, notebook_imports
+from ..lookup import Notebook, literal
+from ..scopes import Function, binds, names_read
+from . import text_module as text
+from . import text_sources
+from .loaders import classes, has_columns, loaders, noted, setup, splits
+from .loaders import columns as of_columns
+from .samples import FORMS, Part, Split, check_sample, check_sizes, splits_of
+
+if TYPE_CHECKING:
+    from ...options.parser import DataOptions
+
+_OF_TEXTS = ("tokenizer", "vocab_size", "max_length")
+_OPTIONS = (*_OF_TEXTS, "batch_size", "val_split", "test_split", "num_workers", "shuffle", "split_seed")
+_ANNOTATIONS = {"batch_size": "int", "num_workers": "int", "shuffle": "bool", "split_seed": "int"}
+
+
+def define_data(
+    name: str | None,
+    cell: Source | Any,
+    options: DataOptions,
+    namespace: dict[str, Any],
+    package: str,
+    local_names: Mapping[str, Any] | None = None,
+    before: Definition | None = None,
+) -> Definition:
+    """Make a LightningDataModule class and bind it in the notebook.
+
+    Args:
+        name: to register under; None for the class's own, or ``data``.
+        cell: the cell, or an object: LightningDataModule class, or data that `samples` or `text_sources` knows.
+        options: how the data is split and loaded.
+        namespace: the notebook's globals.
+        package: Lightning package to build on.
+        local_names: variables of the function that calls the magic, for options.
+        before: what was defined under that name so far.
+
+    Raises:
+        InputError: the cell holds no data, or an option does not fit it.
+    """
+    check_name(name)
+    tree = parse(cell) if isinstance(cell, Source) else None
+    package = (lightning_package(tree) if tree is not None else None) or package
+    importlib.import_module(package)
+    if tree is None:
+        return _adopt(name, cell, options, namespace, package, local_names or {})
+    complete_classes = [found for found, kind in class_kinds(tree, namespace).items() if kind == "data"]
+    if complete_classes:
+        execute(tree.body, cell, namespace)
+        # Of an if, one branch ran.
+        complete_classes = [found for found in complete_classes if found in namespace]
+        chosen = name if name in complete_classes else complete_classes[-1]
+        return as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text, "hooks or data")
+    parts = split(tree)
+    if parts.expression is None and not parts.hooks:
+        raise InputError(f"the cell holds no data: it ends with no expression{last_name(tree)}. {FORMS}")
+    execute(parts.notebook, cell, namespace)
+    # What this cell itself has left there is no variable that it reads.
+    left = before.left if before is not None else {}
+    rename_rebound(parts, {item for item, value in namespace.items() if left.get(item) != id(value)})
+    return _Data(name or "data", parts, options, namespace, package, cell, local_names or {}).define()
+
+
+def _adopt(
+    name: str | None,
+    found: Any,
+    options: DataOptions,
+    namespace: dict[str, Any],
+    package: str,
+    local_names: Mapping[str, Any],
+) -> Definition:
+    """Make a definition of an object."""
+    if is_datamodule(found):
+        if not isinstance(found, type):
+            raise InputError(f"{name or type(found).__name__} is a LightningDataModule instance: give it as it is")
+        return as_it_is(name or found.__name__, found, options, namespace, class_source(found), "hooks or data")
+    name = name or "data"
+    here = namespace.get(name) is found
+    code: ast.expr | None = ast.Name(name, ast.Load()) if here else None
+    if code is None and text_sources.are_paths(found):
+        code = literal(found)
+    elif code is None and isinstance(found, str) and text_sources.is_asked(options):
+        code = text_sources.of_hub(found, namespace)
+    code = code or Notebook(namespace, {}, name).reference(found, "data")
+    if hasattr(found, "__next__"):
+        raise InputError(
+            f"{name} is a {type(found).__name__}, which can be read only once. "
+            f"Make it in a cell that starts with %%lightning_data {name}, which makes it anew for every epoch"
+        )
+    return _Data(name, Cell(expression=code), options, namespace, package, None, local_names).define()
+
+
+@dataclass
+class _Data:
+    """One DataModule in the making."""
+
+    name: str
+    cell: Cell
+    options: DataOptions
+    namespace: dict[str, Any]
+    package: str
+    source: Source | None
+    local_names: Mapping[str, Any]
+    parts: dict[Split, Part] = field(default_factory=dict)
+    value: Any = None
+    draws: bool = False
+    labels: Labels = "apart"
+    label: Any = None
+    text: text.Text | None = None
+    tables: dict[Path, Any] = field(default_factory=dict)
+    imported: dict[str, Any] = field(default_factory=dict)
+    left: dict[str, int] = field(default_factory=dict)
+    leaves: str = ""
+
+    @random_state_kept()
+    def define(self) -> Definition:
+        """Generate the class, bind it in the notebook, and describe it."""
+        hooks = {hook.name: hook for hook in self.cell.hooks}
+        own = frozenset(self.cell.hyperparameters)
+        if self.cell.expression is not None:
+            self.find_data()
+        carved = self.carved()
+        self.add_options(hooks, carved)
+        form = next(iter(self.parts.values())).form if self.parts else "hooks"
+        kept = self.kept
+        # What hooks read of the cell is made where it loads: every instance then loads for itself.
+        loaded = None if form == "stream" or kept else self.value
+        cls, source = self.compiled(self.methods(hooks, carved, kept))
+        draws = self.draws and loaded is not None
+        cell = self.source.text if self.source else ""
+        known = functools.partial(
+            Definition,
+            *(self.name, cls, source, cell, form, self.package),
+            owned=self.imported,
+            notebook=self.namespace,
+            left=self.left,
+            values=of_values(self.value) if self.left and loaded is not None and self.text is None else "",
+            leaves=self.leaves,
+        )
+        if self.text is None:
+            return known(loaded, own, draws)
+        encoded = text_sources.prepared(cls(), self.text, self.tables)
+        told = text_sources.summary(encoded, self.text.vocabulary is not None)
+        prepare = functools.partial(text_sources.prepared, text=self.text)
+        return known(None if kept else encoded, own | text_sources.ENCODING, summary=told, prepare=prepare)
+
+    def find_data(self) -> None:
+        """Load the data once, with the default hyperparameters, and see what it is."""
+        before = RandomState.taken()
+        names: dict[str, Any] = {}
+        value = evaluate_cell(self.cell, self.source, self.namespace, names)
+        self.leave(names)
+        self.draws = not before.is_present
+        if value is UNKNOWN:
+            missing = next(item.name for item in self.cell.hyperparameters.values() if item.default is None)
+            raise InputError(
+                f"data is loaded when it is defined, and {missing!r} has no value. Write {missing}: ... = ..."
+            )
+        if is_datamodule(value):
+            raise InputError("the last expression is a LightningDataModule itself: give it to %lightning_fit as it is")
+        if value is None and self.cell.hooks:
+            return  # a call for its effect, such as print
+        if text_sources.is_asked(self.options):
+            self.find_texts(value)
+            return
+        if text_sources.are_paths(value):
+            raise InputError(
+                f"files are read as texts, which takes --text COLUMN --label COLUMN and --tokenizer NAME; "
+                f"found {value!r}. Read other data in the cell, such as by pandas.read_csv"
+            )
+        _check_sparse(value)
+        self.value, self.parts = value, splits_of(value, labelled=self.options.label is not None)
+        forms = {part.form for part in self.parts.values()}
+        for part in self.parts.values():
+            if part.form == "dataset" and not self.cell.hooks:
+                check_sample(_item(value, part))
+        if "table" in forms:
+            self.check_tables(value)
+        elif has_columns(self.parts):
+            self.check_columns(value)
+        elif self.options.label is not None:
+            raise InputError(
+                f"--label would have no effect: it names a column of a DataFrame; found {type(value).__name__}"
+            )
+
+    def leave(self, names: Mapping[str, Any]) -> None:
+        """Leave the names of the cell in the notebook, but for those of its own that it made of the notebook's."""
+        cell = self.cell
+        bound = binds(cell.inner) & self.typed
+        bound |= {name for name in cell.hyperparameters if name not in _OPTIONS}
+        found = {name: names[name] for name in sorted(bound) if name in names}
+        self.namespace.update(found)
+        self.left = {name: id(value) for name, value in found.items()}
+        items = cell.hyperparameters.values()
+        defaults = [
+            ast.Assign([ast.Name(item.name, ast.Store())], item.default) for item in items if item.default is not None
+        ]
+        tree = deepcopy(ast.Module([*defaults, *cell.inner], []))
+        self.leaves = ast.unparse(ast.fix_missing_locations(tree)) if found else ""
+
+    @property
+    def typed(self) -> set[str]:
+        """Names that are assigned in the cell as it was typed."""
+        return binds(parse(self.source).body) if self.source is not None else set()
+
+    def find_texts(self, value: Any) -> None:
+        """See what texts are in."""
+        notebook = Notebook(self.namespace, {}, self.name, local_names=self.local_names)
+        self.options = dataclasses.replace(self.options, tokenizer=text_sources.named(self.options.tokenizer, notebook))
+        found, self.tables = text_sources.find(value, self.options, notebook)
+        self.value, self.parts = value, {split: Part("texts", key) for split, key in found.keys.items()}
+        self.text = found
+
+    def check_tables(self, value: Any) -> None:
+        """Check that tables have their labels and nothing but numbers beside them, and that all are alike.
+
+        Raises:
+            InputError: they have not, or are not.
+        """
+        parts = sorted(self.parts.items(), key=lambda item: item[0] != "train")  # it is what the others are to be like
+        tables = {split: columns.frame_of(_item(value, part)) for split, part in parts}
+        learned: columns.Table | None = None
+        for name, table in tables.items():
+            what = "the table" if len(tables) == 1 else f"the split {name!r}"
+            columns.check_names(table, what)
+            if learned is None:
+                self.label = self.label_of(table)
+            features = table.drop(columns=[self.label], errors="ignore")
+            if self.label in table.columns:
+                labels = _labels_in(table, self.label, learned)
+            elif name == "predict" and learned is not None:
+                columns.match(features, learned, "this data", what)
+                continue
+            else:
+                raise InputError(f"{what} lacks the label column {self.label}")
+            columns.check_features(features, what)
+            if learned is None:
+                self.labels = labels
+                found = table[self.label].astype("category").cat.categories
+                names = [columns.class_name(item) for item in found] if labels == "classes" else []
+                if len(set(names)) < len(names):
+                    raise InputError(f"{self.label} has different classes with the same name: {_few(sorted(names))}")
+                learned = columns.of_frame(features, self.label, labels, names)
+            else:
+                columns.match(features, learned, "this data", what)
+                columns.check_labels(table[self.label], learned, labels, "this data", what)
+
+    def label_of(self, table: Any) -> Any:
+        """The column that holds the labels.
+
+        Raises:
+            InputError: none is named, or there is none of that name, or it has missing values.
+        """
+        label, names = self.options.label, [str(name) for name in table.columns]
+        if label is None:
+            raise InputError(
+                f"a DataFrame needs to know which column is the label. Add --label COLUMN, of {_few(names)}"
+            )
+        found = columns.named(label, table)
+        if found not in table.columns:
+            raise InputError(
+                f"--label {label}: there is no such column.{did_you_mean(str(label), names)} It has {_few(names)}"
+            )
+        return found
+
+    def check_columns(self, value: Any) -> None:
+        """Check that the features of ``(X, y)``, where X is a table, are alike in all splits.
+
+        Raises:
+            InputError: they are not, or a label is named.
+        """
+        if self.options.label is not None:
+            raise InputError(
+                f"--label {self.options.label} has no effect: y already holds the labels of (X, y). Leave it out"
+            )
+        named = {split for split, part in self.parts.items() if part.names}
+        parts = {
+            split: _item(value, part)
+            for split, part in self.parts.items()
+            if part.table is not None or split in named or (named and split != "predict")
+        }
+        first = parts.get("train", next(iter(parts.values())))
+        learned = columns.of_value(first)
+        if named and named != parts.keys():
+            other = next(split for split in parts if split not in named)
+            raise InputError(
+                f"the labels of the split {next(iter(named))!r} are class names, but those of the split {other!r} are "
+                f"not. Use class names in all splits"
+            )
+        assert learned is not None
+        self.label, self.labels = columns.label_of(first), learned.labels
+        if named and self.label is None:
+            self.label = "label" if "label" not in learned.names else "class name"
+        for name, item in parts.items():
+            what = f"the split {name!r}"
+            if columns.frame_of(item) is not None:
+                columns.match(columns.frame_of(item), learned, "this data", what)
+            if name in named:
+                columns.check_labels(columns.names_of(item), learned, "classes", "this data", what)
+
+    def carved(self) -> list[str]:
+        """Return the splits to take from the training data.
+
+        Raises:
+            InputError: a split cannot be taken.
+        """
+        sizes = {"val": self.options.val_split, "test": self.options.test_split}
+        asked = {name: size for name, size in sizes.items() if size is not None}
+        if not asked or not self.parts:
+            return []
+        train = self.parts.get("train")
+        for name, size in asked.items():
+            if name in self.parts:
+                raise InputError(f"--{name}_split {size} would have no effect: the data brings its {name} split")
+            if self.text is None and (train is None or train.length is None):
+                what = "no training data" if train is None else {"loaders": "a DataLoader"}.get(train.form, "a stream")
+                raise InputError(
+                    f"--{name}_split {size} cannot be taken: the data is {what}. Give the splits in a dict"
+                )
+        if train is not None and train.length is not None:
+            check_sizes(asked, train.length)
+        return list(asked)
+
+    def add_options(self, hooks: dict[str, Function], carved: list[str]) -> None:
+        """Add the options that matter as hyperparameters.
+
+        Raises:
+            InputError: an option was given that would have no effect.
+        """
+        useful = self.useful(hooks, carved)
+        used = {"label"} if self.text is None else {"label", *text_sources.OPTIONS}
+        given = [name for name in given_options(self.options) if name not in used]
+        useless = [name for name in given if name not in useful]
+        if useless:
+            known = f"It takes {dashed(sorted(useful))}" if useful else "Set it in the cell"
+            raise InputError(f"{dashed(useless)} would have no effect on this data. {known}")
+        for name in (option for option in _OPTIONS if option in useful):
+            value = getattr(self.options, name)
+            annotation = ast.Name(_ANNOTATIONS.get(name, type(value).__name__), ast.Load())
+            own = self.cell.hyperparameters.get(name)
+            if own is None:
+                self.cell.hyperparameters[name] = Hyperparameter(name, annotation, ast.Constant(value))
+            elif name in given:
+                self.cell.hyperparameters[name] = Hyperparameter(name, own.annotation, ast.Constant(value))
+
+    def useful(self, hooks: dict[str, Function], carved: list[str]) -> set[str]:
+        """Return the options that reach something."""
+        if not self.parts:
+            read = hparams_read(hooks.values())
+            # A name that the notebook has is the notebook's, unless the option is given.
+            given = given_options(self.options)
+            names = names_read(*hooks.values())
+            return read & set(_OPTIONS) | {
+                name for name in _OPTIONS if name in names and (name in given or name not in self.namespace)
+            }
+        if any(part.form == "loaders" for part in self.parts.values()):
+            return set()
+        found = {"batch_size", "num_workers", *(f"{name}_split" for name in carved)}
+        found |= {"split_seed"} if carved else set()
+        if self.text is not None:
+            built, own = self.text.vocabulary is not None, self.text.tokenizer is not None
+            found |= {"max_length"} | ({"vocab_size"} if built else set() if own else {"tokenizer"})
+        train = self.parts.get("train")
+        return found | ({"shuffle"} if train is not None and train.has_order else set())
+
+    def methods(self, hooks: dict[str, Function], carved: list[str], kept: list[str]) -> list[Function]:
+        """Return the methods of the class: the constructor, the user's, then those that were made."""
+        cell = self.cell
+        own = hooks.pop("__init__", None)
+        others = [hook for hook in cell.hooks if hook.name != "__init__"]  # a property's parts are all of one name
+        made: list[ast.FunctionDef] = []
+        body: list[ast.stmt] = []
+        if self.parts:
+            made = self.made(carved, kept)
+            if "setup" in hooks:
+                _set_up_before(hooks["setup"], made)
+            made = [method_ for method_ in made if method_.name not in hooks]
+            splits = self.splits_apart and self.text is None
+            body = snippet("self.data = None\nself.splits = {}" if splits else "self.data = None")
+            body += noted(self.label, self.labels) if has_columns(self.parts) else []
+        elif cell.inner:
+            body = [*cell.inner, *_kept(kept)]
+        hyperparameters = cell.hyperparameters
+        attributes = {name: f"self.hparams.{name}" for name in hyperparameters}
+        attributes |= {name: f"self.{name}" for name in kept}
+        for function in others:
+            use_attributes(function, attributes)
+        init = constructor(hyperparameters, body) if own is None else complete(own, hyperparameters, body)
+        return [init, *others, *made]
+
+    @property
+    def kept(self) -> list[str]:
+        """Names that the cell makes for every instance and that its hooks read."""
+        return sorted(
+            names_read(*(hook for hook in self.cell.hooks if hook.name != "__init__")) & binds(self.cell.inner)
+        )
+
+    @property
+    def splits_apart(self) -> bool:
+        """Whether the class keeps splits of its own, rather than loaders of the user's."""
+        return not any(part.form == "loaders" for part in self.parts.values())
+
+    def made(self, carved: list[str], kept: list[str]) -> list[ast.FunctionDef]:
+        """Return the methods that load the data and give its loaders."""
+        cell = self.cell
+        read = names_read(*cell.inner, cell.expression) if cell.expression else set()
+        body: list[ast.stmt] = []
+        for name in cell.hyperparameters:
+            if name in read:
+                body += snippet("VALUE = self.hparams.NAME".replace("NAME", name).replace("VALUE", name))
+        body += [*cell.inner, *_kept(kept), ast.Return(cell.expression)]
+        load = method('def load(self):\n    """Return the data of the cell."""\n    BODY', BODY=body)
+        if self.text is not None:
+            self.text = dataclasses.replace(self.text, carved=tuple(typing.cast("list[Split]", carved)))
+            return [load, *self.text.methods(self.stem)]
+        names = set(self.parts) | set(carved)
+        single = set(self.parts) == {"train"} and self.parts["train"].has_order
+        names |= {"predict"} if single else set()
+        filled = splits(self.parts, self.class_name)
+        ordered: list[Split] = [name for name in typing.get_args(Split) if name in names]
+        tables = of_columns(self.parts, self.labels) if has_columns(self.parts) else []
+        return [load, setup(self.parts, carved, filled), *tables, *loaders(self.parts, ordered)]
+
+    @property
+    def class_name(self) -> str:
+        """The class is named apart, so that the notebook's variable of the name stays."""
+        camel = "".join(part[:1].upper() + part[1:] for part in re.split(r"_+", self.name)).removesuffix("Data")
+        names = [f"{camel}Data", f"{camel}DataModule", f"Lit{camel}Data"]
+        free = [name for name in names if name not in self.namespace or is_datamodule(self.namespace[name])]
+        return next(iter(free), f"Lit{camel}DataModule")
+
+    @property
+    def stem(self) -> str:
+        """What the classes of texts are named after."""
+        return self.class_name.removesuffix("Data")
+
+    def compiled(self, methods: list[Function]) -> tuple[type, str]:
+        """Compile the class, run its definition in the notebook, and return it with its text."""
+        docstring = ast.Expr(ast.Constant(self.cell.docstring or f"The data {self.name} of a notebook."))
+        cls = ast.ClassDef(self.class_name, [expression("pl.LightningDataModule")], [], [docstring, *methods], [])
+        own = text.classes(self.stem) if self.text is not None else classes(self.parts.values(), self.class_name)
+        together = [*own, cls]
+        imports = bind_imports(together, self.package, self.namespace)
+        self.imported = {name: self.namespace[name] for name in binds(imports)}
+        imports += notebook_imports(imports, [*self.cell.in_text, *together], self.namespace)
+        generated = assemble([*imports, *self.cell.in_text], together, self.class_name, self.source)
+        exec(generated.code, self.namespace)
+        return self.namespace[self.class_name], generated.text
+
+
+def _set_up_before(own: Function, made: list[ast.FunctionDef]) -> None:
+    """Let the user's `setup` begin with the one that was made, under another name."""
+    for function in made:
+        if function.name == "setup":
+            function.name = "_setup_data"
+    start = 1 if ast.get_docstring(own, clean=False) is not None else 0
+    own.body[start:start] = snippet("self._setup_data()")
+
+
+def _kept(names: list[str]) -> list[ast.stmt]:
+    """Return the statements that keep local names for hooks."""
+    return [statement for name in names for statement in snippet(f"self.{name} = {name}")]
+
+
+def _item(value: Any, part: Part) -> Any:
+    """The data of a split."""
+    return value if part.key is None else value[part.key]
+
+
+def _labels_in(table: Any, column: Any, learned: columns.Table | None) -> Labels:
+    """Return what a column of labels holds; of another split, what that of the training data holds.
+
+    Raises:
+        InputError: it has missing values, or whole numbers, which may be either classes or numbers to predict.
+    """
+    values = table[column]
+    if values.isna().any():
+        raise InputError(f"columns with missing values: {column}. Fill them (fillna) or drop them in the cell")
+    if learned is not None:
+        return learned.labels
+    if values.dtype.kind == "f":
+        return "numbers"
+    if values.dtype.kind not in "iu":
+        return "classes"
+    found = sorted(values.unique())
+    if found != list(range(len(found))):
+        raise InputError(
+            f"{column} holds whole numbers. To predict them as numbers, write df.astype({{{column!r}: 'float32'}}); "
+            f"as classes, 'category' in place of 'float32'"
+        )
+    return "indices"
+
+
+def _check_sparse(value: Any) -> None:
+    """Check that data is not in sparse matrices.
+
+    Raises:
+        InputError: it is.
+    """
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, tuple | list) else [value]:
+        if isinstance(item, tuple | list):
+            _check_sparse(tuple(item[:3]))
+        elif type(item).__module__.startswith("scipy.sparse"):
+            rows, width = (*item.shape, 1)[:2]
+            raise InputError(
+                f"a sparse matrix ({rows:,} × {width:,}) cannot be loaded as data. Convert it in the cell: "
+                f"X.toarray(), which takes {rows * width * 4 / 2**20:,.0f} MiB as float32"
+            )
+
+
+def _few(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

@@ -1,0 +1,292 @@
+"""How a file of texts is written: found by reading it once. The reading is pandas', here and in generated code.
+
+Which columns are wanted, and whether they can be trained on, is the part of `text_sources`.
+"""
+
+from __future__ import annotations
+
+import codecs
+import io
+import re
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from ...errors import InputError, MissingPackage, did_you_mean
+
+Reader = Literal["delimited", "lines", "json", "parquet"]
+ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
+_COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
+_SIGNS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
+_MARKS = {  # the longer ones first, since one begins like another
+    codecs.BOM_UTF32_LE: "utf-32",
+    codecs.BOM_UTF32_BE: "utf-32",
+    codecs.BOM_UTF16_LE: "utf-16",
+    codecs.BOM_UTF16_BE: "utf-16",
+}
+_UTF8 = "utf-8-sig"  # with a mark at its beginning, or without
+
+
+@dataclass(frozen=True)
+class Writing:
+    """How a file is written: what its rows are, of fields what is between them, and its encoding."""
+
+    reader: Reader
+    delimiter: str = ""
+    encoding: str = _UTF8
+
+    def __str__(self) -> str:
+        kinds = {"lines": "JSON lines", "json": "JSON", "parquet": "Parquet"}
+        what = f"fields separated by {_SIGNS[self.delimiter]}" if self.delimiter else kinds[self.reader]
+        return what if self.encoding == _UTF8 else f"{what} in {self.encoding}"
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that was read.
+
+    Attributes:
+        path: of it.
+        writing: how it is written.
+        columns: their names.
+        quoted: of a delimited one whether quotes go round its fields, None where it has none.
+        text: of a delimited one; its table is made once it is known how its quotes are read.
+        table: of another one.
+    """
+
+    path: Path
+    writing: Writing
+    columns: list[str]
+    quoted: bool | None = None
+    text: str = ""
+    table: Any = None
+
+
+def ending(path: Path) -> str:
+    """The ending of a file's name that tells how it is written; of a compressed one that of its content."""
+    last = path.suffix.lower()
+    if last not in _COMPRESSED:
+        return last
+    inner = Path(path.stem).suffix.lower()
+    if last == ".zip" and inner not in ENDINGS and zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            inner = Path(archive.namelist()[0] if archive.namelist() else "").suffix.lower()
+    return inner
+
+
+def is_file_of_texts(path: Path) -> bool:
+    """Whether a name is that of a file which can be read as texts."""
+    return ending(path) in ENDINGS
+
+
+def read(path: Path, wanted: Sequence[str | None], encoding: str | None) -> File:
+    """Read a file, and find how it is written.
+
+    Args:
+        path: of it.
+        wanted: names of columns, by which a delimiter is found.
+        encoding: that it has, None to find it.
+
+    Raises:
+        InputError: it is no such file, or has another encoding.
+        ValueError: pandas cannot read it.
+    """
+    kind = ending(path)
+    if kind not in ENDINGS:
+        raise InputError(f"{path} is not a supported text file. Supported endings: {', '.join(ENDINGS)}")
+    if not path.is_file():
+        near = did_you_mean(path.name, [item.name for item in path.parent.glob("*")] if path.parent.is_dir() else [])
+        raise InputError(f"there is no file {path}.{near}")
+    if kind == ".parquet":
+        if encoding is not None:
+            raise InputError(f"--encoding {encoding} would have no effect: {path} is a Parquet file")
+        return _parquet(path, wanted)
+    text, encoding = _decoded(path, encoding)
+    if not text.strip():
+        raise ValueError("it is empty")
+    if kind in (".csv", ".tsv", ".txt"):
+        usual = "," if kind == ".csv" else "\t"
+        heads = {sign: _head(text, sign) for sign in (usual, *_SIGNS)}
+        delimiter = next((sign for sign, head in heads.items() if set(wanted) <= set(head)), usual)
+        quoted = _are_quotes(text, delimiter) if delimiter == "\t" else True
+        return File(path, Writing("delimited", delimiter, encoding), heads[delimiter], quoted, text)
+    reader, table = _json(text, wanted)
+    return File(path, Writing(reader, encoding=encoding), [str(name) for name in table.columns], table=table)
+
+
+def _parquet(path: Path, wanted: Sequence[str | None]) -> File:
+    import pandas
+    from pyarrow import parquet  # type: ignore[import-untyped]
+
+    columns = [str(name) for name in parquet.read_schema(path).names]
+    known = [name for name in dict.fromkeys(wanted) if name in columns]
+    table = pandas.read_parquet(path, columns=known) if all(columns.count(str(name)) == 1 for name in known) else None
+    return File(path, Writing("parquet"), columns, table=table)
+
+
+def _decoded(path: Path, encoding: str | None) -> tuple[str, str]:
+    """The text of a file and its encoding.
+
+    Raises:
+        InputError: it has another one.
+        ValueError: it cannot be decompressed.
+    """
+    from pandas.io.common import get_handle
+
+    if encoding is not None:
+        try:
+            codecs.lookup(encoding)
+        except LookupError:
+            near = did_you_mean(encoding, ["utf-8", "utf-16", "latin-1", "cp1252", "cp1251", "gb18030", "shift_jis"])
+            raise InputError(f"--encoding {encoding} is not a Python encoding.{near}") from None
+    try:
+        with get_handle(path, "rb", compression="infer", is_text=False) as handles:
+            content = handles.handle.read()
+    except ImportError as error:
+        raise MissingPackage("zstandard", f"reading {path}", "zstandard") from error
+    except Exception as error:  # whatever the decompressors raise
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+    found = next((name for mark, name in _MARKS.items() if content.startswith(mark)), _UTF8)
+    used = found if encoding is None else _UTF8 if codecs.lookup(encoding).name == "utf-8" else encoding
+    told = "Type its encoding, such as --encoding cp1252 or --encoding utf-16"
+    try:
+        text = content.decode(used)
+    except UnicodeError as error:
+        what = "UTF-8" if used == _UTF8 else used
+        wrong = getattr(error, "start", None)
+        where = f": byte 0x{content[wrong]:02x} at position {wrong:,}" if wrong is not None else ""
+        raise InputError(f"{path} is not {what}{where}. {told}") from error
+    if "\0" in text[:1000]:
+        raise InputError(f"{path} is not {'UTF-8' if used == _UTF8 else used}: it contains null characters. {told}")
+    return text, used
+
+
+def _head(text: str, sign: str) -> list[str]:
+    """The first row of a delimited text, empty where there is none."""
+    import pandas
+
+    try:
+        return list(_parsed(text, sign, True, nrows=1).iloc[0])
+    except (ValueError, pandas.errors.ParserError):
+        return []
+
+
+def _parsed(text: str, delimiter: str, quoted: bool, **more: Any) -> Any:
+    """The rows of a delimited text, with the one of the names, as generated code reads them."""
+    import csv
+
+    import pandas
+
+    quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
+    found = io.StringIO(text)
+    return pandas.read_csv(found, sep=delimiter, quoting=quoting, header=None, dtype=str, keep_default_na=False, **more)
+
+
+def table(file: File, quoted: bool, label: str) -> Any:
+    """The table of a file.
+
+    Args:
+        file: that was read.
+        quoted: whether quotes go round the fields of the files.
+        label: column of the labels.
+
+    Raises:
+        InputError: a row has more fields than there are columns, or a quote takes rows into a text.
+        ValueError: pandas cannot read it.
+    """
+    if file.table is not None:
+        return file.table
+    delimiter = file.writing.delimiter
+    try:
+        rows = _parsed(file.text, delimiter, quoted)
+    except ValueError as error:
+        wide = re.search(r"Expected \d+ fields in line (\d+), saw", str(error))
+        if wide:
+            raise InputError(
+                f"{file.path} has more fields than columns in row {int(wide[1]) - 1:,}. Put texts that contain "
+                f"{_SIGNS[delimiter]} in quotes"
+            ) from error
+        if quoted:
+            _check_quotes(file, label, set())
+        raise
+    found = rows[1:].set_axis(rows.iloc[0], axis=1)
+    if quoted:
+        _check_quotes(file, label, {item for item in found[label] if "\n" not in item})
+    return found
+
+
+def _fields_in_quotes(text: str, delimiter: str) -> Iterator[tuple[int, int, bool]]:
+    """Where each field that begins with a quote starts and ends, and whether a quote closes it."""
+    sign = re.escape(delimiter)
+    for found in re.finditer(rf'(?:^|(?<={sign}))"[^"]*+(?:""[^"]*+)*+("?)', text, re.MULTILINE):
+        yield found.start(), found.end(), found[1] == '"' and text[found.end() : found.end() + 1] in delimiter + "\r\n"
+
+
+def _are_quotes(text: str, delimiter: str) -> bool | None:
+    """Whether quotes in a file of tabs go round fields, rather than being signs of the texts, as in many such files.
+
+    Two that stand alone would make one field of all that is between them.
+    """
+    found = None
+    for start, end, is_closed in _fields_in_quotes(text, delimiter):
+        field = text[start:end]
+        if not is_closed or (delimiter in field and "\n" in field):
+            return False
+        found = True
+    return found
+
+
+def _check_quotes(file: File, label: str, labels: set[str]) -> None:
+    """Check that no quote takes the rows after it into one text.
+
+    Args:
+        file: a delimited one.
+        label: column of the labels.
+        labels: those of the rows that are on one line.
+
+    Raises:
+        InputError: one does.
+    """
+    text, delimiter, place = file.text, file.writing.delimiter, file.columns.index(label)
+
+    def is_row(line: str) -> bool:
+        fields = line.rstrip("\r").split(delimiter)
+        return len(fields) == len(file.columns) and fields[place].strip('"') in labels
+
+    for start, end, is_closed in _fields_in_quotes(text, delimiter):
+        if "\n" not in text[start:end]:
+            continue
+        begin = text.rfind("\n", 0, start) + 1
+        lines = text[begin:end].split("\n")
+        is_before = text[begin:start].count(delimiter) > place  # the label
+        takes_rows = all(map(is_row, lines[1:])) and len(lines) > 2 if is_before else is_row(lines[0])
+        if takes_rows or not is_closed:
+            raise InputError(
+                f"{file.path} has a stray quote in line {text.count(chr(10), 0, start) + 1:,} that merges the next "
+                f"rows into one text. Remove it, or put the text in quotes and double the quote inside it"
+            )
+
+
+def _json(text: str, wanted: Sequence[str | None]) -> tuple[Reader, Any]:
+    """The table of a JSON text: a list of rows, a row on each line, or columns by name.
+
+    Raises:
+        ValueError: it is none of these.
+    """
+    import pandas
+
+    readers: tuple[Reader, ...] = ("json",) if text.lstrip().startswith("[") else ("lines", "json")
+    errors = []
+    for reader in readers:
+        try:
+            found = pandas.read_json(io.StringIO(text), lines=reader == "lines", dtype=False, convert_axes=False)
+        except (ValueError, AttributeError, TypeError) as error:
+            errors.append(error)
+            continue
+        known = [name for name in wanted if name in found.columns]
+        if reader == "lines" and len(found) == 1 and any(isinstance(found[name][0], list | dict) for name in known):
+            continue  # a line that holds the columns
+        return reader, found
+    raise ValueError(str(errors[0]) if errors else "its rows are not objects, such as {...}")

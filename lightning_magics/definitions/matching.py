@@ -1,0 +1,396 @@
+"""Whether a model and the data that it is to run on go together, found out before anything starts.
+
+What can be told of the data alone is the part of `definitions/data/text_sources`.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import re
+import shlex
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from .. import formats
+from ..errors import InputError
+from ..runs import columns
+from . import labels
+from .data.sentences import is_of_texts
+from .data.text_sources import cuts
+from .definition import has_base, load
+from .model import losses
+from .model.fine_tuning import BALANCED
+
+_MOST_TRIED = 1_000_000_000  # parameters of a model that is tried on a text
+_PLAIN = (str, int, float, type(None))
+
+
+def check(
+    model: Any,
+    datamodule: Any,
+    name: str,
+    data: str,
+    trained_on: tuple[Any, list[str]] | None,
+    classes: Sequence[str],
+    trains: bool,
+) -> tuple[str, ...]:
+    """Check that a model can run on data, as far as texts are concerned.
+
+    Args:
+        model: LightningModule instance.
+        datamodule: its DataModule, or None.
+        name: of the model.
+        data: name of the data.
+        trained_on: tokenizer and classes of the texts that the model was trained on, None where that is not known.
+        classes: of the labels of loaders that have names, else empty.
+        trains: whether it is to be trained, also on texts of another kind.
+
+    Returns:
+        What the user should know.
+
+    Raises:
+        InputError: it cannot.
+    """
+    weights = getattr(model, "hparams", {}).get("class_weights")
+    _check_loss(model, datamodule, name, data, classes)
+    if not is_of_texts(datamodule):
+        if weights == BALANCED:
+            raise InputError(
+                f"--class_weights {BALANCED} counts the labels of texts (%lightning_data --text), and {data or 'this'} "
+                f"is other data. Type the weights: --class_weights 0.5 2"
+            )
+        return ()
+    load(datamodule)
+    other = _difference(trained_on, datamodule, name, data) if trained_on is not None else ""
+    if other and not trains:
+        raise InputError(other)
+    ordered = _order_classes(model, datamodule, (name, data), None if trained_on is None else trained_on[1], trains)
+    tokenizer, classes, splits = datamodule.data
+    size = _embedding_size(model)
+    if size is not None and len(tokenizer) > size:
+        raise InputError(
+            f"the tokenizer of {data} has {len(tokenizer):,} tokens, and the embedding of {name} has {size:,}. Use "
+            f"the tokenizer of that model (%lightning_data {data} --tokenizer NAME), or make the embedding larger"
+        )
+    cut, total, longest = cuts(splits)
+    outermost = _of_transformers(model)
+    if outermost is not None:
+        _check_config(outermost, tokenizer, len(classes), longest, (name, data))
+    outputs, alone = _outputs(model, datamodule, (name, data))
+    if trains:
+        labels.name_outputs(model, classes)
+    if outputs == 1 and _is_cross_entropy(model):
+        raise InputError(f"{name} has 1 output, and cross_entropy takes one for each of the {len(classes)} classes")
+    told = [f"{cut:,} of {total:,} texts are truncated to {longest} tokens"] if cut else []
+    told += filter(None, (other, ordered, alone, _check_outputs(outputs, len(classes), weights, (name, data))))
+    return tuple(told)
+
+
+def check_hyperparameters(model: Any, datamodule: Any, name: str, data: str) -> None:
+    """Check that a hyperparameter that a model and its data both have has one value: it is logged once.
+
+    Raises:
+        InputError: it has two, which Lightning refuses.
+    """
+    if not (getattr(model, "_log_hyperparams", False) and getattr(datamodule, "_log_hyperparams", False)):
+        return
+    ours, theirs = model.hparams_initial, datamodule.hparams_initial
+    for key in sorted(ours.keys() & theirs.keys() - {"_class_path"}):
+        pair = ours[key], theirs[key]
+        if all(isinstance(value, _PLAIN) for value in pair) and (type(pair[0]), pair[0]) != (type(pair[1]), pair[1]):
+            raise InputError(
+                f"{name} and {data} both have a hyperparameter {key}, {pair[0]!r} and {pair[1]!r}, and Lightning logs "
+                f"one. Give both the same, --model.{key} {shlex.quote(str(pair[1]))}, or rename one of them"
+            )
+
+
+def _check_loss(model: Any, datamodule: Any, name: str, data: str, classes: Sequence[str]) -> None:
+    """Check that classes do not go to a loss that compares numbers, to which they would be 0, 1, 2.
+
+    Raises:
+        InputError: they do.
+    """
+    of_texts = is_of_texts(datamodule)
+    is_table = datamodule.labels == "classes" if columns.is_of_table(datamodule) else datamodule is None and classes
+    if columns.is_of_table(datamodule) and datamodule.labels == "numbers" and hasattr(model, "_class_labels"):
+        values = next(iter(datamodule._tables().values()))[datamodule.label]
+        if (values % 1 != 0).any():
+            raise InputError(
+                f"the labels of {data} are numbers ({values.iloc[0]}, …), but the loss of {name} expects classes. "
+                f"Define {name} with --loss mse_loss"
+            )
+    loss = losses.of_numbers(model) if of_texts or is_table else ""
+    if not loss or (is_table and list(classes) == ["False", "True"]):
+        return
+    how = "" if of_texts else ", or convert the labels to numbers: astype('float32')"
+    raise InputError(
+        f"--loss {loss} expects numbers, but the labels of {data} are classes. Define {name} with "
+        f"--loss cross_entropy{how}"
+    )
+
+
+def _difference(trained_on: tuple[Any, list[str]], datamodule: Any, name: str, data: str) -> str:
+    """How texts differ from those that a model was trained on, with what to do; empty if they do not."""
+    tokenizer, classes, _ = datamodule.data
+    known, named = trained_on
+    if tokenizer is not known and tokenizer.get_vocab() != known.get_vocab():
+        return (
+            f"{data} has a different vocabulary than the texts that {name} was trained on. Define it with the "
+            f"tokenizer of "
+            f"that run: in its line, --tokenizer {{run.log_dir}}/tokenizer in place of --vocab_size"
+        )
+    if not set(_present(datamodule)) <= set(named):
+        return f"{data} has the classes {', '.join(classes)}, and {name} was trained on {', '.join(named)}"
+    return ""
+
+
+def _present(datamodule: Any) -> list[str]:
+    """The classes that texts of the data have."""
+    _, classes, splits = datamodule.data
+    numbers = torch.cat([texts.labels for texts in splits.values()])
+    return [classes[number] for number in sorted(set(numbers.tolist()))]
+
+
+def _order_classes(
+    model: Any, datamodule: Any, names: tuple[str, str], trained_on: list[str] | None, trains: bool
+) -> str:
+    """Number the labels of texts as a model's outputs are: as it was trained, or as its configuration names them.
+
+    Returns:
+        What was not told before: which class is which output.
+
+    Raises:
+        InputError: the names of the outputs are others.
+    """
+    name, data = names
+    _, before, _ = datamodule.data
+    present, outputs, told = _present(datamodule), labels.names_of(model), ""
+    order = trained_on if trained_on is not None and set(present) <= set(trained_on) else None
+    if order is None and outputs is not None:
+        order = labels.matched(outputs, present)
+        if order is None and not labels.are_plain(outputs):
+            wanted = "{" + ", ".join(f"{number}: {item!r}" for number, item in enumerate(present[:8])) + "}"
+            raise InputError(
+                f"the labels of {data} ({_listed(present)}) do not match the outputs of {name} ({_listed(outputs)}). "
+                f"Rename the labels, or train a model that has them: from_pretrained(…, "
+                f"id2label={wanted})"
+            )
+        if order is not None and order != before:
+            told = f"the outputs of {name} are, in order: {_listed(_paired(order, outputs))}"
+        elif order is None and not trains:
+            told = f"the outputs of {name} have no names. The assumed order is {_listed(before)}"
+        elif order is None:
+            numbered = _listed([f"{number} = {item}" for number, item in enumerate(before)])
+            told = f"the outputs of {name} have no label names. The labels of {data} are numbered {numbered}"
+    if order is not None and order != before:
+        datamodule.order_classes(list(order))
+        load(datamodule)
+    return told
+
+
+def _paired(classes: list[str], outputs: list[str]) -> list[str]:
+    """Classes, each with the name of its output where that is another."""
+    pairs = zip(classes, outputs, strict=False)  # of plain names, a model may have more
+    return [name if name.casefold() == output.casefold() else f"{name} ({output})" for name, output in pairs]
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
+
+
+def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> tuple[int | None, str]:
+    """Number of outputs of a model for a text; None where that cannot be told by its forward.
+
+    Tried are the longest text and the last token id, since it is those that an embedding may be too small for; and the
+    shortest beside it and alone.
+
+    Returns:
+        The number, and what to know of outputs for a text that depend on the texts beside it.
+
+    Raises:
+        InputError: it is too small, or the model does not take a batch as it is.
+    """
+    tokenizer, _, splits = datamodule.data
+    name, data = names
+    texts = splits["train"] if "train" in splits else next(iter(splits.values()))
+    short, long = (texts[int(place)] for place in (texts.lengths.argmin(), texts.lengths.argmax()))
+    batch, alone = texts.collate([short, long]), texts.collate([short])
+    longest = batch["input_ids"].shape[1]
+    batch["input_ids"][1, -1] = len(tokenizer) - 1
+    del batch["labels"], alone["labels"]
+    if not _takes_names(model) or sum(item.numel() for item in model.parameters()) > _MOST_TRIED:
+        return None, ""
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            found = _logits(model.eval()(**batch))
+            others = [_logits(model(**alone)) for _ in range(2)]  # of a model that draws, they differ
+            depends = _are_alike(*(item[:1] for item in others)) and not _are_alike(found[:1], others[0])
+            mixes, side_helps = _tried(model, texts, short, long, others[0]) if depends else (False, False)
+    except IndexError as error:
+        raise InputError(
+            f"{name} cannot read {data}: the texts have up to {longest:,} tokens, of {len(tokenizer):,} different "
+            f"ones, and an embedding is smaller ({error}). Make it larger, or type %lightning_data {data} "
+            f"--max_length N"
+        ) from error
+    except TypeError as error:
+        if "unexpected keyword argument" not in str(error) or not hasattr(model, "_unpack"):
+            return None, ""
+        raise InputError(
+            f"a batch of {data} is passed to the model by name: write forward(self, {', '.join(batch)}) in {name} "
+            f"({error})"
+        ) from error
+    except Exception:  # what it needs besides is there when it trains
+        return None, ""
+    finally:
+        for module, training in modes:
+            module.training = training
+    told = ""
+    if depends:
+        told = _depending(model, tokenizer, texts.padding["padding_side"], names, mixes, side_helps)
+    return int(found.shape[1]) if found.ndim == 2 and len(found) == 2 and hasattr(model, "_unpack") else None, told
+
+
+def _tried(model: Any, texts: Any, short: Any, long: Any, alone: torch.Tensor) -> tuple[bool, bool]:
+    """Whether the output for a text depends on others without padding too, and whether padding on the other side helps.
+
+    Args:
+        model: in evaluation mode.
+        texts: encoded.
+        short: one of them.
+        long: another.
+        alone: the output for the short one alone.
+    """
+    turned = copy.copy(texts)
+    turned.padding = {**texts.padding, "padding_side": _other(texts.padding["padding_side"])}
+    found = []
+    for batch in (texts.collate([short, short]), turned.collate([short, long])):
+        batch.pop("labels", None)
+        found.append(_are_alike(_logits(model(**batch))[:1], alone))
+    return not found[0], found[1]
+
+
+def _other(side: str) -> str:
+    return "left" if side == "right" else "right"
+
+
+def _logits(output: Any) -> torch.Tensor:
+    """The logits of an output; empty where it is something else."""
+    logits = getattr(output, "logits", output)
+    return logits if isinstance(logits, torch.Tensor) and logits.ndim else torch.empty(0)
+
+
+def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether outputs for a text are the same but for rounding; those of another shape depend on its length."""
+    if one.shape != other.shape or not one.is_floating_point():
+        return True
+    rounding = 1e-3 if one.dtype in (torch.float32, torch.float64) else 5e-2
+    return torch.allclose(one.float(), other.float(), rtol=rounding, atol=rounding, equal_nan=True)
+
+
+def _depending(model: Any, tokenizer: Any, side: str, names: tuple[str, str], mixes: bool, side_helps: bool) -> str:
+    """Say that the outputs for a text depend on the texts beside it, and what helps: see `_tried`.
+
+    Raises:
+        InputError: it is a classifier that looks for another padding token.
+    """
+    name, data = names
+    classifier, known = labels.classifier(model), tokenizer.pad_token_id
+    config = getattr(classifier, "config", None)
+    if config is not None and getattr(config, "pad_token_id", known) != known:
+        raise InputError(
+            f"{name} ignores the padding token {config.pad_token_id}, but {data} is padded with {known}, so the output "
+            f"for a text depends on the other texts in the batch. Pass pad_token_id={known} to from_pretrained(…)"
+        )
+    if mixes:
+        return f"the output of {name} for a text depends on the other texts in its batch, even without padding"
+    if side_helps:
+        how = f", or set tokenizer.padding_side = {_other(side)!r}"
+    else:
+        how = ", for position_ids too" if side == "left" and _of_transformers(model) else ""
+    return (
+        f"the output of {name} for a text depends on its batch: padding on the {side} is not ignored. "
+        f"Use attention_mask{how}"
+    )
+
+
+def _takes_names(model: Any) -> bool:
+    """Whether a model's forward takes token ids and a mask by name, as far as is seen."""
+    if hasattr(model, "_unpack"):  # the steps are those that options made
+        return not any(torch.nn.parameter.is_lazy(item) for item in model.parameters())
+    return {"input_ids", "attention_mask"} <= inspect.signature(model.forward).parameters.keys()
+
+
+def _is_cross_entropy(model: Any) -> bool:
+    """Whether steps that options made compare outputs with classes, and not with numbers."""
+    step = getattr(type(model), "_step", None)
+    try:
+        return step is not None and re.search(r"\bcross_entropy\(", inspect.getsource(step)) is not None
+    except (OSError, TypeError):
+        return False
+
+
+def _check_outputs(outputs: int | None, classes: int, weights: Any, names: tuple[str, str]) -> str:
+    """Check that a model has an output for each class, and each of these a weight; says where it has more."""
+    name, data = names
+    given = None if weights is None else classes if weights == BALANCED else len(weights)
+    if given is not None and given < classes:
+        raise InputError(f"--class_weights has {given} numbers, and {data} has {classes} classes")
+    if outputs is None:
+        return ""
+    if outputs < classes and (outputs, classes) != (1, 2):
+        raise InputError(f"{name} has {formats.plural(outputs, 'output')}, and {data} has {classes} classes")
+    if given is not None and given != outputs:
+        raise InputError(
+            f"--class_weights are {given}, and {name} has {formats.plural(outputs, 'output')}: make it one for each of "
+            f"the {classes} classes of {data}"
+        )
+    return f"{name} has {outputs} outputs, and {data} has {classes} classes" if outputs > classes else ""
+
+
+def _embedding_size(model: Any) -> int | None:
+    """Number of token ids that a model takes, None where it has no embedding."""
+    outermost = _of_transformers(model)
+    if outermost is not None:
+        found = outermost.get_input_embeddings()
+        return int(found.num_embeddings) if hasattr(found, "num_embeddings") else None
+    kinds = (torch.nn.Embedding, torch.nn.EmbeddingBag)
+    return max((part.num_embeddings for part in model.modules() if isinstance(part, kinds)), default=None)
+
+
+def _of_transformers(model: Any) -> Any:
+    """The outermost model of transformers in a model, None where there is none."""
+    return next((part for part in model.modules() if has_base(part, "PreTrainedModel")), None)
+
+
+def _places(found: Any) -> int | None:
+    """Number of tokens that a model of transformers takes: those of Roberta's kind count from behind the padding."""
+    places = getattr(found.config, "max_position_embeddings", None)
+    if not isinstance(places, int):
+        return None
+    tables = [part for name, part in found.named_modules() if name.endswith("position_embeddings")]
+    paddings = [getattr(table, "padding_idx", None) for table in tables]
+    return places - max((padding + 1 for padding in paddings if padding is not None), default=0)
+
+
+def _check_config(found: Any, tokenizer: Any, classes: int, longest: int, names: tuple[str, str]) -> None:
+    config, cls = found.config, type(found).__name__
+    name, data = names
+    places = _places(found)
+    if isinstance(places, int) and longest > places > 0:
+        raise InputError(
+            f"the longest text of {data} has {longest:,} tokens, and {name} takes {places:,}. "
+            f"Type %lightning_data {data} --max_length {places}"
+        )
+    if not cls.endswith("ForSequenceClassification") or getattr(config, "problem_type", None) is not None:
+        return
+    if config.num_labels < classes:
+        raise InputError(f"{data} has {classes} classes, but {name} has num_labels={config.num_labels}")
+    if getattr(config, "pad_token_id", None) is None:
+        raise InputError(
+            f"{name} has no padding token. Pass pad_token_id={tokenizer.pad_token_id}, the padding token of {data}, "
+            f"to from_pretrained(…)"
+        )

@@ -1,0 +1,1 @@
+"""A cell or a network becomes a LightningModule: its network, steps, losses, metrics and optimizer."""

@@ -1,0 +1,152 @@
+"""Losses from options: what is called, what it is made of, and what it is for.
+
+The steps that use them are `steps`'; how a typed name is looked up is left to `definitions/lookup`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import inspect
+import re
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch.nn import functional as F
+
+from ...errors import InputError
+from ..generated import expression
+from ..lookup import Asked, Library, Notebook, check_keywords, required
+
+Task = Literal["multiclass", "binary", "multilabel", "regression"]
+
+_TASKS: dict[str, Task] = {
+    "cross_entropy": "multiclass",
+    "nll_loss": "multiclass",
+    "multi_margin_loss": "multiclass",
+    "binary_cross_entropy": "binary",
+    "binary_cross_entropy_with_logits": "binary",
+    "multilabel_soft_margin_loss": "multilabel",
+    "mse_loss": "regression",
+    "l1_loss": "regression",
+    "smooth_l1_loss": "regression",
+    "huber_loss": "regression",
+    "poisson_nll_loss": "regression",
+}
+_CLASSES = {
+    "CrossEntropyLoss": "cross_entropy",
+    "NLLLoss": "nll_loss",
+    "MultiMarginLoss": "multi_margin_loss",
+    "BCELoss": "binary_cross_entropy",
+    "BCEWithLogitsLoss": "binary_cross_entropy_with_logits",
+    "MultiLabelSoftMarginLoss": "multilabel_soft_margin_loss",
+    "MSELoss": "mse_loss",
+    "L1Loss": "l1_loss",
+    "SmoothL1Loss": "smooth_l1_loss",
+    "HuberLoss": "huber_loss",
+    "PoissonNLLLoss": "poisson_nll_loss",
+}
+_SHORT = {"bce": "binary_cross_entropy", "ce": "cross_entropy", "nll": "nll_loss", "mse": "mse_loss", "l1": "l1_loss"}
+
+
+@dataclass(frozen=True)
+class Loss:
+    """A loss.
+
+    Attributes:
+        text: how it is shown.
+        call: what is called with output and target.
+        made: what `self.loss` is made of, where the loss has a state or is made by a call.
+        kind: name in torch.nn.functional of what it computes, empty if that is unknown.
+    """
+
+    text: str
+    call: ast.expr
+    made: ast.expr | None = None
+    kind: str = ""
+
+    @property
+    def task(self) -> Task | None:
+        """What the loss is for, where that is known."""
+        return _TASKS.get(self.kind)
+
+
+def of_numbers(model: Any) -> str:
+    """Return the loss of a model's generated steps if it compares numbers, empty for any other.
+
+    Args:
+        model: LightningModule instance.
+    """
+    made = _kind(model.loss) if isinstance(getattr(model, "loss", None), torch.nn.Module) else ""
+    try:
+        called = re.findall(r"^\s*loss = (?:\w+\.)*(\w+)\(output, target", inspect.getsource(type(model)._step), re.M)
+    except (AttributeError, OSError, TypeError):
+        return ""
+    names = [made if name == "loss" else name for name in called]
+    return next((name for name in names if _TASKS.get(name) == "regression"), "")
+
+
+def find_loss(given: Any, notebook: Notebook) -> Loss:
+    """Return the loss that an option asks for.
+
+    Raises:
+        InputError: there is none of that name, or it needs more than output and target.
+    """
+    asked = notebook.ask("--loss", given, _library(), "cross_entropy, mse_loss or a function of the notebook")
+    value, code = asked.value, asked.code
+    if asked.call is not None:
+        check_keywords(asked, "--loss")
+        call = ast.Call(code, asked.call.args, asked.call.keywords)
+        made = notebook.evaluate(ast.unparse(call), "--loss")
+        if not callable(made):
+            raise InputError(
+                f"--loss {asked.text} gives a value of type {type(made).__name__}; "
+                f"a loss is called with output and target"
+            )
+        return Loss(asked.text, expression("self.loss"), call, _kind(made))
+    if isinstance(value, type):
+        return _of_class(asked)
+    if isinstance(value, torch.nn.Module):
+        return Loss(asked.text, expression("self.loss"), expression("deepcopy(MADE)", MADE=code), _kind(value))
+    if not callable(value):
+        raise InputError(
+            f"--loss {asked.text} is of type {type(value).__name__}; a loss is called with output and target. "
+            f"Type --loss cross_entropy, --loss mse_loss or a function of the notebook"
+        )
+    missing = required(value, None, 2)
+    if missing:
+        raise InputError(
+            f"--loss {asked.text} needs more than output and target: {', '.join(missing)}. "
+            f"Write a function loss(output, target), or training_step in the cell"
+        )
+    return Loss(asked.text, notebook.on_instance(code), None, _kind(value))
+
+
+def _library() -> Library:
+    functions = {
+        name: value
+        for name, value in vars(F).items()
+        if callable(value) and (name.endswith(("loss", "cross_entropy", "_with_logits")) or name == "kl_div")
+    }
+    classes = {name: value for name, value in vars(torch.nn).items() if name.endswith("Loss")}
+    return Library({**functions, **classes}, {name: functions[full] for name, full in _SHORT.items()})
+
+
+def _of_class(asked: Asked) -> Loss:
+    """Return the loss of a class, made without arguments; InputError if it cannot be."""
+    missing = required(asked.value, None, 0) if issubclass(asked.value, torch.nn.Module) else []
+    if missing or not issubclass(asked.value, torch.nn.Module):
+        typing = ", ".join(f"{name}=..." for name in missing)
+        raise InputError(f'--loss {asked.text} is a class; type a call of it: --loss "{asked.text}({typing})"')
+    return Loss(asked.text, expression("self.loss"), ast.Call(asked.code, [], []), _kind(asked.value()))
+
+
+def _kind(value: Any) -> str:
+    """Return the name in torch.nn.functional of what a loss computes, or an empty string."""
+    while isinstance(value, functools.partial):
+        value = value.func
+    if isinstance(value, torch.nn.Module):
+        return next((_CLASSES[base.__name__] for base in type(value).__mro__ if base.__name__ in _CLASSES), "")
+    name = getattr(value, "__name__", "")
+    return name if getattr(F, name, None) is value else ""

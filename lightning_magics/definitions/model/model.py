@@ -1,0 +1,422 @@
+"""A cell or an object of the notebook becomes a LightningModule class.
+
+What its network, steps and optimizer are is left to `network`, `steps`, `losses`, `metrics` and `optimizers`.
+"""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+import dataclasses
+import importlib
+import textwrap
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from ...errors import InputError
+from ...runs.randomness import random_state_kept
+from ..cell import (
+    Cell,
+    Hyperparameter,
+    Source,
+    calls,
+    hparams_read,
+    last_name,
+    lightning_package,
+    parse,
+    rename_rebound,
+    split,
+    statements_of,
+    use_attributes,
+)
+from ..constructor import complete, constructor
+from ..definition import Definition, as_it_is, check_name, class_source, dashed, given_options, is_module, uncompiled
+from ..evaluation import class_kinds, default_values, execute
+from ..generated import assemble, expression, snippet
+from ..imports import bind_imports, notebook_imports
+from ..lookup import Notebook
+from ..scopes import Function, binds, names_read, parameters
+from .fine_tuning import HELPERS as OF_FINE_TUNING
+from .fine_tuning import FineTuning, check_names, is_loaded, new_weights, told
+from .inputs import Inputs
+from .losses import find_loss
+from .metrics import MetricOptions, find_metrics
+from .network import FORMS, Network, find_network
+from .optimizers import HELPERS as OF_OPTIMIZERS
+from .optimizers import Optimizing, configure
+from .steps import HELPERS, Steps
+
+if TYPE_CHECKING:
+    from ...options.parser import ModelOptions
+
+_STEPS = ("training_step", "validation_step", "test_step")
+_JUDGING = ("metrics", "task", "num_classes", "class_weights")
+
+
+def define_model(
+    name: str | None,
+    cell: Source | Any,
+    options: ModelOptions,
+    namespace: dict[str, Any],
+    package: str,
+    local_names: Mapping[str, Any] | None = None,
+) -> Definition:
+    """Make a LightningModule class and bind it in the notebook.
+
+    Args:
+        name: to register under; None for the class's own, or ``Model``.
+        cell: the cell, or an object: LightningModule class, nn.Module class or instance, or a callable that
+            returns one.
+        options: what the cell itself does not give.
+        namespace: the notebook's globals.
+        package: Lightning package to build on.
+        local_names: variables of the function that calls the magic, for options.
+
+    Raises:
+        InputError: the cell holds no model, or an option does not fit it.
+    """
+    check_name(name)
+    tree = parse(cell) if isinstance(cell, Source) else None
+    package = (lightning_package(tree) if tree is not None else None) or package
+    importlib.import_module(package)
+    if tree is None:
+        return _adopt(name, cell, options, Notebook(namespace, {}, "", local_names=local_names or {}), package)
+    check_names(tree, namespace)
+    kinds = class_kinds(tree, namespace)
+    complete_classes = [found for found, kind in kinds.items() if kind == "lightning"]
+    if complete_classes:
+        execute(tree.body, cell, namespace)
+        # Of an if, one branch ran.
+        complete_classes = [found for found in complete_classes if found in namespace]
+        chosen = name if name in complete_classes else complete_classes[-1]
+        definition = as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text, "a network or hooks")
+        written = [item for item in statements_of(tree.body) if isinstance(item, ast.ClassDef) and item.name == chosen]
+        return dataclasses.replace(definition, owned=_needed(written[-1], tree.body, namespace), notebook=namespace)
+    parts = split(tree)
+    if parts.expression is None and not parts.hooks:
+        classes = [found for found, kind in kinds.items() if kind == "module"]
+        if not classes:
+            raise InputError(f"the cell holds no model{last_name(tree)}. {FORMS}")
+        chosen = name if name in classes else classes[-1]
+        name = name or chosen
+        parts.expression = ast.Name(chosen, ast.Load())
+    execute(parts.notebook, cell, namespace)
+    rename_rebound(parts, namespace)
+    name = name or "Model"
+    notebook = Notebook(namespace, {}, name, local_names=local_names or {})
+    return _Model(name, parts, options, notebook, package, cell).define()
+
+
+def _adopt(name: str | None, found: Any, options: ModelOptions, notebook: Notebook, package: str) -> Definition:
+    """Make a definition of an object."""
+    own_name = getattr(found, "__name__", None) or type(found).__name__
+    name = name or (own_name if own_name.isidentifier() else "Model")
+    if is_module(uncompiled(found)):
+        if not isinstance(found, type):
+            raise InputError(f"{name} is a LightningModule instance already: give it to %lightning_fit as it is")
+        return as_it_is(name, found, options, notebook.namespace, class_source(found), "a network or hooks")
+    here = notebook.namespace.get(name) is found
+    notebook = dataclasses.replace(notebook, owner=name)
+    code = ast.Name(name, ast.Load()) if here else notebook.reference(found, "network")
+    return _Model(name, Cell(expression=code), options, notebook, package, None).define()
+
+
+@dataclass
+class _Model:
+    """One model in the making."""
+
+    name: str
+    cell: Cell
+    options: ModelOptions
+    notebook: Notebook
+    package: str
+    source: Source | None
+    network: Network | None = None
+    tuning: FineTuning = field(default_factory=FineTuning)
+    summary: str = ""
+
+    @random_state_kept()
+    def define(self) -> Definition:
+        """Generate the class, bind it in the notebook, and describe it."""
+        cell = self.cell
+        if cell.expression is not None:
+            with new_weights() as names:
+                self.network = find_network(cell, self.source, self.notebook)
+            self.summary = told(names)
+        defaults = default_values(cell, self.source, self.notebook.namespace)
+        own = frozenset(binds(cell.inner))
+        notebook = dataclasses.replace(self.notebook, hyperparameters=defaults, instance_names=own)
+        hooks = {hook.name: hook for hook in cell.hooks}
+        self.tuning = FineTuning.of(self.options, hooks)
+        if self.network is not None and self.network.parameters and not self.network.copies:
+            self.tuning.check([f"net.{name}" for name in self.network.parameters])
+        if self.tuning.weights is not None:
+            self.options = dataclasses.replace(self.options, loss="cross_entropy")
+        wanted = self.wanted(hooks)
+        steps = self.steps(notebook, hooks, wanted)
+        optimizing = self.optimizing(notebook, hooks)
+        self.add_rates(hooks, optimizing)
+        methods = self.methods(hooks, steps, wanted, optimizing)
+        return self.compiled(methods)
+
+    @property
+    def is_transformers(self) -> bool:
+        return self.network is not None and self.network.is_transformers
+
+    @property
+    def code(self) -> list[ast.AST]:
+        """The user's code that makes the network, as far as it is known."""
+        cell = self.cell
+        found: list[ast.AST] = [*cell.notebook, *cell.inner, *cell.hooks]
+        if cell.expression is not None:
+            found.append(cell.expression)
+        if self.source is None and isinstance(cell.expression, ast.Name):
+            adopted = self.notebook.namespace.get(cell.expression.id)
+            if isinstance(adopted, type):
+                with contextlib.suppress(SyntaxError):
+                    found.append(ast.parse(textwrap.dedent(class_source(adopted))))
+        return found
+
+    @property
+    def loads_pretrained(self) -> bool:
+        """Whether that code loads something pretrained."""
+        return is_loaded(self.code)
+
+    def wanted(self, hooks: dict[str, Function]) -> set[str]:
+        """Return the methods that the cell leaves to be made.
+
+        Raises:
+            InputError: options are missing, or would have no effect.
+        """
+        options = self.options
+        missing = [name for name in _STEPS if name not in hooks]
+        objective = [name for name in given_options(options) if name in ("loss", *_JUDGING)]
+        has_forward = self.network is not None or "forward" in hooks
+        if self.is_transformers and self.network is not None and not self.network.has_loss and missing == list(_STEPS):
+            raise InputError(
+                "this model of transformers takes no labels: it encodes, and has no loss. Take a class for the task, "
+                "such as AutoModelForSequenceClassification, or make it a part of a network with a head of its own"
+            )
+        if not missing and objective:
+            raise InputError(f"{dashed(objective)} would have no effect: the cell has all steps. Leave it out")
+        if not options.metrics and (options.task or options.num_classes):
+            raise InputError(
+                f"{dashed(item for item in objective if item != 'loss')} would have no effect without --metrics"
+            )
+        wanted = {"forward"} if self.network is not None else set()
+        wanted |= {"predict_step"} if self.network is not None or options.loss is not None else set()
+        if options.loss is not None or (self.is_transformers and not (objective == [] and "training_step" in hooks)):
+            if not has_forward:
+                raise InputError("--loss needs a network: end the cell with one, or write forward(self, …)")
+            wanted |= set(missing)
+        elif "training_step" not in hooks:
+            what = "the network" if self.network is not None else "the cell has no training_step, and"
+            verb = "needs" if self.network is not None else "it needs"
+            raise InputError(f"{what} {verb} a loss to train. Type --loss cross_entropy, --loss mse_loss or another")
+        elif objective:
+            raise InputError(f"{dashed(objective)} would have no effect without --loss: the cell has its training_step")
+        return wanted - hooks.keys()
+
+    def steps(self, notebook: Notebook, hooks: dict[str, Function], wanted: set[str]) -> Steps:
+        """Return what the steps are made of."""
+        options = self.options
+        if options.loss is not None and self.network is not None and self.network.is_causal:
+            raise InputError(
+                "--loss cannot be used on a causal language model: its logits are for the next token. "
+                "Leave it out for the model's own loss, or write training_step in the cell"
+            )
+        loss = self.tuning.loss or (find_loss(options.loss, notebook) if options.loss is not None else None)
+        if options.task in ("binary", "multilabel") and loss is not None and loss.task == "multiclass":
+            raise InputError(
+                f"--task {options.task} does not fit --loss {loss.text}, which is for one of several classes. "
+                f"Leave --task out, or type --loss binary_cross_entropy_with_logits"
+            )
+        inputs = self.network.inputs if self.network is not None else 1
+        if "forward" in hooks:
+            arguments = hooks["forward"].args
+            inputs = len(arguments.posonlyargs) + len(arguments.args) - len(arguments.defaults) - 1
+        metrics = None
+        if options.metrics:
+            if self.network is not None and self.network.is_causal:
+                raise InputError(
+                    "--metrics cannot be used on a causal language model: its logits are for the next token. "
+                    "Write validation_step in the cell"
+                )
+            given = options.metrics if isinstance(options.metrics, list | tuple) else (options.metrics,)
+            ignored = -100 if self.is_transformers else None
+            own = self.network.task if self.network is not None and loss is None else None
+            about = MetricOptions(loss, options.task, options.num_classes, ignored, own)
+            metrics = find_metrics(tuple(given), about, notebook)
+        from_left = self.network is not None and self.network.from_left
+        generates = self.network is not None and self.network.generates
+        taken = self.network.taken if self.network is not None and "forward" not in hooks else Inputs()
+        return Steps(loss, metrics, self.is_transformers, inputs, from_left, generates, taken)
+
+    def optimizing(self, notebook: Notebook, hooks: dict[str, Function]) -> Optimizing | None:
+        """Return the optimizer, or None where the cell has its own.
+
+        Raises:
+            InputError: an option would have no effect.
+        """
+        if "configure_optimizers" not in hooks:
+            if self.is_transformers or self.loads_pretrained:
+                return configure(self.options, notebook, "AdamW", 5e-5, grouped=True)
+            return configure(self.options, notebook, "Adam", None, self.network is not None and self.network.encodes)
+        useless = [name for name in given_options(self.options) if name in ("optimizer", "scheduler", "warmup")]
+        rates = [name for name in ("lr", "weight_decay") if getattr(self.options, name) is not None]
+        read = names_read(*hooks.values()) | hparams_read(hooks.values())
+        useless += [name for name in rates if name not in read and name not in self.cell.hyperparameters]
+        if useless:
+            raise InputError(f"{dashed(useless)} would have no effect: the cell has its configure_optimizers")
+        return None
+
+    def add_rates(self, hooks: dict[str, Function], optimizing: Optimizing | None) -> None:
+        """Add the hyperparameters that options bring; what an option says is the default, else what the cell says.
+
+        Raises:
+            InputError: the cell's own `__init__` has a parameter that an option gives.
+        """
+        known = self.cell.hyperparameters
+        found = dict(optimizing.hyperparameters) if optimizing is not None else {}
+        found |= self.tuning.hyperparameters
+        for name in ("lr", "weight_decay"):
+            value = getattr(self.options, name)
+            if value is not None and name not in found:
+                found[name] = Hyperparameter(name, expression("float"), ast.Constant(value))
+            own = parameters(hooks["__init__"].args) if "__init__" in hooks else []
+            if value is not None and any(arg.arg == name for arg in own):
+                raise InputError(
+                    f"--{name} would have no effect: __init__ in the cell has its own {name}. "
+                    f"Write its default there, or give it at the fit: --model.{name} {value}"
+                )
+        for name, item in found.items():
+            if name not in known:
+                known[name] = item
+            elif getattr(self.options, name) not in (None, ()):
+                known[name] = dataclasses.replace(known[name], default=item.default)
+
+    def methods(
+        self, hooks: dict[str, Function], steps: Steps, wanted: set[str], optimizing: Optimizing | None
+    ) -> list[Function]:
+        """Return the methods of the class: the constructor, the user's, then those that were made."""
+        cell = self.cell
+        own = hooks.pop("__init__", None)
+        others = [hook for hook in cell.hooks if hook.name != "__init__"]  # a property's parts are all of one name
+        kept = self.kept(others, steps)
+        changed = [name for name, item in cell.hyperparameters.items() if _is_changed(item, cell)]
+        body = snippet("\n".join(f"{name} = deepcopy({name})" for name in changed)) + cell.inner
+        body += snippet("\n".join(f"self.{name} = {local}" for name, local in kept.items()))
+        body += [*steps.start(), *self.tuning.start()]
+        if self.network is not None:
+            body += snippet("self.net = NET", NET=self.network.code)
+            # from_pretrained leaves a model in evaluation mode, and Lightning does not change that.
+            evaluates = self.network.evaluates or (self.loads_pretrained and not calls(self.code, "eval"))
+            body += snippet("self.net.train()") if self.is_transformers or evaluates else []
+        hyperparameters = cell.hyperparameters
+        made = steps.methods(wanted)
+        if optimizing is not None:
+            made += [optimizing.method, *optimizing.helpers]
+        attributes = {name: f"self.hparams.{name}" for name in hyperparameters}
+        attributes |= {name: f"self.{name}" for name in kept}
+        for function in others:
+            use_attributes(function, attributes)
+        init = constructor(hyperparameters, body) if own is None else complete(own, hyperparameters, body)
+        if own is not None and self.network is None and self.loads_pretrained and not calls(own.body, "eval"):
+            init.body += snippet("self.train()")  # likewise
+        init.body += self.tuning.end()
+        made += self.tuning.methods()
+        made.sort(key=lambda item: item.name.startswith("_"))
+        _rename_helpers(made, set(hooks))
+        return [init, *others, *made]
+
+    def kept(self, hooks: list[Function], steps: Steps) -> dict[str, str]:
+        """Return the attributes that keep what hooks read of an instance's parts, each with its name in `__init__`.
+
+        Raises:
+            InputError: the instance has another attribute of that name.
+        """
+        kept = {name: name for name in sorted(names_read(*hooks) & binds(self.cell.inner))}
+        kept |= self.network.copies if self.network is not None else {}
+        module = importlib.import_module(self.package).LightningModule
+        own = {ast.unparse(item.targets[0]) for item in steps.start() if isinstance(item, ast.Assign)}
+        if self.network is not None and ast.unparse(self.network.code) != "net":
+            own.add("self.net")
+        for name in kept:
+            if hasattr(module, name) or name in ("training", *(hook.name for hook in hooks)) or f"self.{name}" in own:
+                raise InputError(
+                    f"hooks read {name!r}, which the cell makes anew for every instance, and a model has another "
+                    f"attribute of that name. Give it another name in the cell"
+                )
+        return kept
+
+    def compiled(self, methods: list[Function]) -> Definition:
+        """Compile the class, run its definition in the notebook, and describe it."""
+        # What makes the network may be of the name; hooks that read it mean their own class.
+        read = names_read(*(item for item in methods if item not in self.cell.hooks))
+        capital = self.name[0].upper() + self.name[1:]
+        name = f"Lit{capital}" if self.name in read else self.name
+        loss = f", trained with {self.options.loss}" if isinstance(self.options.loss, str) else ""
+        kind = "A transformers model" if self.is_transformers else "A network" if self.network else "A model"
+        docstring = ast.Expr(ast.Constant(self.cell.docstring or f"{kind} of a notebook{loss}."))
+        cls = ast.ClassDef(name, [expression("pl.LightningModule")], [], [docstring, *methods], [])
+        imports = bind_imports([cls], self.package, self.notebook.namespace)
+        imported = binds(imports)
+        imports += notebook_imports(imports, [*self.cell.in_text, cls], self.notebook.namespace)
+        generated = assemble([*imports, *self.cell.in_text], [cls], name, self.source)
+        exec(generated.code, self.notebook.namespace)
+        form = "transformers" if self.is_transformers else "network" if self.network else "hooks"
+        form = "hooks" if self.cell.hooks else form
+        text = self.source.text if self.source else ""
+        made, namespace = self.notebook.namespace[name], self.notebook.namespace
+        owned = _needed(cls, self.cell.notebook, namespace) | self.notebook.aliases
+        owned |= {name: namespace[name] for name in imported}
+        return Definition(
+            self.name,
+            made,
+            generated.text,
+            text,
+            form,
+            self.package,
+            owned=owned,
+            notebook=namespace,
+            summary=self.summary,
+        )
+
+
+def _needed(cls: ast.AST, statements: Iterable[ast.stmt], namespace: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the functions and classes that statements put into the notebook and that a class needs there."""
+    kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+    defined = {item.name: item for item in statements if isinstance(item, kinds) and item is not cls}
+    read, found = names_read(cls), set[str]()
+    while new := read & defined.keys() - found:
+        found |= new
+        read |= names_read(*(defined[name] for name in new))
+    return {name: namespace[name] for name in found if name in namespace}
+
+
+def _is_changed(item: Hyperparameter, cell: Cell) -> bool:
+    """Whether a cell changes the list, dict or set that is a hyperparameter's default, which all instances share."""
+    if not isinstance(item.default, ast.List | ast.Dict | ast.Set):
+        return False
+    for node in ast.walk(ast.Module([*cell.inner, ast.Expr(cell.expression or ast.Constant(None))], [])):
+        changed: ast.AST | None = None
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            changed = node.func.value
+        elif isinstance(node, ast.Subscript) and not isinstance(node.ctx, ast.Load):
+            changed = node.value
+        elif isinstance(node, ast.AugAssign):
+            changed = node.target
+        if isinstance(changed, ast.Name) and changed.id == item.name:
+            return True
+    return False
+
+
+def _rename_helpers(made: list[ast.FunctionDef], taken: set[str]) -> None:
+    """Give the methods that steps call other names where the user has methods of those names."""
+    renamed = {name: f"{name}_of_options" for name in (*HELPERS, *OF_OPTIMIZERS, *OF_FINE_TUNING) if name in taken}
+    for function in made:
+        function.name = renamed.get(function.name, function.name)
+        for node in ast.walk(function):
+            if isinstance(node, ast.Attribute) and not hasattr(node, "lineno"):
+                node.attr = renamed.get(node.attr, node.attr)

@@ -1,0 +1,227 @@
+"""`configure_optimizers` from options: the optimizer, its scheduler, and the hyperparameters that they bring.
+
+How a typed name is looked up is left to `definitions/lookup`.
+"""
+
+from __future__ import annotations
+
+import ast
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from ...errors import InputError
+from ..cell import Hyperparameter
+from ..generated import expression, method, snippet
+from ..lookup import Asked, Library, Notebook, accepts, check_keywords, keywords, literal, required, signature
+from ..scopes import names_read
+
+if TYPE_CHECKING:
+    from ...options.parser import ModelOptions
+
+_STEPS = "self.trainer.estimated_stepping_batches"
+# What the Trainer or the optimizer knows, for the arguments that a scheduler needs for a whole run.
+_FILLED = {
+    "CosineAnnealingLR": {"T_max": _STEPS},
+    "OneCycleLR": {"max_lr": "self.hparams.lr", "total_steps": _STEPS},
+    "LinearLR": {"total_iters": _STEPS},
+    "PolynomialLR": {"total_iters": _STEPS},
+}
+_BY_STEP = {"OneCycleLR", "CyclicLR"}
+_WARMUPS = {
+    "linear_warmup": "get_linear_schedule_with_warmup",
+    "cosine_warmup": "get_cosine_schedule_with_warmup",
+    "constant_warmup": "get_constant_schedule_with_warmup",
+}
+_WARMUP = 0.1  # part of all steps
+# Biases and the weights of norms are the parameters of one dimension.
+_GROUPS = '''
+def _parameter_groups(self):
+    """Return the parameters that train, with no weight decay for biases and norms."""
+    trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+    return [
+        {"params": [parameter for parameter in trained if parameter.ndim > 1]},
+        {"params": [parameter for parameter in trained if parameter.ndim < 2], "weight_decay": 0.0},
+    ]
+'''
+HELPERS = ("_parameter_groups",)
+_EXAMPLES = {
+    "StepLR": "step_size=10",
+    "MultiStepLR": "milestones=[10, 20]",
+    "ExponentialLR": "gamma=0.95",
+    "CosineAnnealingWarmRestarts": "T_0=10",
+    "CyclicLR": "base_lr=1e-4, max_lr=1e-2",
+    "LambdaLR": "lr_lambda=lambda epoch: 0.95 ** epoch",
+    "MultiplicativeLR": "lr_lambda=lambda epoch: 0.95",
+}
+
+
+@dataclass
+class Optimizing:
+    """The method, those that it calls, and the hyperparameters that they read."""
+
+    method: ast.FunctionDef
+    helpers: list[ast.FunctionDef] = field(default_factory=list)
+    hyperparameters: dict[str, Hyperparameter] = field(default_factory=dict)
+
+
+def configure(
+    options: ModelOptions, notebook: Notebook, default: str, lr: float | None, grouped: bool = False
+) -> Optimizing:
+    """Return `configure_optimizers` for the options.
+
+    Args:
+        options: of the model.
+        notebook: where names are looked up.
+        default: optimizer where none is asked for.
+        lr: learning rate where none is asked for; None for the optimizer's own default.
+        grouped: whether weight decay leaves out biases and norms.
+
+    Raises:
+        InputError: a name is unknown, or an argument is missing or unknown.
+    """
+    asked = notebook.ask("--optimizer", options.optimizer or default, _optimizers(), 'Adam, or "SGD(momentum=0.9)"')
+    if not callable(asked.value):
+        raise InputError(
+            f"--optimizer {asked.text} is of type {type(asked.value).__name__}; it takes a name of torch.optim"
+        )
+    check_keywords(asked, "--optimizer")
+    rates = {"lr": options.lr, "weight_decay": options.weight_decay}
+    found: dict[str, Hyperparameter] = {}
+    for name, value in rates.items():
+        item = _rate(name, value, asked, lr, in_cell=name in notebook.hyperparameters)
+        if item is not None:
+            found[name] = item
+    helpers = [method(_GROUPS)] if grouped and accepts(asked.value, "weight_decay") else []
+    parameters = expression("self._parameter_groups()" if helpers else "self.parameters()")
+    call = _called(asked, [parameters], {name: f"self.hparams.{name}" for name in found})
+    call = notebook.on_instance(call)
+    if options.scheduler is None:
+        body = snippet("return CALL", CALL=call)
+    else:
+        body = _scheduled(call, options.scheduler, notebook, "lr" in found)
+    function = method("def configure_optimizers(self):\n    BODY", BODY=body)
+    if any(isinstance(node, ast.Attribute) and node.attr == "warmup" for node in ast.walk(function)):
+        found["warmup"] = _warmup(options.warmup)
+    elif options.warmup is not None:
+        raise InputError("--warmup would have no effect: it is of a scheduler such as --scheduler linear_warmup")
+    return Optimizing(function, helpers, found)
+
+
+def _warmup(given: float | None) -> Hyperparameter:
+    """Return the hyperparameter of the warm-up.
+
+    Raises:
+        InputError: it is no part of all steps.
+    """
+    if given is not None and not 0 <= given < 1:
+        raise InputError(
+            f"--warmup {given} is no part of all steps, such as 0.1. For a number of steps: "
+            f'--scheduler "linear_warmup(num_warmup_steps={given:g})"'
+        )
+    return Hyperparameter("warmup", ast.Name("float", ast.Load()), literal(_WARMUP if given is None else given))
+
+
+def _optimizers() -> Library:
+    base = torch.optim.Optimizer
+    names = {
+        name: value
+        for name, value in vars(torch.optim).items()
+        if isinstance(value, type) and issubclass(value, base) and value is not base
+    }
+    return Library(names)
+
+
+def _schedulers(given: Any = None) -> Library:
+    """What there is; those of transformers, which takes long to import, where a name asks for them."""
+    short: dict[str, Any] = dict.fromkeys(_WARMUPS)
+    if isinstance(given, str) and ("warmup" in given.lower() or "schedule" in given.lower()):
+        import transformers
+
+        short = {name: getattr(transformers, full) for name, full in _WARMUPS.items()}
+        short |= {full: short[name] for name, full in _WARMUPS.items()}
+    module = torch.optim.lr_scheduler
+    base = module.LRScheduler
+    names = {
+        name: value
+        for name, value in vars(module).items()
+        if isinstance(value, type) and issubclass(value, base) and not name.endswith("LRScheduler")
+    }
+    return Library(names, short)
+
+
+def _rate(name: str, value: float | None, asked: Asked, usual: float | None, in_cell: bool) -> Hyperparameter | None:
+    """Return the hyperparameter of a rate, or None where the optimizer keeps it to itself.
+
+    One that the cell has already is used too, with the cell's own default.
+
+    Raises:
+        InputError: it is given twice, or the optimizer does not take it.
+    """
+    typed = keywords(asked.call).get(name)
+    if value is not None and typed is not None:
+        raise InputError(f"--{name} {value} and --optimizer {asked.text} both give {name}: leave one out")
+    if value is not None and not accepts(asked.value, name):
+        raise InputError(f"--{name} has no effect: --optimizer {asked.text} takes no {name!r}. Leave --{name} out")
+    own = {item.name: item.default for item in signature(asked.value)}.get(name)
+    if typed is not None:
+        code: ast.expr | None = typed
+    elif value is not None:
+        code = literal(value)
+    elif in_cell and accepts(asked.value, name):
+        code = None
+    elif name == "lr" and name not in getattr(asked.value, "keywords", {}) and own is not None:
+        code = literal(usual if usual is not None else own if isinstance(own, int | float) else 1e-3)
+    else:
+        return None
+    return Hyperparameter(name, ast.Name("float", ast.Load()), code)
+
+
+def _called(asked: Asked, first: list[ast.expr], filled: dict[str, str]) -> ast.expr:
+    """Return the call that was asked for, with arguments put in; those that were typed stay, unless filled."""
+    typed = asked.call or ast.Call(asked.code, [], [])
+    kept = [item for item in typed.keywords if item.arg not in filled]
+    more = [ast.keyword(name, expression(text)) for name, text in filled.items()]
+    return ast.Call(asked.code, [*first, *typed.args], [*more, *kept])
+
+
+def _scheduled(optimizer: ast.expr, given: Any, notebook: Notebook, has_lr: bool) -> list[ast.stmt]:
+    """Return the statements that make the optimizer and the scheduler, and return both."""
+    example = 'CosineAnnealingLR, or "StepLR(step_size=10)"'
+    asked = notebook.ask("--scheduler", given, _schedulers(given), example)
+    if not callable(asked.value):
+        raise InputError(f"--scheduler {asked.text} is of type {type(asked.value).__name__}; type {example}")
+    check_keywords(asked, "--scheduler")
+    name = getattr(asked.value, "__name__", "")
+    typed = keywords(asked.call)
+    known = _FILLED.get(name, {}) if _schedulers().names.get(name) is asked.value else {}
+    by_step = name in _BY_STEP or getattr(asked.value, "__module__", "").startswith("transformers")
+    if by_step and name not in _BY_STEP:
+        known = {"num_warmup_steps": f"round(self.hparams.warmup * {_STEPS})", "num_training_steps": _STEPS}
+    named = [item.name for item in signature(asked.value)][1 + len(asked.call.args if asked.call else []) :]
+    filled = {key: text for key, text in known.items() if key in named and key not in typed}
+    if name == "OneCycleLR" and "epochs" in typed:
+        filled.pop("total_steps", None)
+    if not has_lr and "self.hparams.lr" in filled.values():
+        del filled["max_lr"]
+    missing = [key for key in required(asked.value, asked.call, 1) if key not in filled]
+    if missing:
+        typing = _EXAMPLES.get(name, ", ".join(f"{key}=..." for key in missing))
+        raise InputError(f'--scheduler {asked.text} needs {", ".join(missing)}. Type --scheduler "{name}({typing})"')
+    by_step = by_step or _STEPS in filled.values()
+    # The method must not bind the name of the user's own optimizer or scheduler.
+    read = names_read(optimizer, asked.call or asked.code)
+    local = "optimizer" if "optimizer" not in read else "made_optimizer"
+    call = notebook.on_instance(_called(asked, [expression(local)], filled))
+    monitor = name == "ReduceLROnPlateau"
+    config = expression(
+        "{'scheduler': CALL, 'monitor': 'val_loss'}" if monitor else "{'scheduler': CALL, 'interval': WHEN}",
+        CALL=call,
+        WHEN=ast.Constant("step" if by_step else "epoch"),
+    )
+    return snippet(
+        f"{local} = OPTIMIZER\nreturn {{'optimizer': {local}, 'lr_scheduler': CONFIG}}",
+        OPTIMIZER=optimizer,
+        CONFIG=config,
+    )

@@ -1,0 +1,1 @@
+"""Where it trains: in the kernel, in processes, on a cluster; starting, watching, stopping."""

@@ -1,0 +1,113 @@
+"""Reading what the processes of a run write while they do: events, the lines that the user's code prints, Stop."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import time
+from pathlib import Path
+
+from ..runs import events
+from ..runs.folder import MARK, RunFolder
+from ..transport.stop_control import Control, Wish, reach
+
+_MOST_BYTES = 1 << 16  # of a log, read at once: what lies before was too much to be read by a person
+_MOST_LOGS = 32  # that are read while a run goes on
+_TELL_S = 1.0
+
+# What libraries write below Python, where no logger and no warning filter is asked.
+_NOISE = re.compile(r"\[Gloo\]|(\[rank\d+\]:)?\[[WI]\d{4} |NCCL version")
+
+
+class Follower:
+    """Reads what a run has written since it was last asked.
+
+    Args:
+        folder: of the run.
+    """
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+        self._events = _Lines(folder.events_path)
+        self._logs: dict[int, _Lines] = {}
+        self._control: Control | Wish | None = None
+        self._watched = events.Watched(0.0, stopping=False)
+        self._due = 0.0
+
+    def read(self, last: bool = False) -> list[events.Event]:
+        """Return the new events, what was printed, and now and then that the run goes on.
+
+        Args:
+            last: whether nothing is written any more; a line may then be without its end.
+        """
+        found: list[events.Event] = []
+        for line in self._events.read():
+            with contextlib.suppress(ValueError):  # written by a version that is not like this one
+                event = events.from_json(line)
+                if event is not None:
+                    found.append(event)
+        ending = [event for event in found if isinstance(event, events.Ended)]  # said after what was printed
+        watched = [] if ending else self._seen()
+        return [*(event for event in found if event not in ending), *self._printed(last), *watched, *ending]
+
+    def close(self) -> None:
+        """Let go of the memory that is shared with the run."""
+        self._control = None
+
+    def _seen(self) -> list[events.Watched]:
+        """The present state of what no event tells, when it has changed or a second has passed."""
+        if self._control is None:
+            with contextlib.suppress(OSError, ValueError):  # the run trains in a kernel, has not begun or is over
+                self._control = reach(self._folder.control_path)
+        control = self._control
+        stopping = control is not None and (control.asked() or control.asked_now())
+        now = events.Watched(time.time(), stopping)
+        if now.stopping == self._watched.stopping and time.monotonic() < self._due:
+            return []
+        self._watched, self._due = now, time.monotonic() + _TELL_S
+        return [now]
+
+    def _printed(self, last: bool) -> list[events.Printed]:
+        # They come one after the other; of a thousand ranks, the first tell enough.
+        while (rank := len(self._logs)) < _MOST_LOGS and self._folder.log_path(rank).exists():
+            self._logs[rank] = _Lines(self._folder.log_path(rank), _MOST_BYTES)
+        found = []
+        for rank, log in self._logs.items():
+            lines = [line for line in log.read(last) if not line.startswith(MARK) and not _NOISE.match(line)]
+            if lines:
+                found.append(events.Printed(rank, "\n".join(lines)))
+        return found
+
+
+class _Lines:
+    """New complete lines of a file that grows.
+
+    Args:
+        path: of the file, which may not exist yet.
+        most: bytes to read at once; what lies before is skipped. None for all.
+    """
+
+    def __init__(self, path: Path, most: int | None = None) -> None:
+        self._path = path
+        self._most = most
+        self._place = 0
+
+    def read(self, last: bool = False) -> list[str]:
+        try:
+            if not self._path.is_file():  # such as a pipe, which would never end
+                return []
+            with self._path.open("rb") as file:  # opened for each look: that is when a network file system asks
+                size = os.fstat(file.fileno()).st_size
+                if size <= self._place:
+                    return []
+                if self._most is not None and size - self._place > self._most:
+                    file.seek(size - self._most)
+                    self._place = file.tell() + len(file.readline())
+                file.seek(self._place)
+                data = file.read()
+        except OSError:
+            return []
+        end = len(data) if last and data else data.rfind(b"\n") + 1
+        self._place += end
+        return data[:end].decode("utf-8", errors="replace").removesuffix("\n").split("\n") if end else []

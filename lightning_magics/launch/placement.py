@@ -1,0 +1,210 @@
+"""The devices that a run asks for: how many processes it takes, and how Lightning is told.
+
+Asked of Lightning's own accelerators, which count GPUs without making a CUDA context. Who starts the processes is
+`spawned`'s.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .. import clusters
+from ..errors import InputError, did_you_mean
+
+_OF_ONE_DEVICE = ("auto", "single_device", "single_tpu", "single_xla")
+_NAMES = {"cuda": "GPU", "mps": "MPS device", "tpu": "TPU core"}
+
+
+def processes(trainer: Mapping[str, Any], package: str) -> int:
+    """Return how many processes Trainer's arguments ask for: one a device, 1 where they do not say.
+
+    Args:
+        trainer: Trainer's arguments; `accelerator`, `devices`, `num_nodes` and `strategy` are looked at.
+        package: ``pytorch_lightning`` or ``lightning.pytorch``.
+
+    Raises:
+        InputError: Lightning would refuse them, or they ask for processes that Lightning starts itself.
+    """
+    nodes = trainer.get("num_nodes", 1)
+    if nodes != 1:
+        raise InputError(
+            f"--num_nodes {nodes} asks for other machines; a run takes the one it is on: --num_nodes 1. On "
+            f"a cluster: --nodes {nodes} --cluster slurm"
+        )
+    strategy = trainer.get("strategy", "auto")
+    check_strategy(strategy, package)
+    given = getattr(strategy, "parallel_devices", None)  # a Strategy object can bring its own
+    if given:
+        return len(given)
+    accelerator = _accelerator(trainer, package)
+    count = len(accelerator.get_parallel_devices(_parsed(trainer, accelerator, package)))
+    if count > 1 and _is_of_one_device(strategy, package) and strategy != "auto":
+        raise InputError(f"{_typed(strategy)} trains on one device, --devices asks for {count}: leave one of them out")
+    if count > 1 and accelerator.name() == "tpu":
+        raise InputError(f"--devices asks for {count} TPU cores; a run takes one of them: --devices 1")
+    return count
+
+
+def settled(trainer: Mapping[str, Any], package: str) -> dict[str, Any]:
+    """Return Trainer's arguments with `devices` definite: the GPUs' indices, or the number of processes.
+
+    What ``"auto"`` and -1 stand for depends on the process that asks, and without `devices` Lightning takes them all.
+
+    Raises:
+        InputError: as `processes`.
+    """
+    processes(trainer, package)
+    if getattr(trainer.get("strategy"), "parallel_devices", None):
+        return dict(trainer)
+    return {**trainer, "devices": _parsed(trainer, _accelerator(trainer, package), package)}
+
+
+def needs_processes(trainer: Mapping[str, Any], package: str) -> bool:
+    """Whether a run takes processes of its own: several, or one under a strategy made for several.
+
+    Raises:
+        InputError: as `processes`.
+    """
+    return processes(trainer, package) > 1 or not _is_of_one_device(trainer.get("strategy", "auto"), package)
+
+
+def with_ddp(trainer: Mapping[str, Any], asked: bool | int, package: str = "pytorch_lightning") -> dict[str, Any]:
+    """Return Trainer's arguments with what the option ``--ddp [N]`` stands for.
+
+    Args:
+        trainer: Trainer's arguments; a strategy for several processes stays as it was given.
+        asked: number of processes, or True for all GPUs, or for the devices that are given.
+        package: Lightning package.
+
+    Raises:
+        InputError: there is no GPU for a bare ``--ddp``, or another argument says otherwise.
+    """
+    strategy = trainer.get("strategy", "auto")
+    if strategy == "auto":
+        strategy = "ddp"
+    elif _is_of_one_device(strategy, package):
+        raise InputError(f"--ddp trains in several processes and {_typed(strategy)} in one: leave one of them out")
+    made = {**trainer, "strategy": strategy}
+    if asked is True:
+        if "devices" not in made:
+            made["devices"] = _gpus(made, package)
+        return made
+    if asked < 1:
+        raise InputError(f"--ddp {asked} is no number of processes. Type --ddp 2")
+    made.setdefault("devices", asked)
+    if made["devices"] != asked and processes(made, package) != asked:
+        raise InputError(f"--ddp {asked} and --devices {made['devices']} differ: leave one of them out")
+    return made
+
+
+def _gpus(trainer: Mapping[str, Any], package: str) -> int:
+    accelerator = _accelerator(trainer, package)
+    if accelerator.name() != "cuda":
+        raise InputError("--ddp takes all GPUs, and there is none to take: say how many processes: --ddp 2")
+    count: int = accelerator.auto_device_count()
+    return count
+
+
+def _parsed(trainer: Mapping[str, Any], accelerator: Any, package: str) -> Any:
+    """The devices as Lightning's accelerator reads them: a number, or the devices' indices."""
+    asked = trainer.get("devices", 1)
+    refused = importlib.import_module(f"{package}.utilities.exceptions").MisconfigurationException
+    every = asked == "auto" or (accelerator.name() == "cpu" and str(asked).strip() == "-1")
+    try:
+        found = accelerator.parse_devices(accelerator.auto_device_count() if every else asked)
+    except (TypeError, ValueError, refused) as error:
+        raise _refusal(asked, accelerator) from error
+    if not found:
+        raise _refusal(asked, accelerator)
+    return found
+
+
+def _refusal(asked: Any, accelerator: Any) -> InputError:
+    if accelerator.name() == "cpu":
+        return InputError(f"--devices {asked} is no number of processes, which it has to be on the CPU: --devices 2")
+    count = accelerator.auto_device_count()
+    kind = _NAMES.get(accelerator.name(), accelerator.name())
+    here = f"has 1 {kind}, which is 0" if count == 1 else f"has {count} {kind}s, numbered from 0"
+    return InputError(
+        f"--devices {asked} is not to be had: this machine {here}. "
+        f"Type --devices auto for all of them, or --accelerator cpu for processes on the CPU"
+    )
+
+
+def _accelerator(trainer: Mapping[str, Any], package: str) -> Any:
+    """The class of the accelerator that Lightning would choose."""
+    registry = importlib.import_module(f"{package}.accelerators").AcceleratorRegistry
+    known = {name: registry[name]["accelerator"] for name in sorted(registry.available_accelerators())}
+    asked = getattr(trainer.get("strategy"), "accelerator", None) or trainer.get("accelerator", "auto")
+    if not isinstance(asked, str):
+        chosen = [type(asked)]
+        asked = type(asked).__name__
+    elif asked in ("auto", "gpu"):  # in Lightning's order
+        chosen = [known[name] for name in ("tpu", "mps", "cuda") if asked == "auto" or name != "tpu"]
+        chosen += [known["cpu"]] if asked == "auto" else []
+    elif asked in known:
+        chosen = [known[asked]]
+    else:
+        names = ["auto", "gpu", *known]
+        raise InputError(f"--accelerator {asked} is none of {', '.join(names)}.{did_you_mean(asked, names)}")
+    for accelerator in chosen:
+        if accelerator.is_available():
+            return accelerator
+    there = ", ".join(name for name, accelerator in known.items() if accelerator.is_available())
+    raise InputError(f"--accelerator {asked} is not to be had; this machine has {there}. Type --accelerator auto")
+
+
+def check_strategy(strategy: Any, package: str) -> None:
+    """Check that a strategy is Lightning's, and starts no processes by itself.
+
+    Raises:
+        InputError: it does not, or does.
+    """
+    method = getattr(strategy, "_start_method", None)
+    if isinstance(strategy, str):
+        registry = importlib.import_module(f"{package}.strategies").StrategyRegistry
+        if strategy != "auto" and strategy not in registry:
+            names = ["auto", *registry.available_strategies()]
+            near = did_you_mean(strategy, names) or f" There are: {', '.join(names)}"
+            raise InputError(f"--strategy {strategy} is no strategy of Lightning's.{near}")
+        method = registry[strategy]["init_params"].get("start_method") if strategy != "auto" else None
+    if method not in (None, "popen"):
+        raise InputError(
+            f"{_typed(strategy)} starts processes itself, which a notebook's run does not survive. "
+            "Type --strategy ddp: its processes are spawned for you"
+        )
+
+
+def _is_of_one_device(strategy: Any, package: str) -> bool:
+    if isinstance(strategy, str):
+        return strategy in _OF_ONE_DEVICE
+    return isinstance(strategy, importlib.import_module(f"{package}.strategies").SingleDeviceStrategy)
+
+
+def _typed(strategy: Any) -> str:
+    return f"--strategy {strategy if isinstance(strategy, str) else type(strategy).__name__}"
+
+
+@dataclass(frozen=True)
+class How:
+    """How a job's processes are started.
+
+    Attributes:
+        ranks: number of them.
+        background: whether the call returns at once, and the run outlives the kernel.
+        method: ``forkserver`` or ``spawn``.
+        cluster: what is asked of Slurm; None for processes of this machine.
+    """
+
+    ranks: int
+    background: bool
+    method: str
+    cluster: clusters.Asked | None = None
+
+    @property
+    def queues(self) -> bool:
+        """Whether they are a job of their own, which waits in a queue."""
+        return self.cluster is not None and not self.cluster.inside

@@ -1,0 +1,151 @@
+"""What a call returns: a run, live while it goes on, and its values, weights and predictions after it."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ..errors import RunError
+from ..runs import events
+from ..runs.folder import RunFolder
+from ..runs.record import RunRecord
+from ..shell import cell_number, running_kernel
+from ..training.job import Job
+from ..transport.stop import Stop
+from ..views import report
+from ..views.state import RunState
+
+
+class LastValues(dict[str, float]):
+    """Metric to its last value; Lightning's second names for some of them can be read, and are not listed."""
+
+    def __init__(self, metrics: Mapping[str, float], doubles: Mapping[str, float]) -> None:
+        super().__init__(metrics)
+        self._doubles = doubles
+
+    def __missing__(self, name: str) -> float:
+        return self._doubles[name]
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """Last value under a name, second names included."""
+        return super().get(name, self._doubles.get(name, default))
+
+
+class Run:
+    """One call of fit, validate, test or predict, and all that came of it.
+
+    Attributes:
+        trainer: the Trainer; None where the run had processes of its own.
+        record: what ``run.json`` holds.
+        folder: the run on disk.
+        data: the DataModule, or None, and the DataLoaders that it ran on.
+        has_weights: whether the live model has the weights that a fit left.
+    """
+
+    def __init__(self, folder: RunFolder, record: RunRecord, state: RunState, job: Job | None) -> None:
+        self.record = record
+        self.folder = folder
+        self.trainer: Any = None
+        self.data: tuple[Any, tuple[Any, ...]] = (job.datamodule, job.loaders) if job else (None, ())
+        self.has_weights = True
+        self._model: Any = job.model if job else None
+        self._predictions: Any = None
+        self._reading: Callable[[Any], Any] | None = None
+        self._state = state
+        self._shown_in = cell_number()
+        self._stop = Stop()
+        self._ended = threading.Event()
+
+    @property
+    def model(self) -> Any:
+        """The LightningModule instance, with the weights that the run left."""
+        return self._model
+
+    @property
+    def predictions(self) -> Any:
+        """Of predict, in input order; of texts a list with a dict for each: label and probabilities by name."""
+        return self._read(self._predictions)
+
+    def _read(self, predictions: Any) -> Any:
+        """What predictions say, for what was asked."""
+        return predictions if self._reading is None or predictions is None else self._reading(predictions)
+
+    @property
+    def judged(self) -> events.Judged | None:
+        """Of a test of a classifier: what it found, class by class."""
+        return self._state.judged
+
+    @property
+    def name(self) -> str:
+        """Model and version, ``Digits/version_3``."""
+        return self.folder.name
+
+    @property
+    def verb(self) -> events.Verb:
+        """What ran: fit, validate, test or predict."""
+        return self.record.verb
+
+    @property
+    def status(self) -> events.Status:
+        """How it stands: running, completed, interrupted or failed."""
+        return self.record.status
+
+    @property
+    def log_dir(self) -> str:
+        """Path of the run folder."""
+        return str(self.folder.path)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Last value of every metric; the second names that Lightning has for some can be read too."""
+        return LastValues(self.record.metrics, self.record.doubles)
+
+    @property
+    def history(self) -> list[dict[str, float]]:
+        """A row for each epoch: ``epoch`` (from 0), ``step``, and the metrics by name."""
+        return [{"epoch": row.epoch, "step": row.step, **row.values} for row in list(self._state.rows.values())]
+
+    @property
+    def results(self) -> list[dict[str, float]]:
+        """What validate and test found: a row for each dataloader."""
+        return self.record.results
+
+    @property
+    def best_model_path(self) -> str:
+        """Best checkpoint: by ``--monitor``, else the latest; empty if none was written."""
+        return self.record.best_model_path
+
+    def wait(self) -> Run:
+        """Wait until the run has ended, and return it."""
+        self._ended.wait()
+        return self
+
+    def stop(self) -> None:
+        """Ask a running run to stop after its batch; one that has ended stays as it is."""
+        self._stop.ask()
+
+    def logs(self, rank: int = 0) -> str:
+        """What a process of the run wrote to its log.
+
+        Raises:
+            RunError: there is no such rank.
+        """
+        path = self.folder.log_path(rank)
+        if not path.is_file():
+            raise RunError(f"run {self.name} has no log of rank {rank}: {path} does not exist")
+        return path.read_text(encoding="utf-8", errors="replace")
+
+    def __repr__(self) -> str:
+        """Name, status and last metrics, in a line."""
+        metrics = "".join(f", {name}={value:.4g}" for name, value in self.metrics.items())
+        return f"<Run {self.name} {self.status}{metrics}>"
+
+    def _ipython_display_(self) -> None:
+        """Show the table and curves; not again in the cell that has just shown them live."""
+        from IPython.display import display
+
+        if self._shown_in is None or self._shown_in != cell_number():
+            display(report.mimebundle(self._state), raw=True)  # type: ignore[no-untyped-call]
+        elif running_kernel() is None:
+            raise NotImplementedError  # a terminal shows Out[N] and waits for something: the one line of repr

@@ -1,0 +1,97 @@
+"""What the scheduler of a cluster says of a run's job, for whoever watches the run: it waits, it goes on, it is gone.
+
+What it is asked with is `launch/slurm/submission`'s part; what happens in the run its own events tell.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable
+
+from ..errors import RunError
+from ..runs import events
+from ..runs.folder import RunFolder
+from ..transport.stop_control import reach
+from .slurm import submission
+from .supervision import CANCELLED
+
+_QUEUE_S = 2.0  # between two questions while it waits; at most a hundredth of the time that it has waited
+_RUNNING_S = 10.0  # while it runs: its own events tell more
+_MOST_S = 60.0
+_LAST_WORDS_S = 10.0  # for what its processes wrote last, to be seen through the file system that they share
+_NOW = "now"
+
+
+class Scheduler:
+    """What is known of one run's job.
+
+    Args:
+        folder: of the run.
+        show: takes what is to be seen: `Queued`.
+    """
+
+    def __init__(self, folder: RunFolder, show: Callable[[events.Event], None]) -> None:
+        self._folder = folder
+        self._job = folder.job()
+        self._show = show
+        self._began = time.monotonic()
+        self._due = self._retry = 0.0
+        self._gone_since: float | None = None
+        self._state: submission.State | None = None
+        self._last_words_s = _LAST_WORDS_S
+        self._is_cancelled = False
+
+    def goes_on(self) -> bool:
+        """Whether the job waits or runs, as far as is known; asks the scheduler now and then."""
+        now = time.monotonic()
+        asked = "" if self._is_cancelled or now < self._retry else self._asked()
+        if now >= self._due or (asked and self._waits):
+            self._look(now)
+        if asked == _NOW or (asked and self._waits):
+            self._cancel()
+        return self._gone_since is None or now - self._gone_since < self._last_words_s
+
+    def _cancel(self) -> None:
+        try:
+            submission.cancel(self._job)
+        except RunError as error:  # it is tried again
+            self._show(events.Notice(f"{error}. To cancel it by hand: scancel {self._job}"))
+            self._retry = time.monotonic() + _QUEUE_S
+        else:
+            self._is_cancelled, self._due = True, 0.0
+
+    def why(self) -> str:
+        """How the job came to its end, for a person; empty if it has not."""
+        if self._gone_since is None or self._state is None:
+            return ""
+        return CANCELLED if self._state.word == "CANCELLED" else submission.why(self._state, self._folder.path)
+
+    @property
+    def _waits(self) -> bool:
+        return self._state is not None and self._state.kind == "queued"
+
+    def _asked(self) -> str:
+        """What the run was asked for by its user: to stop, or to end now, as where its folder was removed."""
+        if self._folder.is_removed():
+            return _NOW
+        with contextlib.suppress(OSError):  # the run is over
+            control = reach(self._folder.control_path)
+            return _NOW if control.asked_now() else "stop" if control.asked() else ""
+        return ""
+
+    def _look(self, now: float) -> None:
+        state, waited = submission.state(self._job), self._waits
+        if state.kind == "unknown":  # it does not answer, which says nothing of the job
+            self._due = now + _RUNNING_S
+            return
+        self._state = state
+        self._gone_since = (self._gone_since or now) if state.kind == "ended" else None
+        never_began = state.word == "CANCELLED" and not state.nodes
+        self._last_words_s = 0.0 if never_began or self._folder.is_removed() else _LAST_WORDS_S
+        if self._waits:
+            self._show(events.Queued(state.reason, state.position, state.waiting, state.start))
+        elif waited:
+            self._show(events.Queued(""))
+        waited_s = now - self._began
+        self._due = now + (min(max(_QUEUE_S, waited_s / 100), _MOST_S) if self._waits else _RUNNING_S)

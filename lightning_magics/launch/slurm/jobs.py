@@ -1,0 +1,293 @@
+"""Jobs of Slurm: how each stands, in Slurm's words and in those for a person; cancelling and requeueing.
+
+What a job asks for, and its submission, are `submission`'s part.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Literal
+
+from ...clusters import State
+from ...errors import RunError
+from .client import Answer, ask, is_installed
+
+# Exit codes of the lines that a batch script checks a node with.
+NO_FOLDER = 97
+NO_PYTHON = 98
+_NO_OUTPUT_FILE = 53  # "signal" that Slurm reports where a node cannot open the job's output file
+_FAR_S = 300 * 24 * 3600  # a job without a time limit counts as a year: a start after it tells nothing
+_QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+_RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
+_WAITS = {
+    "Resources": "waiting for resources",
+    "Priority": "higher-priority jobs are before it",
+    "BeginTime": "it may not begin yet",
+    "Dependency": "it waits for another job",
+    "DependencyNeverSatisfied": "it waits for a job that did not end as it was to",
+    "JobHeldUser": "held by its user: scontrol release JOB lets it go",
+    "JobHeldAdmin": "held by an administrator",
+    "PartitionDown": "its partition is down",
+    "PartitionInactive": "its partition is inactive",
+    "PartitionConfig": "no node of the partition has what it asks for",
+    "PartitionNodeLimit": "it asks for more nodes than the partition allows",
+    "PartitionTimeLimit": "it asks for more time than the partition allows",
+    "ReqNodeNotAvail": "a node that it asks for is not available",
+    "Licenses": "waiting for a license",
+    "Reservation": "waiting for its reservation",
+    "QOSMaxJobsPerUserLimit": "as many jobs of yours run as you may run",
+    "QOSMaxGRESPerUser": "your jobs use as many GPUs as you may use",
+    "AssocGrpGRES": "your account uses as many GPUs as it may use",
+    "AssocMaxJobsLimit": "as many jobs of your account run as it may run",
+    "launch_failed_requeued_held": "held, since it could not be started on its node",
+}
+# Fields of squeue's output, each with its width; read by place, since values may hold any character.
+_FIELDS = {
+    "JobID": 32,
+    "State": 32,
+    "Reason": 256,
+    "StartTime": 32,
+    "NodeList": 1024,
+    "PriorityLong": 32,
+    "Partition": 256,
+    "RestartCnt": 16,
+    "exit_code": 16,
+}
+
+
+FORGOTTEN = State("ended", "FORGOTTEN", "Slurm does not know the job any more")
+
+
+def states(jobs: Iterable[str]) -> dict[str, State]:
+    """Return how jobs stand, all asked for at once; one that the queue does not know is left out.
+
+    Where Slurm does not answer, each is unknown, with the reason.
+    """
+    wanted = list(dict.fromkeys(jobs))
+    if not wanted:
+        return {}
+    answer = _squeue(f"--jobs={','.join(wanted)}", "--states=all")
+    if answer.error and "Invalid job id" not in answer.error:  # which it says of a single one that it does not know
+        return {job: State("unknown", "", answer.error) for job in wanted}
+    rows = {row["JobID"]: row for row in map(_row, answer.text.splitlines()) if row["JobID"] in wanted}
+    queue = _Queue(row["Partition"] for row in rows.values() if row["State"] == "PENDING")
+    return {job: _state(row, queue) for job, row in rows.items()}
+
+
+def state(job: str) -> State:
+    """Return how one job stands; where the queue has forgotten it, what the accounting says, or `FORGOTTEN`."""
+    found = states([job]).get(job)
+    if found is None:
+        return _accounted(job) or FORGOTTEN
+    if found.word == "CANCELLED":  # by whom, only the accounting says
+        told = _accounted(job)
+        return replace(found, reason=told.reason) if told is not None and told.kind == "ended" else found
+    return found
+
+
+def cancel(job: str) -> None:
+    """Cancel a job; one that has ended stays as it is.
+
+    Raises:
+        RunError: Slurm refuses, or does not answer.
+    """
+    _order("cancel", job, "scancel", job)
+
+
+def requeue(job: str) -> None:
+    """Put a job back into the queue.
+
+    Raises:
+        RunError: Slurm refuses, or does not answer.
+    """
+    _order("requeue", job, "scontrol", "requeue", job)
+
+
+def gives_way(job: str) -> bool:
+    """Whether a job that still runs is to make room: it has some time left, in which its processes are ended."""
+    told = ask("scontrol", "--oneliner", "show", "job", job).text
+    found = re.search(r"PreemptTime=(\S+)", told)
+    return found is not None and found[1] not in ("None", "(null)", "Unknown", "0")
+
+
+def not_shared(folder: Path, where: str) -> str:
+    """The message for a node that does not see the run's folder."""
+    return (
+        f"the folder of the run is not seen{where}: {folder} is not on a file system that all nodes share. "
+        f"Set one that is: %config LightningMagics.run_dir = '/a/shared/folder'"
+    )
+
+
+def no_python(where: str) -> str:
+    """The message for a node without the kernel's Python."""
+    return (
+        f"this notebook's Python is not found{where}: {sys.executable}. Use an environment on a file system that "
+        f"all nodes share, or a line that makes it available: --slurm.setup 'module load …'"
+    )
+
+
+def why(state: State, folder: Path) -> str:
+    """How a job came to its end, for a person, with what to type where something is to be done.
+
+    Args:
+        state: of the job.
+        folder: the run's.
+    """
+    where = f" on {state.nodes}" if state.nodes else ""
+    if state.exit_code == NO_FOLDER or (state.word == "FAILED" and state.signal == _NO_OUTPUT_FILE):
+        return not_shared(folder, where)
+    if state.exit_code == NO_PYTHON:
+        return no_python(where)
+    told = {
+        "CANCELLED": f"the job was {state.reason or 'cancelled'}",
+        "TIMEOUT": "the job reached its time limit. More of it: --slurm.time MINUTES",
+        "DEADLINE": "the job reached its deadline",
+        "NODE_FAIL": f"the job lost a node{f' of {state.nodes}' if state.nodes else ''}",
+        "BOOT_FAIL": f"a node of the job did not start{f': {state.nodes}' if state.nodes else ''}",
+        "OUT_OF_MEMORY": f"the job used more memory than it had{where}. More of it: --slurm.mem 64GB",
+        "PREEMPTED": "the job gave way to one of higher priority",
+        "COMPLETED": "the job has ended",
+        "FORGOTTEN": "the job has ended, and Slurm has forgotten how",
+    }
+    if state.word in told:
+        return told[state.word]
+    if state.kind != "ended":
+        return state.reason or f"the job is {state.word.lower() or 'unknown'}"
+    how = f"signal {state.signal}" if state.signal else f"exit code {state.exit_code}"
+    return f"the job ended with {how}{where} ({state.word})"
+
+
+def _order(what: str, job: str, *command: str) -> None:
+    answer = ask(*command)
+    if answer.error:
+        raise RunError(f"Slurm does not {what} job {job}: {answer.error}")
+
+
+def _squeue(*options: str) -> Answer:
+    fields = ",".join(f"{name}:{width}" for name, width in _FIELDS.items())
+    return ask("squeue", "--noheader", f"--Format={fields}", *options)
+
+
+def _row(line: str) -> dict[str, str]:
+    found, place = {}, 0
+    for name, width in _FIELDS.items():
+        found[name] = line[place : place + width].strip()
+        place += width
+    return found
+
+
+class _Queue:
+    """The jobs that wait in some partitions; asked for only if a position is wanted."""
+
+    def __init__(self, partitions: Iterable[str]) -> None:
+        self.rows: list[dict[str, str]] = []
+        names = ",".join(dict.fromkeys(partitions))
+        if names and _shows_all():
+            self.rows = [_row(line) for line in _squeue("--states=PENDING", f"--partition={names}").text.splitlines()]
+
+    def place(self, row: dict[str, str]) -> tuple[int, int] | None:
+        """Position of a job by priority, from 1, and how many wait in its partition."""
+        waiting = [other for other in self.rows if other["Partition"] == row["Partition"]]
+        before = [other for other in waiting if _rank(other) < _rank(row)]
+        return (len(before) + 1, len(waiting)) if waiting else None
+
+
+def _rank(row: dict[str, str]) -> tuple[int, int]:
+    """What jobs are ordered by: a higher priority, then a lower number."""
+    number = re.match(r"\d+", row["JobID"])
+    return -_number(row["PriorityLong"]), int(number[0]) if number else 0
+
+
+@functools.cache
+def _shows_all() -> bool:
+    """Whether the queue shows the jobs of others: without them, a position would mean nothing."""
+    config = ask("scontrol", "show", "config").text
+    private = re.search(r"^PrivateData\s*=\s*(.*)$", config, re.M)
+    return private is None or "jobs" not in private[1]
+
+
+def _state(row: dict[str, str], queue: _Queue) -> State:
+    word = row["State"]
+    kind = _kind(word)
+    code, number = _exit(row["exit_code"])
+    found = State(kind, word, nodes=row["NodeList"], restarts=_number(row["RestartCnt"]), exit_code=code, signal=number)
+    if kind == "queued":
+        place = queue.place(row) or (None, None)
+        return replace(found, reason=_waits(row), position=place[0], waiting=place[1], start=_start(row["StartTime"]))
+    if kind == "ended":
+        return replace(found, reason="cancelled" if word == "CANCELLED" else _plain(row["Reason"]))
+    return replace(found, reason="its processes are being ended") if word == "COMPLETING" else found
+
+
+def _kind(word: str) -> Literal["queued", "running", "ended"]:
+    return "queued" if word in _QUEUED else "running" if word in _RUNNING else "ended"
+
+
+def _waits(row: dict[str, str]) -> str:
+    """Why a job waits: in plain words, with Slurm's own."""
+    if row["State"] == "CONFIGURING":
+        return "its nodes are made ready"
+    reason = row["Reason"].strip("()")
+    first = reason.partition(",")[0]
+    if first == "BeginTime" and _number(row["RestartCnt"]):
+        return "put back into the queue; it may begin again in a moment (BeginTime)"
+    if first in ("", "None"):
+        return "waiting for Slurm to look at it"
+    return f"{_WAITS.get(first, 'it waits')} ({reason})"
+
+
+def _plain(reason: str) -> str:
+    return "" if reason in ("", "None") else reason
+
+
+def _start(text: str) -> float | None:
+    """When a job is to start; None where Slurm does not know, or only that other jobs have no limit."""
+    found = _number(text)
+    return float(found) if 0 < found < time.time() + _FAR_S else None
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else 0
+
+
+def _exit(text: str) -> tuple[int, int]:
+    """Exit code and signal: of ``3:0``, or of the status as wait() gives it."""
+    code, colon, number = text.partition(":")
+    if colon:
+        return _number(code), _number(number)
+    status = _number(text)
+    number_of_signal = status & 0x7F
+    return (0, number_of_signal) if number_of_signal else (status >> 8, 0)
+
+
+def _accounted(job: str) -> State | None:
+    """What the accounting says of a job; None where there is none, or it does not know the job."""
+    if not is_installed("sacct"):
+        return None
+    fields = "State,ExitCode,NodeList"
+    rows = ask("sacct", f"--jobs={job}", "--allocations", "--noheader", "--parsable2", f"--format={fields}").rows
+    if not rows:
+        return None
+    text, code, nodes = [*rows[-1].split("|"), "", ""][:3]
+    word, _, rest = text.partition(" ")
+    exit_code, number = _exit(code)
+    reason = _by_whom(rest) if word == "CANCELLED" else ""
+    nodes = "" if nodes == "None assigned" else nodes
+    return State(_kind(word), word, reason, nodes=nodes, exit_code=exit_code, signal=number)
+
+
+def _by_whom(text: str) -> str:
+    """``by 1001`` as the accounting has it, with the user's name."""
+    import pwd  # which Windows lacks, as it lacks Slurm
+
+    number = text.removeprefix("by ").strip()
+    try:
+        return f"cancelled by {pwd.getpwuid(int(number)).pw_name}"
+    except (ValueError, KeyError):
+        return f"cancelled {text}".strip()

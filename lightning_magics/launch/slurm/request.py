@@ -1,0 +1,251 @@
+"""What a run asks of a Slurm cluster, checked before anything is submitted.
+
+What the cluster has is `partitions`' part; the submission is `submission`'s.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ...clusters import Asked
+from ...errors import InputError, MissingPackage, did_you_mean
+from ...formats import plural
+from .allocation import allocation
+from .client import is_installed
+from .partitions import UNLIMITED, Partition, gpus, named, partitions, seconds, with_gpus
+
+OWN = ("inside", "requeues")  # parameters that are this package's, beside submitit's
+SIGNAL_DELAY_S = 90  # submitit's own: how long before the time limit a job is told
+# Parameters of submitit that are not taken, and why, or what is typed in their place.
+_INSTEAD = {
+    "nodes": "type --nodes N",
+    **dict.fromkeys(("ntasks_per_node", "gpus_per_node", "gpus_per_task", "num_gpus"), "type --devices N"),
+    "array_parallelism": "a run is one job, never an array",
+    "use_srun": "the processes of a run are started by srun",
+    "srun_args": "srun reads them from variables too: --slurm.setup 'export SRUN_CPUS_PER_TASK=4'",
+}
+_ALIASES = {"timeout_min": "time", "mem_gb": "mem", "name": "job_name", "tasks_per_node": "ntasks_per_node"}
+
+
+def asked(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[str, Any]) -> Asked:
+    """Check what a run asks of Slurm.
+
+    Args:
+        nodes: number of nodes.
+        devices: processes on each node: a number; ``"auto"`` or -1 for one for each GPU; None for one.
+        accelerator: ``auto``, ``gpu``, ``cuda`` or ``cpu``.
+        parameters: of submitit, and `inside` and `requeues`.
+
+    Raises:
+        MissingPackage: submitit is not installed.
+        InputError: Slurm is not here, or the cluster cannot give what is asked for.
+    """
+    if importlib.util.find_spec("submitit") is None:
+        raise MissingPackage("submitit", "--cluster slurm", "submitit")
+    if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 1:
+        raise InputError(f"--nodes takes a whole number of at least 1; found {nodes!r}.")
+    given = {name: value for name, value in parameters.items() if value is not None}
+    inside, requeues = _own(given)
+    parameters = _checked({name: value for name, value in given.items() if name not in OWN})
+    if not is_installed("srun" if inside else "sbatch"):
+        raise InputError(
+            f"--cluster slurm: there is no {'srun' if inside else 'sbatch'} on this machine's path. Start the notebook "
+            "on a login node of the cluster, or on a node inside of a job, or type `module load slurm` before it starts"
+        )
+    wants_gpus = _wants_gpus(accelerator)
+    if inside:
+        return _asked_inside(nodes, _count(devices), wants_gpus, [name for name in given if name != "inside"])
+    return _asked_of_queue(nodes, _count(devices), wants_gpus, parameters, requeues)
+
+
+def defaults(settings: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters of a run: what was typed, over the settings; these are of a queue, which ``inside`` has none of."""
+    return dict(typed) if typed.get("inside") else {**settings, **typed}
+
+
+def parameter_names() -> list[str]:
+    """Names of all parameters that a run takes, for completion; no name where submitit is not installed."""
+    if importlib.util.find_spec("submitit") is None:
+        return []
+    return sorted({*_parameters(), *OWN} - set(_INSTEAD))
+
+
+def partition_names(timeout_s: float = 1.0) -> list[str]:
+    """Names of the partitions, for completion; none where no Slurm answers in time."""
+    try:
+        return [item.name for item in partitions(timeout_s)]
+    except InputError:
+        return []
+
+
+def _parameters() -> Mapping[str, Any]:
+    """All parameters that submitit takes for Slurm, with their defaults."""
+    from submitit.slurm import slurm as of_submitit
+
+    found: Mapping[str, Any] = of_submitit._get_default_parameters()
+    return found
+
+
+def _own(given: Mapping[str, Any]) -> tuple[bool, int]:
+    """This package's own parameters: inside, and the number of requeues."""
+    inside, requeues = given.get("inside", False), given.get("requeues", 3)
+    if not isinstance(inside, bool):
+        raise InputError(f"--slurm.inside takes true or false; found {inside!r}.")
+    if isinstance(requeues, bool) or not isinstance(requeues, int) or requeues < 0:
+        raise InputError(f"--slurm.requeues takes a whole number of at least 0; found {requeues!r}.")
+    return inside, requeues
+
+
+def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Submitit's parameters as it takes them.
+
+    Raises:
+        InputError: one is unknown, stands for another option, or has a value that it cannot have.
+    """
+    known = parameter_names()
+    for name in given:
+        if name in _INSTEAD:
+            raise InputError(f"--slurm.{name} is not taken: {_INSTEAD[name]}")
+        if name not in known:
+            alias = _ALIASES.get(name)
+            near = f" Did you mean {alias!r}?" if alias in known else did_you_mean(name, known)
+            raise InputError(
+                f"--slurm.{name} is not a parameter of Slurm that submitit knows.{near} There are: {', '.join(known)}. "
+                f"Others go through --slurm.additional_parameters \"{{'{name.replace('_', '-')}': VALUE}}\""
+            )
+    found = dict(given)
+    if isinstance(found.get("time"), str):  # as Slurm writes it: 2:00:00
+        found["time"] = -(-(seconds(found["time"]) or 0) // 60) or found["time"]
+    for name in ("time", "signal_delay_s", "cpus_per_task"):
+        if name in found:
+            _check_whole(name, found[name])
+    for name in {"setup", "teardown"} & found.keys():
+        found[name] = [found[name]] if isinstance(found[name], str) else list(found[name])
+    if not isinstance(found.get("additional_parameters", {}), Mapping):
+        raise InputError("--slurm.additional_parameters takes a dict: \"{'reservation': 'NAME'}\"")
+    return found
+
+
+def _check_whole(name: str, value: Any) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        unit = {"time": " of minutes, or 2:00:00", "signal_delay_s": " of seconds"}.get(name, "")
+        raise InputError(f"--slurm.{name} takes a whole number{unit}; found {value!r}.")
+
+
+def _count(devices: Any) -> int | None:
+    """Devices of a node: a number, None for all."""
+    if devices is None:
+        return 1
+    text = str(devices).strip()
+    if text in ("auto", "-1"):
+        return None
+    if isinstance(devices, bool) or not text.isdecimal() or int(text) < 1:
+        raise InputError(
+            f"--devices {devices}: on a cluster it is the number of processes on each node, and Slurm chooses the "
+            "GPUs: --devices 4, or --devices auto for one for each GPU of a node"
+        )
+    return int(text)
+
+
+def _wants_gpus(accelerator: Any) -> bool | None:
+    """Whether GPUs are asked for; None where the partition decides."""
+    name = accelerator if isinstance(accelerator, str) else type(accelerator).__name__
+    name = name.lower().removesuffix("accelerator")
+    if name not in ("auto", "gpu", "cuda", "cpu"):
+        raise InputError(f"--accelerator {name} is not for a cluster. Type --accelerator auto, gpu, cuda or cpu")
+    return {"auto": None, "cpu": False}.get(name, True)
+
+
+def _asked_of_queue(
+    nodes: int, count: int | None, wants_gpus: bool | None, given: dict[str, Any], requeues: int
+) -> Asked:
+    known = partitions()
+    chosen = named(known, str(given.get("partition", "")))
+    if wants_gpus and not any(item.most_gpus for item in chosen):
+        names = ", ".join(item.name for item in chosen)
+        raise InputError(
+            f"--accelerator gpu: the nodes of partition {names} have no GPUs as far as Slurm knows. "
+            f"{with_gpus(known)}. Type --slurm.partition NAME, or --accelerator cpu"
+        )
+    possible: list[Asked] = []
+    refusals: list[InputError] = []
+    for partition in chosen:  # of several, Slurm takes the first that can
+        try:
+            possible.append(_asked_of_partition(partition, nodes, count, wants_gpus, given, requeues))
+        except InputError as error:
+            refusals.append(error)
+    if not possible:
+        raise refusals[0]
+    return possible[0]
+
+
+def _asked_of_partition(
+    partition: Partition, nodes: int, count: int | None, wants_gpus: bool | None, given: dict[str, Any], requeues: int
+) -> Asked:
+    has_gpus = bool(partition.most_gpus) and wants_gpus is not False
+    processes = (partition.gpus_of(nodes) if has_gpus else 1) if count is None else count
+    gpus_asked = processes if has_gpus else 0
+    in_gres = gpus(str(given.get("gres", "")))
+    if in_gres and in_gres != gpus_asked:
+        raise InputError(
+            f"--slurm.gres {given['gres']} asks for {plural(in_gres, 'GPU')} a node and --devices for {gpus_asked}: "
+            f"type --devices {in_gres}"
+        )
+    partition.check(nodes, gpus_asked, processes, given.get("cpus_per_task", 1))
+    return Asked(nodes, processes, gpus_asked, {**given, **_times(partition, given)}, requeues=requeues)
+
+
+def _times(partition: Partition, given: Mapping[str, Any]) -> dict[str, Any]:
+    """How long before its time limit the job is told.
+
+    Raises:
+        InputError: the limit is beyond the partition's, or shorter than that.
+    """
+    limit_s = int(given.get("time", 0)) * 60 or partition.time_s
+    if partition.longest_s != UNLIMITED and limit_s > partition.longest_s:
+        longest = partition.longest_s // 60
+        raise InputError(
+            f"--slurm.time {given['time']}: partition {partition.name} allows {longest} minutes at most. "
+            f"Type --slurm.time {longest}, or another --slurm.partition"
+        )
+    delay_s = given.get("signal_delay_s")
+    if delay_s is not None and limit_s != UNLIMITED and delay_s >= limit_s:
+        raise InputError(
+            f"--slurm.signal_delay_s {delay_s}: the job is told so many seconds before its time limit, which is "
+            f"{limit_s} seconds. Type fewer, or a longer --slurm.time"
+        )
+    if delay_s is None:  # of a short limit, a quarter
+        delay_s = SIGNAL_DELAY_S if limit_s == UNLIMITED else min(SIGNAL_DELAY_S, limit_s // 4)
+    return {"signal_delay_s": delay_s}
+
+
+def _asked_inside(nodes: int, count: int | None, wants_gpus: bool | None, given: Sequence[str]) -> Asked:
+    held = allocation()
+    if held is None:
+        raise InputError(
+            "--slurm.inside: this notebook is not inside of an allocation of Slurm (SLURM_JOB_ID is not set). Start "
+            "Jupyter in one (salloc, or a job), or leave --slurm.inside out to submit a job"
+        )
+    if given:
+        raise InputError(f"--slurm.{given[0]} is asked of a queue, and --slurm.inside has none. Leave one of them out")
+    if nodes > len(held.hosts):
+        raise InputError(
+            f"--nodes {nodes}: the allocation {held.job} has {len(held.hosts)} ({', '.join(held.hosts)}). "
+            f"Type --nodes {len(held.hosts)}"
+        )
+    if wants_gpus and not held.gpus:
+        raise InputError(f"--accelerator gpu: the allocation {held.job} has no GPUs. Type --accelerator cpu")
+    has_gpus = bool(held.gpus) and wants_gpus is not False
+    processes = (held.gpus if has_gpus else 1) if count is None else count
+    if has_gpus and processes > held.gpus:
+        raise InputError(
+            f"--devices {processes}: the allocation {held.job} has {held.gpus} on each node. Type --devices {held.gpus}"
+        )
+    if held.cpus is not None and processes > held.cpus:
+        raise InputError(
+            f"--devices {processes}: the allocation {held.job} has {held.cpus} processors on this node, and each "
+            f"process takes one. Type --devices {held.cpus}, or ask for more: salloc --cpus-per-task {processes}"
+        )
+    return Asked(nodes, processes, processes if has_gpus else 0, inside=True)

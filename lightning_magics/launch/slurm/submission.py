@@ -1,0 +1,122 @@
+"""Runs as jobs of a Slurm cluster: the submission, through submitit, and the front of all that is about Slurm.
+
+What a run may ask is `request`'s part, how jobs stand `jobs`'. The processes of a job are started on its nodes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+from ...clusters import Asked, State
+from ...errors import InputError
+from ...formats import plural
+from .jobs import NO_FOLDER, NO_PYTHON, cancel, state, why
+from .nodes import variables
+from .partitions import gpus
+from .request import SIGNAL_DELAY_S, asked
+
+__all__ = ["Asked", "State", "asked", "cancel", "state", "submit", "why"]  # what a run is given to Slurm and watched by
+_OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")  # no variables of a job
+# A shell that goes on after the command, and passes on the signal that Slurm sends to the shell alone.
+_SUPERVISED = (
+    """supervised() { trap 'kill -USR2 $!' USR2; trap : TERM; "$@" & """
+    "until wait $!; do code=$?; kill -0 $! 2>/dev/null || return $code; done; }"
+)
+
+
+def submit(what: Asked, folder: Path, name: str, function: Callable[..., Any], *arguments: Any) -> str:
+    """Submit a job that calls a function on its first node; return the job's id.
+
+    The process that calls it gets SIGUSR2 before the time limit, and SIGTERM when the job is cancelled or gives way:
+    the batch script becomes that process, or where there are lines to run after it, passes the signal on.
+
+    Args:
+        what: it asks for.
+        folder: of submitit's own files: script, pickle and logs; on a file system that the nodes see.
+        name: of the job.
+        function: is sent with `arguments` by pickle.
+        arguments: of the function.
+
+    Raises:
+        InputError: Slurm refuses it.
+    """
+    from submitit.core.utils import FailedJobError, FailedSubmissionError
+
+    executor = _executor(what, folder.absolute(), name)
+    try:
+        with _outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's words too
+            return str(executor.submit(function, *arguments).job_id)
+    except (FailedJobError, FailedSubmissionError) as error:
+        words = " ".join(str(error).replace("sbatch: error: ", "").split())
+        words = words.removeprefix("Batch job submission failed: ")
+        raise InputError(f"Slurm refuses the job: {words or 'sbatch failed'}. Asked for: {_described(what)}") from error
+
+
+def _executor(what: Asked, folder: Path, name: str) -> Any:
+    """Submitit's, with all that the batch script says."""
+    from submitit import SlurmExecutor
+
+    parameters = {"job_name": name, "time": None, **what.parameters}  # None leaves the time limit to the partition
+    setup = [*parameters.pop("setup", ()), *_checks(folder)]
+    delay_s = parameters.get("signal_delay_s", SIGNAL_DELAY_S)
+    forced = {"signal": f"B:USR2@{delay_s}", "requeue": True, **parameters.pop("additional_parameters", {})}
+    run = "exec"
+    if "teardown" in parameters:
+        run = "supervised"
+        setup.append(_SUPERVISED)
+        parameters["teardown"] = ["code=$?", *parameters["teardown"], "exit $code"]
+    if what.gpus and not gpus(str(parameters.get("gres", ""))):  # which may ask for them by their kind
+        parameters["gpus_per_node"] = what.gpus
+    executor = SlurmExecutor(folder, python=f"{run} {shlex.quote(sys.executable)}")
+    executor.update_parameters(
+        nodes=what.nodes,
+        ntasks_per_node=what.processes,
+        setup=setup,
+        use_srun=False,
+        additional_parameters=forced,
+        **parameters,
+    )
+    return executor
+
+
+def _checks(folder: Path) -> list[str]:
+    """Lines of a batch script that end it, with a code that says why, on a node that lacks what the run needs.
+
+    Signals of the time limit are not heard before Python hears them: the shell would end.
+    """
+    return [
+        "trap '' USR2",
+        *(f"export {name}={shlex.quote(value)}" for name, value in variables(sys.path).items()),
+        f"[ -d {shlex.quote(str(folder))} ] || exit {NO_FOLDER}",
+        f"[ -x {shlex.quote(sys.executable)} ] || exit {NO_PYTHON}",
+    ]
+
+
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Without the variables of a job that this process is in: Slurm would take some for those of the new one."""
+    found = [name for name in os.environ if name.startswith(("SLURM_", "SRUN_")) and name not in _OF_A_CLUSTER]
+    hidden = {name: os.environ.pop(name) for name in found}
+    try:
+        yield
+    finally:
+        os.environ.update(hidden)
+
+
+def _described(what: Asked) -> str:
+    """What was asked for, in a line."""
+    parts = [plural(what.nodes, "node"), f"{plural(what.processes, 'process')} on each"]
+    parts += [f"{plural(what.gpus, 'GPU')} on each"] if what.gpus else []
+    parts += [
+        f"{name} {value}"
+        for name, value in what.parameters.items()
+        if name not in ("setup", "teardown", "signal_delay_s")
+    ]
+    return ", ".join(parts)

@@ -1,0 +1,524 @@
+"""Runs in processes of their own: starting them, watching them from this kernel or another, and what comes back.
+
+The run's folder is all that the two sides share. The processes are started by `start`, watched over by
+`supervisor`; what they run is `worker`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import threading
+import time
+import weakref
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .. import clusters
+from ..errors import InputError, LightningMagicsError, RunError
+from ..runs import events
+from ..runs.folder import EventWriter, RunFolder, shown
+from ..runs.record import RunRecord
+from ..training.job import Job
+from ..transport import children, exceptions
+from ..transport.stop import Abort, Stop, interrupts_ask
+from ..transport.stop_control import Control, Wish
+from . import start
+from .follow import Follower
+from .kernel import Screen, recording, removed_unless_started, write_sources
+from .placement import How
+from .run import LastValues, Run
+from .scheduler import Scheduler
+from .slurm import nodes, submission
+from .start import Line
+from .stopping import TO_ANSWER_S, TO_END_S, ask_to_stop, kill, kill_supervisor
+from .supervision import CANCELLED, ENDED_AT_ONCE, clear, full_disk
+from .supervisor import Request
+
+if TYPE_CHECKING:
+    from ..views.view import View
+
+_WATCH_S = 0.05
+_CALM_S = 0.2  # between two looks at a run that is under way: each takes the processor from a rank
+_FAR_S = 0.5  # the same of a run on a cluster: what it writes comes over a network
+
+
+class _RemoteStop(Stop):
+    """The wish to stop, told to the processes of the run.
+
+    Args:
+        control: shared with them.
+    """
+
+    def __init__(self, control: Control | Wish) -> None:
+        super().__init__()
+        self.control = control
+        self._late = False  # whether an interrupt came when the run was ending by itself
+
+    def ask(self) -> None:
+        """Ask to stop."""
+        super().ask()
+        self.control.ask()
+
+    def interrupt(self) -> None:
+        """Ask once more: the second time, and the second time after the end has begun, the processes end now."""
+        if self._ending and not self._late:
+            self._late = True
+        elif self._ending or self.is_set():
+            self.control.ask(now=True)
+        else:
+            self.ask()
+
+
+class SpawnedRun(Run):
+    """A run in processes of its own.
+
+    Args:
+        folder: of the run.
+        record: what is known of it.
+        view: shows it.
+        job: what it runs; None for a run of another kernel.
+        build: makes an instance of its model, for a run of another kernel.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        record: RunRecord,
+        view: View,
+        job: Job | None = None,
+        build: Callable[[RunRecord], Any] | None = None,
+    ) -> None:
+        super().__init__(folder, record, view.state, job)
+        self._job = job
+        self._build = build
+        self._screen = Screen(folder, view)
+        self._follower = Follower(folder)
+        self._scheduler: Scheduler | None = None
+        self._error: BaseException | None = None
+        self._settled = False  # whether what the run left is in the live objects
+        self.has_weights = False
+
+    @property
+    def status(self) -> events.Status:
+        """How it stands: running, completed, interrupted or failed."""
+        return "running" if not self._ended.is_set() else self.record.status
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """Last value of every metric; the second names that Lightning has for some can be read too."""
+        if self._ended.is_set():
+            return super().metrics
+        rows = [list(row.values.items()) for row in list(self._state.rows.values())]
+        return LastValues(dict(item for row in rows for item in row), self._state.doubles)
+
+    @property
+    def model(self) -> Any:
+        """The LightningModule instance; asking for it takes the weights that the run left into it.
+
+        Raises:
+            RunError: the run goes on, or its model is unknown here.
+        """
+        self._settle()
+        return self._model
+
+    @property
+    def predictions(self) -> Any:
+        """Of predict, in input order.
+
+        Raises:
+            RunError: the run goes on.
+        """
+        self._settle()
+        if self._predictions is None and self.folder.predictions_path.exists():
+            from ..training.train import load
+
+            self._predictions = load(self.folder.predictions_path, trusted=self._job is not None)
+        return self._read(self._predictions)
+
+    def wait(self) -> Run:
+        """Wait until the run has ended, take what it left into the live model, and return the run.
+
+        Raises:
+            Exception: what the run failed with.
+        """
+        self._ended.wait()
+        if self._error is not None:
+            raise self._error
+        if self._job is not None:
+            self._settle()
+        return self
+
+    def stop(self, now: bool = False) -> None:
+        """Ask a running run to stop after its batch; one that has ended stays as it is.
+
+        Args:
+            now: end its processes at once; nothing more is saved.
+        """
+        if self._ended.is_set():
+            return
+        if now:
+            kill(self.folder)
+            self._ended.wait(TO_END_S)
+        elif isinstance(self._stop, _RemoteStop):
+            self._stop.ask()
+        else:
+            ask_to_stop(self.folder)
+
+    def watch(self) -> None:
+        """Show what happens until the run is over, and take note of its end."""
+        try:
+            self.follow(time.sleep)
+        finally:
+            self.finish()
+
+    def follow(self, wait: Callable[[float], None]) -> None:
+        """Show what happens until no process works on the run.
+
+        Args:
+            wait: for some seconds, or until the run has ended.
+        """
+        alive, until = True, float("inf")
+        if self.folder.job():
+            self._scheduler = Scheduler(self.folder, self._screen.show)
+        calm_s = _CALM_S if self._scheduler is None else _FAR_S
+        while alive:
+            alive = self._goes_on()  # asked before reading: nothing is written after the end
+            self.catch_up()
+            if self._is_to_end():
+                until = min(until, time.monotonic() + TO_END_S)
+                if time.monotonic() > until - TO_END_S + TO_ANSWER_S and self._scheduler is None:
+                    kill_supervisor(self.folder)
+                alive = alive and time.monotonic() < until
+            if alive:
+                wait(calm_s if self._state.started else _WATCH_S)
+        self.catch_up(last=True)
+
+    def _goes_on(self) -> bool:
+        """Whether processes work on the run, or are to; a job whose folder was removed is first to be gone."""
+        if self._scheduler is None:
+            return self.folder.is_alive()
+        return (self.folder.is_alive() or self.folder.is_removed()) and self._scheduler.goes_on()
+
+    def _is_to_end(self) -> bool:
+        """Whether it was asked here that its processes end at once."""
+        return isinstance(self._stop, _RemoteStop) and self._stop.control.asked_now()
+
+    def catch_up(self, last: bool = False) -> None:
+        """Show what has happened since the last time; `last` says that nothing more will."""
+        for event in self._follower.read(last):
+            self._screen.show(event)
+            if isinstance(event, events.Started | events.Ended):
+                with contextlib.suppress(LightningMagicsError):
+                    self.record = self.folder.read()
+            if isinstance(event, events.Ended):
+                self._stop.end()
+
+    def finish(self, error: str = "") -> None:
+        """Take note of the end, and record it if nobody else was left to.
+
+        Args:
+            error: why it ended then, if that is known.
+        """
+        with contextlib.ExitStack() as ending:
+            ending.callback(self._ended.set)
+            ending.callback(self._screen.close)
+            with contextlib.suppress(LightningMagicsError):
+                self.record = self.folder.read()
+            if self.record.status == "running" and self._is_gone():
+                self._tell_end(error or (self._scheduler.why() if self._scheduler else ""))
+            if self.record.status != "running" and self._state.ended is None:  # no event could be written
+                self._screen.show(_end_of(self.record))
+            if self.record.status == "failed":
+                self._error = self._raised()
+            self._stop = Stop()  # the other one holds a file open
+            self._stop.end()
+            self._follower.close()
+
+    def _is_gone(self) -> bool:
+        """Whether nothing works on a run that says it goes on."""
+        if self._scheduler is not None:
+            return not self._scheduler.goes_on()
+        return not (self.folder.is_alive() or self.folder.is_elsewhere())
+
+    def _tell_end(self, error: str) -> None:
+        """Record the end of a run that says it goes on."""
+        status: events.Status = "failed"
+        ended = self._state.ended
+        if ended is not None:  # the record alone could not be written
+            status, error = ended.status, ended.error
+        elif error == CANCELLED:
+            status = "interrupted"
+        elif self._is_to_end():
+            status, error = "interrupted", ENDED_AT_ONCE
+        elif not self.folder.path.exists():
+            error = f"its folder {self.folder.path} was removed"
+        elif not error:
+            error = self._told() or (
+                "its processes were killed" if self.record.pid else "its processes exited before the run started"
+            )
+            error += full_disk(self.folder)
+        elapsed_s = self._state.elapsed_s
+        self.folder.make_room()
+        ended = events.Ended(status, elapsed_s, self.record.epochs, self.record.steps, error=error)
+        self.record = dataclasses.replace(self.record, status=status, elapsed_s=elapsed_s, error=error)
+        with contextlib.suppress(OSError):
+            writer = EventWriter(self.folder.events_path)
+            writer.write(ended)
+            writer.close()
+            self.folder.write(self.record)
+        clear(self.folder)
+        self._screen.show(ended)
+
+    def _told(self) -> str:
+        """What a rank raised, where nobody could record it; empty if none did."""
+        paths = self.folder.error_paths()
+        first = exceptions.earliest(paths) if self._job is not None else None
+        return f"{first.type_name.rpartition('.')[2]}: {first.message}" if first is not None else ""
+
+    def _raised(self) -> BaseException:
+        """What a run failed with: of a run of this kernel the exception itself."""
+        paths = self.folder.error_paths()
+        found = exceptions.earliest(paths) if self._job is not None else None
+        if found is None:
+            return RunError(f"{self.name} failed: {self.record.error}. Its log: run.logs()")
+        for path in paths:
+            path.unlink(missing_ok=True)
+        error = exceptions.rebuilt(found)
+        if not isinstance(error, LightningMagicsError) and len(self.folder.log_paths()) > 1:
+            error.add_note(f"Raised in rank {found.rank}; its log: run.logs({found.rank})")
+        return error
+
+    def _settle(self) -> None:
+        """Take what the run left into the live model, once.
+
+        Raises:
+            RunError: the run goes on, or its model is unknown here.
+        """
+        if not self._ended.is_set():
+            raise RunError(f"{self.name} is still running. Wait for it with run.wait(), or end it with run.stop()")
+        if self._settled:
+            return
+        if self._model is None and self._build is not None and self.verb == "fit":
+            self._model = self._build(self.record)
+        checkpoint = self._checkpoint()
+        if checkpoint is not None:
+            from ..runs.columns import kept
+            from ..training import snapshots
+            from ..training.origins import remember
+            from ..training.train import take
+            from ..training.trainer import handed_over
+
+            callbacks = self._job.trainer.get("callbacks") if self._job is not None else None
+            data = self._job.datamodule if self._job is not None else None
+            take(self._model, callbacks, checkpoint, self._job is not None, data)
+            remember(self._model, kept(self.folder), self.folder)
+            self.has_weights = True
+            if self._job is not None:
+                snapshots.leave(handed_over(self._job))
+            if self._job is not None and self._job.trainer.get("enable_checkpointing") is False:  # needed to continue
+                weakref.finalize(self._model, self.folder.last_checkpoint_path.unlink, missing_ok=True)
+        self._settled = True
+
+    def _checkpoint(self) -> Path | None:
+        """What the live model takes its weights from, None where it keeps those that it has.
+
+        Raises:
+            RunError: the model is made anew, and the run kept nothing.
+        """
+        last = self.folder.last_checkpoint_path
+        if self.verb != "fit":
+            return None
+        if self._build is None and self.record.error == CANCELLED:
+            return self.folder.newest_checkpoint()
+        if self._build is None:
+            return last if last.exists() and not self.record.error else None
+        found = last if last.exists() else self.folder.newest_checkpoint()  # which a fit in a kernel has alone
+        if found is None:
+            raise RunError(f"{self.name} kept no checkpoint in {shown(self.folder.checkpoints_path)}, and no weights")
+        return found
+
+
+def _end_of(record: RunRecord) -> events.Ended:
+    """The end that a record tells."""
+    return events.Ended(
+        record.status,
+        record.elapsed_s or 0.0,
+        record.epochs,
+        record.steps,
+        record.reason,
+        record.error,
+        record.best_model_path,
+        record.best_model_score,
+    )
+
+
+def run_in_processes(
+    run: SpawnedRun, how: How, sources: Mapping[Path, str], started: Callable[[Run], None], ended: Callable[[Run], None]
+) -> None:
+    """Run a job in processes of its own: to its end, or in the background.
+
+    Args:
+        run: with a job, in a folder that is new and empty; takes what comes of it.
+        how: number of processes, and how they start.
+        sources: files of the folder to write first; empty ones are left out.
+        started: called with the run once it goes on.
+        ended: called with a run in the background once it is over.
+
+    Raises:
+        KeyboardInterrupt: interrupted twice.
+        InputError: the job cannot start or cannot be sent; the folder is gone again.
+        RunError: the folder cannot be written, or a process died.
+        Exception: what the user's code raised; the run is recorded as failed.
+    """
+    prepared = False
+    with removed_unless_started(run.folder, lambda: prepared):
+        begin = _prepare(run, how, sources)
+        prepared = True
+    try:
+        with interrupts_ask(run._stop):
+            run.catch_up()
+            started(run)
+            if how.background:
+                line = _begun(run, begin)  # before the cell returns: from then on the run needs no kernel
+                threading.Thread(target=_in_background, args=(run, line, ended), name=run.name, daemon=True).start()
+                return
+            _in_foreground(run, begin)
+            run.wait()  # an interrupt must not leave the model with half of its weights
+    except InputError:
+        if run._state.started is None:  # refused: it is as if it had not been asked for
+            with removed_unless_started(run.folder, lambda: False):
+                pass
+        raise
+
+
+def _begun(run: SpawnedRun, begin: Callable[[], Line]) -> Line:
+    """Start the processes of a run.
+
+    Raises:
+        Abort: interrupted twice.
+        RunError: they cannot be started.
+    """
+    try:
+        return begin()
+    except Abort:
+        run.finish()
+        raise
+    except OSError as error:
+        why = f"its processes cannot be started: {error}"
+        run.finish(why)
+        raise RunError(f"{run.name} failed: {why}") from error
+
+
+def _in_foreground(run: SpawnedRun, begin: Callable[[], Line]) -> None:
+    """Run to the end; with the kernel, the processes end too.
+
+    Raises:
+        Abort: interrupted twice.
+        RunError: the processes cannot be started.
+    """
+    _follow(run, _begun(run, begin))
+    if run.record.error == ENDED_AT_ONCE or run.record.status == "running":  # it does not even answer
+        raise Abort
+
+
+def _in_background(run: SpawnedRun, line: Line, ended: Callable[[Run], None]) -> None:
+    _follow(run, line)
+    ended(run)
+
+
+def _follow(run: SpawnedRun, line: Line) -> None:
+    with contextlib.ExitStack() as ending:
+        ending.callback(run.finish)  # once the line is closed
+        run.follow(ending.enter_context(contextlib.closing(line)).wait)
+
+
+def _replaced_bars(job: Job) -> tuple[str, ...]:
+    """Say that progress bars, which would write into the log of the processes, give way to the view."""
+    from ..training.trainer import progress_bars
+
+    bars = [type(bar).__name__ for bar in progress_bars(job)]
+    if not bars and job.trainer.get("enable_progress_bar"):
+        bars = ["the progress bar"]
+    verb = "are" if len(bars) > 1 else "is"
+    return (f"{' and '.join(bars)} {verb} replaced by the view of the run",) if bars else ()
+
+
+def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable[[], Line]:
+    """Write everything that the processes need; returns what starts them."""
+    from ..training.numerics import Surroundings
+    from ..training.train import continued, rewound
+    from ..transport import payload
+
+    job, folder = run._job, run.folder
+    assert job is not None
+    with recording(folder):
+        lock = children.hold(folder.lock())
+        try:
+            folder.reserve()
+            folder.write(run.record)
+            write_sources(sources)
+            writer = EventWriter(folder.events_path)
+            writer.write(events.Launched(run.name, run.verb, time.time(), how.ranks))
+            writer.close()
+            job = rewound(job)
+            job = dataclasses.replace(job, notices=(*job.notices, *_replaced_bars(job)))
+            going_on = continued(job)
+            # The kernel's random state stays as it is: drawn from it, each fit of an instance would be like the last.
+            anew = folder.name if going_on is not job and run.record.seed is None else ""
+            surroundings = Surroundings.taken(anew)
+            job = dataclasses.replace(going_on, leaves_state=True, surroundings=surroundings)
+            payload.save(job, folder.job_path)
+            shares_memory, path = how.cluster is None, folder.control_path
+            run._stop = _RemoteStop(Control(path, how.ranks) if shares_memory else Wish(path, make=True))
+        except BaseException:
+            children.release(lock)
+            raise
+    if how.cluster is not None and how.queues:
+        with interrupts_ask(run._stop):  # it would leave a job behind that nobody knows
+            _submit(folder, how.cluster, lock)
+        return start.Unbound
+    step = None if how.cluster is None else [how.cluster.nodes, how.cluster.processes]
+    request = Request.of(folder.path, how.ranks, how.background, step)
+
+    def notice(text: str) -> None:
+        run._screen.show(events.Notice(text))
+
+    def waiting() -> None:
+        if run._is_to_end():
+            raise Abort
+
+    return functools.partial(start.start, request, lock, job.package, how.method, notice, waiting)
+
+
+def _submit(folder: RunFolder, asked: clusters.Asked, lock: int) -> None:
+    """Submit a run as a job; its lock is let go, for the job to take.
+
+    Raises:
+        InputError: Slurm refuses it.
+    """
+    place = (str(folder.path.absolute()), asked.nodes, asked.processes, asked.requeues)
+    with contextlib.ExitStack() as ending:
+        ending.callback(children.release, lock)
+        job = submission.submit(asked, folder.slurm_path, folder.name, nodes.job, *place)
+        ending.callback(submission.cancel, job)
+        folder.submitted(job)
+        ending.pop_all()
+        children.release(lock)
+
+
+def attach(folder: RunFolder, view: View, build: Callable[[RunRecord], Any]) -> SpawnedRun:
+    """Return a run that another kernel started, or this one before it was restarted; a running one is shown live.
+
+    Raises:
+        RunError: the folder holds no readable run.
+    """
+    run = SpawnedRun(folder, folder.read(), view, build=build)
+    if folder.is_alive():
+        run.catch_up()
+        threading.Thread(target=run.watch, name=run.name, daemon=True).start()
+    else:
+        run.watch()
+    return run

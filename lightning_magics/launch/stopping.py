@@ -1,0 +1,153 @@
+"""Ending a run from outside: from its notebook, from another one, or from another machine of its cluster.
+
+How the wish reaches its processes is `transport/stop_control`'s; what they do then is theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import time
+from pathlib import Path
+
+from ..errors import LightningMagicsError, RunError
+from ..runs.folder import RunFolder
+from ..transport.stop_control import reach
+from .slurm import submission
+from .supervision import CANCELLED, clear, tell_end
+
+TO_ANSWER_S = 3.0  # for a supervisor to end its ranks; one that does not is killed
+TO_END_S = 15.0  # for a supervisor to end: as an interpreter of its own it takes seconds to begin
+_LOOK_S = 0.05
+_JOB_TO_END_S = 60.0  # for the same of a job of a cluster
+_JOB_LOOK_S = 0.2
+
+
+def ask_to_stop(folder: RunFolder) -> None:
+    """Ask the processes of a run to stop after their batch; a run that has ended stays as it is.
+
+    Raises:
+        RunError: it trains in a kernel, which alone can stop it, or on another machine.
+    """
+    if not folder.is_alive():
+        return
+    if folder.job():
+        _ask_job(folder)
+        return
+    _refuse_elsewhere(folder, "")
+    try:
+        reach(folder.control_path).ask()
+    except FileNotFoundError:
+        _refuse_in_kernel(folder)
+
+
+def kill(folder: RunFolder) -> None:
+    """End the processes of a run at once, and wait until they are gone.
+
+    Its supervisor is asked by the memory that they share: a signal could reach a stranger, of another container too.
+
+    Raises:
+        RunError: it runs on another machine, or in a kernel, or its supervisor does not answer.
+    """
+    if folder.job() and folder.is_alive():
+        _cancel_job(folder)
+        return
+    began = time.monotonic()
+    until = began + TO_END_S
+    while folder.is_alive():
+        _refuse_elsewhere(folder, " --now")
+        if time.monotonic() > began + TO_ANSWER_S:
+            kill_supervisor(folder)
+        try:
+            reach(folder.control_path).ask(now=True)
+        except FileNotFoundError:  # it is just beginning, or just ending
+            _refuse_in_kernel(folder)
+        if time.monotonic() > until:
+            pid = folder.read().pid or "unknown"
+            raise RunError(
+                f"the processes of {folder.name} are not ending: their supervisor (process {pid}) does not respond"
+            )
+        time.sleep(_LOOK_S)
+
+
+def kill_supervisor(folder: RunFolder) -> None:
+    """Kill the supervisor of a run that does not answer, for it is stopped; its ranks end with it.
+
+    Nothing else is killed: the process must have the run's folder open, as its supervisor does. Where the system does
+    not tell that, nothing is done.
+    """
+    with contextlib.suppress(OSError, LightningMagicsError, AttributeError):  # the last where there is no pidfd
+        record, lock = folder.read(), os.stat(folder.events_path)
+        if not record.pid or record.pid == os.getpid() or record.host != socket.gethostname():
+            return
+        handle = os.pidfd_open(record.pid)  # from here on its number is no other process's
+        try:
+            opened = [os.stat(path) for path in Path(f"/proc/{record.pid}/fd").iterdir() if os.path.exists(path)]
+            if any(os.path.samestat(item, lock) for item in opened):
+                signal.pidfd_send_signal(handle, signal.SIGKILL)
+        finally:
+            os.close(handle)
+
+
+def _refuse_elsewhere(folder: RunFolder, more: str) -> None:
+    """Refuse to end a run of another machine, which may not even be seen from here.
+
+    Raises:
+        RunError: it is one.
+    """
+    record = folder.read()
+    if record.status == "running" and record.pid and record.host != socket.gethostname():
+        raise RunError(f"{folder.name} runs on {record.host}: type %lightning_stop {folder.name}{more} there")
+
+
+def _refuse_in_kernel(folder: RunFolder) -> None:
+    """Refuse to end a run that has no control: unless it is just beginning or ending, which its record tells.
+
+    Raises:
+        RunError: it trains in a kernel.
+    """
+    record = folder.read()
+    if record.status == "running" and record.pid and folder.is_alive():
+        raise RunError(f"{folder.name} runs in the kernel of its notebook: interrupt that one (■)")
+
+
+def _ask_job(folder: RunFolder) -> None:
+    """Ask a run's job to stop after its batch; one that waits in the queue is cancelled, and what is gone is told.
+
+    Raises:
+        RunError: the scheduler refuses, or does not answer.
+    """
+    state = submission.state(folder.job())
+    if state.kind == "running":
+        with contextlib.suppress(FileNotFoundError):  # it has just ended
+            reach(folder.control_path).ask()
+    elif state.kind == "unknown":
+        raise RunError(f"job {folder.job()} of {folder.name} cannot be stopped: {state.reason}")
+    else:
+        _cancel_job(folder)
+
+
+def _cancel_job(folder: RunFolder) -> None:
+    """Cancel a run's job, wait until it is gone, and record the end if its processes did not.
+
+    Raises:
+        RunError: the scheduler refuses, or the job does not end.
+    """
+    job = folder.job()
+    with contextlib.suppress(FileNotFoundError):
+        reach(folder.control_path).ask(now=True)
+    until = time.monotonic() + _JOB_TO_END_S
+    was = state = submission.state(job)
+    if was.kind != "ended":
+        submission.cancel(job)
+    while state.kind != "ended":
+        if time.monotonic() > until:
+            raise RunError(f"job {job} of {folder.name} was cancelled, and has not ended yet: squeue --jobs {job}")
+        time.sleep(_JOB_LOOK_S)
+        state = submission.state(job)
+    with contextlib.suppress(LightningMagicsError):
+        if folder.read().status == "running":
+            tell_end(folder, submission.why(was, folder.path) if was.kind == "ended" else CANCELLED)
+            clear(folder)

@@ -1,0 +1,200 @@
+"""What every supervisor of a run does: it says that the run is alive, has its ranks watched, and tells the end.
+
+How ranks are started and watched is `supervisor`'s, on this machine, and `nodes`', on those of a cluster.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import signal
+import socket
+import time
+from collections.abc import Mapping
+
+from ..errors import LightningMagicsError, RunError
+from ..runs import events
+from ..runs.folder import EventWriter, RunFolder
+from ..transport import exceptions
+from ..transport.stop_control import Control, Wish, reach
+
+ENDED_AT_ONCE = "ended at once"
+KERNEL_ENDED = "the kernel ended"
+CANCELLED = "its job was cancelled"
+GOES_ON = "the run goes on in another process"
+RESUME = "LIGHTNING_MAGICS_RESUME"  # a variable for the ranks: the checkpoint to go on from
+_TAIL_LINES = 15
+_FULL_BYTES = 1 << 20  # a disk with less than that is full
+
+
+class Supervision:
+    """One run's ranks, watched until their end.
+
+    Args:
+        folder: of the run.
+        ranks: number of them.
+    """
+
+    def __init__(self, folder: RunFolder, ranks: int) -> None:
+        self.folder = folder
+        self.ranks = ranks
+
+    def run(self) -> None:
+        """Start the ranks and stay until all are gone and the run's end is recorded."""
+        try:
+            record = dataclasses.replace(self.folder.read(), pid=os.getpid(), host=socket.gethostname())
+            self.folder.write(record)
+            control = reach(self.folder.control_path)
+            if not control.asked_now():
+                self.start()
+            error = self.watch(control)
+        except Exception as failure:  # the last who can tell
+            error = f"its processes cannot be run: {type(failure).__name__}: {failure}"
+        self.end()
+        if error == GOES_ON:
+            return
+        tell_end(self.folder, error)
+        clear(self.folder)
+
+    def start(self) -> None:
+        """Start the ranks."""
+        raise NotImplementedError
+
+    def watch(self, control: Control | Wish) -> str:
+        """Wait for the ranks; returns what was wrong with the one that failed, empty if all ended well."""
+        raise NotImplementedError
+
+    def end(self) -> None:
+        """End all ranks and whatever they started."""
+        raise NotImplementedError
+
+    def why(self, died: Mapping[int, str]) -> str:
+        """What ended the run: what was raised, of all ranks the first, else how one died and its last words.
+
+        Where one dies, the others raise that their peer is gone: that is not the cause.
+
+        Args:
+            died: ranks that have failed, and how each ended, for a person.
+        """
+        self.folder.make_room()
+        paths = {rank: self.folder.error_path(rank) for rank in range(self.ranks)}
+        found = exceptions.earliest(paths.values())
+        silent = [rank for rank in died if not paths[rank].exists()]
+        if found is not None and not (silent and found.secondary):
+            return f"{found.type_name.rpartition('.')[2]}: {found.message}"
+        for path in paths.values():
+            path.unlink(missing_ok=True)
+        rank = silent[0] if silent else next(iter(died))
+        error = f"{died[rank]}{full_disk(self.folder)}"
+        words = self._last_words(rank)
+        more = f". The end of its log:\n{words}" if words else "; its log is empty"
+        more = more if self.folder.log_path(rank).exists() else ""  # it did not get as far as to begin one
+        with contextlib.suppress(OSError):  # the disk is full
+            exceptions.save(RunError(f"{self.folder.name} failed: {error}{more}"), paths[rank], rank)
+        return error
+
+    def _last_words(self, rank: int) -> str:
+        try:
+            lines = self.folder.log_path(rank).read_text(encoding="utf-8", errors="replace").splitlines()
+        except OSError:
+            return ""
+        return "\n".join(lines[-_TAIL_LINES:])
+
+
+def tell_end(folder: RunFolder, error: str) -> None:
+    """Record the end, unless rank 0 did and nothing else went wrong."""
+    folder.make_room()
+    try:
+        record = folder.read()
+    except LightningMagicsError:
+        return  # the run's folder was removed meanwhile
+    told = record.status != "running"
+    if told and (error in ("", ENDED_AT_ONCE, KERNEL_ENDED, CANCELLED, record.error) or record.status == "interrupted"):
+        return
+    status: events.Status = "interrupted" if error in (ENDED_AT_ONCE, CANCELLED) else "failed"
+    elapsed_s = time.time() - record.started
+    error = error or "its process ended without saying how"
+    ended = events.Ended(status, elapsed_s, record.epochs, record.steps, error=error)
+    writer = EventWriter(folder.events_path)
+    writer.write(ended)
+    writer.close()
+    with contextlib.suppress(OSError):  # the disk is full: what is on it says "running", and nothing is alive
+        folder.write(dataclasses.replace(record, status=status, elapsed_s=elapsed_s, error=error))
+
+
+def full_disk(folder: RunFolder) -> str:
+    """What there is to add to the end of a run if the disk that it writes to is full."""
+    with contextlib.suppress(OSError):
+        if shutil.disk_usage(folder.path).free < _FULL_BYTES:
+            return f"; the disk of {folder.path} is full"
+    return ""
+
+
+def tell(folder: RunFolder, text: str) -> None:
+    """Tell whoever watches the run something that no rank knows."""
+    writer = EventWriter(folder.events_path)
+    writer.write(events.Notice(text))
+    writer.close()
+
+
+def clear(folder: RunFolder) -> None:
+    """Remove what only the processes of a run needed, and what one that was killed had half written."""
+    theirs = (folder.job_path, folder.control_path, folder.reserve_path, folder.continue_checkpoint_path)
+    for path in (*theirs, *folder.half_written()):
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
+
+
+def terminations() -> int:
+    """Let SIGTERM be heard where ranks are waited for, and nowhere else: at the file descriptor that is returned."""
+    heard, wakeup = os.pipe()
+    os.set_blocking(wakeup, False)
+    signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
+    signal.signal(signal.SIGTERM, lambda number, frame: None)
+    return heard
+
+
+def is_termination(heard: int) -> bool:
+    """Take in the signals that have come, waiting for one; whether SIGTERM is among them.
+
+    Every signal that Python handles is heard there, such as that of a DataLoader's worker that has ended.
+    """
+    return signal.SIGTERM in os.read(heard, 1024)
+
+
+def free_port() -> int:
+    """A port of this machine that nothing listens to."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+def talk_on_loopback() -> None:
+    """Have ranks of one machine talk where no other machine hears; its own host name need not resolve then."""
+    for name in ("lo", "lo0"):  # of Linux, of macOS
+        if any(name == known for _, known in socket.if_nameindex()):
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
+
+
+def died(rank: int, ranks: int, code: int, out_of_memory: bool) -> str:
+    """The message for a process that ended without raising."""
+    who = f"rank {rank} of {ranks}" if ranks > 1 else "the process of the run"
+    if code == 128 + signal.SIGTERM:  # of a rank that heard it
+        code = -signal.SIGTERM
+    if code < 0:
+        try:
+            how = f"was killed by {signal.Signals(-code).name}"
+        except ValueError:  # a real-time signal
+            how = f"was killed by signal {-code}"
+        if -code == signal.SIGKILL:
+            how += ", by the system: the machine ran out of memory" if out_of_memory else _MAYBE_MEMORY
+    else:
+        how = f"ended with exit code {code}"
+        if code == 0:
+            how += " before its work was done"
+    return f"{who} {how}"
+
+
+_MAYBE_MEMORY = " (which is also what a system does that is short of memory)"

@@ -1,0 +1,249 @@
+"""The process that starts the ranks of a run, watches them, and tells the end where they cannot.
+
+It has a session of its own, so that no signal to the kernel's group reaches it, and holds the run's lock until the
+last rank is gone. A run in the foreground ends with the kernel, whose end of the lifeline closes; one in the
+background does not.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from multiprocessing.connection import wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, cast
+
+from ..runs.folder import RunFolder
+from ..transport.stop_control import Control, Wish
+from .slurm.nodes import NodeRanks, variables
+from .supervision import (
+    ENDED_AT_ONCE,
+    KERNEL_ENDED,
+    Supervision,
+    died,
+    free_port,
+    is_termination,
+    talk_on_loopback,
+    terminations,
+)
+
+_LOOK_S = 0.2
+_TO_SAY_WHY_S = 0.5  # for the other ranks, to say what they raised: the first to end may not be the first to fail
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a supervisor is asked to do, sent through its lifeline as one JSON line.
+
+    Attributes:
+        folder: run folder, which holds the job.
+        ranks: number of ranks.
+        background: whether the run outlives the kernel.
+        cwd: working folder of the ranks.
+        path: ``sys.path`` of the kernel.
+        environment: of the kernel.
+        step: within an allocation of Slurm's, number of nodes and of ranks on each; None for processes of this machine.
+    """
+
+    folder: str
+    ranks: int
+    background: bool
+    cwd: str
+    path: list[str]
+    environment: dict[str, str]
+    step: list[int] | None = None
+
+    @classmethod
+    def of(cls, folder: Path, ranks: int, background: bool, step: list[int] | None = None) -> Request:
+        """Describe a run that is to start in surroundings like this process's."""
+        path = [str(item) for item in sys.path]
+        return cls(str(folder.absolute()), ranks, background, _cwd(), path, dict(os.environ), step)
+
+    def line(self) -> bytes:
+        """The request as it is sent."""
+        return json.dumps(dataclasses.asdict(self)).encode() + b"\n"
+
+
+def _cwd() -> str:
+    try:
+        return os.getcwd()
+    except OSError:  # it was removed
+        return os.path.sep
+
+
+def main(lifeline: int, lock: int, method: str) -> None:
+    """Carry out the request that comes through the lifeline.
+
+    Args:
+        lifeline: file descriptor whose end means that the kernel is gone.
+        lock: file descriptor that marks the run as alive.
+        method: how ranks are started: ``fork`` in a child of the template, else ``spawn``.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    with open(lifeline, "rb", buffering=0) as pipe:
+        line = b""
+        while not line.endswith(b"\n"):
+            part = pipe.read(1 << 16)
+            if not part:
+                return  # the kernel was gone before it had asked
+            line += part
+        request = Request(**json.loads(line))
+        _surround(request)
+        if request.step is None:
+            _meet_here(request)
+            _LocalRanks(request, pipe.fileno(), lock, method).run()
+            return
+        heard = terminations()
+        nodes, processes = request.step
+        os.environ.update(variables(request.path))
+        ends = None if request.background else pipe.fileno()
+        NodeRanks(RunFolder(request.folder), nodes, processes, heard, ends).run()
+
+
+def _surround(request: Request) -> None:
+    """Make this process's surroundings those of the kernel; ranks inherit them."""
+    os.environ.clear()
+    os.environ.update(request.environment)
+    sys.path[:] = request.path
+    with contextlib.suppress(OSError):  # the folder was removed; the kernel lives on without it too
+        os.chdir(request.cwd)
+    RunFolder(request.folder).take_output(0)
+
+
+def _meet_here(request: Request) -> None:
+    """Let the ranks meet on this machine."""
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    os.environ["MASTER_PORT"] = str(free_port())
+    os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(request.ranks)
+    if request.ranks > 1:
+        talk_on_loopback()
+
+
+class _LocalRanks(Supervision):
+    """Ranks that are processes of this machine.
+
+    Args:
+        request: what to run.
+        lifeline, lock: file descriptors; ranks close their copies.
+        method: how ranks are started.
+    """
+
+    def __init__(self, request: Request, lifeline: int, lock: int, method: str) -> None:
+        super().__init__(RunFolder(request.folder), request.ranks)
+        self._request = request
+        self._lifeline = lifeline
+        self._terminated = terminations()
+        self._inherited = (lifeline, lock, self._terminated) if method == "fork" else ()
+        self._context: Any = multiprocessing.get_context(method)
+        self._processes: list[BaseProcess] = []
+        self._codes: dict[int, int] = {}  # rank to exit code
+        self._kills = oom_kills()
+        self._sockets = ""
+
+    def start(self) -> None:
+        """Start the ranks."""
+        # Ranks and their DataLoader workers keep their sockets there, and leave them if killed. multiprocessing would
+        # miss a folder of its own (get_temp_dir) when this process exits, and write that to the log.
+        self._sockets = tempfile.mkdtemp(prefix="pymp-")
+        cast(Any, multiprocessing.current_process())._config["tempdir"] = self._sockets
+        for rank in range(self.ranks):
+            process = self._context.Process(target=_rank, args=(self._request, rank, self._inherited))
+            process.start()
+            self._processes.append(process)
+
+    def watch(self, control: Control | Wish) -> str:
+        """Wait for the ranks; returns what was wrong with the one that failed, empty if all ended well."""
+        assert isinstance(control, Control)
+        left = {_sentinel(process): rank for rank, process in enumerate(self._processes)}
+        listen = [self._terminated] if self._request.background else [self._terminated, self._lifeline]
+        while not control.asked_now():
+            if not left:
+                return ""
+            ready = wait([*left, *listen], timeout=_LOOK_S)
+            if self._terminated in ready and is_termination(self._terminated):
+                return ENDED_AT_ONCE
+            if self._lifeline in ready:
+                return KERNEL_ENDED
+            for sentinel in ready:
+                rank = left.pop(cast(int, sentinel))
+                self._end(rank)
+                if self._codes[rank] or not control.is_done(rank):
+                    return self._failed(left, control)
+            if self.folder.is_removed():
+                return "its folder was removed"
+        return ENDED_AT_ONCE
+
+    def _failed(self, left: dict[int, int], control: Control) -> str:
+        """What failed: the first rank to end may not be the first to fail."""
+        until = time.monotonic() + _TO_SAY_WHY_S
+        while left and (rest_s := until - time.monotonic()) > 0:
+            for sentinel in wait(list(left), timeout=rest_s):
+                self._end(left.pop(cast(int, sentinel)))
+        failed = [rank for rank, code in self._codes.items() if code or not control.is_done(rank)]
+        self._end(*left.values())  # before what was raised is read: that imports whatever the user's classes need
+        is_oom = oom_kills() > self._kills
+        return self.why({rank: died(rank, self.ranks, self._codes[rank], is_oom) for rank in failed})
+
+    def end(self) -> None:
+        """End all ranks and whatever they started."""
+        self._end(*range(len(self._processes)))
+        shutil.rmtree(self._sockets, ignore_errors=True)
+
+    def _end(self, *ranks: int) -> None:
+        """End ranks and whatever they started: each leads a process group. A second call does nothing.
+
+        No signal can reach a stranger: what has ended keeps its process id until it is joined, here or a moment ago,
+        when the next rank was started.
+        """
+        left = {rank: self._processes[rank] for rank in ranks if rank not in self._codes}
+        for process in left.values():
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(process.pid or 0, signal.SIGKILL)
+            process.kill()
+        for rank, process in left.items():
+            process.join()
+            self._codes[rank] = process.exitcode or 0
+
+
+def _rank(request: Request, rank: int, inherited: tuple[int, ...]) -> None:
+    """What a rank does first, in its own process."""
+    wakeup = signal.set_wakeup_fd(-1)
+    if wakeup >= 0:  # it was forked
+        os.close(wakeup)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.setpgid(0, 0)
+    for fd in inherited:
+        os.close(fd)
+    from . import worker
+
+    worker.main(RunFolder(request.folder), rank, request.ranks)
+
+
+def _sentinel(process: BaseProcess) -> int:
+    """What can be waited on until a process ends; multiprocessing's own also waits for all that the process forked."""
+    try:
+        return os.pidfd_open(process.pid or 0)
+    except (AttributeError, OSError):  # not Linux, or an old one
+        return process.sentinel
+
+
+def oom_kills(path: str = "/sys/fs/cgroup/memory.events", all_of_it: str = "/proc/vmstat") -> int:
+    """How often the system has killed a process for want of memory: in this cgroup, and on the machine."""
+    found = 0
+    for name in (path, all_of_it):
+        with contextlib.suppress(OSError, ValueError):
+            words = Path(name).read_text(encoding="ascii").split()
+            if "oom_kill" in words:
+                found += int(words[words.index("oom_kill") + 1])
+    return found

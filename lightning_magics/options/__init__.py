@@ -1,0 +1,1 @@
+"""What a line says: declared once, parsed, documented, completed."""

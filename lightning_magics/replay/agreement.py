@@ -1,0 +1,166 @@
+"""Two fits side by side: whether their numbers agree, and the reasons that their records show where they do not."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+from .. import formats
+from ..runs.record import RunRecord
+from ..views import report, tables
+from .recipe import Recipe
+
+_TOLERANCE = 1e-3  # relative: sums in another order, on another processor, are apart by less for a while
+_LEFT = ("metric", "agrees")
+
+
+class Agreement:
+    """What came of training a run once more, shown in a notebook or a terminal.
+
+    Args:
+        before: record of the run; `after` of its repetition.
+        changed: options that were given anew, as they are typed.
+        repeats: whether a fit without a seed began with the random numbers of the run.
+
+    Attributes:
+        verdict: ``identical``, ``within tolerance``, ``different``, or ``nothing`` where neither logged a metric.
+        reasons: why the numbers may differ, as far as the records show.
+    """
+
+    def __init__(self, before: RunRecord, after: RunRecord, changed: Sequence[str] = (), repeats: bool = False) -> None:
+        self._before, self._after = before, after
+        names = [*before.metrics, *(name for name in after.metrics if name not in before.metrics)]
+        self._rows = [(name, before.metrics.get(name), after.metrics.get(name)) for name in names]
+        found = {_how(one, other) for _, one, other in self._rows} or {"nothing"}
+        self.verdict = next(item for item in ("different", "within tolerance", "identical", "nothing") if item in found)
+        compared = self.verdict in ("different", "within tolerance")
+        self.reasons = _reasons(before, after, changed, repeats) if compared else []
+
+    def __repr__(self) -> str:
+        """The table as text."""
+        table = ["", report.text_table(self._table(), left=_LEFT)] if self._rows else []
+        return "\n".join([self._headline(), *table, *self._said()])
+
+    def _repr_html_(self) -> str:
+        """The table as html, with inline styles only."""
+        labels, rows = self._table()
+        cells = [[row[place] for row in rows] for place in range(len(labels))]
+        columns = [tables.Column(name, column, name in _LEFT) for name, column in zip(labels, cells, strict=True)]
+        below = "".join(f'<div style="opacity:.8;font-size:.92em">{escape(line)}</div>' for line in self._said())
+        sign, colour = _SIGNS[self.verdict]
+        mark = f'<span style="color:{colour}">{sign}</span>'
+        return (
+            f'<div style="margin:2px 0 6px"><div style="margin-bottom:4px">{mark} {escape(self._headline())}</div>'
+            f"{tables.html(columns) if self._rows else ''}{below}</div>"
+        )
+
+    def _headline(self) -> str:
+        how = {
+            "identical": "gives the same numbers as",
+            "within tolerance": f"agrees within {_TOLERANCE:.1%} with",
+            "different": "differs from",
+            "nothing": "logged no metric, nothing to compare with",
+        }
+        return f"{self._after.run} {how[self.verdict]} {self._before.run}"
+
+    def _table(self) -> report.Table:
+        labels = ["metric", self._before.run, self._after.run, "agrees"]
+        cells = [[name, _exact(one), _exact(other), _how(one, other)] for name, one, other in self._rows]
+        return labels, [[formats.clip(row[0], 40), *row[1:]] for row in cells]
+
+    def _said(self) -> list[str]:
+        if self.verdict in ("identical", "nothing"):
+            return [f"· {ending}" for ending in _endings(self._before, self._after)]
+        if not self.reasons:
+            return ["The records show no cause. Likely ones: nondeterministic operations, or changed files."]
+        return [f"· {reason}" for reason in self.reasons]
+
+
+_SIGNS = {
+    "identical": ("✓", "#2da44e"),
+    "within tolerance": ("≈", "#bf8700"),
+    "different": ("≠", "#d9534f"),
+    "nothing": ("–", "#888"),
+}
+
+
+def _how(one: float | None, other: float | None) -> str:
+    if one is None or other is None:
+        return "different"
+    if one == other or (math.isnan(one) and math.isnan(other)):
+        return "identical"
+    return "within tolerance" if math.isclose(one, other, rel_tol=_TOLERANCE) else "different"
+
+
+def _exact(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str], repeats: bool) -> list[str]:
+    """What in the records may be the reason."""
+    recipe = Recipe.of(before)
+    found = [f"changed: {option}" for option in changed]
+    found += unrepeated(before.run, recipe, after.seed, repeats)
+    if before.seed != after.seed:
+        found.append(f"seed: {_seed(before)} → {_seed(after)}")
+    found += _endings(before, after)
+    data = {name: text for name, text in before.fingerprint.items() if name != "weights"}
+    found += _differing("data", data, after.fingerprint)
+    if not found and before.precision == after.precision and _differing("", before.fingerprint, after.fingerprint):
+        instance = ": the model is an instance, created before the fit started" if recipe.arguments is None else ""
+        found.append(f"the initial weights differ from those of {before.run}{instance}")
+    found += _differing("", before.versions, after.versions)
+    facts: tuple[str, ...] = ("devices", "precision")
+    found += [
+        f"{name}: {getattr(before, name)} → {getattr(after, name)}"
+        for name in facts
+        if getattr(before, name) != getattr(after, name)
+    ]
+    found += _differing("", before.hardware, after.hardware)
+    if before.git.get("commit") != after.git.get("commit"):
+        found.append("the git commit of the working folder has changed: imported modules may differ")
+    return found
+
+
+def unrepeated(run: str, recipe: Recipe, seed: int | None, repeats: bool) -> list[str]:
+    """What of a fit comes out otherwise each time that it is run from its source.
+
+    Args:
+        run: its name.
+        recipe: how it was put together.
+        seed: of ``--seed``, or None.
+        repeats: whether the random numbers are the run's without one.
+    """
+    found = []
+    if seed is None and not repeats:
+        found.append("no seed: weights and the order of the data are drawn anew each time. Give one: --seed 1")
+    if recipe.trained:
+        found.append(f"{run} continued from an instance that was already trained; this run starts from scratch")
+    elif seed is not None and recipe.model and recipe.arguments is None and recipe.model.isidentifier():
+        found.append("the model is an instance: it is made before a fit sets its seed")
+    return found
+
+
+def _seed(record: RunRecord) -> str:
+    return "none" if record.seed is None else str(record.seed)
+
+
+def _endings(*records: RunRecord) -> list[str]:
+    """How runs ended that did not reach their end."""
+    return [
+        f"{record.run} {'failed' if record.status == 'failed' else f'was {record.status}'}, "
+        f"after {formats.plural(record.steps, 'step')}"
+        for record in records
+        if record.status != "completed"
+    ]
+
+
+def _differing(what: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+    """What two records have both and differ in."""
+    return [
+        f"{' '.join(filter(None, [what, name]))}: {before[name]} → {after[name]}"
+        for name in before
+        if name in after and before[name] != after[name]
+    ]

@@ -1,0 +1,354 @@
+"""The statements of a notebook that a piece of code needs: found by the names that it reads, and in turn by theirs.
+
+What they come to is a module that stands without the notebook. What ran when is `history`'s.
+"""
+
+from __future__ import annotations
+
+import ast
+import builtins
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..definitions.imports import import_of
+from .history import History, Statement, calls_seeding, sets, statements_of
+from .layout import laid_out
+
+_PACKAGE = __name__.partition(".")[0]
+_MOST_TEXT = 100_000  # characters that a plain value may take
+
+
+@dataclass(frozen=True)
+class Module:
+    """Code that stands by itself.
+
+    Attributes:
+        imports: import statements, sorted; these come first.
+        body: the other statements, in the order in which they ran.
+        missing: names that are needed and not known, each with what to do about it.
+    """
+
+    imports: tuple[str, ...] = ()
+    body: tuple[str, ...] = ()
+    missing: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str:
+        """All of it, laid out as people write modules."""
+        return laid_out("\n".join(self.imports), self.body)
+
+
+class Closure:
+    """Collects what code needs.
+
+    Args:
+        history: what ran.
+
+    Attributes:
+        missing: names that are needed and not known, each with what to do about it.
+    """
+
+    def __init__(self, history: History) -> None:
+        self.missing: dict[str, str] = {}
+        self._history = history
+        self._end = len(history.statements)
+        self._taken: dict[int, set[str]] = {}  # places, each with the names that are wanted of it
+        self._asked: set[tuple[str, int, int]] = set()
+        self._visited: set[tuple[int, int]] = set()
+        self._made: dict[str, str] = {}  # statements for what no statement gave: imports, plain values
+        self._appended: list[Statement] = []
+
+    def need_code(self, code: str, home: int = 0) -> None:
+        """Collect what an expression needs."""
+        for statement in statements_of(code.strip()):
+            for name in statement.at_once | statement.later:
+                known = home and self._history.bound(name, self._end, home)
+                self._need(name, self._end, home if known else 0)
+
+    def need_class(self, cls: type, source: str) -> None:
+        """Collect a class of a notebook.
+
+        Args:
+            cls: it.
+            source: its text, for a class that no statement of the notebook's top level made; empty if unknown.
+        """
+        name = cls.__name__
+        place = self._history.class_place(name)
+        if place is not None:
+            now = self._history.namespaces[self._history.statements[place][1]].get(name)
+            if now is cls or type(now) is cls or not source:
+                self._take(place, self._end, name)
+                return
+        if any(isinstance(item.tree, ast.ClassDef) and item.tree.name == name for item in statements_of(source)):
+            statements = statements_of(source)
+            own = {bound for statement in statements for bound in statement.binds}
+            self._appended += statements
+            for read in sorted({read for item in statements for read in item.at_once | item.later} - own):
+                self._need(read, self._end, 0)
+        else:
+            self.missing[name] = "its source is not known: define it in a cell"
+
+    def need_import(self, name: str, value: Any) -> bool:
+        """Collect the import that gives an object of a library; returns whether there is one."""
+        text = import_of(name, value)
+        if text and not text.startswith((f"import {_PACKAGE}", f"from {_PACKAGE}")):
+            self._made[name] = text
+        return name in self._made
+
+    @property
+    def places(self) -> list[int]:
+        """Places of the statements that were collected, and of settings that hold for all."""
+        self._take_settings(seeded=False)
+        return sorted(self._taken)
+
+    def module(self, seeded: bool = False) -> Module:
+        """Return what was collected.
+
+        Args:
+            seeded: whether all is seeded after it has run; seeds that nothing follows are then left out.
+        """
+        self._take_settings(seeded)
+        self._check_homes()
+        chosen = [(self._history.statements[place][0], self._taken[place]) for place in self._once_each()]
+        chosen += [(statement, set(statement.binds)) for statement in self._appended]
+        hoisted: dict[str, None] = dict.fromkeys(_futures(self._history))
+        body: list[str] = [text for text in self._made.values() if not _imports(text)]
+        for text in self._made.values():
+            hoisted |= dict.fromkeys([text] if _imports(text) else [])
+        fixed = self._fixed(chosen)
+        for statement, names in chosen:
+            if not statement.is_import:
+                body.append(statement.text)
+                continue
+            for name, text in _aliases(statement.tree, names):
+                if name in fixed:
+                    body.append(text)
+                else:
+                    hoisted[text] = None
+        return Module(sorted_imports(hoisted), tuple(body), dict(self.missing))
+
+    def _need(self, name: str, before: int, home: int) -> None:
+        """Collect what a name means at a moment.
+
+        Args:
+            name: it.
+            before: place of the statement that reads it; the end for what is called later.
+            home: of the code that reads it.
+        """
+        if (name, before, home) in self._asked:
+            return
+        self._asked.add((name, before, home))
+        places = self._history.bound(name, before, home)
+        statement = self._history.statements[places[-1]][0] if places else None
+        if statement is None or statement.asks_ipython or self._is_outdated(name, statement, before, home):
+            self._need_otherwise(name, home, statement)
+            return
+        if _is_ours(statement, name):
+            self.missing[name] = f"it is of {_PACKAGE}, without which the code is to run: leave its use out"
+            return
+        if isinstance(statement.tree, ast.Import):  # import xml.dom adds to what import xml.sax bound
+            for place in places[:-1]:
+                if isinstance(self._history.statements[place][0].tree, ast.Import):
+                    self._take(place, before, name)
+        self._take(places[-1], before, name)
+        for place in self._history.changed(name, places[-1], before, home):
+            change = self._history.statements[place][0]
+            assigned = isinstance(change.tree, ast.Assign | ast.AugAssign) and name != "os"  # holds secrets, too
+            if not change.asks_ipython and (assigned or not statement.is_import):
+                self._take(place, before, name)
+
+    def _take(self, place: int, before: int, name: str) -> None:
+        """Take a statement, and what it needs in turn."""
+        self._taken.setdefault(place, set()).add(name)
+        if (place, before) in self._visited:
+            return
+        self._visited.add((place, before))
+        statement, home = self._history.statements[place]
+        defines = isinstance(statement.tree, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+        for read in sorted(statement.at_once):
+            if self._history.bound(read, place, home) or read not in statement.binds | statement.later:
+                self._need(read, place, home)
+        for read in sorted(statement.later):
+            if not defines and self._history.bound(read, place, home):
+                self._need(read, place, home)  # a comprehension reads at once, a lambda later
+            if self._history.bound(read, before, home) or read not in statement.binds:
+                self._need(read, before, home)
+
+    def _is_outdated(self, name: str, statement: Statement, before: int, home: int) -> bool:
+        """Whether a plain value is not the one that its statement gave, as after ``global counter`` in a function."""
+        tree, namespace = statement.tree, self._history.namespaces[home]
+        if before != self._end or name not in namespace or not isinstance(tree, ast.Assign):
+            return False
+        value = namespace[name]
+        if not is_plain(value):
+            return False
+        try:
+            return bool(ast.literal_eval(tree.value) != value)
+        except (ValueError, TypeError, SyntaxError):
+            return False
+
+    def _need_otherwise(self, name: str, home: int, statement: Statement | None) -> None:
+        """Find what a name means where no statement tells: an import, or a plain value."""
+        namespace = self._history.namespaces[home]
+        if name == "get_ipython" or (name == "display" and name not in namespace and hasattr(builtins, name)):
+            self.missing[name] = "only IPython has it: leave its use out"
+            return
+        if name not in namespace:
+            return  # Python's own, or in code that was never reached
+        value = namespace[name]
+        for place in self._history.bound("*", self._end, home):
+            star = self._history.statements[place][0].tree
+            module = sys.modules.get(getattr(star, "module", None) or "")
+            if getattr(module, name, self) is value:
+                self._take(place, self._end, "*")
+                return
+        if self.need_import(name, value):
+            return
+        if is_plain(value):
+            self._made[name] = f"{name} = {value!r}"
+        elif statement is not None:
+            self.missing[name] = (
+                f"a line that only IPython can run gave it: {_first_line(statement)}. Make it in Python"
+            )
+        else:
+            self.missing[name] = f"no cell made this {type(value).__name__}, as far as is known: make it in a cell"
+
+    def _take_settings(self, seeded: bool) -> None:
+        """Take statements that set a path, a default of torch, or a seed that something is drawn after."""
+        plain = [place for place in self._taken if not _only_defines(self._history.statements[place][0])]
+        homes = {self._history.statements[place][1] for place in self._taken}
+        functions: dict[int, dict[str, ast.stmt]] = {home: {} for home in homes}
+        for place, (statement, home) in enumerate(self._history.statements):
+            kind = sets(statement) if home in homes and not statement.asks_ipython else ""
+            if home in homes and isinstance(statement.tree, ast.FunctionDef):
+                functions[home][statement.tree.name] = statement.tree
+            elif home in homes and calls_seeding(statement, functions[home]):
+                kind = "seed"
+            if kind == "setting" or (kind == "seed" and (not seeded or any(place < item for item in plain))):
+                before = dict(self.missing)
+                self._take(place, place, "")
+                if self.missing != before:  # it is of no use then
+                    self.missing = before
+                    del self._taken[place]
+
+    def _once_each(self) -> list[int]:
+        """Places of what was collected; what several runs that were loaded have alike is taken from one of them."""
+        homes: dict[str, int] = {}
+        statements = self._history.statements
+        return [
+            place
+            for place in sorted(self._taken)
+            if statements[place][0].is_import
+            or homes.setdefault(statements[place][0].text, statements[place][1]) == statements[place][1]
+        ]
+
+    def _check_homes(self) -> None:
+        """Name what means one thing in the notebook and another in a run that was loaded: a module has one of them."""
+        texts: dict[str, tuple[int, str]] = {}
+        for place in self._taken:
+            statement, home = self._history.statements[place]
+            for name in statement.binds if not statement.is_import else ():
+                other = texts.setdefault(name, (home, statement.text))
+                if other[0] != home and other[1] != statement.text:
+                    self.missing[name] = "the notebook and the loaded run each have one: rename that of the notebook"
+
+    def _fixed(self, chosen: list[tuple[Statement, set[str]]]) -> set[str]:
+        """Names whose imports stay in their place: another statement binds them too, or sets the path first."""
+        meanings: dict[str, set[str]] = {}
+        fixed: set[str] = set()
+        path_is_set = False
+        for statement, names in chosen:
+            if not statement.is_import:
+                fixed |= statement.binds
+                path_is_set = path_is_set or "sys" in statement.changes
+                continue
+            for name, text in _aliases(statement.tree, names):
+                meanings.setdefault(name, set()).add(text)
+                if path_is_set and _is_local(text):
+                    fixed.add(name)
+        return fixed | {name for name, texts in meanings.items() if len(texts) > 1 and not _are_submodules(texts)}
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a number, a text, None, or a tuple, list, dict or set of such, of no great size."""
+    if isinstance(value, list | tuple | dict | set | str | bytes) and len(value) > _MOST_TEXT:
+        return False
+    if not isinstance(value, list | tuple | dict | set | str | bytes | int | float | complex | bool | None):
+        return False
+    text = repr(value)
+    try:
+        return len(text) <= _MOST_TEXT and bool(ast.literal_eval(text) == value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
+
+
+def _imports(text: str) -> bool:
+    return text.startswith(("import ", "from "))
+
+
+def _futures(history: History) -> list[str]:
+    """Imports of ``__future__``, which hold for every cell after them."""
+    trees = [statement.tree for statement, _ in history.statements]
+    return [ast.unparse(tree) for tree in trees if isinstance(tree, ast.ImportFrom) and tree.module == "__future__"]
+
+
+def _is_ours(statement: Statement, name: str) -> bool:
+    """Whether a statement imports a name from this package."""
+    tree = statement.tree
+    modules = [tree.module or ""] if isinstance(tree, ast.ImportFrom) else []
+    if isinstance(tree, ast.Import):
+        modules = [item.name for item in tree.names if name in (item.asname, item.name.partition(".")[0])]
+    return any(module.partition(".")[0] == _PACKAGE for module in modules)
+
+
+def _only_defines(statement: Statement) -> bool:
+    return statement.is_import or isinstance(statement.tree, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
+
+
+def _first_line(statement: Statement) -> str:
+    line = statement.text.splitlines()[-1].strip()
+    return line if len(line) <= 60 else f"{line[:59]}…"
+
+
+def _aliases(tree: ast.stmt, names: set[str]) -> list[tuple[str, str]]:
+    """Names that an import binds, of those that are wanted, each with an import for it alone."""
+    found: list[tuple[str, str]] = []
+    if not isinstance(tree, ast.Import | ast.ImportFrom):
+        return found
+    for alias in tree.names:
+        plain = isinstance(tree, ast.Import)
+        name = alias.asname or (alias.name.partition(".")[0] if plain else alias.name)
+        if name in names:
+            one = ast.ImportFrom(tree.module, [alias], tree.level) if isinstance(tree, ast.ImportFrom) else None
+            found.append((name, ast.unparse(one or ast.Import([alias]))))
+    return found
+
+
+def _is_local(text: str) -> bool:
+    """Whether an import is not of an installed library."""
+    package = text.split()[1].partition(".")[0]
+    file = getattr(sys.modules.get(package), "__file__", None) or ""
+    return "site-packages" not in file and package not in sys.stdlib_module_names
+
+
+def _are_submodules(texts: set[str]) -> bool:
+    """Whether imports bind one name to one package: ``import xml.dom`` and ``import xml.sax``."""
+    return all(text.startswith("import ") and " as " not in text for text in texts)
+
+
+def sorted_imports(imports: Iterable[str]) -> tuple[str, ...]:
+    """Imports as people write them: of ``__future__`` first, plain ones, then those from a module, one line each."""
+    plain = sorted({text for text in imports if text.startswith("import ")})
+    froms: dict[str, set[str]] = {}
+    for text in imports:
+        if text.startswith("from "):
+            module, _, names = text.removeprefix("from ").partition(" import ")
+            froms.setdefault(module, set()).update(names.split(", "))
+    joined = [
+        f"from {module} import {', '.join(sorted(names))}"
+        for module, names in sorted(froms.items(), key=lambda item: (item[0] != "__future__", item[0]))
+    ]
+    future = [text for text in joined if text.startswith("from __future__")]
+    return (*future, *plain, *(text for text in joined if text not in future))

@@ -1,0 +1,356 @@
+"""How a fit was put together, as code: what makes its model, its data and its Trainer, for its record.
+
+Which statements that code needs is found by `closure`; what is done with a recipe is the part of `recorded`, `script`
+and `commands/rerun`.
+"""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import enum
+import inspect
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path, PurePath
+from typing import Any, cast
+
+from ..definitions import labels
+from ..definitions.definition import Definition, class_source, package_of, uncompiled
+from ..definitions.scopes import reads, replaced
+from ..options.parser import Expression
+from ..options.tokens import is_expression, to_value
+from ..runs import events
+from ..runs.record import RunRecord
+from .closure import Closure, Module, is_plain
+from .history import History
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What ``run.json`` holds of how a fit was put together; every text is Python code for the run's source.
+
+    Attributes:
+        package: ``pytorch_lightning`` or ``lightning.pytorch``.
+        model: the model's class, or an instance.
+        arguments: of the class; None where `model` is an instance.
+        trained: whether the instance had been trained before.
+        compiled: whether the instance is what ``torch.compile`` returned.
+        data: the DataModule's class or an instance, or what each dataloader is of.
+        forms: of each of `data`: ``datamodule``, ``loaders``, ``dataset``, ``tensors`` and the like.
+        data_arguments: of the DataModule's class, or of the dataloaders that are made; None for an instance.
+        classes: of texts, in the order of the model's outputs where that is not the data's own.
+        classifier: path in the model of a classifier of texts whose outputs have their names; `outputs` are these.
+        plain_yaml: whether Lightning writes the hyperparameters only where it does not use OmegaConf.
+        loaded: what was loaded when the data was defined, where loading draws random numbers.
+        trainer: arguments of Trainer.
+        options: the fit's own options as JSON: `seed`, `early_stop`, `monitor` and the others; loggers as code.
+        missing: names whose source is not known, each with what to do about it.
+    """
+
+    package: str = "pytorch_lightning"
+    model: str = ""
+    arguments: dict[str, str] | None = None
+    trained: bool = False
+    compiled: bool = False
+    data: list[str] = field(default_factory=list)
+    forms: list[str] = field(default_factory=list)
+    data_arguments: dict[str, str] | None = None
+    classes: list[str] = field(default_factory=list)
+    classifier: str = ""
+    outputs: list[str] = field(default_factory=list)
+    plain_yaml: bool = False
+    loaded: str = ""
+    trainer: dict[str, str] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def codes(self) -> list[str]:
+        """All code of it but the model's and the data's."""
+        logger = self.options.get("logger") or ()
+        given = [logger] if isinstance(logger, str) else logger
+        loggers = [item for item in given if not item.isidentifier()]
+        return [*map(_evaluated, self.trainer.values()), *loggers]
+
+    @property
+    def model_codes(self) -> list[str]:
+        """The code that makes the model."""
+        return [self.model, *(self.arguments or {}).values()]
+
+    @property
+    def data_codes(self) -> list[str]:
+        """The code that makes the data."""
+        return [*self.data, *(self.data_arguments or {}).values(), *filter(None, [self.loaded])]
+
+    @classmethod
+    def of(cls, record: RunRecord) -> Recipe:
+        """Read the recipe of a run; an empty one of a run that has none.
+
+        Raises:
+            ValueError: it is not whole.
+        """
+        return cast(Recipe, events.read(cls, record.recipe))
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part of a call: what was given, and what it came to.
+
+    Attributes:
+        found: a definition, a class, an instance, or any data.
+        typed: as it was given: text, or the object itself.
+        arguments: of its constructor, as values; `typed_arguments` as they were given.
+    """
+
+    found: Any
+    typed: Any
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    typed_arguments: Mapping[str, Any] = field(default_factory=dict)
+
+
+def _evaluated(code: str) -> str:
+    """The code that a fit evaluates of an argument of Trainer: of a text in quotes its content, if it is code."""
+    value = to_value(code)
+    return value if isinstance(value, str) and is_expression(value, {}) else code
+
+
+class Writer:
+    """Writes a recipe, and the module that its code needs.
+
+    Args:
+        history: what the notebook has run.
+        home: where names of texts are looked up first, see `History`.
+        local_names: variables of the function that the fit was called in, which come before those; none of them
+            exists when the code runs again.
+    """
+
+    def __init__(self, history: History, home: int = 0, local_names: Mapping[str, Any] | None = None) -> None:
+        self._history = history
+        self._home = home
+        self._local_names = local_names or {}
+        self._closure = Closure(history)
+        self._recipe = Recipe()
+
+    def model(self, part: Part, package: str, trained: bool) -> None:
+        """Take in the model.
+
+        Args:
+            part: it.
+            package: that its class is of.
+            trained: whether it is an instance that has been trained.
+        """
+        self._note(package=package, trained=trained)
+        found = part.found
+        if isinstance(found, Definition | type):
+            self._note(model=self._class(found), arguments=self._arguments("model", part))
+            return
+        name = self._standing(part.typed) or self._name_of(found)
+        if name and self._is_whole(name):
+            self._note(model=self._code(found, name, "model"), compiled=uncompiled(found) is not found)
+            return
+        # The object cannot be made as it was made; its class can, with what it was given.
+        cls = type(uncompiled(found))
+        saved = {name: value for name, value in _saved(found).items() if name in inspect.signature(cls).parameters}
+        self._note(model=self._class(cls), arguments=self._arguments("model", Part(found, found, saved)), trained=True)
+
+    def data(self, parts: Sequence[Part], forms: Sequence[str]) -> None:
+        """Take in the data: a DataModule, or what the dataloaders are of."""
+        if not parts:
+            return
+        self._note(forms=list(forms), data_arguments=self._arguments("data", parts[0]))
+        first = parts[0].found
+        if forms[0] == "datamodule" and isinstance(first, Definition | type):
+            self._note(data=[self._class(first)])
+            given = parts[0].arguments.keys()
+            if isinstance(first, Definition) and first.draws and not first.reloads_for & given:
+                name = loaded_name(first.cls.__name__)
+                self._closure.need_code(name)
+                self._note(loaded=name)
+        else:
+            self._note(data=[self._code(part.found, part.typed, "data") for part in parts])
+            if forms[0] == "datamodule":
+                self._note(data_arguments=None)
+
+    def classes(self, datamodule: Any, part: Part) -> None:
+        """Take in the order of the classes of texts, where the model has another than the data."""
+        encoded = getattr(datamodule, "data", None)
+        if not hasattr(datamodule, "order_classes") or encoded is None:
+            return
+        own = part.found.loaded if isinstance(part.found, Definition) else None
+        if own is None or own[1] != encoded[1]:
+            self._note(classes=list(encoded[1]))
+
+    def outputs(self, model: Any, datamodule: Any) -> None:
+        """Take in the names of a classifier's outputs, which are those of the labels of texts."""
+        encoded = getattr(datamodule, "data", None)
+        if not hasattr(datamodule, "order_classes") or encoded is None:
+            return
+        named = labels.named_part(model, encoded[1])
+        if named is not None:
+            self._note(classifier=named[0], outputs=named[1])
+
+    def hyperparameters(self, model: Any, datamodule: Any) -> None:
+        """Take in whether the values of hyperparameters are such that plain Lightning cannot write them."""
+        from ..training.loggers import need_plain_yaml
+
+        self._note(plain_yaml=need_plain_yaml(self._recipe.package, model, datamodule))
+
+    def trainer(self, given: Mapping[str, Any], checked: Mapping[str, Any]) -> None:
+        """Take in the Trainer's arguments: as given, and as they were checked."""
+        codes = {}
+        for name, typed in given.items():
+            value = checked.get(name)
+            code = self._code(value, typed, f"--{name}")
+            several = name != "callbacks" or isinstance(value, list | tuple) or value is None
+            codes[name] = code if several else f"[{code}]"
+        self._note(trainer=codes)
+
+    def options(self, values: Mapping[str, Any]) -> None:
+        """Take in the fit's own options."""
+        found = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        if found.get("logger"):
+            found["logger"] = [
+                item if isinstance(item, str) else self._code(item, item, "--logger") for item in found["logger"]
+            ]
+        self._note(options=found)
+
+    def written(self) -> tuple[Recipe, Module]:
+        """Return the recipe, and the module that its code needs."""
+        module = self._closure.module(seeded=self._recipe.options.get("seed") is not None)
+        return dataclasses.replace(self._recipe, missing=dict(module.missing)), module
+
+    def _note(self, **changes: Any) -> None:
+        self._recipe = dataclasses.replace(self._recipe, **changes)
+
+    def _class(self, found: Definition | type) -> str:
+        """Code of a class."""
+        cls: type = found if isinstance(found, type) else found.cls
+        name = cls.__name__
+        if cls.__module__ != "__main__" and self._closure.need_import(name, cls):
+            return name
+        source = found.source if isinstance(found, Definition) else class_source(cls)
+        self._closure.need_class(cls, source)
+        return name
+
+    def _arguments(self, prefix: str, part: Part) -> dict[str, str]:
+        given = part.typed_arguments
+        return {
+            name: self._code(value, given.get(name, value), f"--{prefix}.{name}")
+            for name, value in part.arguments.items()
+        }
+
+    def _code(self, value: Any, typed: Any, what: str) -> str:
+        """Code of a value.
+
+        Args:
+            value: it.
+            typed: text that it came from, or anything else.
+            what: it is for.
+        """
+        if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+            value = value.item()
+        if is_plain(value):
+            return repr(value)
+        text = self._standing(typed.text if isinstance(typed, Expression) else typed)
+        if text:
+            self._closure.need_code(text, self._home)
+            return text
+        name = self._name_of(value)
+        if name and not self._is_whole(name):  # such as the variable of a loop
+            made = self._made(value, what)
+            if made:
+                return made
+        if name:
+            self._closure.need_code(name)
+            return name
+        own = getattr(value, "__name__", "")
+        if own and self._closure.need_import(own, value):
+            return str(own)
+        made = self._made(value, what)
+        if made:
+            return made
+        kind = type(value).__name__
+        self._closure.missing[what] = f"a {kind} that no variable of the notebook holds: give it a name there first"
+        return kind
+
+    def _standing(self, typed: Any) -> str:
+        """Code that was typed, with plain values for local variables; empty where it needs others, or is no text."""
+        if type(typed) is not str:  # an enum may be one
+            return ""
+        tree = ast.parse(typed.strip(), mode="eval")
+        places = [read.node for read in reads(tree) if read.node.id in self._local_names]
+        values = {node.id: self._local_names[node.id] for node in places}
+        if not all(map(is_plain, values.values())):
+            return ""
+        codes = {name: ast.parse(repr(value), mode="eval").body for name, value in values.items()}
+        return ast.unparse(replaced(tree, places, codes)) if places else typed
+
+    def _made(self, value: Any, what: str) -> str:
+        """Code that makes a value anew, empty where its type does not tell how."""
+        cls: Any = type(value)
+        if cls in (list, tuple):
+            items = [self._code(item, item, what) for item in value]
+            return f"[{', '.join(items)}]" if cls is list else f"({', '.join(items)},)"
+        if cls in (set, frozenset):
+            return f"{cls.__name__}([{', '.join(self._code(item, item, what) for item in value)}])"
+        if cls in (range, slice, bytearray):
+            return repr(value)
+        if cls is dict:
+            return f"{{{', '.join(f'{key!r}: {self._code(item, item, what)}' for key, item in value.items())}}}"
+        if isinstance(value, enum.Enum):
+            named = value.name in cls.__members__
+            return f"{self._class(cls)}.{value.name}" if named else f"{self._class(cls)}({value.value!r})"
+        if dataclasses.is_dataclass(cls):
+            given: dict[str, Any] = {
+                item.name: getattr(value, item.name) for item in dataclasses.fields(cls) if item.init
+            }
+        elif isinstance(value, tuple) and hasattr(value, "_asdict"):
+            given = value._asdict()
+        elif isinstance(value, PurePath):
+            return f"{self._class(Path if isinstance(value, Path) else cls)}({str(value)!r})"
+        else:
+            return ""
+        codes = [f"{name}={self._code(item, item, what)}" for name, item in given.items()]
+        return f"{self._class(cls)}({', '.join(codes)})"
+
+    def _name_of(self, value: Any) -> str:
+        """A variable of the notebook that holds an object, empty if there is none."""
+        found = (name for name, item in self._history.namespaces[0].items() if item is value)
+        return next((name for name in found if not name.startswith("_")), "")
+
+    def _is_whole(self, code: str) -> bool:
+        """Whether all that an expression needs is known."""
+        trial = Closure(self._history)
+        trial.need_code(code, self._home)
+        return not trial.missing
+
+
+def loaded_name(cls: str) -> str:
+    """The name of what was loaded when a generated DataModule was defined."""
+    return f"{cls[0].lower()}{cls[1:]}_loaded"
+
+
+def with_loading(made: Definition) -> str:
+    """A definition's source; of data, with the statements whose names the cell has left in the notebook.
+
+    Of data that draws random numbers when it is loaded, also with its loading: the notebook has loaded it where it was
+    defined, and went on with the random numbers as if it had not.
+    """
+    name, text = made.cls.__name__, made.source
+    if made.draws or made.leaves:
+        text += f"\nfrom {package_of(made.cls)}.utilities.seed import isolate_rng\n"
+    if made.leaves:
+        text += f"with isolate_rng():\n{textwrap.indent(made.leaves, '    ')}\n"
+    if made.draws:
+        text += (
+            f"with isolate_rng():  # loaded where it is defined; what is drawn elsewhere stays the same\n"
+            f"    {loaded_name(name)} = {name}().load()\n"
+        )
+    return text
+
+
+def _saved(instance: Any) -> dict[str, Any]:
+    """Hyperparameters that an instance has saved."""
+    return dict(getattr(instance, "hparams", {}))

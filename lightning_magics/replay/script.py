@@ -1,0 +1,356 @@
+"""A fit as a script of plain Lightning, or as a notebook of its parts, which need nothing of this package.
+
+Which statements it is made of is found by `closure`, how the fit was put together is told by a `recipe.Recipe`.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ..definitions.definition import PACKAGES
+from ..definitions.generated import expression, snippet
+from ..errors import InputError
+from ..options.declared import metric_and_mode, metric_and_patience
+from ..scores import Mode, better
+from .closure import Module, sorted_imports
+from .history import statements_of
+from .layout import laid_out, wrapped
+from .recipe import Recipe
+
+_LOADABLE = ("loaders", "dataset", "iterable", "tensor", "tensors")
+_LOGGERS = {
+    "tensorboard": "PL.loggers.TensorBoardLogger('.')",
+    "csv": "PL.loggers.CSVLogger('.')",
+    "mlflow": "PL.loggers.MLFlowLogger(experiment_name=NAME, tracking_uri='sqlite:///mlflow.db')",
+    "wandb": "PL.loggers.WandbLogger(project=NAME, offline=True)",
+}
+_PRINT = """
+if TRAINER.is_global_zero:
+    for METRIC, VALUE in TRAINER.callback_metrics.items():
+        print(f"{METRIC}={float(VALUE)}")
+"""
+_LOG_AS_IT_IS = """
+MODEL._orig_mod.log = TORCH._dynamo.disable(MODEL._orig_mod.log)
+MODEL._orig_mod.log_dict = TORCH._dynamo.disable(MODEL._orig_mod.log_dict)
+"""
+
+
+@dataclass
+class Script:
+    """A script in the making.
+
+    Attributes:
+        name: of the model; `recipe` how the fit was put together.
+        module: what it is made of.
+        precision: that ``--amp`` came to.
+        devices: number of processes that ``--ddp`` came to; `strategy` likewise.
+        notes: what its reader should know.
+        directions: which way the run took its metrics to get better.
+    """
+
+    name: str
+    recipe: Recipe
+    module: Module
+    precision: str = ""
+    devices: str = ""
+    strategy: str = ""
+    notes: tuple[str, ...] = ()
+    directions: Mapping[str, Mode] = field(default_factory=dict)
+    _imports: dict[str, None] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Let all be of one Lightning package: each Trainer refuses what is of the other, which a run bridges."""
+        package = self.recipe.package
+        other = next(item for item in PACKAGES if item != package)
+        imports = [
+            re.sub(rf"^(import|from) {re.escape(other)}\b", rf"\1 {package}", text) for text in self.module.imports
+        ]
+        self.module = replace(self.module, imports=tuple(imports))
+
+    def check(self, what: str) -> None:
+        """Refuse what cannot be exported.
+
+        Raises:
+            InputError: names what is not known, and what to do.
+        """
+        missing = self.recipe.missing
+        if missing or not self.recipe.model:
+            listed = "; ".join(f"{name}: {why}" for name, why in missing.items())
+            raise InputError(f"{what} cannot be exported. Its source lacks {listed or 'the model'}")
+        data, forms = self.recipe.data, self.recipe.forms
+        if not set(forms) <= {*_LOADABLE, "datamodule"}:
+            name = data[0] if len(data) == 1 and data[0].isidentifier() else self._free("data")
+            value = data[0] if len(data) == 1 else f"{{'train': {data[0]}, 'val': {data[1]}}}"
+            assigned = f"{name} = {value} in a cell, then " if name != value else ""
+            label = " --label COLUMN" if "table" in forms else ""
+            raise InputError(
+                f"{what} cannot be exported: its data {', '.join(data)} has no definition. Type {assigned}"
+                f"%lightning_data {name}{label}, then %lightning_fit {self.name} {name}, and export that run"
+            )
+
+    def python(self, about: str) -> str:
+        """The script.
+
+        Args:
+            about: its first sentence.
+        """
+        main = self._main(under_torchrun=True)
+        name = self._free("main")
+        function = snippet(f"def {name}():\n    BODY", BODY=main)
+        guard = snippet(f"if __name__ == '__main__':\n    {name}()")
+        text = "\n".join([about, *(["", *self.notes] if self.notes else [])])
+        head = f'"""{text}"""' if not self.notes else f'"""{text}\n"""'
+        body = [*self.module.body, _text(function), _text(guard)]
+        return f"{head}\n\n{laid_out(self._import_block(), body)}"
+
+    def notebook(self, about: str) -> str:
+        """A notebook of the same content, as JSON."""
+        main = _text(self._main(under_torchrun=False))
+        cells = [self._import_block(), *_grouped(self.module.body), main]
+        title = "\n\n".join([f"# {self.name}", about, *self.notes])
+        made = [{"cell_type": "markdown", "id": "title", "metadata": {}, "source": title}]
+        for number, source in enumerate(cells):
+            code: dict[str, Any] = {
+                "cell_type": "code",
+                "id": f"cell-{number}",
+                "metadata": {},
+                "source": source.rstrip(),
+            }
+            made.append(code | {"execution_count": None, "outputs": []})
+        kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+        found = {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+        return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+
+    def _import_block(self) -> str:
+        return "\n".join(sorted_imports([*self.module.imports, *self._imports]))
+
+    def _main(self, under_torchrun: bool) -> list[ast.stmt]:
+        """The statements that make everything, train, and print the metrics."""
+        recipe = self.recipe
+        statements: list[ast.stmt] = []
+        seed = recipe.options.get("seed")
+        if seed is not None:
+            statements += snippet("PL.seed_everything(SEED, workers=True)", PL=self._lightning, SEED=ast.Constant(seed))
+        model = self._named("model", _made(recipe.model, recipe.arguments), statements)
+        given = self._data(statements)
+        statements += self._names_of_outputs(model)
+        if recipe.compiled:  # as in a fit: what `log` looks up ends the compiler of torch 2.13
+            statements += snippet(_LOG_AS_IT_IS, MODEL=model, TORCH=self._imported("torch"))
+        if recipe.plain_yaml:
+            statements += snippet("PL.core.saving._OMEGACONF_AVAILABLE = False", PL=self._lightning)
+        trainer = self._named("trainer", self._trainer(under_torchrun), statements)
+        fit = expression("TRAINER.fit(MODEL)", TRAINER=trainer, MODEL=model)
+        assert isinstance(fit, ast.Call)
+        fit.keywords = [*given, *self._from_checkpoint()]
+        names = {name.upper(): _name(self._free(name)) for name in ("metric", "value")}
+        return [*statements, ast.Expr(fit), *snippet(_PRINT, TRAINER=trainer, **names)]
+
+    def _data(self, statements: list[ast.stmt]) -> list[ast.keyword]:
+        """Add the statements that make the data; return what `fit` is given of it."""
+        recipe = self.recipe
+        if not recipe.data:
+            return []
+        if recipe.forms[0] == "datamodule":
+            data = self._named("data", _made(recipe.data[0], recipe.data_arguments), statements)
+            if recipe.loaded:
+                statements += snippet("DATA.data = LOADED", DATA=data, LOADED=_name(recipe.loaded))
+            if recipe.classes:
+                order = expression(repr(recipe.classes))
+                statements += snippet("DATA.order_classes(ORDER)", DATA=data, ORDER=order)
+            return [ast.keyword("datamodule", data)]
+        given = []
+        for place, (code, form) in enumerate(zip(recipe.data, recipe.forms, strict=True)):
+            made = self._loader(code, form, train=place == 0)
+            loader = self._named(("train_loader", "val_loader")[place], made, statements)
+            given.append(ast.keyword(("train_dataloaders", "val_dataloaders")[place], loader))
+        return given
+
+    def _names_of_outputs(self, model: ast.expr) -> list[ast.stmt]:
+        """The statements that name a classifier's outputs, for whoever loads it once it is saved."""
+        names, path = self.recipe.outputs, self.recipe.classifier
+        if not names:
+            return []
+        is_plain = all(map(str.isidentifier, path.split(".")))
+        part = expression(f"MODEL.{path}" if is_plain else f"MODEL.get_submodule({path!r})", MODEL=model)
+        return snippet(
+            "PART.config.id2label = NAMES\nPART.config.label2id = NUMBERS",
+            PART=part,
+            NAMES=expression(repr(dict(enumerate(names)))),
+            NUMBERS=expression(repr({name: number for number, name in enumerate(names)})),
+        )
+
+    def _loader(self, code: str, form: str, train: bool) -> ast.expr:
+        """A DataLoader over a dataset, as a fit makes one; a loader as it is."""
+        if form == "loaders":
+            return _code(code)
+        torch = self._imported("torch")
+        dataset = _code(code)
+        if form == "tensors":
+            dataset = expression("TORCH.utils.data.TensorDataset(*CODE)", TORCH=torch, CODE=dataset)
+        options = {"batch_size": "32", **(self.recipe.data_arguments or {})}
+        shuffle = options.pop("shuffle", "True")
+        workers = options.get("num_workers", "0")
+        made = expression("TORCH.utils.data.DataLoader(DATASET)", TORCH=torch, DATASET=dataset)
+        assert isinstance(made, ast.Call)
+        if train and form != "iterable":
+            options["shuffle"] = shuffle
+        if workers != "0":
+            options["persistent_workers"] = "True"
+        made.keywords = [ast.keyword(name, _code(value)) for name, value in options.items()]
+        return made
+
+    def _trainer(self, under_torchrun: bool) -> ast.expr:
+        """The Trainer with the arguments that matter."""
+        recipe, pl = self.recipe, self._lightning
+        found = {name: _code(code) for name, code in recipe.trainer.items()}
+        if self.strategy and "strategy" not in found:
+            found["strategy"] = ast.Constant(self.strategy)
+        if recipe.options.get("amp"):
+            found["precision"] = ast.Constant(self.precision)
+        devices = found.get("devices", _code(self.devices or "1"))
+        found["devices"] = devices
+        if (
+            under_torchrun
+            and isinstance(devices, ast.Constant)
+            and isinstance(devices.value, int)
+            and devices.value > 0
+        ):
+            count = "int(OS.environ.get('LOCAL_WORLD_SIZE', N))"
+            found["devices"] = expression(count, OS=self._imported("os"), N=devices)  # torchrun says how many
+            nodes = found.get("num_nodes", ast.Constant(1))
+            count = "int(OS.environ.get('GROUP_WORLD_SIZE', N))"
+            found["num_nodes"] = expression(count, OS=self._imported("os"), N=nodes)
+        callbacks = self._callbacks(found.pop("callbacks", None))
+        if callbacks is not None:
+            found["callbacks"] = callbacks
+        logger = self._logger()
+        if logger is not None:
+            found["logger"] = logger
+        made = expression("PL.Trainer()", PL=pl)
+        assert isinstance(made, ast.Call)
+        made.keywords = [ast.keyword(name, value) for name, value in found.items()]
+        return made
+
+    def _callbacks(self, given: ast.expr | None) -> ast.expr | None:
+        """The user's callbacks, and those that options stand for."""
+        options, pl = self.recipe.options, self._lightning
+        made: list[ast.expr] = []
+        for asked in options.get("early_stop") or ():
+            rest, mode = metric_and_mode(asked)
+            metric, patience = metric_and_patience(rest)
+            mode = mode or better(metric, self.directions)
+            patience = 3 if patience is None else patience
+            text = f"PL.callbacks.EarlyStopping({metric!r}, patience={patience}, mode={mode!r})"
+            made.append(expression(text, PL=pl))
+        monitor = options.get("monitor")
+        if monitor:
+            metric, mode = metric_and_mode(monitor)
+            mode = mode or better(metric, self.directions)
+            made.append(expression(f"PL.callbacks.ModelCheckpoint(monitor={metric!r}, mode={mode!r})", PL=pl))
+        if given is None:
+            return ast.List(made) if made else None
+        if isinstance(given, ast.List):
+            return ast.List([*given.elts, *made])
+        return ast.List([ast.Starred(given), *made]) if made else given
+
+    def _logger(self) -> ast.expr | None:
+        """The loggers; None for Lightning's default, which is TensorBoard's."""
+        loggers = self.recipe.options.get("logger")
+        if loggers is None:
+            return None
+        made = []
+        for item in loggers:
+            named = _LOGGERS.get(item)
+            made.append(expression(named, PL=self._lightning, NAME=ast.Constant(self.name)) if named else _code(item))
+        return ast.Constant(False) if not made else made[0] if len(made) == 1 else ast.List(made)
+
+    def _from_checkpoint(self) -> list[ast.keyword]:
+        """What `fit` is given to go on from a checkpoint."""
+        options = self.recipe.options
+        return [ast.keyword("ckpt_path", ast.Constant(options["resume"]))] if options.get("resume") else []
+
+    @property
+    def _lightning(self) -> ast.expr:
+        return self._imported(self.recipe.package, "pl")
+
+    def _imported(self, module: str, name: str = "") -> ast.expr:
+        """The name of a module, which is imported if it is not; under another name where its own is taken."""
+        name = name or module
+        text = f"import {module} as {name}" if name != module else f"import {module}"
+        if text not in self.module.imports and name in self._taken:
+            name = self._free(name)
+            text = f"import {module} as {name}"
+        self._imports[text] = None
+        return _name(name)
+
+    def _free(self, name: str) -> str:
+        """A name that hides none of the module's."""
+        taken = self._taken
+        while name in taken:
+            name = f"{name}_"
+        return name
+
+    @property
+    def _taken(self) -> set[str]:
+        """Names of the module."""
+        statements = [item for text in (*self.module.imports, *self.module.body) for item in statements_of(text)]
+        return {name for statement in statements for name in statement.binds}
+
+    def _named(self, name: str, value: ast.expr, statements: list[ast.stmt]) -> ast.expr:
+        """The name of a value, which is assigned to it; it hides none that the code has. A name stays as it is."""
+        if isinstance(value, ast.Name):
+            return value
+        name = self._free(name)
+        statements.append(ast.Assign([ast.Name(name, ast.Store())], value))
+        return _name(name)
+
+
+def _text(statements: Iterable[ast.stmt]) -> str:
+    """Code of generated statements, laid out."""
+    return wrapped(ast.unparse(ast.fix_missing_locations(ast.Module(list(statements), []))))
+
+
+def _code(text: str) -> ast.expr:
+    return ast.parse(text.strip(), mode="eval").body
+
+
+def _name(name: str) -> ast.Name:
+    return ast.Name(name, ast.Load())
+
+
+def _made(code: str, arguments: Mapping[str, str] | None) -> ast.expr:
+    """What makes an object: a call of its class, or the code of an instance."""
+    if arguments is None:
+        return _code(code)
+    return ast.Call(_code(code), [], [ast.keyword(name, _code(value)) for name, value in arguments.items()])
+
+
+def _grouped(body: Sequence[str]) -> list[str]:
+    """Statements as the cells of a notebook: a class or function each in one of its own."""
+    cells: list[list[str]] = []
+    plain = False
+    for text in body:
+        defines = any(isinstance(item.tree, ast.ClassDef | ast.FunctionDef) for item in statements_of(text))
+        if cells and plain and not defines:
+            cells[-1].append(text)
+        else:
+            cells.append([text])
+        plain = not defines
+    return ["\n".join(cell) for cell in cells]
+
+
+def module_of(source: str, missing: Mapping[str, str]) -> Module:
+    """The module that a run has recorded."""
+    imports: list[str] = []
+    body: list[str] = []
+    for statement in statements_of(source):
+        if statement.is_import and not body:
+            imports.append(statement.text)
+        else:
+            body.append(statement.text)
+    return Module(tuple(imports), tuple(body), missing)

@@ -1,0 +1,1 @@
+"""The run folder: paths, record, events, catalogue."""

@@ -1,0 +1,318 @@
+"""The runs below a folder, read and chosen: ours by their records, those of plain Lightning by what they logged.
+
+How they are shown is in `listing` and `comparison`; what a folder without a record holds is `foreign`'s.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import heapq
+import math
+import os
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from .. import scores
+from ..errors import InputError, RunError, did_you_mean
+from ..launch.slurm.jobs import states
+from . import foreign
+from .events import Status
+from .folder import RECORD, RunFolder, names, root_folder
+from .record import RunRecord
+
+_YEAR_9999_S = 253_370_764_800
+_ALIKE = ("trainer", "recipe", "versions", "hardware", "git", "options")  # of a record: equal in many
+_MOST_FOREIGN = 4_000_000  # bytes of metrics that plain Lightning logged, read for one listing
+
+
+@dataclass(frozen=True)
+class Row:
+    """A run folder as it was found.
+
+    Attributes:
+        run: name, ``Digits/version_3``.
+        path: the folder.
+        started: Unix time in seconds; of a folder whose record cannot be read, when the record was last written.
+        status: how it stands: a run that died is failed, whatever its record says. None where there is no telling.
+        record: what ``run.json`` holds, None if it cannot be read or there is none.
+        problem: what is wrong with the folder, empty if nothing is.
+        model: name of the model, as far as it is known.
+        took_s: seconds that it took, or has taken so far; None where there is no telling.
+        epochs: training epochs completed.
+        hyperparameters: of the model, and as ``data.NAME`` what was given to the data.
+        metrics: last value of every metric; `best` the best one.
+        unread: whether it has metrics that were not read, for there are too many.
+        queued: why its job waits in the queue of a cluster, empty if it does not.
+    """
+
+    run: str
+    path: Path
+    started: float
+    status: Status | None = None
+    record: RunRecord | None = None
+    problem: str = ""
+    model: str = ""
+    took_s: float | None = None
+    epochs: int = 0
+    hyperparameters: dict[str, Any] = field(default_factory=dict)
+    metrics: dict[str, float] = field(default_factory=dict)
+    best: dict[str, float] = field(default_factory=dict)
+    unread: bool = False
+    queued: str = ""
+
+    @property
+    def standing(self) -> str:
+        """How it stands, in a word; empty where there is no telling."""
+        return "queued" if self.queued else self.status or ""
+
+
+def rows(root: str | Path, pattern: str = "", model: str = "") -> list[Row]:
+    """Read the runs below a folder, newest first.
+
+    Args:
+        root: folder of all runs, ``lightning_logs``.
+        pattern: what the name ``Digits/version_3`` or the model is to hold or, with ``*``, to look like.
+        model: name of the model, whole.
+
+    Raises:
+        InputError: no run has that model; names the models that there are.
+        RunError: there can be no such folder.
+    """
+    root_folder(root)
+    root = Path(root).expanduser()
+    ours: list[Path] = []
+    others: list[Path] = []
+    for path, recorded in _folders(root):
+        (ours if recorded else others).append(path)
+    # Of Lightning's own, only as much is read as is asked for.
+    others = [path for path in others if _matches(pattern, path.relative_to(root).as_posix(), _model_of(root, path))]
+    known: dict[str, Any] = {}
+    found = [*(_shared(_recorded(path), known) for path in ours), *_foreign(root, others)]
+    if model:
+        models = dict.fromkeys(row.model for row in found if row.model)
+        found = [row for row in found if model in (row.model, row.run.partition("/")[0])]
+        if models and not found:
+            raise InputError(
+                f"--model {model}: no run has that model.{did_you_mean(model, models)} There are: {_listed(models)}"
+            )
+    found = _scheduled([row for row in found if _matches(pattern, row.run, row.model)])
+    return sorted(found, key=lambda row: (row.started, row.run), reverse=True)
+
+
+def newest(root: str | Path, count: int) -> list[Row]:
+    """Read the runs below a folder that were started last: so many of ours, and of plain Lightning's."""
+    root = Path(root).expanduser()
+    others = [path for path, recorded in _folders(root) if not recorded]
+    ours = [root / name for name in names(root)[:count]]
+    return [*map(_recorded, ours), *_foreign(root, heapq.nlargest(count, others, key=_written))]
+
+
+def _folders(root: Path) -> Iterator[tuple[Path, bool]]:
+    """The folders of runs, and whether each has a record: ours lie two deep, Lightning's own there or one deep."""
+    for name in _names(root):
+        inner = _names(root / name)
+        if foreign.is_run(inner):
+            yield root / name, False
+        for deeper in inner:
+            path = root / name / deeper
+            if os.path.lexists(path / RECORD):
+                yield path, True
+            elif foreign.is_run(_names(path)):
+                yield path, False
+
+
+def _names(folder: Path) -> list[str]:
+    """What is in a folder, [] where there is no such folder; hidden names are none of a run."""
+    try:
+        return [name for name in os.listdir(folder) if not name.startswith(".")]
+    except OSError:
+        return []
+
+
+def _recorded(path: Path) -> Row:
+    """A folder with a record."""
+    folder = RunFolder(path)
+    try:
+        record = folder.read()
+        status = folder.status(record)
+        if not 0 <= record.started < _YEAR_9999_S:
+            raise RunError(f"started is no time: {record.started}")  # noqa: TRY301 -- a broken record like the others
+    except RunError as error:
+        problem = f"{RECORD} cannot be read: {' '.join(str(error.__cause__ or error).split())}"
+        return Row(folder.name, path, _written(folder.record_path), problem=problem)
+    took_s = record.elapsed_s
+    if took_s is None and status == "running":
+        took_s = max(0.0, time.time() - record.started)
+    data = record.options.get("data")
+    of_data = {**(data if isinstance(data, dict) else {}), **record.data_hyperparameters}
+    given = {f"data.{name}": value for name, value in of_data.items()}
+    best = record.metrics | {name: item["value"] for name, item in record.best_metrics.items() if "value" in item}
+    return Row(
+        run=folder.name,
+        path=path,
+        started=record.started,
+        status=status,
+        record=record,
+        model=record.model,
+        took_s=took_s,
+        epochs=record.epochs,
+        hyperparameters=record.hyperparameters | given,
+        metrics=record.metrics,
+        best=best,
+    )
+
+
+def _shared(row: Row, known: dict[str, Any]) -> Row:
+    """Let what is equal in many records be one object: a listing of thousands stays in the notebook's Out."""
+    if row.record is None:
+        return row
+    parts = {name: getattr(row.record, name) for name in _ALIKE}
+    same = {name: known.setdefault(repr(part), part) for name, part in parts.items()}
+    return dataclasses.replace(row, record=dataclasses.replace(row.record, **same))
+
+
+def _scheduled(found: list[Row]) -> list[Row]:
+    """Runs that say they go on, with what a cluster says of their jobs: these may wait in its queue, or be gone."""
+    going_on = {row.run: RunFolder(row.path).job() for row in found if row.status == "running"}
+    known = states(filter(None, going_on.values()))
+
+    def scheduled(row: Row) -> Row:
+        job = going_on.get(row.run)
+        if not job:
+            return row
+        state = known.get(job)
+        if state is None or state.kind == "ended":
+            again = _recorded(row.path)  # the cluster was asked later: it may have ended since it was read
+            is_told = again.record is None or again.record.status != "running"
+            return again if is_told else dataclasses.replace(row, status="failed")
+        return dataclasses.replace(row, queued=state.reason) if state.kind == "queued" else row
+
+    return [scheduled(row) for row in found]
+
+
+def _written(path: Path) -> float:
+    try:
+        return path.stat().st_mtime
+    except OSError:  # it is gone already, or a link to nothing
+        return 0.0
+
+
+def _foreign(root: Path, paths: Iterable[Path]) -> Iterator[Row]:
+    """The runs of plain Lightning; of the newest the metrics too, as long as that takes no time to speak of."""
+    left = _MOST_FOREIGN
+    for path in sorted(paths, key=foreign.started, reverse=True):
+        try:
+            size = foreign.size_bytes(path)
+        except OSError:
+            continue  # it is gone already
+        unread = size > left
+        left -= 0 if unread else size
+        found = foreign.read(path, with_metrics=not unread)
+        yield Row(
+            run=path.relative_to(root).as_posix(),
+            path=path,
+            started=found.started,
+            problem=found.problem,
+            model=_model_of(root, path),
+            epochs=found.epochs,
+            hyperparameters=found.hyperparameters,
+            metrics=found.metrics,
+            best=found.best,
+            unread=unread,
+        )
+
+
+def _model_of(root: Path, path: Path) -> str:
+    """The model of a run of plain Lightning: its logger's name, if it has one."""
+    return path.parent.name if path.parent != root else ""
+
+
+def _matches(pattern: str, *names: str) -> bool:
+    return any(pattern in name or fnmatchcase(name, pattern) for name in names)
+
+
+def named(found: Sequence[Row], names: Iterable[str], where: str) -> list[Row]:
+    """Return the runs of these names, each once.
+
+    Raises:
+        RunError: there is no such run; names the nearest.
+    """
+    known = {row.run: row for row in found}
+    for name in names:
+        if name not in known:
+            listed = f"The latest in {where}: {_listed(known)}." if known else f"There is none in {where} yet."
+            raise RunError(f"no run {name!r} was found.{did_you_mean(name, known)} {listed}")
+    return [known[name] for name in dict.fromkeys(names)]
+
+
+def metric_names(found: Iterable[Row]) -> list[str]:
+    """Names of the runs' metrics, those that tell most first: the main one, validation, test, training, the rest."""
+    counted: dict[str, int] = {}
+    for row in found:
+        for name in row.best:
+            counted[name] = counted.get(name, 0) + 1
+    main = scores.main_metric(sorted(counted, key=lambda name: -counted[name]))
+    rank = {"val": 0, "test": 1, "train": 2, "": 3}
+    return sorted(counted, key=lambda name: (name != main, rank[scores.stage_of(name)[1]], -counted[name]))
+
+
+def check_metric(found: Sequence[Row], option: str, metric: str) -> None:
+    """Refuse a metric that no run has.
+
+    Raises:
+        InputError: names the metrics that there are.
+    """
+    known = metric_names(found)
+    if found and metric not in known:
+        there = f"There are: {_listed(known)}" if known else "None of them has metrics"
+        near = did_you_mean(metric, known)
+        raise InputError(f"{option} {metric}: no run that is listed has that metric.{near} {there}")
+
+
+def by_metric(found: Sequence[Row], metric: str) -> list[Row]:
+    """Return the runs, the best by a metric first, those without it last."""
+    sign = 1 if direction(found, metric) == "min" else -1
+
+    def key(row: Row) -> tuple[bool, float]:
+        value = row.best.get(metric, math.nan)
+        return (False, sign * value) if math.isfinite(value) else (True, 0.0)
+
+    return sorted(found, key=key)
+
+
+def direction(found: Iterable[Row], metric: str) -> scores.Mode:
+    """Return which way a metric of several runs gets better: as the first that tells it decided, else by its name."""
+    told = (row.record.directions for row in found if row.record is not None)
+    return scores.better(metric, next((item for item in told if metric in item), None))
+
+
+def best_of(values: Sequence[float | None], mode: scores.Mode) -> float | None:
+    """Return the best of several values of a metric, None if there is none."""
+    best: float | None = None
+    for value in values:
+        if value is not None and scores.improves(value, best, mode):
+            best = value
+    return best
+
+
+def differing(found: Sequence[Row]) -> list[str]:
+    """Names of the hyperparameters that differ among runs: that is, whose value does, or that one of a model lacks."""
+    names = dict.fromkeys(name for row in found for name in row.hyperparameters)
+    return [name for name in names if _differs(found, name)]
+
+
+def _differs(found: Sequence[Row], name: str) -> bool:
+    having = [row for row in found if name in row.hyperparameters]
+    if len({repr(row.hyperparameters[name]) for row in having}) > 1:
+        return True
+    models = {row.model for row in having}
+    return any(row.hyperparameters and row.model in models and name not in row.hyperparameters for row in found)
+
+
+def _listed(names: Iterable[str], most: int = 8) -> str:
+    known = list(names)
+    return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")

@@ -1,0 +1,1 @@
+"""Inside the process that trains: the Trainer, what it reports, checkpoints, loggers."""

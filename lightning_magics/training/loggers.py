@@ -1,0 +1,157 @@
+"""The loggers that can be asked for by name, each writing in the run's folder or beside it.
+
+Those that are given as objects are used as they are, by `trainer`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from ..errors import MissingPackage
+from .tensorboard import tensorboard_logger
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def logger(name: str, folder: Path, package: Any) -> Any:
+    """Make a logger.
+
+    Args:
+        name: ``tensorboard``, ``csv``, ``mlflow`` or ``wandb``.
+        folder: of the run.
+        package: Lightning package, imported.
+
+    Raises:
+        MissingPackage: what it needs is not installed.
+    """
+    root, model, version = folder.parent.parent, folder.parent.name, folder.name
+    if name == "tensorboard":
+        return tensorboard_logger(package.__name__, root, model, version)
+    if name == "csv":
+        return package.loggers.CSVLogger(root, name=model, version=version)
+    try:
+        return _mlflow(folder, package) if name == "mlflow" else _wandb(folder, package)
+    except ModuleNotFoundError as error:
+        raise MissingPackage(name, f"--logger {name}", f"'lightning-magics[{name}]'") from error
+
+
+@contextlib.contextmanager
+def hyperparameters_written(package: str) -> Iterator[None]:
+    """Within it Lightning's loggers write ``hparams.yaml`` without OmegaConf where that cannot hold a value.
+
+    Where OmegaConf is installed, Lightning converts all values for it, and fails at a range, a frozen dataclass, or
+    text such as ``${``; where it is not, Lightning writes them.
+
+    Args:
+        package: Lightning package.
+    """
+    write = importlib.import_module(f"{package}.core.saving").save_hparams_to_yaml
+
+    def save(config_yaml: Any, hparams: Any, use_omegaconf: bool = True) -> None:
+        try:
+            write(config_yaml, hparams, use_omegaconf)
+        except Exception:
+            write(config_yaml, copy.copy(hparams), False)
+
+    modules = [importlib.import_module(f"{package}.loggers.{name}") for name in ("csv_logs", "tensorboard")]
+    before = [module.save_hparams_to_yaml for module in modules]
+    for module in modules:
+        module.save_hparams_to_yaml = save  # type: ignore[attr-defined]  # no hook comes between
+    try:
+        yield
+    finally:
+        for module, own in zip(modules, before, strict=True):
+            module.save_hparams_to_yaml = own  # type: ignore[attr-defined]
+
+
+def need_plain_yaml(package: str, *owners: Any) -> bool:
+    """Whether plain Lightning fails to write the hyperparameters of a model or its data: see above."""
+    saving = importlib.import_module(f"{package}.core.saving")
+    if not saving._OMEGACONF_AVAILABLE:
+        return False
+    conf, errors = (importlib.import_module(f"omegaconf{name}") for name in ("", ".errors"))
+    found = {name: value for owner in owners for name, value in getattr(owner, "hparams_initial", {}).items()}
+    try:
+        conf.OmegaConf.to_yaml(saving.apply_to_collection(found, conf.DictConfig, conf.OmegaConf.to_container))
+    except (errors.UnsupportedValueType, errors.ValidationError):  # for which Lightning has a remedy
+        return False
+    except Exception:  # whatever OmegaConf and its parser raise
+        return True
+    return False
+
+
+def _mlflow(folder: Path, package: Any) -> Any:
+    """MLflow with its embedded store: a database beside the models' folders."""
+    root = folder.parent.parent.resolve()
+    database = root / "mlflow.db"
+    with _alone(root / ".mlflow.lock"):  # whoever comes first makes the tables: of two at once both would
+        database.touch(mode=0o600)  # its owner's alone, as a run folder is
+        return package.loggers.MLFlowLogger(
+            experiment_name=folder.parent.name,
+            run_name=folder.name,
+            tracking_uri=f"sqlite:///{database}",
+            artifact_location=str(root / "mlflow_artifacts"),
+        )
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Wait until no other process is within this, for the same path."""
+    with path.open("a") as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _wandb(folder: Path, package: Any) -> Any:
+    """Weights & Biases: a run of its own for each fit, offline unless the user has set WANDB_MODE."""
+    offline = "WANDB_MODE" not in os.environ
+    if offline:
+        os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # wandb would report to its makers even so
+    if f"-{os.getpid()}-" not in os.environ.get("WANDB_SERVICE", ""):
+        os.environ.pop("WANDB_SERVICE", None)  # the kernel's service would end with it, a run in the background not
+    import wandb
+    from lightning_utilities.core.rank_zero import rank_zero_only
+
+    base: Any = package.loggers.WandbLogger
+
+    class WandbLogger(base):  # type: ignore[misc]  # of one of the two packages
+        """Has a run of its own and ends it with the fit: wandb itself goes on with one until the process ends."""
+
+        _experiment: Any
+
+        @property
+        def experiment(self) -> Any:
+            first = rank_zero_only.rank == 0  # type: ignore[attr-defined]  # Lightning's own way to tell
+            if self._experiment is None and first and wandb.run is not None:
+                # The user's own run, which Lightning would log into.
+                self._experiment = wandb.init(**self._wandb_init, reinit="create_new")
+                self._experiment.define_metric("trainer/global_step")
+                self._experiment.define_metric("*", step_metric="trainer/global_step", step_sync=True)
+            return base.experiment.fget(self)
+
+        def finalize(self, status: str) -> None:
+            super().finalize(status)
+            if self._experiment is not None:
+                self._wandb_init["id"] = self._experiment.id  # for the case that the Trainer is used again
+                self._experiment.finish(exit_code=0 if status in ("success", "finished") else 1)
+                self._experiment = None
+
+    made = WandbLogger(
+        name=folder.name,
+        save_dir=folder,
+        project=os.environ.get("WANDB_PROJECT") or folder.parent.name,
+        mode="offline" if offline else None,
+        settings=wandb.Settings(silent=True, console="off"),
+    )
+    made._wandb_init.pop("anonymous")  # of which wandb warns in the cell, although nobody set it
+    return made

@@ -1,0 +1,84 @@
+"""What plain pickle finds under ``__main__`` while a run trains, and while its checkpoint is read."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import sys
+from collections.abc import Iterator
+from types import FunctionType, ModuleType
+from typing import IO, Any
+
+import cloudpickle
+
+from ..errors import InputError
+
+
+@contextlib.contextmanager
+def found_in_main(*sources: Any) -> Iterator[None]:
+    """Within it, plain pickle finds under ``__main__`` what recorded source has defined, before what the notebook has.
+
+    Args:
+        sources: namespaces in which recorded source has run, and objects whose classes may come from one: what
+            hyperparameters of theirs consist of comes before all.
+
+    Raises:
+        InputError: hyperparameters need two things of one name.
+    """
+    before = sys.modules["__main__"]
+    found = [item if isinstance(item, dict) else _home(type(item)) for item in sources]
+    names = {name: value for namespace in found for name, value in namespace.items()}
+    if not names:
+        yield
+        return
+    for item in sources:
+        names |= _of_hyperparameters(item)
+    main = ModuleType("__main__")
+    vars(main).update({**vars(before), **names})
+    sys.modules["__main__"] = main
+    try:
+        yield
+    finally:
+        sys.modules["__main__"] = before
+
+
+def _home(cls: type) -> dict[str, Any]:
+    """The namespace that a class's code ran in, where that calls itself ``__main__`` and is not; else an empty one."""
+    members = [member for base in cls.__mro__ for member in vars(base).values() if base.__module__ == "__main__"]
+    homes = [member.__globals__ for member in members if isinstance(member, FunctionType)]
+    own = vars(sys.modules["__main__"])
+    return next((home for home in homes if home is not own and home.get("__name__") == "__main__"), {})
+
+
+def _of_hyperparameters(owner: Any) -> dict[str, Any]:
+    """Classes and functions of ``__main__`` that an object's hyperparameters consist of, by name.
+
+    Raises:
+        InputError: two of them have one name.
+    """
+    found: dict[str, Any] = {}
+    for name, value in dict(getattr(owner, "hparams", {})).items():
+        collector = _Collector(io.BytesIO())
+        with contextlib.suppress(Exception):  # Lightning leaves out what cannot be pickled, and says so
+            collector.dump(value)
+        for item in collector.found:
+            if found.setdefault(item.__qualname__, item) is not item:
+                raise InputError(
+                    f"the hyperparameter {name} and another one use different definitions of {item.__qualname__}, from "
+                    f"this notebook or a loaded run. Take both from one place, or rename one"
+                )
+    return found
+
+
+class _Collector(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
+    """Collects the classes and functions of ``__main__`` that an object consists of; what it writes cannot be read."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__(file, protocol=5)
+        self.found: list[Any] = []
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, type | FunctionType) and obj.__module__ == "__main__":
+            self.found.append(obj)
+            return str, ()
+        return super().reducer_override(obj)

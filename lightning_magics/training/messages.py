@@ -1,0 +1,183 @@
+"""What Lightning says while it works: what a user should act on becomes a notice, the rest goes to the run's log."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TextIO
+
+from ..runs.folder import marked
+
+_TOP_LOGGERS = ("pytorch_lightning", "lightning", "lightning_fabric", "mlflow", "alembic")
+_LOGGERS = (*_TOP_LOGGERS, "lightning.pytorch", "lightning.fabric")
+_SPEAKERS = r"(pytorch_lightning|lightning|lightning_fabric|lightning_utilities|torchmetrics|torch)\b.*"
+# Warnings that a user of this package cannot or need not act on: it made the choice that they are about.
+_NOISE = re.compile(
+    r"smaller than the logging interval"
+    r"|Checkpoint directory .* exists and is not empty"
+    r"|dirpath has changed|Be aware that when using `ckpt_path`, callbacks"
+    r"|Experiment logs directory"
+    r"|You're resuming from a checkpoint that ended before the epoch ended"
+    r"|is not supported by the model summary"
+    r"|`srun` command is available"  # on a cluster's login node: a fit's processes are named or started by us
+    r"|LeafSpec|TorchScript|is deprecated|was deprecated"
+)
+_REWORDED = [
+    (
+        re.compile(r"^Using `DistributedSampler` with the dataloaders"),
+        "The processes share the data evenly, so that a few samples may count twice. For exact figures: --devices 1.",
+    ),
+    (
+        re.compile(r"does not have many workers"),
+        "Data is loaded in the training process (num_workers=0). If loading is slow, type --data.num_workers 2.",
+    ),
+    (
+        re.compile(r"defined a `validation_step` but have no `val_dataloader`"),
+        "No validation data: only training metrics are shown. Give a second data argument, or --val_split to the data.",
+    ),
+    (
+        re.compile(r"`max_epochs` was not set. Setting it to (\d+)"),
+        r"No end was asked for, so Lightning trains \1 epochs: say --max_epochs N, --max_steps N or --max_time.",
+    ),
+]
+
+
+@contextlib.contextmanager
+def chatter(log_path: Path, notice: Callable[[str], None]) -> Iterator[None]:
+    """Send what Lightning logs and warns to `log_path`, and to `notice` what a user should act on, once each.
+
+    Warnings that the user's own code raises are shown as ever. A log that cannot be written is given up.
+    """
+    log = _Log(log_path)
+    try:
+        with _loggers_to(log), _warnings_to(log, notice):
+            yield
+    finally:
+        log.close()
+
+
+class _Log:
+    """A text file that gives up quietly: a full disk must not end a training run."""
+
+    def __init__(self, path: Path) -> None:
+        self._file: TextIO | None = None
+        with contextlib.suppress(OSError):
+            self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
+
+    def write(self, text: str) -> None:
+        self._try(lambda file: file.write(marked(text)))
+
+    def flush(self) -> None:
+        self._try(lambda file: file.flush())
+
+    def close(self) -> None:
+        """Close the file; what is written afterwards goes nowhere."""
+        self._try(lambda file: file.close())
+        self._file = None
+
+    def _try(self, action: Callable[[TextIO], object]) -> None:
+        if self._file is None:
+            return
+        try:
+            action(self._file)
+        except OSError:
+            broken, self._file = self._file, None
+            with contextlib.suppress(OSError):  # its buffer cannot be written either
+                broken.close()
+
+
+def reworded(text: str) -> str:
+    """Return a Lightning warning as a user of this package would say it, or "" where it is noise."""
+    if _NOISE.search(text):
+        return ""
+    for pattern, better in _REWORDED:
+        if found := pattern.search(text):
+            return found.expand(better)
+    return " ".join(text.split())
+
+
+def _of_user(filename: str) -> bool:
+    return "site-packages" not in filename and "dist-packages" not in filename and not filename.startswith("<frozen")
+
+
+class _Handler(logging.StreamHandler[_Log]):
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
+        """Stay silent: a message of Lightning that cannot be formatted is not for the user to see."""
+
+
+@contextlib.contextmanager
+def _loggers_to(log: _Log) -> Iterator[None]:
+    """Let Lightning's loggers write to the log alone, and put their handlers back afterwards.
+
+    A logger that got other handlers in the meantime keeps them.
+    """
+    handler = _Handler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    before = []
+    for logger in map(logging.getLogger, _LOGGERS):
+        top = logger.name in _TOP_LOGGERS
+        ours: list[logging.Handler] = [handler] if top else []
+        before.append((logger, ours, logger.handlers, logger.propagate, logger.level))
+        logger.handlers = ours
+        logger.propagate = not top
+        logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        for logger, ours, handlers, propagate, level in before:
+            if logger.handlers is ours:
+                added = [item for item in ours if item is not handler]
+                logger.handlers, logger.propagate = [*handlers, *added], propagate
+                logger.setLevel(level)
+
+
+@contextlib.contextmanager
+def _warnings_to(log: _Log, notice: Callable[[str], None]) -> Iterator[None]:
+    """Let warnings go to the log and to `notice`; a ``showwarning`` that others set in the meantime stays."""
+    show = _Show(log, notice)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("default", module=_SPEAKERS)  # in every run anew, once for a place in the code
+        warnings.showwarning = show
+        try:
+            yield
+        finally:
+            show.active = False
+            last = warnings.showwarning
+    if last is not show:
+        warnings.showwarning = last
+
+
+class _Show:
+    """Stands in for ``warnings.showwarning``; once no longer active, it hands on to the one before it."""
+
+    def __init__(self, log: _Log, notice: Callable[[str], None]) -> None:
+        self.active = True
+        self._log = log
+        self._notice = notice
+        self._before = warnings.showwarning
+        self._told: set[str] = set()
+
+    def __call__(
+        self,
+        message: Warning | str,
+        category: type[Warning],
+        filename: str,
+        lineno: int,
+        file: TextIO | None = None,
+        line: str | None = None,
+    ) -> None:
+        text = str(message)
+        self._log.write(f"{category.__name__}: {text}\n")
+        if not self.active or _of_user(filename):
+            self._before(message, category, filename, lineno, file, line)
+            return
+        if issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
+            return
+        text = reworded(text)
+        if text and text not in self._told:
+            self._told.add(text)
+            self._notice(text)

@@ -1,0 +1,605 @@
+"""Running a job: one job in, events out, the same in the kernel and in any other process.
+
+The Trainer is made by `trainer`, events come from `reporter`; who starts the process and shows them is
+`launch/kernel`'s.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import importlib
+import os
+import pickle
+import signal
+import threading
+import time
+import weakref
+import zipfile
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch.utils.data import DataLoader
+
+from ..errors import InputError, RunError, cut
+from ..runs import columns
+from ..runs.events import Ended, Event, Notice, Results, Started, Status
+from ..runs.folder import RunFolder, removed, shown
+from ..transport import payload
+from ..transport.stop import Abort, StopFlag, StopRequested
+from . import checkpoints, handover, main_module, snapshots, trust
+from .batches import describe, joined, named_inputs
+from .classification import judge
+from .job import Job
+from .loggers import hyperparameters_written
+from .messages import chatter
+from .reporter import misspelled, reporter
+from .trainer import bridged, directions_of, given_callbacks, handed_over, listed, make_trainer
+
+_COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by Lightning
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a job gave back besides its events.
+
+    Attributes:
+        trainer: the Trainer, at its end.
+        predictions: of predict: a tensor (or dict or tuple of tensors) in input order, a list of such for several
+            dataloaders, or the list of batch outputs where they cannot be joined.
+    """
+
+    trainer: Any
+    predictions: Any = None
+
+
+def train(
+    job: Job,
+    emit: Callable[[Event], None],
+    stop: StopFlag,
+    gather: Callable[[Any, Any], Any] | None = None,
+    anew: Callable[[], Job] | None = None,
+) -> Outcome:
+    """Run a job to its end, telling it by events: `Started` first, exactly one `Ended` last.
+
+    Args:
+        job: what to run.
+        emit: takes each event.
+        stop: looked at before each batch.
+        gather: one of several ranks predicts: makes all ranks' batch outputs of this one's and the Trainer.
+        anew: of a process that trains for a notebook: reads the job once more, as the notebook has it.
+
+    Raises:
+        InputError: the job cannot start: Trainer's arguments, data or checkpoint; then no event was sent.
+        KeyboardInterrupt: the user's code raised it.
+        BaseException: whatever the user's code raised, after ``Ended("failed")``.
+    """
+    began = time.monotonic()
+    folder = RunFolder(job.folder)
+    directions = directions_of(job)
+    beginning = None
+    if job.verb == "fit":
+        again = functools.partial(_parts, anew) if anew is not None else None
+        beginning = handover.Beginning(job.model, job.datamodule, given_callbacks(job), again)
+    table = columns.kept(folder) if job.verb == "fit" else None
+    watcher = reporter(
+        job.package,
+        emit,
+        stop,
+        folder.last_checkpoint_path,
+        directions,
+        beginning,
+        job.leaves_state,
+        dataclasses.asdict(table) if table is not None else None,
+    )
+    with (
+        chatter(folder.log_path(job.rank), lambda text: emit(Notice(text))),
+        _workers_ignore_interrupts(),
+        _writers_end_quietly(folder),
+        hyperparameters_written(job.package),
+    ):
+        job = continued(rewound(job))
+        ours = [judge(job.package, job.datamodule, emit, job.classes)] if job.verb == "test" else []
+        trainer = make_trainer(job, [*ours, watcher], directions)
+        _check_before_start(job, trainer)
+        emit(_started(job, trainer))
+        watcher.tell_directions(trainer, directions.typed)
+        for text in job.notices:
+            emit(Notice(text, level="info"))
+        before = getattr(job.model, "_trainer", None)
+        status: Status = "failed"
+        error, predictions = "", None
+        try:
+            with trust.harmless_allowed(job.checkpoint if job.weights_only else None):
+                predictions = _run(job, trainer, emit, gather)
+            status = "interrupted" if watcher.cut_short else "completed"
+        except StopRequested:
+            status = "interrupted"
+        except Abort:
+            status, error = "interrupted", "ended at once by a second interrupt"
+            raise
+        except SystemExit as raised:
+            if isinstance(raised.__context__, KeyboardInterrupt):  # Lightning's answer to one
+                status, error = "interrupted", "KeyboardInterrupt"
+                raise KeyboardInterrupt from None
+            error = cut(f"SystemExit: {raised}")
+            raise
+        except BaseException as raised:
+            error = cut(f"{type(raised).__name__}: {raised}")
+            if text := misspelled(raised, trainer):
+                error = f"InputError: {text}"
+                raise InputError(text) from raised
+            if _is_of_removed(raised, folder):
+                text = f"{removed(folder)} {type(job.model).__name__} in memory keeps its current weights"
+                error = f"RunError: {text}"
+                raise RunError(text) from raised
+            _explain(raised, job, watcher)
+            raise
+        finally:
+            stop.end()
+            watcher.tell_epoch(trainer)
+            watcher.batch = None
+            snapshots.leave([*handed_over(job), *trainer.callbacks])
+            ours += (watcher, watcher.rates)
+            trainer.callbacks = [item for item in trainer.callbacks if item not in ours]  # it may run again
+            if job.verb != "fit":
+                job.model.trainer = before  # the fit that the next one continues
+            emit(_ended(trainer, status, time.monotonic() - began, error))
+    return Outcome(trainer, predictions)
+
+
+def _parts(anew: Callable[[], Job]) -> handover.Parts:
+    job = anew()
+    return job.model, given_callbacks(job), job.datamodule
+
+
+class _IgnoringInterrupts:
+    """Starts a DataLoader's worker deaf to SIGINT: an interrupt of the kernel reaches its whole process group."""
+
+    def __init__(self, then: Callable[[int], None] | None) -> None:
+        self.then = then
+
+    def __call__(self, worker_id: int) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if self.then is not None:
+            self.then(worker_id)
+
+
+@contextlib.contextmanager
+def _workers_ignore_interrupts() -> Iterator[None]:
+    """Within it the workers of every DataLoader leave interrupts to the process that trains."""
+    get_iterator = DataLoader._get_iterator
+
+    def start(loader: Any) -> Any:
+        if loader.num_workers:
+            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns of each fork otherwise
+        if loader.num_workers and not isinstance(loader.worker_init_fn, _IgnoringInterrupts):
+            loader.worker_init_fn = _IgnoringInterrupts(loader.worker_init_fn)
+        return get_iterator(loader)
+
+    # No hook comes before Lightning makes the workers.
+    DataLoader._get_iterator = start  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        DataLoader._get_iterator = get_iterator  # type: ignore[method-assign]
+
+
+def _is_of_removed(raised: BaseException | None, folder: RunFolder) -> bool:
+    """Whether something could not be written because the run's folder was removed."""
+    return isinstance(raised, OSError) and str(folder.path) in str(raised) and folder.is_removed()
+
+
+@contextlib.contextmanager
+def _writers_end_quietly(folder: RunFolder) -> Iterator[None]:
+    """Within it a logger's thread says nothing of a folder that was removed: the run itself does."""
+    shown_before = threading.excepthook
+
+    def show(raised: Any) -> None:
+        if not _is_of_removed(raised.exc_value, folder):
+            shown_before(raised)
+
+    threading.excepthook = show
+    try:
+        yield
+    finally:
+        threading.excepthook = shown_before
+
+
+def _check_before_start(job: Job, trainer: Any) -> None:
+    """Find what would fail at once.
+
+    Raises:
+        InputError: there is no data for the verb, or the checkpoint cannot be loaded.
+    """
+    loader = {"fit": "train", "validate": "val"}.get(job.verb, job.verb) + "_dataloader"
+    owner = job.model if job.datamodule is None else bridged(job.datamodule, job.package)
+    overridden = importlib.import_module(f"{job.package}.utilities.model_helpers").is_overridden
+    if not job.loaders and not overridden(loader, owner):
+        model = type(job.model).__name__
+        if job.datamodule is None:
+            how = f"Type %lightning_fit {model} DATA" if job.verb == "fit" else "Name it in the line, behind the model"
+            raise InputError(f"there is no data to {job.verb} {model} with. {how}")
+        part = f"--{job.verb.replace('validate', 'val')}_split 0.1"
+        more = f", or take a part of it: %lightning_data … {part}" if job.verb in ("validate", "test") else ""
+        raise InputError(
+            f"the data {type(job.datamodule).__name__} has no {loader}, which {job.verb} needs. Give other data{more}"
+        )
+    if job.checkpoint is not None and job.weights_only:
+        check_checkpoint(job.checkpoint)
+
+
+def check_checkpoint(path: Path, defined: Collection[str] = ()) -> None:
+    """Check that a checkpoint holds nothing but what can be loaded safely.
+
+    Args:
+        path: of it.
+        defined: names of harmless types that are going to be defined before it is loaded.
+
+    Raises:
+        InputError: it holds other objects, or is no checkpoint.
+    """
+    if not zipfile.is_zipfile(path):
+        raise InputError(f"{path} is no checkpoint: torch cannot read it. Give a run, or another path")
+    try:
+        with trust.harmless_allowed(path):
+            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        refused = trust.refused_in(path)
+        if refused and refused <= set(defined):
+            return
+        objects = trust.objects_in(path)
+        listed = f" has {', '.join(objects[:4])}: it" if objects else ""
+        raise InputError(
+            f"the checkpoint {path}{listed} holds Python objects besides tensors, and loading those runs code. "
+            "If you trust it, type --weights_only false"
+        ) from error
+    _check_content(path, found)
+
+
+def _check_content(path: Path, found: Any) -> None:
+    """Check that what a file holds is what Lightning saves.
+
+    Raises:
+        InputError: it is not.
+    """
+    if isinstance(found, Mapping) and "state_dict" in found:
+        return
+    holds = ", ".join(map(str, list(found)[:3])) if isinstance(found, Mapping) else f"a {type(found).__name__}"
+    raise InputError(
+        f"{shown(path)} is no checkpoint of Lightning's: it holds no state_dict, but {holds or 'nothing'}. If these "
+        f"are the weights: model.load_state_dict(torch.load({str(path)!r}))"
+    )
+
+
+def rewound(job: Job) -> Job:
+    """Put callbacks and loggers that were used before into the state in which they were handed over."""
+    used = handed_over(job)
+    if job.verb != "fit":  # they can still be read for what the last fit left
+        snapshots.look(used)
+        return job
+    if job.continues and was_fitted(job.model):
+        used = [item for item in used if not _continues_too(item, job.package)]
+    return dataclasses.replace(job, notices=(*job.notices, *snapshots.rewind(used)))
+
+
+def _continues_too(item: Any, package: str) -> bool:
+    """Whether a callback continues with the model: it unfreezes parts of it, or is the user's and has a state."""
+    schedule = importlib.import_module(f"{package}.callbacks").BaseFinetuning
+    own_state = getattr(getattr(type(item), "state_dict", None), "__module__", package)
+    return isinstance(item, schedule) or not f"{own_state}.".startswith(("pytorch_lightning.", "lightning."))
+
+
+@dataclass(frozen=True)
+class _Left:
+    """The state of a fit that other processes left in a file.
+
+    Attributes:
+        path: of the file; `mark` tells whether it is still the same one.
+        trusted: whether it may hold other objects than tensors.
+        whole: whether it holds more than the weights: a fit can go on from it.
+    """
+
+    path: Path
+    mark: tuple[int, int]
+    trusted: bool
+    whole: bool
+
+    @property
+    def lost(self) -> str:
+        """What has become of it since; empty if it is as it was."""
+        if not self.path.exists():
+            return f"{shown(self.path)} is gone"
+        return f"{shown(self.path)} is another file by now" if _mark(self.path) != self.mark else ""
+
+
+_left: weakref.WeakKeyDictionary[Any, _Left] = weakref.WeakKeyDictionary()  # instance → state of its last fit
+
+
+def _mark(path: Path) -> tuple[int, int]:
+    """What differs when a file is written anew."""
+    found = path.stat()
+    return found.st_mtime_ns, found.st_ino
+
+
+def load(path: Path, trusted: bool) -> Any:
+    """Read what a run saved; its tensors stay on disk until they are used.
+
+    Args:
+        path: of the file.
+        trusted: whether it may hold other objects than tensors, which loading creates.
+
+    Raises:
+        InputError: it holds other objects, and is not trusted.
+    """
+    try:
+        if trusted and not zipfile.is_zipfile(path):
+            return payload.load(path)
+        with trust.harmless_allowed(None if trusted else path):
+            return torch.load(path, map_location="cpu", weights_only=not trusted, mmap=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{shown(path)} holds Python objects besides tensors, and loading those runs code. If you trust it: "
+            f"torch.load({str(path)!r}, weights_only=False)"
+        ) from error
+
+
+def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool, datamodule: Any = None) -> Mapping[str, Any]:
+    """Put the state that other processes left into live objects; the rest of it stays on disk for the next fit.
+
+    Args:
+        model: LightningModule instance.
+        callbacks: of the Trainer, one or several, or None; or what makes them, where their hooks are needed.
+        checkpoint: what the run saved last.
+        trusted: whether it may hold other objects than tensors, which loading creates.
+        datamodule: of the fit, or None.
+
+    Returns:
+        What the checkpoint holds. Where `is_whole` says that it is the weights alone, the next fit begins anew.
+
+    Raises:
+        InputError: it is no checkpoint.
+    """
+    mark = _mark(checkpoint)
+    with main_module.found_in_main(model):
+        state = load(checkpoint, trusted)
+    _check_content(checkpoint, state)
+    given = callbacks if callable(callbacks) else listed(callbacks)
+    for text in handover.take(model, given, state, datamodule, shown(checkpoint)):
+        print(text)  # noqa: T201 -- for whoever takes it
+    model.trainer = None
+    _left[model] = _Left(checkpoint, mark, trusted, is_whole(state))
+    return cast(Mapping[str, Any], state)
+
+
+def is_whole(state: Mapping[str, Any]) -> bool:
+    """Whether a checkpoint holds more than the weights, and a fit can go on from it."""
+    return {"callbacks", "optimizer_states", "loops"} <= state.keys()
+
+
+def continued(job: Job) -> Job:
+    """Let a job go on from the fit that its instance has behind it, if there is one.
+
+    Epochs and steps are then counted from there, so that ``max_epochs=3`` trains three more. Lightning's callbacks
+    begin as they were handed over: each fit has its own patience, best checkpoint and time.
+    """
+    if not job.continues or job.trainer.get("fast_dev_run"):
+        return job
+    state = _state_behind(job.model)
+    if state is None:
+        lost = _left[job.model].lost if job.model in _left else ""
+        notice = f"the model's weights stay, and this fit begins anew: the rest of its last fit cannot be read, {lost}"
+        return dataclasses.replace(job, continues=False, notices=(*job.notices, notice)) if lost else job
+    path = RunFolder(job.folder).continue_checkpoint_path
+    states = state.pop("callbacks")
+    continuing = {item.state_key for item in handed_over(job) if _continues_too(item, job.package)}
+    # What has been unfrozen is in groups of the optimizer, whose state can be restored only with them.
+    kept = {
+        key: item
+        for key, item in states.items()
+        if key in continuing or (isinstance(item, Mapping) and "internal_optimizer_metadata" in item)
+    }
+    if kept:
+        state["callbacks"] = kept
+    checkpoints.save(state, path)
+    trainer = dict(job.trainer)
+    done = {"epochs": _epochs_done(state), "steps": state["global_step"]}
+    for name in ("max_epochs", "min_epochs", "max_steps", "min_steps"):
+        if trainer.get(name) not in (None, -1):
+            trainer[name] += done[name[4:]]
+    return dataclasses.replace(
+        job, trainer=trainer, checkpoint=path, first_epoch=done["epochs"], weights_only=False, continues=False
+    )
+
+
+def resumed(job: Job, checkpoint: str) -> Job:
+    """Let a job go on from a checkpoint of its own, where it was ended before and has begun again; empty for none."""
+    if not checkpoint:
+        return job
+    done = _epochs_done(load(Path(checkpoint), trusted=True))
+    return dataclasses.replace(job, checkpoint=Path(checkpoint), first_epoch=done, weights_only=False, continues=False)
+
+
+def _epochs_done(state: Mapping[str, Any]) -> int:
+    """Epochs that a checkpoint's fit need not train again: one that was saved at an epoch's end counts that one."""
+    epochs: int = state["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    return epochs
+
+
+def was_fitted(model: Any) -> bool:
+    """Whether an instance has a fit behind it, or the weights of one."""
+    behind = getattr(model, "_trainer", None)
+    return (behind is not None and behind.global_step > 0) or model in _left
+
+
+def _state_behind(model: Any) -> dict[str, Any] | None:
+    """The state of the fit that an instance has behind it, None if there is none."""
+    behind = getattr(model, "_trainer", None)
+    if behind is not None:
+        if behind.global_step == 0 or behind.state.fn != "fit":
+            return None
+        found: dict[str, Any] = behind._checkpoint_connector.dump_checkpoint(weights_only=False)  # as save_checkpoint
+        return found
+    left = _left.get(model)
+    if left is None or not left.whole or left.lost:
+        return None
+    found = load(left.path, left.trusted)
+    return found | {"state_dict": model.state_dict()}  # the instance's weights may have been changed since
+
+
+def _run(job: Job, trainer: Any, emit: Callable[[Event], None], gather: Callable[[Any, Any], Any] | None) -> Any:
+    """Call the Trainer's method; returns predictions, None for the other verbs."""
+    if job.verb == "fit":
+        with _compiled(job) as model:
+            _fit(job, model, trainer)
+        return None
+    data: dict[str, Any] = {"dataloaders": job.evaluated}
+    if job.datamodule is not None:
+        data = {"datamodule": bridged(job.datamodule, job.package)}
+    if job.checkpoint is not None:
+        data |= {"ckpt_path": job.checkpoint, "weights_only": job.weights_only}
+    if job.verb == "predict":
+        with _predicts_by_name(job), _compiled(job) as model:
+            found = trainer.predict(model, **data)
+        several = len(trainer.num_predict_batches) > 1
+        if gather is not None:
+            found = gather(found, trainer)
+        predictions = [joined(batches) for batches in found] if several else joined(found)
+        emit(Notice(f"predictions: {describe(predictions)}. To keep them: -o NAME", level="info"))
+        return predictions
+    with _compiled(job) as model:
+        rows = getattr(trainer, job.verb)(model, **data, verbose=False)
+    found = [{name: float(value) for name, value in row.items()} for row in rows]
+    more = trainer.callback_metrics.items()
+    emit(Results(found, {name: float(value) for name, value in more if not any(name in row for row in found)}))
+    return None
+
+
+@contextlib.contextmanager
+def _compiled(job: Job) -> Iterator[Any]:
+    """The model as the Trainer takes it: one that was given compiled is compiled within it, and its own afterwards.
+
+    Lightning puts compiled steps onto the instance and leaves them there: it could not be pickled, and the next fit
+    would compile what is compiled.
+    """
+    if job.compiler is None:
+        yield job.model
+        return
+    names = ("_compiler_ctx", *_COMPILED, "log", "log_dict")
+    before = {name: vars(job.model)[name] for name in names if name in vars(job.model)}
+    for name in ("log", "log_dict"):  # their look at the steps' signatures ends the compiler of torch 2.13
+        setattr(job.model, name, torch._dynamo.disable(getattr(job.model, name)))  # type: ignore[no-untyped-call]
+    try:
+        yield torch._dynamo.OptimizedModule(job.model, job.compiler)
+    finally:
+        for name in names:
+            vars(job.model).pop(name, None)
+        vars(job.model).update(before)
+
+
+@contextlib.contextmanager
+def _predicts_by_name(job: Job) -> Iterator[None]:
+    """Within it a model without a predict_step of its own takes from batches with names what its forward has names for.
+
+    Lightning's own predict_step gives the whole batch to forward, as its first input.
+    """
+    model = job.model
+    overridden = importlib.import_module(f"{job.package}.utilities.model_helpers").is_overridden
+    if overridden("predict_step", model) or "predict_step" in vars(model):
+        yield
+        return
+
+    def predict_step(batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        named = named_inputs(model.forward, batch)
+        if named is None:
+            return model(batch)
+        output = model(**named)
+        return getattr(output, "logits", output)
+
+    model.predict_step = predict_step
+    try:
+        yield
+    finally:
+        del model.predict_step
+
+
+def _fit(job: Job, model: Any, trainer: Any) -> None:
+    if job.datamodule is not None:
+        data = {"datamodule": bridged(job.datamodule, job.package)}
+    else:
+        data = dict(zip(("train_dataloaders", "val_dataloaders"), job.loaders, strict=False))
+    trainer.fit(model, **data, ckpt_path=job.checkpoint, weights_only=job.weights_only)
+
+
+def _started(job: Job, trainer: Any) -> Started:
+    parameters = [item for item in job.model.parameters() if not torch.nn.parameter.is_lazy(item)]
+    device = trainer.strategy.root_device
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+    steps, nodes = trainer.max_steps, trainer.num_nodes
+    return Started(
+        run=RunFolder(job.folder).name,
+        verb=job.verb,
+        time=time.time(),
+        devices=f"{trainer.num_devices * nodes} × {name}" + (f" on {nodes} nodes" if nodes > 1 else ""),
+        precision=str(trainer.precision),
+        parameters=sum(item.numel() for item in parameters),
+        trainable_parameters=sum(item.numel() for item in parameters if item.requires_grad),
+        first_epoch=job.first_epoch,
+        max_epochs=None if trainer.max_epochs in (None, -1) else trainer.max_epochs,
+        max_steps=None if steps in (None, -1) else steps,
+        monitor=_monitor(trainer),
+        monitors=_monitors(trainer),
+    )
+
+
+def _monitor(trainer: Any) -> str | None:
+    """The metric that chooses the best checkpoint, None if none does."""
+    found = getattr(trainer.checkpoint_callback, "monitor", None)
+    return found if isinstance(found, str) else None
+
+
+def _monitors(trainer: Any) -> list[str]:
+    """The metrics that decide something, that of the best checkpoint first."""
+    deciding = [*trainer.checkpoint_callbacks, *trainer.early_stopping_callbacks]
+    found = [getattr(callback, "monitor", None) for callback in deciding]
+    return list(dict.fromkeys(name for name in found if isinstance(name, str)))
+
+
+def _ended(trainer: Any, status: Status, elapsed_s: float, error: str) -> Ended:
+    best = trainer.checkpoint_callback
+    score = getattr(best, "best_model_score", None)
+    return Ended(
+        status=status,
+        elapsed_s=elapsed_s,
+        epochs=trainer.current_epoch,
+        steps=trainer.global_step,
+        reason=_reason(trainer) if status == "completed" else "",
+        error=error,
+        best_model_path=str(getattr(best, "best_model_path", "") or ""),
+        best_model_score=None if score is None else float(score),
+        monitor=_monitor(trainer),
+    )
+
+
+def _reason(trainer: Any) -> str:
+    """Why a fit ended before it reached its last epoch, where a callback decided that."""
+    messages = [callback.stopping_reason_message for callback in trainer.early_stopping_callbacks]
+    return "; ".join(f"early stopping: {' '.join(text.split())}" for text in messages if text)
+
+
+def _explain(raised: BaseException, job: Job, watcher: Any) -> None:
+    """Add what a reader of the traceback wants to know: the batch that was at work."""
+    if isinstance(raised, Exception) and watcher.batch is not None:
+        raised.add_note(f"The batch was {describe(watcher.batch)}.")
+    if isinstance(raised, TypeError) and "default_collate: batch must contain" in str(raised):
+        name = "PIL images" if "PIL." in str(raised) else "objects"
+        raised.add_note(
+            f"The samples hold {name}, which cannot be batched. Convert them to tensors in the dataset, such as "
+            f"by transform=torchvision.transforms.ToTensor(), or give a DataLoader with a collate_fn"
+        )
+    if isinstance(raised, ValueError | KeyError) and job.first_epoch:
+        raised.add_note("This fit continues the instance's last one. To keep its weights and begin anew: --resume none")

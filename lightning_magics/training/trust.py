@@ -1,0 +1,222 @@
+"""What of a checkpoint is loaded without trust in it: tensors, plain values, and harmless types; and what is not.
+
+Nothing of a checkpoint runs here: what it would create is looked up by name among what is loaded already. Enums,
+dataclasses and named tuples are harmless where they are the user's own.
+"""
+
+from __future__ import annotations
+
+import _compat_pickle
+import contextlib
+import dataclasses
+import enum
+import importlib
+import pickle
+import sys
+import zipfile
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+_HYPERPARAMETERS = ("hyper_parameters", "datamodule_hyper_parameters")  # Lightning's keys
+_HARMLESS = {
+    "argparse": ("Namespace",),
+    "builtins": (
+        "bool",
+        "bytes",
+        "dict",
+        "float",
+        "frozenset",
+        "int",
+        "list",
+        "object",
+        "range",
+        "slice",
+        "str",
+        "tuple",
+    ),
+    "collections": ("defaultdict",),
+    "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
+    "decimal": ("Decimal",),
+    "fractions": ("Fraction",),
+    "numpy": ("dtype", "ndarray"),
+    "numpy._core.multiarray": ("_reconstruct", "scalar"),
+    "numpy.core.multiarray": ("_reconstruct", "scalar"),
+    "omegaconf.base": ("ContainerMetadata", "Metadata", "UnionNode"),
+    "omegaconf.dictconfig": ("DictConfig",),
+    "omegaconf.listconfig": ("ListConfig",),
+    "omegaconf.nodes": (
+        "AnyNode",
+        "BooleanNode",
+        "BytesNode",
+        "EnumNode",
+        "FloatNode",
+        "IntegerNode",
+        "PathNode",
+        "StringNode",
+    ),
+    "pathlib": ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),
+    "pathlib._local": ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),  # Python 3.13
+    "types": ("SimpleNamespace",),
+    "typing": ("Any",),
+    "uuid": ("UUID",),
+}
+_PACKAGE = __name__.partition(".")[0]
+_BASES = ("abc", "builtins", "collections.abc", "enum", "typing")  # of enums, dataclasses and named tuples
+
+
+@contextlib.contextmanager
+def harmless_allowed(path: Path | None) -> Iterator[None]:
+    """Within it, torch loads the harmless types that a checkpoint holds, though it loads tensors alone.
+
+    Args:
+        path: of the checkpoint; None changes nothing.
+    """
+    with torch.serialization.safe_globals(_harmless_of(path) if path is not None else []):
+        yield
+
+
+def _harmless_of(path: Path) -> list[Any]:
+    """The harmless types that a file holds, as torch takes them."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # loading it says what it is
+        return []
+    found: list[Any] = [(value, name) for name in names if (value := _resolved(name)) is not None]
+    if any(name.startswith("numpy.") for name in names):
+        found += [item for item in vars(np.dtypes).values() if isinstance(item, type)]  # of what a dtype is
+    return found
+
+
+def _resolved(path: str) -> Any:
+    """What a name means, None where that is not harmless."""
+    module, _, name = path.rpartition(".")
+    if name in _HARMLESS.get(module, ()):
+        with contextlib.suppress(ImportError):
+            return getattr(importlib.import_module(module), name, None)
+    value = getattr(sys.modules.get(module), name, None)
+    if not isinstance(value, type):
+        return None
+    named_tuple = issubclass(value, tuple) and hasattr(value, "_fields")
+    holds_values = issubclass(value, enum.Enum) or dataclasses.is_dataclass(value) or named_tuple
+    own = value.__module__ not in _BASES and all(map(_is_own, value.__mro__))
+    return value if holds_values and own else None
+
+
+def _is_own(cls: type) -> bool:
+    """Whether a class is the user's own, or a base that runs no code of others.
+
+    To create an object runs its class's ``__init__`` and ``__post_init__`` with what the file says: those of a library
+    were never meant for that.
+    """
+    module = cls.__module__
+    if module == "__main__" or module in _BASES:
+        return True
+    file = getattr(sys.modules.get(module), "__file__", None)
+    if file is None or module.partition(".")[0] in (_PACKAGE, *sys.stdlib_module_names):
+        return False
+    return not {"site-packages", "dist-packages"}.intersection(Path(file).parts)
+
+
+def refused_in(path: Path) -> set[str]:
+    """Names of what a checkpoint would create and is not harmless."""
+    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    return {name for name in names if _resolved(name) is None}
+
+
+def objects_in(path: Path) -> list[str]:
+    """What a checkpoint holds that is not loaded without trust: hyperparameters, or other parts, with what they are."""
+    try:
+        refused = refused_in(path)
+        with zipfile.ZipFile(path) as archive:
+            inside = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            with archive.open(inside) as file:
+                state = _Looker(file).load()
+    except Exception:  # a file that is made to be odd
+        return []
+    found: dict[str, None] = {}
+    for key, part in state.items() if isinstance(state, Mapping) else ():
+        if key in _HYPERPARAMETERS and isinstance(part, Mapping):
+            for name, value in part.items():
+                found |= dict.fromkeys(
+                    f"the hyperparameter {name} ({item})" for item in _origins(value) if item in refused
+                )
+        else:
+            found |= dict.fromkeys(f"{key} ({item})" for item in _origins(part) if item in refused)
+    return list(found)
+
+
+def _origins(value: Any) -> list[str]:
+    """Names of what a value would be made of."""
+    parts: list[Any] = []
+    if isinstance(value, _Unmade) or (isinstance(value, type) and issubclass(value, _Unmade)):
+        parts = getattr(value, "parts", [])
+        return [value.origin, *(name for part in (parts if isinstance(parts, list) else []) for name in _origins(part))]
+    if isinstance(value, Mapping):
+        parts = [*value.keys(), *value.values()]
+    elif isinstance(value, list | tuple | set | frozenset):
+        parts = list(value)
+    return [name for part in parts for name in _origins(part)]
+
+
+class _Unmade:
+    """Stands for what a pickle would have created or called."""
+
+    origin = ""
+
+    def __new__(cls, *parts: Any) -> _Unmade:
+        made = object.__new__(cls)
+        made.parts = list(parts)
+        return made
+
+    def __init__(self, *parts: Any) -> None:
+        self.parts: list[Any]
+
+    def __setstate__(self, state: Any) -> None:
+        self.parts.append(state)
+
+    def __setitem__(self, name: Any, value: Any) -> None:
+        self.parts += [name, value]
+
+    def append(self, value: Any) -> None:
+        """As of a list."""
+        self.parts.append(value)
+
+    def extend(self, values: Any) -> None:
+        """As of a list."""
+        self.parts += values
+
+
+class _Looker(pickle.Unpickler):
+    """Reads a pickle without creating or calling anything that it names."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        module, name = _compat_pickle.NAME_MAPPING.get((module, name), (module, name))
+        module = _compat_pickle.IMPORT_MAPPING.get(module, module)  # of Python 2, as protocol 2 writes them
+        if (module, name) == ("collections", "OrderedDict"):
+            return OrderedDict
+        return type(name, (_Unmade,), {"origin": f"{module}.{name}"})
+
+    def persistent_load(self, pid: Any) -> None:
+        """Of a tensor's memory."""
+        return
+
+
+def plain(values: Any) -> Any:
+    """Hyperparameters with NumPy's scalars as numbers, which anyone can load."""
+    if isinstance(values, np.number | np.bool_ | np.str_):
+        return values.item()
+    if type(values) is dict:
+        return {name: plain(value) for name, value in values.items()}
+    if type(values) in (list, tuple):
+        return type(values)(plain(value) for value in values)
+    return values
+
+
+def with_plain_hyperparameters(checkpoint: dict[str, Any]) -> dict[str, Any]:
+    """A checkpoint whose hyperparameters are plain where they can be."""
+    return checkpoint | {name: plain(checkpoint[name]) for name in _HYPERPARAMETERS if name in checkpoint}

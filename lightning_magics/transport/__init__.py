@@ -1,0 +1,1 @@
+"""What crosses between processes: payload, exceptions, everything about stopping."""

@@ -1,0 +1,80 @@
+"""The wish to stop a run, in the process that trains: the user's, and how it gets there."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import threading
+from collections.abc import Iterator
+from typing import Protocol
+
+
+class Stop:
+    """The user's wish to stop: once to end between two batches, twice to end now.
+
+    Once the end has begun, a further wish changes nothing: what is saved is saved whole.
+    """
+
+    def __init__(self) -> None:
+        self._asked = threading.Event()
+        self._ending = False
+
+    def is_set(self, trained: int = 0) -> bool:
+        """Whether to stop between two batches, however many of training have begun."""
+        return self._asked.is_set()
+
+    def ask(self) -> None:
+        """Ask to stop."""
+        self._asked.set()
+
+    def end(self) -> None:
+        """Say that the run is ending by itself."""
+        self._ending = True
+
+    def interrupt(self) -> None:
+        """Ask once more.
+
+        Raises:
+            Abort: it was asked before, and the end has not begun.
+        """
+        if self._ending:
+            return
+        if self._asked.is_set():
+            raise Abort
+        self._asked.set()
+
+
+class Abort(BaseException):
+    """The second interrupt. Not a KeyboardInterrupt, which Lightning would turn into SystemExit."""
+
+
+class StopRequested(BaseException):
+    """Ends a Trainer loop between two batches. Lightning turns a KeyboardInterrupt into SystemExit, this not."""
+
+
+class StopFlag(Protocol):
+    """What says that the user wants the run to stop; `Stop` is one."""
+
+    def is_set(self, trained: int = 0) -> bool:
+        """Whether to stop before this batch; `trained` have begun in training, with this one if it is such."""
+
+    def end(self) -> None:
+        """Take note that the run is ending."""
+
+
+@contextlib.contextmanager
+def interrupts_ask(stop: Stop) -> Iterator[None]:
+    """Within it the first interrupt asks to stop, the second ends the block with KeyboardInterrupt.
+
+    Only the main thread hears signals; in another this changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, lambda signum, frame: stop.interrupt())
+    try:
+        yield
+    except Abort:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -1,0 +1,1 @@
+"""What is seen: live, at the end, in a terminal, in tables, TensorBoard."""

@@ -1,0 +1,1 @@
+"""TensorBoard: its servers, and where a board is shown."""

@@ -1,0 +1,198 @@
+"""Where a board is shown: in a frame of the notebook with a link under it, or as a link in a terminal.
+
+Its server is `servers`'s. What stays in a saved notebook is a sentence and the command that shows the board again.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from html import escape
+from typing import Any
+from urllib.parse import urlencode
+
+from ...errors import BoardError
+from ...shell import running_kernel, running_shell, takes_input
+from ..report import MUTED
+from . import servers
+
+_FIRST_VALUES_S = 20.0  # for a fit that begins, to write its first values
+_NO_PROXY = (
+    "JupyterHub lets no browser reach TensorBoard by itself. Type %pip install jupyter-server-proxy and start your "
+    "server again, or set TENSORBOARD_PROXY_URL, such as /proxy/%PORT%/"
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """How a board is to be shown.
+
+    Attributes:
+        source: what it shows.
+        command: shows it again.
+        height: of the frame, in pixels.
+        port: for its server, the only one that will do; None for any.
+        run: that it shows first; empty for all.
+    """
+
+    source: servers.Source
+    command: str
+    height: int = 800
+    port: int | None = None
+    run: str = ""
+
+
+def show(asked: Asked) -> None:
+    """Show a board, once its server answers.
+
+    Raises:
+        BoardError: there is no server, and why.
+    """
+    _Place(asked).fill()
+
+
+def show_soon(asked: Asked) -> None:
+    """Show a board as soon as its server answers, while other things go on; or say why there is none."""
+    place = _Place(asked)
+
+    def fill() -> None:
+        try:
+            place.fill()
+        except BoardError as error:
+            place.say(str(error))
+
+    if place.waits:
+        threading.Thread(target=fill, name="TensorBoard", daemon=True).start()
+    else:
+        fill()
+
+
+class _Place:
+    """Where a board goes: what the cell shows until it is there, and then the board."""
+
+    def __init__(self, asked: Asked) -> None:
+        self._asked = asked
+        self._handle: Any = None
+        kernel = running_kernel()
+        self.waits = kernel is not None and takes_input(kernel)
+        if self.waits:
+            self.say("TensorBoard starts …")
+
+    def say(self, text: str) -> None:
+        """Show a text there."""
+        if self.waits:
+            self._show({"text/html": _line(escape(text)), "text/plain": text})
+        else:
+            print(text)  # noqa: T201 -- the user's terminal
+
+    def fill(self) -> None:
+        """Show the board there.
+
+        Raises:
+            BoardError: there is no server; the place is empty then.
+        """
+        asked = self._asked
+        if running_kernel() is not None and not self.waits:  # nobody would see the frame
+            self._show(_sentence(asked))
+            return
+        outcome = servers.start(asked.source, asked.port)
+        if isinstance(outcome, servers.Failed):
+            if self.waits:
+                self._show({"text/plain": ""})
+            raise BoardError(outcome.reason)
+        until = time.monotonic() + (_FIRST_VALUES_S if asked.run and self.waits else 0)
+        while time.monotonic() < until and not servers.has_values(outcome, asked.run):
+            time.sleep(1)  # TensorBoard's page would say that there is no data
+        if not self.waits:
+            print(f"TensorBoard of {outcome.title}: {address(outcome, asked.run) or _NO_PROXY}")  # noqa: T201 -- likewise
+        elif "google.colab" in sys.modules:
+            self._show(_in_colab(outcome, asked))
+        else:
+            self._show(framed(outcome, asked))
+
+    def _show(self, bundle: dict[str, str]) -> None:
+        from IPython.display import display
+
+        if self._handle is None:
+            self._handle = display(bundle, raw=True, display_id=True)  # type: ignore[no-untyped-call]
+        else:
+            self._handle.update(bundle, raw=True)
+
+
+def address(found: servers.Board, run: str = "", host: str = "127.0.0.1") -> str:
+    """Return where a browser reaches a board; empty behind a JupyterHub that has no proxy for it.
+
+    Args:
+        found: the board.
+        run: that it shows first; empty for all.
+        host: this machine.
+    """
+    proxy, hub = os.environ.get("TENSORBOARD_PROXY_URL"), os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
+    if proxy:
+        base = proxy.replace("%PORT%", str(found.port))  # as TensorBoard itself has it
+    elif not hub:
+        base = f"http://{host}:{found.port}"
+    elif importlib.util.find_spec("jupyter_server_proxy") is not None:
+        base = f"{hub.rstrip('/')}/proxy/{found.port}"
+    else:
+        return ""
+    return f"{base.rstrip('/')}{_page(found, run)}"
+
+
+def _page(found: servers.Board, run: str) -> str:
+    """The path of a board's page, with what it shows first."""
+    return f"{found.path}?{urlencode({'runFilter': f'^{run}$'})}" if run else found.path
+
+
+def framed(found: servers.Board, asked: Asked) -> dict[str, str]:
+    """Return what a notebook shows: the frame, and under it a link and the command.
+
+    An ``object`` shows what is within it where its address does not answer, and so does every reader that removes
+    frames: a page of TrustedHTML, GitHub, nbconvert. VS Code lets TensorBoard through by the name of an ``iframe``.
+    """
+    url = address(found, asked.run)
+    if not url:
+        return {"text/html": _line(escape(_NO_PROXY)), "text/plain": _NO_PROXY}
+    again = f"<code>{escape(asked.command)}</code> starts it again"
+    below = f"TensorBoard of {escape(found.title)}"
+    size = f'width="100%" height="{asked.height}"'
+    if _in_vscode():
+        url = address(found, asked.run, "localhost")
+        frame = f'<iframe id="tensorboard-frame-{found.port:x}" src="{escape(url)}" {size} frameborder="0"></iframe>'
+        below += f"; its server ends with the kernel, {again}"
+    else:
+        gone = f"TensorBoard does not answer here. Its server ends with the kernel; {again}."
+        frame = f'<object data="{escape(url)}" type="text/html" {size}>{_line(gone)}</object>'
+    below += f' · <a href="{escape(url)}" target="_blank" rel="noopener">open in a tab</a>'
+    plain = f"TensorBoard of {found.title}: {url}\n{asked.command} starts it again"
+    return {"text/html": f"{frame}{_line(below)}", "text/plain": plain}
+
+
+def _in_colab(found: servers.Board, asked: Asked) -> dict[str, str]:
+    """Show a board through Colab's own proxy; returns what to show under it."""
+    from google.colab import output
+
+    output.serve_kernel_port_as_iframe(found.port, path=_page(found, asked.run), height=str(asked.height))
+    return _sentence(asked)
+
+
+def _sentence(asked: Asked) -> dict[str, str]:
+    """Return what tells how to see a board where there is none."""
+    title, command = asked.source.title, asked.command
+    return {
+        "text/html": _line(f"TensorBoard of {escape(title)}: <code>{escape(command)}</code> shows it in a notebook"),
+        "text/plain": f"TensorBoard of {title}: {command} shows it in a notebook",
+    }
+
+
+def _in_vscode() -> bool:
+    names = getattr(running_shell(), "user_ns", {})
+    return "__vsc_ipynb_file__" in names or "VSCODE_PID" in os.environ
+
+
+def _line(html: str) -> str:
+    return f'<div style="{MUTED}">{html}</div>'

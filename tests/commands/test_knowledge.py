@@ -1,0 +1,128 @@
+"""What a model knows of its data goes with its weights, whoever put them there."""
+
+import pytest
+import torch
+from kernel import SETUP
+from notebook import SMALL_RUNS
+
+from lightning_magics.errors import InputError
+from lightning_magics.training import origins
+
+pytestmark = SMALL_RUNS
+NET = "%%lightning_model Net --loss cross_entropy --metrics accuracy --lr 0.1\nnn.Linear(2, 3)"
+ROWS = """
+import numpy as np, pandas as pd
+rng = np.random.default_rng(0)
+X = rng.normal(size=(60, 2)).astype("float32")
+codes = np.where(X[:, 0] > 0.5, 2, np.where(X[:, 1] > 0, 1, 0))
+names = np.array(["ant", "bee", "cat"])[codes]
+frame = pd.DataFrame({"left": X[:, 0], "right": X[:, 1], "kind": names})
+turned = frame[["kind", "right", "left"]]
+loader = DataLoader(TensorDataset(torch.tensor(X), torch.tensor(codes)), batch_size=16)
+def of(model, x=X):
+    with torch.no_grad():
+        return model(torch.tensor(x))
+"""
+CHANGED = "the weights of Net have changed since its last recorded fit and belong to no known run"
+
+
+@pytest.fixture
+def ns(shell):
+    """The names of a notebook in which a model was trained on a table."""
+    run(shell, SETUP, ROWS, NET, "%lightning_data frame --label kind")
+    run(shell, "table = %lightning_fit Net frame --max_epochs 1 --seed 1 --quiet")
+    return shell.user_ns
+
+
+def run(shell, *cells):
+    for cell in cells:
+        shell.run_cell(cell).raise_error()
+
+
+def refused(shell, line):
+    found = shell.run_cell(line).error_in_exec
+    assert isinstance(found, InputError)
+    return str(found)
+
+
+def notices(called):
+    return [item.text for item in called._state.notices]
+
+
+def accuracy(ns, model):
+    return float((ns["of"](model).argmax(1).numpy() == ns["codes"]).mean())
+
+
+def test_a_model_that_was_trained_further_elsewhere_is_matched_as_before_and_said(shell, ns):
+    run(shell, "net = table.model\npl.Trainer(max_epochs=1, logger=False, enable_checkpointing=False).fit(net, loader)")
+    for line in ("%lightning_predict net turned --quiet", "%lightning_test net turned --quiet"):
+        run(shell, f"found = {line}")
+        assert len([text for text in notices(ns["found"]) if text.startswith(CHANGED)]) == 1
+    assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy(ns, ns["net"]))
+    run(shell, "found = %lightning_predict table turned --quiet")  # its model has these weights, too
+    assert torch.allclose(ns["found"].predictions, ns["of"](ns["net"]))
+    run(shell, "more = %lightning_fit net frame --max_epochs 1 --quiet")
+    run(shell, "found = %lightning_predict net turned --quiet")
+    assert not [text for text in notices(ns["found"]) if "have changed" in text]
+
+
+def test_weights_of_a_run_on_tensors_are_not_matched_to_an_earlier_table(shell, ns):
+    run(shell, "plain = %lightning_fit Net loader --max_epochs 1 --quiet\nnet = table.model")
+    assert not ns["plain"].folder.table_path.exists()
+    for cell in ("plain.model.state_dict()", "torch.load(plain.best_model_path)['state_dict']"):
+        run(shell, f"net.load_state_dict({cell})\nfound = %lightning_predict net turned[['right','left']] --quiet")
+        assert torch.allclose(ns["found"].predictions, ns["of"](ns["net"], ns["X"][:, ::-1].copy()))
+        assert [text for text in notices(ns["found"]) if "was not trained on a table" in text]
+        if ns["plain"] is not None:  # then the checkpoint alone tells
+            run(shell, "plain, path = None, plain.best_model_path\nplain = type('', (), {'best_model_path': path})")
+
+
+def test_names_and_numbers_are_not_mixed_as_labels_of_a_fit(shell, ns):
+    for line, first, second in (
+        ("(X,names) (X,codes)", "(X,names)", "(X,codes)"),
+        ("(X,codes) (X,names)", "(X,names)", "(X,codes)"),
+    ):
+        said = refused(shell, f"%lightning_fit Net {line} --max_epochs 1")
+        assert said.startswith(f"the labels of {first} are class names, but those of {second} are not")
+
+
+def test_labels_that_are_numbers_are_read_as_the_classes_in_their_order_and_said(shell, ns):
+    run(shell, "fit = %lightning_fit Net (X,names) --max_epochs 1 --seed 1 --quiet")
+    for line in ("(X,codes)", "loader"):
+        run(shell, f"found = %lightning_test fit {line} --quiet")
+        assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy(ns, ns["fit"].model))
+        (said,) = (text for text in notices(ns["found"]) if "are numbers" in text)
+        assert said.endswith("are numbers, which are read as the classes 0 = ant, 1 = bee, 2 = cat")
+    run(shell, "found = %lightning_test fit (X,names) --quiet")
+    assert not [text for text in notices(ns["found"]) if "are numbers" in text]
+
+
+@pytest.mark.parametrize("labels", ["np.array(['dog'] * 60)", "np.array([None, *names[1:]], dtype=object)", "names"])
+def test_labels_are_left_out_of_what_is_predicted(shell, ns, labels):
+    run(shell, f"labels = {labels}\nfit = %lightning_fit Net (X,names) --max_epochs 1 --seed 1 --quiet")
+    run(shell, "found = %lightning_predict fit (X,labels) --quiet")
+    assert torch.allclose(ns["found"].predictions, ns["of"](ns["fit"].model))
+
+
+def test_other_runs_are_searched_once_for_each_state_of_the_weights(shell, ns, monkeypatch):
+    found = []
+    monkeypatch.setattr(origins, "find", lambda *asked: found.append(asked))
+    run(shell, "net = Net()")
+    for _ in range(3):
+        run(shell, "%lightning_predict net turned[['left','right']] --quiet")
+    assert len(found) == 1
+    run(shell, "%lightning_predict net (torch.randn(4,2),) --quiet\n%lightning_predict net loader --quiet")
+    assert len(found) == 1
+    run(shell, "net.net.bias.data += 1\n%lightning_predict net turned[['left','right']] --quiet")
+    assert len(found) == 2
+    run(shell, "%lightning_predict table turned --quiet\n%lightning_test table turned --quiet")
+    assert len(found) == 2
+
+
+def test_a_checkpoint_outside_of_its_run_is_read_once_for_what_it_holds(shell, ns, monkeypatch):
+    read, load = [], torch.load
+    run(shell, "import shutil\nshutil.copy(table.best_model_path, 'kept.ckpt')")
+    monkeypatch.setattr(origins, "read", lambda path, trusted: read.append(path) or load(path))
+    run(shell, "found = %lightning_test Net turned --ckpt_path kept.ckpt --quiet")
+    assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy(ns, ns["table"].model))
+    assert len(read) == 1

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import io
+import sys
+
+import pytest
+from simulated import fit
+
+from lightning_magics.runs.events import Metrics, Started
+from lightning_magics.views import charts
+from lightning_magics.views.state import RunState
+
+
+def fold(*events) -> RunState:
+    state = RunState()
+    for event in events:
+        state.apply(event)
+    return state
+
+
+def metrics(count: int, epochs: int = 3) -> RunState:
+    started = Started("Net/version_0", "fit", 0.0)
+    return fold(started, *(Metrics(e, e, float(e), {f"val_m{i}": e + i for i in range(count)}) for e in range(epochs)))
+
+
+def test_losses_come_first_and_values_by_step_are_faint_beside_those_by_epoch():
+    loss, accuracy = charts.charts(fold(*fit()))
+    assert (loss.title, accuracy.title) == ("loss", "accuracy")
+    assert [(line.stage, line.faint) for line in loss.lines] == [("train", True), ("train", False), ("val", False)]
+    assert loss.x == (0, 3300)
+
+
+def test_values_by_step_are_not_faint_while_there_is_no_line_by_epoch():
+    (loss,) = charts.charts(fold(*list(fit(epochs=1))[:-2]))
+    assert [(line.stage, line.faint) for line in loss.lines] == [("train", False)]
+
+
+def test_a_single_value_is_no_curve():
+    assert charts.charts(metrics(1, epochs=1)) == []
+    assert charts.svg(metrics(1, epochs=1)) == ""
+    assert charts.png(metrics(1, epochs=1)) is None
+
+
+def test_at_most_six_charts_are_drawn_and_the_rest_is_told():
+    state = metrics(9)
+    assert charts.svg(state).count("<svg") == 6
+    assert charts.left_out(state) == 3
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [
+        (0, 1, [0, 0.2, 0.4, 0.6, 0.8, 1.0]),
+        (0.91, 0.99, [0.92, 0.94, 0.96, 0.98]),
+        (-3e-7, 4e-7, [-2e-7, 0, 2e-7, 4e-7]),
+    ],
+)
+def test_ticks_are_round(low, high, expected):
+    assert charts.ticks(low, high) == pytest.approx(expected)
+
+
+def test_values_that_never_change_and_huge_ones_can_be_drawn():
+    started = Started("Net/version_0", "fit", 0.0)
+    for value in (0.0, 1.0, -1e30, 1e-30):
+        state = fold(started, *(Metrics(e, 5, 1.0, {"val_loss": value}) for e in range(3)))
+        assert "<polyline" in charts.svg(state)
+        assert charts.png(state)
+
+
+def test_names_are_escaped():
+    state = fold(Started("a", "fit", 0.0), *(Metrics(e, e, 1.0, {"<script>": 1.0, "$x_": 2.0}) for e in range(2)))
+    assert "<script>" not in charts.svg(state)
+    assert "&lt;script&gt;" in charts.svg(state)
+    assert charts.png(state)
+
+
+def test_the_image_is_transparent_twice_as_fine_as_shown_and_drawn_without_pyplot():
+    from PIL import Image
+
+    sys.modules.pop("matplotlib.pyplot", None)
+    data, width, height = charts.png(fold(*fit()))
+    image = Image.open(io.BytesIO(data))
+    assert image.size == (2 * width, 2 * height)
+    assert image.convert("RGBA").getpixel((0, 0))[3] == 0
+    assert "matplotlib.pyplot" not in sys.modules
+
+
+def test_few_values_by_step_are_left_out_beside_those_by_epoch():
+    loss, _ = charts.charts(fold(*fit(epochs=3, sent=2)))
+    assert [(line.stage, line.faint) for line in loss.lines] == [("train", False), ("val", False)]
