@@ -126,3 +126,14 @@ def test_a_checkpoint_outside_of_its_run_is_read_once_for_what_it_holds(shell, n
     run(shell, "found = %lightning_test Net turned --ckpt_path kept.ckpt --quiet")
     assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy(ns, ns["table"].model))
     assert len(read) == 1
+
+
+def test_columns_in_the_reverse_order_of_the_training_are_matched(shell, ns):
+    run(shell, "back = pd.DataFrame(X[:, ::-1].copy(), columns=['right', 'left']).assign(kind=names)")
+    run(shell, "%lightning_data back --label kind --val_split 0.3")
+    run(shell, "found = %lightning_predict table back --quiet")
+    assert torch.allclose(ns["found"].predictions, ns["of"](ns["table"].model))
+    run(shell, "net = table.model", "%lightning_fit net back --max_epochs 1 --seed 1 --quiet")
+    run(shell, "first = frame[frame.kind != ''][['kind', 'right', 'left']]", "%lightning_data first --label kind")
+    run(shell, "%lightning_fit Net first --max_epochs 1 --seed 1 --quiet")
+    run(shell, "%lightning_fit Net (np.flip(X),codes[::-1]) --max_epochs 1 --seed 1 --quiet")

@@ -62,7 +62,8 @@ def _tensor(values):
     """Return an array as a tensor: float64 as torch's default float, labels of whole numbers as int64."""
     if isinstance(values, torch.Tensor):
         return values
-    tensor = torch.from_numpy(numpy.require(values, requirements="W"))
+    array = numpy.require(values, requirements="CW")
+    tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     if tensor.dtype == torch.float64:
         return tensor.to(torch.get_default_dtype())
     return tensor.long() if tensor.ndim == 1 and not tensor.is_floating_point() else tensor
@@ -124,7 +125,7 @@ SPLITS
 _ROWS = '''
 def _rows(self, table):
     """Return the rows of a table: the features in column order, and the labels if there are any."""
-    features = torch.tensor(table[list(self.columns)].to_numpy("float32"))
+    features = torch.tensor(table[list(self.columns)].to_numpy("float32").copy())
     columns = [features, self._target(table[self.label])] if self.label in table.columns else [features]
     return torch.utils.data.TensorDataset(*columns)
 '''
@@ -132,12 +133,12 @@ _TARGET = '''
 def _target(self, labels):
     """Return labels as numbers: classes as indices, other labels unchanged."""
     if self.labels == "numbers":
-        return torch.tensor(labels.to_numpy("float32"))
+        return torch.tensor(labels.to_numpy("float32").copy())
     if self.labels == "indices":
-        return torch.tensor(labels.astype("int64").to_numpy("int64"))
+        return torch.tensor(labels.astype("int64").to_numpy("int64").copy())
     labels = labels.astype("category").cat.remove_unused_categories().cat
     places = [self.classes.index(self._class_name(value)) for value in labels.categories]
-    return torch.tensor(places, dtype=torch.int64)[torch.tensor(labels.codes.to_numpy("int64"))]
+    return torch.tensor(places, dtype=torch.int64)[torch.tensor(labels.codes.to_numpy("int64").copy())]
 '''
 _CLASS_NAME = '''
 @staticmethod

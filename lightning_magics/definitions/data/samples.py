@@ -366,7 +366,8 @@ def to_tensor(values: Any) -> torch.Tensor:
     """
     if isinstance(values, torch.Tensor):
         return values
-    tensor = torch.from_numpy(np.require(values, requirements="W"))
+    array = np.require(values, requirements="CW")  # torch takes no negative strides
+    tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     if tensor.dtype == torch.float64:
         return tensor.to(torch.get_default_dtype())
     return tensor.long() if tensor.ndim == 1 and not tensor.is_floating_point() else tensor

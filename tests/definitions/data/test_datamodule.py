@@ -481,7 +481,7 @@ def setup(self, stage=None):
 
 
 def test_arrays_of_text_are_no_features():
-    with pytest.raises(InputError, match=r"array of type <U1 is not numeric.*labels of \(X, y\) alone"):
+    with pytest.raises(InputError, match=r"array of type <U1 is not numeric.*Only the labels of \(X, y\)"):
         data("np.array(['a'])", names=namespace(np=np))
     with pytest.raises(InputError, match="is not numeric"):
         samples.to_dataloaders([np.array(["a", "b"])], [False], {})
@@ -585,3 +585,33 @@ def test_a_model_made_of_the_names_of_a_data_cell_trains_again_and_elsewhere(she
     )
     printed = dict(line.split("=") for line in done.stdout.splitlines() if line.startswith("train_loss="))
     assert float(printed["train_loss"]) == metrics["train_loss"], done.stderr
+
+
+BACKWARDS = {
+    "columns": (lambda frame: frame.iloc[:, ::-1], "code"),
+    "rows and classes": (lambda frame: frame.iloc[::-1].assign(code=["x", "y", "z"]), "code"),
+    "rows and indices": (lambda frame: frame.assign(code=range(3)).iloc[::-1], "code"),
+    "rows and numbers": (lambda frame: frame.assign(code=[0.5, 1.5, 2.5]).iloc[::-1], "code"),
+    "one block": (lambda frame: pd.DataFrame(frame.to_numpy()[::-1, ::-1], columns=list(frame)), "code"),
+}
+
+
+@pytest.mark.parametrize("name", BACKWARDS)
+def test_tables_that_pandas_reads_backwards_are_taken(name):
+    turn, label = BACKWARDS[name]
+    frame = turn(pd.DataFrame(np.arange(9.0).reshape(3, 3), columns=["left", "right", "code"]))
+    made = ready(data("frame", names=namespace(frame=frame), label=label))
+    expected = frame.drop(columns=label).to_numpy("float32").tolist()
+    features, labels = made.splits["train"].tensors
+    assert features.tolist() == expected
+    assert labels.tolist() == ([0, 1, 2] if "classes" in name else frame[label].tolist())
+
+
+@pytest.mark.parametrize("turn", ["X[::-1]", "np.flip(X)", "X[:, ::-1]", "X.astype('>f4')", "X.astype('>i8')[::-1]"])
+def test_arrays_that_torch_does_not_read_as_they_lie_are_taken(turn):
+    X = np.arange(6.0, dtype="float32").reshape(3, 2)
+    turned = eval(turn, {"np": np, "X": X})
+    made = ready(data("turned, turned[:, 0]", names=namespace(turned=turned)))
+    dataset = samples.as_dataset((turned, turned[:, 0]), "arrays")
+    for tensors in (made.splits["train"].tensors, dataset.tensors):
+        assert [item.tolist() for item in tensors] == [turned.tolist(), turned[:, 0].tolist()]
