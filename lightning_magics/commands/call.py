@@ -583,6 +583,7 @@ class Call:
             writer.data(data.parts, data.forms)
             if data.parts:
                 writer.classes(job.datamodule, data.parts[0])
+                writer.table(job.datamodule)
                 writer.outputs(job.model, job.datamodule)
             writer.hyperparameters(job.model, job.datamodule)
             writer.trainer(self.trainer, job.trainer)

@@ -7,6 +7,7 @@ and `commands/rerun`.
 from __future__ import annotations
 
 import ast
+import copy
 import dataclasses
 import enum
 import inspect
@@ -21,7 +22,7 @@ from ..definitions.definition import Definition, class_source, package_of, uncom
 from ..definitions.scopes import reads, replaced
 from ..options.parser import Expression
 from ..options.tokens import is_expression, to_value
-from ..runs import events
+from ..runs import columns, events
 from ..runs.record import RunRecord
 from .closure import Closure, Module, is_plain
 from .history import History
@@ -42,6 +43,8 @@ class Recipe:
         data_arguments: of the DataModule's class, or of the dataloaders that are made; None for an instance.
         classes: of texts, in the order of the model's outputs where that is not the data's own.
         classifier: path in the model of a classifier of texts whose outputs have their names; `outputs` are these.
+        table: of tables, attributes of the DataModule where the fit matched it to what the model was trained on before:
+            `columns`, `classes`, `labels`.
         plain_yaml: whether Lightning writes the hyperparameters only where it does not use OmegaConf.
         loaded: what was loaded when the data was defined, where loading draws random numbers.
         trainer: arguments of Trainer.
@@ -60,6 +63,7 @@ class Recipe:
     classes: list[str] = field(default_factory=list)
     classifier: str = ""
     outputs: list[str] = field(default_factory=list)
+    table: dict[str, str] = field(default_factory=dict)
     plain_yaml: bool = False
     loaded: str = ""
     trainer: dict[str, str] = field(default_factory=dict)
@@ -181,6 +185,20 @@ class Writer:
         own = part.found.loaded if isinstance(part.found, Definition) else None
         if own is None or own[1] != encoded[1]:
             self._note(classes=list(encoded[1]))
+
+    def table(self, datamodule: Any) -> None:
+        """Take in the columns and classes of tables, where these are not what the data learns by itself."""
+        if not columns.is_of_table(datamodule) or getattr(datamodule, "_own", None) is None:
+            return
+        own = copy.copy(datamodule)
+        columns.anew(own)
+        columns.of_datamodule(own)
+        matched = datamodule.columns if own.columns else {}  # features that are arrays have no names
+        if (list(own.columns), own.labels, own.classes) == (list(matched), datamodule.labels, datamodule.classes):
+            return
+        codes = ", ".join(f"{self._code(name, None, 'data')}: {kind!r}" for name, kind in matched.items())
+        table = {"columns": f"{{{codes}}}", "labels": repr(datamodule.labels)}
+        self._note(table=table | ({"classes": repr(datamodule.classes)} if datamodule.classes else {}))
 
     def outputs(self, model: Any, datamodule: Any) -> None:
         """Take in the names of a classifier's outputs, which are those of the labels of texts."""

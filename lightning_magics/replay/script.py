@@ -162,6 +162,8 @@ class Script:
             if recipe.classes:
                 order = expression(repr(recipe.classes))
                 statements += snippet("DATA.order_classes(ORDER)", DATA=data, ORDER=order)
+            for name in [name for name in ("columns", "labels", "classes") if name in recipe.table]:
+                statements += snippet(f"DATA.{name} = VALUE", DATA=data, VALUE=_code(recipe.table[name]))
             return [ast.keyword("datamodule", data)]
         given = []
         for place, (code, form) in enumerate(zip(recipe.data, recipe.forms, strict=True)):

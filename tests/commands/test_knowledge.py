@@ -1,5 +1,8 @@
 """What a model knows of its data goes with its weights, whoever put them there."""
 
+import os
+import re
+
 import pytest
 import torch
 from kernel import SETUP
@@ -36,7 +39,7 @@ def ns(shell):
 
 def run(shell, *cells):
     for cell in cells:
-        shell.run_cell(cell).raise_error()
+        shell.run_cell(cell, store_history=True).raise_error()
 
 
 def refused(shell, line):
@@ -137,3 +140,26 @@ def test_columns_in_the_reverse_order_of_the_training_are_matched(shell, ns):
     run(shell, "first = frame[frame.kind != ''][['kind', 'right', 'left']]", "%lightning_data first --label kind")
     run(shell, "%lightning_fit Net first --max_epochs 1 --seed 1 --quiet")
     run(shell, "%lightning_fit Net (np.flip(X),codes[::-1]) --max_epochs 1 --seed 1 --quiet")
+
+
+SUBSETS = {  # of the rows, without one class, and with their columns in another order
+    "table": "kinds = frame[frame.kind != 'ant'][['kind', 'right', 'left']]\n%lightning_data kinds --label kind",
+    "features and names": "some = codes > 0\n%%lightning_data kinds\nframe[['right', 'left']][some], names[some]",
+    "arrays and names": "some = codes > 0\n%%lightning_data kinds\nX[some], names[some]",
+    "splits": "%%lightning_data kinds --label kind\n{'train': turned[30:], 'val': turned[:30][codes[:30] > 0]}",
+    "numbers for names": "named = pd.DataFrame({0: X[:, 0], 1: X[:, 1], 'kind': names})\n"
+    "%lightning_data named --label kind\n"
+    "table = %lightning_fit Net named --max_epochs 1 --seed 1 --quiet\n"
+    "kinds = named[named.kind != 'ant'][['kind', 1, 0]]\n%lightning_data kinds --label kind",
+}
+
+
+@pytest.mark.parametrize("name", SUBSETS)
+def test_a_script_keeps_the_columns_and_classes_of_the_weights_that_it_goes_on_with(shell, ns, elsewhere, name):
+    cells = re.split(r"\n(?=%%)", SUBSETS[name])
+    run(shell, *cells, "more = %lightning_fit Net kinds --resume {table.name} --max_epochs 2 --seed 1 --quiet")
+    assert ns["more"].data[0].classes == ["ant", "bee", "cat"]
+    run(shell, "%lightning_export more more.py")
+    done = elsewhere.run(f"import os, runpy; os.chdir({os.getcwd()!r}); runpy.run_path('more.py', run_name='__main__')")
+    printed = dict(line.split("=") for line in done.stdout.splitlines() if re.match(r"^\w+=", line))
+    assert {name: float(printed[name]) for name in ns["more"].metrics} == ns["more"].metrics

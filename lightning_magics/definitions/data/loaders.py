@@ -62,7 +62,7 @@ def _tensor(values):
     """Return an array as a tensor: float64 as torch's default float, labels of whole numbers as int64."""
     if isinstance(values, torch.Tensor):
         return values
-    array = numpy.require(values, requirements="CW")
+    array = numpy.require(values, requirements=["C", "W"])
     tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     if tensor.dtype == torch.float64:
         return tensor.to(torch.get_default_dtype())

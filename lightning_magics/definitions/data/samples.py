@@ -366,7 +366,7 @@ def to_tensor(values: Any) -> torch.Tensor:
     """
     if isinstance(values, torch.Tensor):
         return values
-    array = np.require(values, requirements="CW")  # torch takes no negative strides
+    array = np.require(values, requirements=["C", "W"])  # torch takes no negative strides
     tensor = torch.from_numpy(array.astype(array.dtype.newbyteorder("="), copy=False))
     if tensor.dtype == torch.float64:
         return tensor.to(torch.get_default_dtype())
