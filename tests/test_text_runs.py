@@ -134,7 +134,9 @@ def test_weights_bring_the_words_and_classes_of_their_run_into_a_model_of_other_
     for weights in ("run.model.state_dict()", "torch.load(run.best_model_path)['state_dict']"):
         run_cells(films, f"net.load_state_dict({weights})")
         assert said_of(films.user_ns["net"]) == said_of(films.user_ns["second"]) == expected
-        with pytest.raises(InputError, match=r"others has another vocabulary than the texts that Bag was trained on"):
+        with pytest.raises(
+            InputError, match=r"others has a different vocabulary than the texts that Bag was trained on"
+        ):
             api.test(films.user_ns["net"], "others", quiet=True)
         run_cells(films, "net.load_state_dict(own)")
         assert said_of(films.user_ns["net"]) == others
@@ -556,7 +558,7 @@ def test_several_names_are_for_files_alone(films):
 def forget_runs():
     """Let the session be as in a fresh kernel, where its cells have run again."""
     session = current()
-    for known in (session._named, session.fits, session.sources):
+    for known in (session._named, session.fits, session.origins):
         known.clear()
 
 
@@ -604,7 +606,7 @@ def test_each_model_that_was_loaded_reads_sentences_by_its_own_tokenizer(films, 
     other = r"films of this notebook stays as it is, and is other data than the run's: train 76 of FilmsTexts, "
     assert re.search(rf"{other}\w+ → 76 of FilmsTexts, \w+\n", told)
     assert "the data films of this notebook stays as it is: it is the run's own\n" in told
-    sizes = [len(current().sources[films.user_ns[f"net_{number}"]].reader.tokenizer) for number in (0, 1)]
+    sizes = [len(current().origins[films.user_ns[f"net_{number}"]].reader.tokenizer) for number in (0, 1)]
     assert sizes[0] > sizes[1]
     assert [said_of(films.user_ns[f"net_{number}"]) for number in (0, 1)] == expected
     assert said_of("Bag") == expected[1]

@@ -166,6 +166,6 @@ class Alignment:
 
 def _unlabelled(value: Any) -> Any:
     """The features of ``(X, y)`` whose labels are names of classes: what is predicted for has none."""
-    if not columns.has_names(value):
+    if not columns.has_names(value) or len(value[-1]) != len(value[0]):  # which is refused like other data
         return value
     return value[0] if len(value) == 2 else tuple(value[:-1])

@@ -285,7 +285,7 @@ class Call:
                 background=background,
             )
             run = Run(folder, record, view.state, job) if how is None else SpawnedRun(folder, record, view, job)
-            run._reading = data.read
+            run._reading, run.table = data.read, data.table if self.verb == "fit" else None
             if self.verb == "fit":
                 with recording(folder):
                     sentences.keep(folder, job.datamodule)

@@ -5,8 +5,8 @@ All of it belongs to the weights: those of another run bring what that run learn
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +15,7 @@ from ..runs import columns
 from ..runs import folder as runs
 
 if TYPE_CHECKING:
-    from ..training.origins import Remembered, Source
+    from ..training.origins import Origin
     from .session import Session
 
 
@@ -53,34 +53,27 @@ class Knowledge:
             f"Columns, labels and texts are matched as in that fit",
         )
 
-    @functools.cached_property
+    @property
     def table(self) -> columns.Table | None:
         """What the model learned of its table; None where that is not known, or it was trained on other data.
 
         Raises:
             RunError: the folder of the run is damaged.
         """
-        if self._within is not None:
-            return self._within
-        known = self._remembered
-        if known is not None and known.is_unchanged:
-            return known.table
-        if self.origin is not None:
-            return columns.kept(self.origin)
-        self._is_outdated |= known is not None and known.table is not None
-        return known.table if known is not None else None
+        self._is_outdated |= self._origin.is_outdated and self._origin.table is not None
+        return self._origin.table
 
     @property
     def own_table(self) -> columns.Table | None:
-        """The same without a search, where nothing tells that the model was trained at all."""
-        is_fresh = self._checkpoint is None and self._remembered is None
-        return None if is_fresh else self.table
+        """The same for data without names, which is not matched: no other runs are searched for a fresh model."""
+        is_fresh = self._checkpoint is None and self._carried is None and self._model not in self._session.origins
+        return None if is_fresh else self._origin.table
 
     @property
     def is_of_texts(self) -> bool:
         """Whether the model was trained on texts."""
-        source = self._source
-        return source.reader is not None or (source.folder is not None and source.folder.texts_path.is_file())
+        origin = self._origin
+        return origin.reader is not None or (origin.folder is not None and origin.folder.texts_path.is_file())
 
     @functools.cached_property
     def reader(self) -> Any:
@@ -90,14 +83,14 @@ class Knowledge:
             InputError: the texts were cleaned, by code that is not there.
             RunError: the folder of the run is damaged.
         """
-        source = self._source
-        if source.reader is None and source.folder is not None:
-            source.reader = self._session.reader_of(source.folder)
-        if source.reader is None and source.folder is not None and source.folder.texts_path.is_file():
-            data = self._session.datas.get(source.folder.read().data)
-            source.reader = sentences.kept(source.folder, self._package, data)
-        self._is_outdated |= source.is_outdated and source.reader is not None
-        return source.reader
+        origin = self._origin
+        if origin.reader is None and origin.folder is not None:
+            origin.reader = self._session.reader_of(origin.folder)
+        if origin.reader is None and origin.folder is not None and origin.folder.texts_path.is_file():
+            data = self._session.datas.get(origin.folder.read().data)
+            origin.reader = sentences.kept(origin.folder, self._package, data)
+        self._is_outdated |= origin.is_outdated and origin.reader is not None
+        return origin.reader
 
     @functools.cached_property
     def encoding(self) -> tuple[Any, list[str]] | None:
@@ -106,60 +99,60 @@ class Knowledge:
         Raises:
             RunError: the folder of the run is damaged.
         """
-        source = self._source
-        self._is_outdated |= source.is_outdated and self.is_of_texts
-        if source.reader is not None:
-            tokenizer, classes, _ = source.reader.data
+        origin = self._origin
+        self._is_outdated |= origin.is_outdated and self.is_of_texts
+        if origin.reader is not None:
+            tokenizer, classes, _ = origin.reader.data
             return tokenizer, classes
-        kept = sentences.encoding(source.folder) if source.folder is not None else None
+        kept = sentences.encoding(origin.folder) if origin.folder is not None else None
         return (kept[0], kept[1].classes) if kept is not None else None
 
-    @property
-    def origin(self) -> runs.RunFolder | None:
-        """The folder of the run that the weights come from, None where it is not known."""
-        return None if self._source.is_outdated else self._source.folder
-
     @functools.cached_property
-    def _source(self) -> Source:
+    def _origin(self) -> Origin:
         """Where the weights come from: of a live model, that is looked for once for each state of its weights."""
         from ..training import origins
 
         if self._checkpoint is not None:
-            folder = runs.folder_of(self._checkpoint)
-            return origins.Source("", folder or self._session.origin_of(self._state.get("state_dict", {})))
+            state = origins.read(self._checkpoint, self._trusted)
+            origin = origins.of_checkpoint(state, self._checkpoint)
+            return origin if origin.is_known else self._session.origin_of(state.get("state_dict", {})) or origin
         if self._model is None:
-            return origins.Source("")
-        mark, before = origins.mark(self._model.state_dict()), self._session.sources.get(self._model)
-        known = self._remembered
-        folder = known.folder if known is not None and known.is_unchanged else None
-        if before is not None and before.mark == mark and (folder is None or folder.path == before.path):
-            return before
-        source = origins.Source(mark, folder or self._session.origin_of(self._model.state_dict(), self._model))
-        if source.folder is None and before is not None:
-            source = origins.Source(mark, before.folder, before.reader, is_outdated=True)
-        elif source.folder is None and known is not None:
-            source = origins.Source(mark, known.folder, is_outdated=not known.is_unchanged)
-        self._session.sources[self._model] = source
-        return source
+            return origins.Origin()
+        known, mark = self._session.origins, origins.mark(self._model)
+        before, carried = known.get(self._model), self._carried
+        searched = str(runs.root_folder(self._session.settings.run_dir))
+        if carried is not None and carried.mark == mark and carried.folder is not None:
+            path = before.folder.path if before is not None and before.folder is not None else None
+            origin = before if before is not None and path == carried.folder.path else carried
+        elif before is not None and before.mark == mark and before.searched in ("", searched):
+            origin = before
+        else:
+            origin = self._searched(mark, searched, before or carried)
+        known[self._model] = origin
+        return origin
+
+    def _searched(self, mark: str, searched: str, last: Origin | None) -> Origin:
+        """Where weights come from that the model was not seen to get.
+
+        Args:
+            mark: of the weights.
+            searched: the folder of the runs.
+            last: where those came from that the model is known to have had, if it had any.
+        """
+        from ..training.origins import Origin
+
+        found = self._session.origin_of(self._model.state_dict(), self._model)
+        if found is not None:
+            return dataclasses.replace(found, mark=mark)
+        if last is None:
+            return Origin(mark, searched=searched)
+        return dataclasses.replace(
+            last, mark=mark, is_outdated=last.mark != mark or last.is_outdated, searched=searched
+        )
 
     @functools.cached_property
-    def _remembered(self) -> Remembered | None:
-        """What the live model carries of its training."""
+    def _carried(self) -> Origin | None:
+        """What the live model carries of its last fit."""
         from ..training import origins
 
-        return origins.remembered(self._model) if self._model is not None else None
-
-    @functools.cached_property
-    def _state(self) -> Mapping[str, Any]:
-        """The checkpoint, which is read once; empty where there is none."""
-        from ..training import origins
-
-        return origins.read(self._checkpoint, self._trusted) if self._checkpoint is not None else {}
-
-    @functools.cached_property
-    def _within(self) -> columns.Table | None:
-        """What a checkpoint that lies in no run's folder holds of the table."""
-        from ..training import origins
-
-        is_alone = self._checkpoint is not None and runs.folder_of(self._checkpoint) is None
-        return origins.table_in(self._state) if is_alone else None
+        return origins.carried(self._model) if self._model is not None else None

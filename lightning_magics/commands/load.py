@@ -11,7 +11,7 @@ from ..definitions.definition import Definition, load
 from ..errors import LightningMagicsError, RunError, short_traceback
 from ..launch.run import Run
 from ..replay.recorded import Recalled
-from ..runs import columns, folder
+from ..runs import folder
 from ..views.state import RunState
 from .session import Session
 
@@ -36,6 +36,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
     from ..definitions.model.fine_tuning import calm
     from ..runs.randomness import random_state_kept
     from ..training.handover import absent, listed
+    from ..training.origins import of_checkpoint
     from ..training.train import check_checkpoint, is_whole, take
 
     path, recipe, record = recalled.checkpoint(checkpoint), recalled.recipe, recalled.record
@@ -62,9 +63,9 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
     session.add_recalled(recalled.unit)
     _register_model(session, recalled, found, model)
     data = _register_data(session, recalled)
-    with contextlib.suppress(LightningMagicsError):  # said where a sentence is given
-        session.trained(model, recalled.folder, columns.kept(recalled.folder))
-        session.sources[model].reader = kept(recalled.folder, recipe.package, data)
+    with contextlib.suppress(LightningMagicsError):  # said where data or a sentence is given
+        session.trained(model, recalled.folder, of_checkpoint(state, path).table)
+        session.origins[model].reader = kept(recalled.folder, recipe.package, data)
     return model
 
 

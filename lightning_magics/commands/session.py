@@ -38,7 +38,7 @@ from ..views.board import servers
 if TYPE_CHECKING:
     from ..launch.run import Run
     from ..runs.columns import Table
-    from ..training.origins import Source
+    from ..training.origins import Origin
 
 _MOST_COMPLETED = 200  # runs whose metrics are offered: to read thousands takes longer than a user waits
 _OF_AN_OBJECT = re.compile(r"<|[A-Za-z_][\w.]*\(")  # how the repr of most objects begins
@@ -79,7 +79,7 @@ class Session:
         models: what ``%%lightning_model`` defined, by name; `datas` what ``%%lightning_data`` did.
         last: the run that was started last; `fits` the newest of each model that trained at all. Other runs live
             as long as the user holds them: a run holds its model, optimizer and data.
-        sources: of each live model that was trained here, brought back or looked up, where its weights come from.
+        origins: of each live model that was trained here, brought back or looked up, where its weights come from.
         interrupted: whether a fit of the cell that runs now was interrupted.
         units: code that came into the notebook other than as text of its cells.
         failed: of each cell that failed, the line that it failed in.
@@ -94,7 +94,7 @@ class Session:
     datas: dict[str, Definition] = field(default_factory=dict)
     last: Run | None = None
     fits: dict[str, Run] = field(default_factory=dict)
-    sources: weakref.WeakKeyDictionary[Any, Source] = field(default_factory=weakref.WeakKeyDictionary)
+    origins: weakref.WeakKeyDictionary[Any, Origin] = field(default_factory=weakref.WeakKeyDictionary)
     interrupted: bool = False
     units: list[Unit] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
@@ -170,18 +170,16 @@ class Session:
             if self.last is run:
                 self.last = next(reversed(list(self._named.values())), None)
         if run.verb == "fit" and run.record.steps:
-            from ..runs.columns import kept
-
             self.fits[run.record.model] = run
             if run.has_weights:
-                self.trained(run._model, run.folder, kept(run.folder))
+                self.trained(run._model, run.folder, run.table)
 
     def trained(self, model: Any, folder: runs.RunFolder, table: Table | None) -> None:
         """Take note that a live model has the weights of a run, and of what that learned of its table."""
-        from ..training.origins import Source, mark, remember
+        from ..training.origins import remember
 
-        remember(model, table, folder)
-        self.sources[model] = Source(mark(model.state_dict()), folder, self.reader_of(folder))
+        self.origins[model] = origin = remember(model, table, folder)
+        origin.reader = self.reader_of(folder)
 
     def reader_of(self, folder: runs.RunFolder) -> Any:
         """What makes sentences input as in a fit of this session; None for one that is not held, or of other data."""
@@ -196,28 +194,24 @@ class Session:
         self.fits[run.record.model] = run
         self._named.setdefault(run.name, run)
 
-    def origin_of(self, weights: Mapping[str, Any], model: Any = None) -> runs.RunFolder | None:
-        """Return the folder of the run that weights come from, None where there is none that is known.
+    def origin_of(self, weights: Mapping[str, Any], model: Any = None) -> Origin | None:
+        """Return where weights come from, None where no run is known to have them.
 
         Args:
             weights: by name.
             model: that has them, or None.
-        """
-        from ..training.origins import find, remembered
 
-        fits = {run.name: run for run in [*self.fits.values(), *self._named.values()] if run.verb == "fit"}
-        ended = sorted(
-            (run for run in fits.values() if run.status != "running" and run.record.steps),
-            key=lambda run: run.record.started,
-            reverse=True,
-        )
-        models = {id(run._model): run._model for run in ended if run._model is not None and run._model is not model}
-        known = [(remembered(item), item) for item in models.values()]
-        live = [(item.folder, held) for item, held in known if item is not None and item.is_unchanged and item.folder]
+        Raises:
+            RunError: the folder of the run is damaged.
+        """
+        from ..training.origins import find, mark
+
+        live = [(origin, item) for item, origin in list(self.origins.items()) if item is not model and origin.is_known]
+        live = [(origin, item) for origin, item in live if not origin.is_outdated and origin.mark == mark(item)]
+        fits = [run for run in [*self.fits.values(), *self._named.values()] if run.verb == "fit"]
         root = runs.root_folder(self.settings.run_dir)
-        names = dict.fromkeys([*self.run_names(), *fits])
-        folders = [fits[name].folder if name in fits else runs.RunFolder(root / name) for name in names]
-        return find(weights, live, folders)
+        paths = dict.fromkeys([*(root / name for name in self.run_names()), *(run.folder.path for run in fits)])
+        return find(weights, live, [runs.RunFolder(path) for path in paths if runs.is_fit(path)])
 
     def built(self, record: RunRecord) -> Any:
         """Return an instance of the model of a run that another kernel started.

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import RunError
 from ..runs import events
+from ..runs.columns import Table
 from ..runs.folder import RunFolder
 from ..runs.record import RunRecord
 from ..shell import cell_number, running_kernel
@@ -40,6 +41,7 @@ class Run:
         record: what ``run.json`` holds.
         folder: the run on disk.
         data: the DataModule, or None, and the DataLoaders that it ran on.
+        table: of a fit, what it learned of the table that it is trained on; None of other data.
         has_weights: whether the live model has the weights that a fit left.
     """
 
@@ -48,6 +50,7 @@ class Run:
         self.folder = folder
         self.trainer: Any = None
         self.data: tuple[Any, tuple[Any, ...]] = (job.datamodule, job.loaders) if job else (None, ())
+        self.table: Table | None = None
         self.has_weights = True
         self._model: Any = job.model if job else None
         self._predictions: Any = None

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import clusters
 from ..errors import InputError, LightningMagicsError, RunError
-from ..runs import events
+from ..runs import columns, events
 from ..runs.folder import EventWriter, RunFolder, shown
 from ..runs.record import RunRecord
 from ..training.job import Job
@@ -305,7 +305,6 @@ class SpawnedRun(Run):
             self._model = self._build(self.record)
         checkpoint = self._checkpoint()
         if checkpoint is not None:
-            from ..runs.columns import kept
             from ..training import snapshots
             from ..training.origins import remember
             from ..training.train import take
@@ -314,7 +313,7 @@ class SpawnedRun(Run):
             callbacks = self._job.trainer.get("callbacks") if self._job is not None else None
             data = self._job.datamodule if self._job is not None else None
             take(self._model, callbacks, checkpoint, self._job is not None, data)
-            remember(self._model, kept(self.folder), self.folder)
+            remember(self._model, self.table, self.folder)
             self.has_weights = True
             if self._job is not None:
                 snapshots.leave(handed_over(self._job))
@@ -516,6 +515,8 @@ def attach(folder: RunFolder, view: View, build: Callable[[RunRecord], Any]) -> 
         RunError: the folder holds no readable run.
     """
     run = SpawnedRun(folder, folder.read(), view, build=build)
+    with contextlib.suppress(RunError):  # said where it is needed
+        run.table = columns.kept(folder)
     if folder.is_alive():
         run.catch_up()
         threading.Thread(target=run.watch, name=run.name, daemon=True).start()

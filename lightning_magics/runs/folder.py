@@ -384,8 +384,16 @@ def removed(folder: RunFolder) -> str:
 
 def folder_of(file: Path) -> RunFolder | None:
     """Return the folder of the run that a checkpoint lies in, None where it lies in none."""
-    places = (RunFolder(parent) for parent in file.absolute().parents)
-    return next((folder for folder in places if folder.record_path.is_file()), None)
+    for folder in map(RunFolder, file.absolute().parents):
+        with contextlib.suppress(RunError):  # a file of that name that is no record of a run
+            if folder.record_path.is_file() and folder.read().run:
+                return folder
+    return None
+
+
+def is_fit(path: Path) -> bool:
+    """Whether the folder of a run is one of a fit, by its name."""
+    return path.name.startswith("version_")
 
 
 def find(root: str | Path, name: str) -> RunFolder:

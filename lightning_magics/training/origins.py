@@ -1,8 +1,8 @@
-"""Which run the weights of a model come from, where it was not seen to train itself: of a copy, or one that was loaded.
+"""Which run the weights of a model come from, and what that run learned of its table.
 
-What a model learned of its table is kept as an attribute of it, which goes into copies and pickles but neither into its
-weights nor into its hyperparameters; weights that were put into another model are those of a checkpoint, or of a model
-that is still there.
+A trained model carries it as an attribute, which goes into copies and pickles but neither into its weights nor into its
+hyperparameters. A checkpoint carries it beside Lightning's own. Weights that were put into another model are those of a
+checkpoint, or of a model that is still there.
 """
 
 from __future__ import annotations
@@ -19,68 +19,81 @@ import torch
 
 from ..errors import LightningMagicsError
 from ..runs import columns
-from ..runs.folder import RunFolder
+from ..runs.folder import RunFolder, folder_of
 from . import trust
 from .handover import KEY as IN_CHECKPOINT
 
 _ATTRIBUTE = "_lightning_magics"
 _MOST_CHECKPOINTS = 200
+_MOST_OF_A_RUN = 20
 _SAMPLED = 32  # values of each tensor
 
 
-@dataclass(frozen=True)
-class Remembered:
-    """What a model carries of its training.
-
-    Attributes:
-        table: what it learned of its table, None where it was trained on other data.
-        is_unchanged: whether its weights are still those of that training.
-        folder: of the run, None where it is not there any more.
-    """
-
-    table: columns.Table | None
-    is_unchanged: bool
-    folder: RunFolder | None
-
-
 @dataclass
-class Source:
-    """Where the weights of a live model come from.
+class Origin:
+    """Where weights come from.
 
     Attributes:
-        mark: of these weights.
-        folder: of their run, None where none is known.
+        mark: of the weights, where they are those of a live model.
+        table: what their run learned of its table, None where it was trained on other data, or is not known.
+        folder: of the run, None where it is not known, or not there any more.
         reader: what makes sentences input, once it was made; see `sentences`.
-        is_outdated: whether the run is the one that the model had earlier weights of.
+        is_outdated: whether the model has other weights by now, which come from no run that is known.
+        searched: the folder of runs in which no other run was found, empty if none was looked for.
     """
 
-    mark: str
+    mark: str = ""
+    table: columns.Table | None = None
     folder: RunFolder | None = None
     reader: Any = None
     is_outdated: bool = False
+    searched: str = ""
 
     @property
-    def path(self) -> Path | None:
-        """Of the folder."""
-        return self.folder.path.absolute() if self.folder is not None else None
+    def is_known(self) -> bool:
+        """Whether anything is known."""
+        return self.table is not None or self.folder is not None or self.reader is not None
 
 
-def remember(model: Any, table: columns.Table | None, folder: RunFolder) -> None:
-    """Let a model carry what it learned of its table, and its run: plain values, which load without this package."""
+def learned(table: columns.Table | None, folder: RunFolder) -> dict[str, Any]:
+    """What models and checkpoints of a fit carry of it: plain values, which load without this package."""
     run = None
     with contextlib.suppress(LightningMagicsError):
         run = [str(folder.path.absolute()), folder.read().started]
-    values = {"table": None if table is None else asdict(table), "weights": mark(model.state_dict()), "run": run}
-    vars(model)[_ATTRIBUTE] = values
+    return {"table": None if table is None else asdict(table), "run": run}
 
 
-def remembered(model: Any) -> Remembered | None:
-    """What a model carries of its training; None of one that carries nothing."""
-    known = getattr(model, "__dict__", {}).get(_ATTRIBUTE)
-    if known is None:
+def remember(model: Any, table: columns.Table | None, folder: RunFolder) -> Origin:
+    """Let a model carry what it learned of its table, and its run."""
+    origin = Origin(mark(model), table, folder)
+    vars(model)[_ATTRIBUTE] = {**learned(table, folder), "weights": origin.mark}
+    return origin
+
+
+def carried(model: Any) -> Origin | None:
+    """What a model carries of its last fit, after which its weights may have changed; None of one without."""
+    values = getattr(model, "__dict__", {}).get(_ATTRIBUTE)
+    if values is None:
         return None
-    is_unchanged = known["weights"] == mark(model.state_dict())
-    return Remembered(columns.of_dict(known["table"]), is_unchanged, _folder(known.get("run")))
+    return Origin(values["weights"], columns.of_dict(values["table"]), _folder(values.get("run")))
+
+
+def of_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> Origin:
+    """Where the weights of a checkpoint come from: what it holds, else the run that it lies in.
+
+    Args:
+        checkpoint: what was read of it.
+        path: of it.
+
+    Raises:
+        RunError: the folder of the run is damaged.
+    """
+    beside = checkpoint.get(IN_CHECKPOINT)
+    if isinstance(beside, Mapping) and "table" in beside:
+        folder = _folder(beside.get("run")) or folder_of(path)
+        return Origin(table=columns.of_dict(beside["table"]), folder=folder)
+    folder = folder_of(path)
+    return Origin(table=columns.kept(folder) if folder is not None else None, folder=folder)
 
 
 def _folder(run: Any) -> RunFolder | None:
@@ -107,56 +120,56 @@ def read(path: Path, trusted: bool) -> Mapping[str, Any]:
     return state if isinstance(state, Mapping) else {}
 
 
-def with_table(checkpoint: dict[str, Any], table: Mapping[str, Any]) -> None:
-    """Put into a checkpoint what its fit learned of its table, as plain values: it goes where the file goes."""
-    checkpoint[IN_CHECKPOINT] = {"table": table}
-
-
-def table_in(checkpoint: Mapping[str, Any]) -> columns.Table | None:
-    """What a fit learned of its table, of its checkpoint; None where that does not hold it."""
-    beside = checkpoint.get(IN_CHECKPOINT)
-    return columns.of_dict(beside.get("table")) if isinstance(beside, Mapping) else None
-
-
-def find(
-    weights: Mapping[str, Any], live: Iterable[tuple[RunFolder, Any]], folders: Iterable[RunFolder]
-) -> RunFolder | None:
+def find(weights: Mapping[str, Any], live: Iterable[tuple[Origin, Any]], folders: Iterable[RunFolder]) -> Origin | None:
     """Find the run that weights come from, None if there is none.
 
     Args:
         weights: the model's, by name.
-        live: runs, each with its model as it is now.
+        live: models of this session that still have the weights of a run, with where these come from.
         folders: of other runs, the newest first.
+
+    Raises:
+        RunError: the folder of the run is damaged.
     """
-    for folder, model in live:
+    for origin, model in live:
         if _are_of(model.state_dict(), weights):
-            return folder
-    paths = ((folder, path) for folder in folders for path in _checkpoints(folder))
-    for folder, path in itertools.islice(paths, _MOST_CHECKPOINTS):
-        if _are_of(read(path, trusted=False).get("state_dict"), weights):
-            return folder
+            return origin
+    paths = (path for folder in folders for path in itertools.islice(_checkpoints(folder), _MOST_OF_A_RUN))
+    for path, folder in itertools.islice(paths, _MOST_CHECKPOINTS):
+        checkpoint = read(path, trusted=False)
+        if _are_of(checkpoint.get("state_dict"), weights):
+            origin = of_checkpoint(checkpoint, path)
+            return origin if origin.is_known else Origin(folder=folder)
     return None
 
 
-def _checkpoints(folder: RunFolder) -> Iterator[Path]:
-    """The checkpoints of a run, also of one on tensors: its weights are not to be matched to an earlier table."""
-    within = sorted(folder.checkpoints_path.rglob("*.ckpt"))
-    yield from within
-    with contextlib.suppress(LightningMagicsError):
+def _checkpoints(folder: RunFolder) -> Iterator[tuple[Path, RunFolder]]:
+    """The checkpoints of a run, the newest first, also of one on tensors: its weights have no earlier table."""
+    within: list[Path] = []
+    with contextlib.suppress(LightningMagicsError, OSError):  # a run whose files go meanwhile
+        within = folder.all_checkpoints()[::-1]
         record = folder.read()
         others = {Path(path).absolute() for path in (record.best_model_path, *record.checkpoints) if path}
-        yield from sorted(path for path in others - {path.absolute() for path in within} if path.is_file())
+        within += sorted(path for path in others - {path.absolute() for path in within} if path.is_file())
+    yield from ((path, folder) for path in within)
 
 
 def _are_of(known: Any, weights: Mapping[str, Any]) -> bool:
     """Whether weights are those of a run, to the bit; a run may know some of them alone."""
     if not isinstance(known, Mapping) or not known or not known.keys() <= weights.keys():
         return False
-    pairs = [(item, weights[name]) for name, item in known.items()]
-    if not all(_is_tensor(one) and _is_tensor(other) and _kind(one) == _kind(other) for one, other in pairs):
+    pairs = [(item, weights[name]) for name, item in known.items() if _is_tensor(item)]
+    if not pairs or not all(_is_tensor(other) and _kind(one) == _kind(other) for one, other in pairs):
         return False
     pairs.sort(key=lambda pair: int(pair[0].numel()))  # what differs is mostly seen in a bias
-    return all(torch.equal(one.detach().cpu(), other.detach().cpu()) for one, other in pairs)
+    return all(_are_equal(one.detach().cpu(), other.detach().cpu()) for one, other in pairs)
+
+
+def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors of one kind have the same values, of which some may be NaN."""
+    if one.layout != torch.strided:
+        one, other = one.to_dense(), other.to_dense()
+    return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _is_tensor(value: Any) -> bool:
@@ -167,8 +180,12 @@ def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.dtype, tensor.layout, tensor.shape
 
 
-def mark(weights: Mapping[str, Any]) -> str:
-    """A hash of some values of each weight, which training and other weights change."""
+def mark(model: Any) -> str:
+    """A hash of some values of each weight, which training and other weights change.
+
+    Of a model with parameters it is of these alone: a buffer may count the batches that a model has seen.
+    """
+    weights = dict(model.named_parameters()) or model.state_dict()
     digest = hashlib.blake2b(digest_size=16)
     for name, item in weights.items():
         digest.update(f"{name} {_kind(item) if _is_tensor(item) else type(item)}".encode())

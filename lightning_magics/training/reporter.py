@@ -23,8 +23,7 @@ from ..transport.stop import StopFlag, StopRequested
 from . import snapshots
 from .batches import adapted
 from .directions import Directions
-from .handover import Beginning, because, dumped, listed
-from .origins import with_table
+from .handover import KEY, Beginning, because, dumped, listed
 
 _STEP_INTERVAL_S = 0.2  # five a second are enough to look alive
 _MOST_INTERVAL_S = 1.0  # of a run that goes on for long: its file stays small
@@ -52,10 +51,10 @@ class _Reporter:
         directions: Directions,
         beginning: Beginning | None,
         save_end: bool,
-        table: Mapping[str, Any] | None,
+        learned: Mapping[str, Any] | None,
     ) -> None:
         self._emit = emit
-        self._table = table
+        self._learned = learned
         self._directions = directions
         self._beginning = beginning
         self._tuned: set[str] = set()
@@ -163,8 +162,8 @@ class _Reporter:
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Take note of the weights, of which the model's own hook may leave some out; add what the fit learned."""
-        if self._table is not None:
-            with_table(checkpoint, self._table)
+        if self._learned is not None:
+            checkpoint[KEY] = dict(self._learned)
         if self._whole is not None:
             self._whole.update(checkpoint["state_dict"])
 
@@ -311,7 +310,7 @@ def reporter(
     directions: Directions,
     beginning: Beginning | None = None,
     save_end: bool = False,
-    table: Mapping[str, Any] | None = None,
+    learned: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return the callback for one of the two Lightning packages.
 
@@ -323,14 +322,14 @@ def reporter(
         directions: of the metrics.
         beginning: of a fit, its model and data as they were handed over.
         save_end: whether it is written also when a fit ends by itself.
-        table: what the fit learned of its table, as plain values; None of other data.
+        learned: what checkpoints of a fit carry of it, see `origins`.
     """
     import importlib
 
     lightning = importlib.import_module(f"{package}.callbacks")
     own = {"_rate_monitor": lightning.LearningRateMonitor}
     cls = type("Reporter", (_Reporter, lightning.Callback), own)
-    return cls(emit, stop, save_to, directions, beginning, save_end, table)
+    return cls(emit, stop, save_to, directions, beginning, save_end, learned)
 
 
 class _ForLoggersAlone:

@@ -31,7 +31,7 @@ from ..runs.events import Ended, Event, Notice, Results, Started, Status
 from ..runs.folder import RunFolder, removed, shown
 from ..transport import payload
 from ..transport.stop import Abort, StopFlag, StopRequested
-from . import checkpoints, handover, main_module, snapshots, trust
+from . import checkpoints, handover, main_module, origins, snapshots, trust
 from .batches import describe, joined, named_inputs
 from .classification import judge
 from .job import Job
@@ -85,7 +85,7 @@ def train(
     if job.verb == "fit":
         again = functools.partial(_parts, anew) if anew is not None else None
         beginning = handover.Beginning(job.model, job.datamodule, given_callbacks(job), again)
-    table = columns.kept(folder) if job.verb == "fit" else None
+    learned = origins.learned(columns.kept(folder), folder) if job.verb == "fit" else None
     watcher = reporter(
         job.package,
         emit,
@@ -94,7 +94,7 @@ def train(
         directions,
         beginning,
         job.leaves_state,
-        dataclasses.asdict(table) if table is not None else None,
+        learned,
     )
     with (
         chatter(folder.log_path(job.rank), lambda text: emit(Notice(text))),

@@ -163,3 +163,119 @@ def test_a_script_keeps_the_columns_and_classes_of_the_weights_that_it_goes_on_w
     done = elsewhere.run(f"import os, runpy; os.chdir({os.getcwd()!r}); runpy.run_path('more.py', run_name='__main__')")
     printed = dict(line.split("=") for line in done.stdout.splitlines() if re.match(r"^\w+=", line))
     assert {name: float(printed[name]) for name in ns["more"].metrics} == ns["more"].metrics
+
+
+def predicted_in_its_order(shell, ns, model="net"):
+    """Whether a model takes the columns of a table by name, as its run did, and says nothing."""
+    run(shell, f"found = %lightning_predict {model} turned --quiet")
+    right = torch.allclose(ns["found"].predictions, ns["of"](eval(model, ns)))
+    return right and not [text for text in notices(ns["found"]) if "columns are taken" in text]
+
+
+def test_a_checkpoint_in_the_folder_of_another_run_is_what_it_holds(shell, ns):
+    run(
+        shell,
+        "from pytorch_lightning.callbacks import ModelCheckpoint",
+        "beside = [ModelCheckpoint(dirpath=table.folder.checkpoints_path, filename='second')]",
+        "second = %lightning_fit Net (X,codes) --max_epochs 1 --quiet --callbacks beside",
+        "swapped = frame[['right', 'left']]",
+        "found = %lightning_predict second swapped --quiet --ckpt_path best",
+    )
+    assert "second.ckpt" in str(ns["second"].best_model_path)
+    assert torch.allclose(ns["found"].predictions, ns["of"](ns["second"].model, ns["X"][:, ::-1].copy()))
+    assert [text for text in notices(ns["found"]) if "columns are taken in the order right, left" in text]
+
+
+def test_a_file_beside_a_checkpoint_that_is_no_record_changes_nothing(shell, ns):
+    run(shell, "import pathlib, shutil\nshutil.copy(table.best_model_path, 'kept.ckpt')")
+    run(shell, "pathlib.Path('run.json').write_text('{}')")
+    run(shell, "found = %lightning_predict Net turned --ckpt_path kept.ckpt --quiet")
+    assert torch.allclose(ns["found"].predictions, ns["of"](ns["table"].model))
+
+
+@pytest.mark.parametrize("name", ["extra state", "a buffer of NaN", "a sparse buffer", "a buffer that counts"])
+def test_a_model_is_known_by_its_weights_whatever_else_it_holds(shell, ns, name):
+    more = {
+        "extra state": "def get_extra_state(self): return {'seen': 1}\n    def set_extra_state(self, state): pass",
+        "a buffer of NaN": "more = torch.tensor([float('nan'), 1])",
+        "a sparse buffer": "more = torch.eye(2).to_sparse()",
+        "a buffer that counts": "more = torch.zeros(())",
+    }[name]
+    method, buffer = (more, "") if "def " in more else ("pass", f"self.register_buffer('more', {more[7:]})")
+    counts = "self.more += 1" if "counts" in name else "pass"
+    run(
+        shell,
+        f"""class Own(pl.LightningModule):
+    {method}
+    def __init__(self):
+        super().__init__()
+        self.layer = nn.Linear(2, 3)
+        {buffer or "pass"}
+    def forward(self, x):
+        {counts}
+        return self.layer(x)
+    def training_step(self, batch, batch_idx):
+        return nn.functional.cross_entropy(self(batch[0]), batch[1])
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), 0.1)
+""",
+        "own = %lightning_fit Own frame --max_epochs 1 --quiet",
+        "net = Own()\nnet.load_state_dict(own.model.state_dict())",
+    )
+    for model in ("own.model", "net", "own.model", "net"):
+        assert predicted_in_its_order(shell, ns, model)
+    assert not [text for text in notices(ns["found"]) if text.startswith("the weights of Own have changed")]
+
+
+def test_what_a_run_learned_outlives_its_folder(shell, ns):
+    run(
+        shell,
+        "import copy, shutil",
+        "class Removes(pl.Callback):\n    def on_train_epoch_end(self, trainer, module):\n"
+        "        shutil.rmtree(module.place)",
+        "gone = Net()\nNet.place = 'lightning_logs/Net/version_1'",
+        "removed = %lightning_fit gone frame --max_epochs 1 --quiet --callbacks Removes()",
+    )
+    assert not ns["removed"].folder.table_path.exists()
+    assert predicted_in_its_order(shell, ns, "gone")
+    run(shell, "shutil.rmtree(table.folder.path)\nnet = Net()\nnet.load_state_dict(table.model.state_dict())")
+    assert predicted_in_its_order(shell, ns)
+    run(shell, "net = copy.deepcopy(table.model)")
+    assert predicted_in_its_order(shell, ns)
+
+
+def test_a_run_with_many_checkpoints_does_not_hide_the_others(shell, ns):
+    run(shell, "import shutil\nmany = %lightning_fit Net loader --max_epochs 1 --quiet")
+    for number in range(30):
+        run(shell, f"shutil.copy(many.best_model_path, many.folder.checkpoints_path / 'copy_{number}.ckpt')")
+    run(shell, "net = Net.load_from_checkpoint(table.best_model_path)\ntable.model.net.bias.data += 1")
+    origins._MOST_CHECKPOINTS, most = 25, origins._MOST_CHECKPOINTS
+    try:
+        assert predicted_in_its_order(shell, ns)
+    finally:
+        origins._MOST_CHECKPOINTS = most
+
+
+def test_runs_of_another_folder_are_found_once_that_is_configured(shell, ns):
+    run(shell, "import shutil\nnet = Net()\nstate = torch.load(table.best_model_path)")
+    run(shell, "shutil.copytree('lightning_logs', 'kept_logs')\nshutil.rmtree('lightning_logs')")
+    run(shell, "net.load_state_dict(state['state_dict'])\ntable.model.net.bias.data += 1")
+    run(shell, "found = %lightning_predict net turned[['right','left']] --quiet")
+    assert [text for text in notices(ns["found"]) if "columns are taken in the order right, left" in text]
+    run(shell, "%config LightningMagics.run_dir = 'kept_logs'")
+    try:
+        assert predicted_in_its_order(shell, ns)
+    finally:
+        run(shell, "%config LightningMagics.run_dir = 'lightning_logs'")
+
+
+def test_a_damaged_record_of_columns_is_made_good_by_the_checkpoint(shell, ns):
+    run(shell, "table.folder.table_path.write_text('{')\nnet = %lightning_load Net/version_0")
+    assert predicted_in_its_order(shell, ns)
+    run(shell, "more = %lightning_fit net frame --max_epochs 1 --quiet")
+    assert ns["more"].status == "completed"
+
+
+def test_a_model_that_changed_elsewhere_is_told_where_something_is_matched_alone(shell, ns):
+    run(shell, "net = table.model\nnet.net.bias.data += 1\nfound = %lightning_predict net loader --quiet")
+    assert not [text for text in notices(ns["found"]) if "have changed" in text]

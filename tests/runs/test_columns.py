@@ -330,7 +330,7 @@ def test_a_checkpoint_outside_of_its_run_holds_the_columns(shell, ns):
     run(shell, HELD)
     accuracy, expected = truth(ns)[0], ns["of"](ns["run"].model)
     shutil.copy(ns["run"].best_model_path, "kept.ckpt")
-    assert set(torch.load("kept.ckpt")["lightning_magics"]) == {"table"}
+    assert set(torch.load("kept.ckpt")["lightning_magics"]) == {"table", "run"}
     shutil.rmtree("lightning_logs/Net/version_0")
     run(shell, "other = frame[['flag', 'small', 'big', 'kind']]\nnet = Net()")
     run(shell, "%lightning_data other --label kind")
@@ -476,8 +476,8 @@ def trained(tmp_path_factory):
 def test_every_way_to_train_keeps_the_columns(trained, name):
     trained.run(f"%lightning_predict {name} part -o found --quiet", f"expected = of({name}.model)")
     assert trained.value("torch.allclose(found, expected)")
-    trained.run("from lightning_magics.training.origins import remembered")
-    assert trained.value(f"remembered({name}.model).is_unchanged")  # so no other run is searched
+    trained.run("from lightning_magics.training.origins import carried, mark")
+    assert trained.value(f"carried({name}.model).mark == mark({name}.model)")  # so no other run is searched
     trained.run(f"test = %lightning_test {name} held --quiet --ddp 2")
     trained.run("good = (expected.argmax(1) == codes).float().mean().item()")
     assert trained.value("test.results[0]['test_accuracy']") == pytest.approx(trained.value("good"), abs=0.05)
