@@ -66,7 +66,7 @@ class Subject:
     made: Any = None  # the instance, where there is one already
     compiler: Any = None  # torch's, where what was given is a compiled instance
     run: Run | None = None  # whose model is evaluated
-    notices: tuple[str, ...] = ()
+    is_redefined: bool = False  # whether its definition has been run again since
     typed: str = ""  # in the line, where it was a name
     checkpoint: Path | None = None  # that the weights come from, in place of those that the model has
 
@@ -151,7 +151,7 @@ class Call:
                 alignment.datamodule(datamodule, data.name or type(datamodule).__name__)
                 data = dataclasses.replace(data, notices=data.notices + alignment.notices, table=alignment.table)
             encoding = subject.knowledge.encoding if sentences.is_of_texts(datamodule) else None
-            notices = subject.notices + data.notices + subject.knowledge.notices(subject.name)
+            notices = self.weights_of(subject) + data.notices + subject.knowledge.notices(subject.name)
             if self.options.amp and self.options.cluster is None:
                 notices += amp_notice(trainer)
             classes = tuple(data.table.classes) if data.table is not None else ()
@@ -168,7 +168,7 @@ class Call:
                 if job.loggers:
                     matching.check_hyperparameters(model, datamodule, subject.name, data.name)
             elif subject.checkpoint is not None:
-                job = self.at_checkpoint(job, subject, subject.checkpoint)
+                job = self.at_checkpoint(job, subject.checkpoint)
             with main_module.found_in_main(model, datamodule):
                 return self.run(job, subject, data, how, begins_with)
 
@@ -285,7 +285,7 @@ class Call:
                 background=background,
             )
             run = Run(folder, record, view.state, job) if how is None else SpawnedRun(folder, record, view, job)
-            run._reading, run.table = data.read, data.table if self.verb == "fit" else None
+            run._reading, run.table = data.read, data.table
             if self.verb == "fit":
                 with recording(folder):
                     sentences.keep(folder, job.datamodule)
@@ -385,10 +385,26 @@ class Call:
                     f"Train it first: %lightning_fit {name} DATA, or give a Run or an instance."
                 )
         subject = self.described(run.model, net)
-        notice = f"weights of {run.name}"
-        if isinstance(found, Definition) and found.cls is not type(run.model):
-            notice += f", from before {found.name} was defined again"
-        return dataclasses.replace(subject, name=run.record.model, run=run, notices=(notice,))
+        is_redefined = isinstance(found, Definition) and found.cls is not type(run.model)
+        return dataclasses.replace(subject, name=run.record.model, run=run, is_redefined=is_redefined)
+
+    def weights_of(self, subject: Subject) -> tuple[str, ...]:
+        """Say whose weights an evaluation has, where a run was named or stands for its model."""
+        if self.verb != "fit" and subject.checkpoint is not None:
+            return (f"weights of {runs.shown(subject.checkpoint)}",)
+        if subject.run is None:
+            return ()
+        run, origin = subject.run, subject.knowledge.origin
+        folder = None if origin.is_outdated else origin.folder
+        if run.verb != "fit" and folder is not None:
+            notice = f"weights of {folder.name}"
+        elif origin.is_outdated:
+            notice = f"weights of no known run: the model of {run.name} has changed since"
+        elif folder is not None and folder.path.absolute() != run.folder.path.absolute():
+            notice = f"weights of {folder.name}: the model of {run.name} has changed since"
+        else:
+            notice = f"weights of {run.name}"
+        return (f"{notice}, from before {subject.name} was defined again" if subject.is_redefined else notice,)
 
     def recorded(self, name: Any) -> Run | None:
         """A fit of another session by its name, None where there is none; its model is made by this notebook's code.
@@ -434,7 +450,7 @@ class Call:
         if not found and self.data:
             raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
         if not found and subject.run is not None:
-            return self.data_of(subject.run)
+            return self.data_of(subject.run, subject)
         if not found:
             return Data()
         overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
@@ -472,12 +488,33 @@ class Call:
             f"means nothing to it. Give data, or a model that was: %lightning_data NAME FILE --text COLUMN …"
         )
 
-    def data_of(self, run: Run) -> Data:
-        """The data of an earlier run; of a fit on loaders, its validation data, else what the model brings itself."""
+    def data_of(self, run: Run, subject: Subject) -> Data:
+        """The data of an earlier run; of a fit on loaders, its validation data, else what the model brings itself.
+
+        Raises:
+            InputError: its dataloaders are in the form that other weights were trained on.
+        """
         datamodule, loaders = run.data
         if run.verb == "fit" and datamodule is None:
             loaders = loaders[1:] if self.verb == "validate" else ()
-        return Data(run.record.data, make=lambda: (datamodule, loaders))
+        data = Data(run.record.data, make=lambda: (datamodule, loaders))
+        table = run.table if loaders else None
+        if table is None:
+            return data
+        known = subject.knowledge.table
+        if known is None:
+            return dataclasses.replace(
+                data, notices=(columns.by_place(subject.name, table.names, table.classes),), table=table
+            )
+        pairs = {"columns": (table.names, known.names), "classes": (table.classes, known.classes)}
+        for what, (ours, theirs) in pairs.items():
+            if ours and theirs and ours != theirs:
+                own = ", or use its own weights: --ckpt_path best" if os.path.isfile(run.best_model_path) else ""
+                raise InputError(
+                    f"the data of {run.name} has the {what} {_listed(ours)}, but its model now has weights that were "
+                    f"trained on {_listed(theirs)}. Name other data: %lightning_{self.verb} {run.name} DATA{own}"
+                )
+        return dataclasses.replace(data, table=known)
 
     def resolved(self, prefix: str, name: str, value: Any) -> Any:
         """A hyperparameter's value: an expression of the notebook is evaluated."""
@@ -524,15 +561,10 @@ class Call:
             )
         return path
 
-    def at_checkpoint(self, job: Job, subject: Subject, checkpoint: Path) -> Job:
+    def at_checkpoint(self, job: Job, checkpoint: Path) -> Job:
         """Let an evaluation take its weights from a checkpoint; the model that was given keeps its own."""
-        others = [text for text in job.notices if text not in subject.notices]  # which say whose weights it has
         return dataclasses.replace(
-            job,
-            model=copy.deepcopy(job.model),
-            checkpoint=checkpoint,
-            weights_only=self.options.weights_only,
-            notices=(f"weights of {runs.shown(checkpoint)}", *others),
+            job, model=copy.deepcopy(job.model), checkpoint=checkpoint, weights_only=self.options.weights_only
         )
 
     def checkpoint(self, asked: Any, model: str) -> Path:
@@ -635,6 +667,11 @@ def _check_cluster(made: Any, slurm: Mapping[str, Any]) -> None:
         )
     if made.cluster is None and slurm:
         raise InputError(f"--slurm.{next(iter(slurm))} is a parameter of a cluster. Type --cluster slurm too")
+
+
+def _listed(names: Sequence[Any]) -> str:
+    """Names of columns or classes, the first of many."""
+    return ", ".join(map(str, names[:8])) + (", …" if len(names) > 8 else "")
 
 
 def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:

@@ -107,6 +107,11 @@ class Knowledge:
         kept = sentences.encoding(origin.folder) if origin.folder is not None else None
         return (kept[0], kept[1].classes) if kept is not None else None
 
+    @property
+    def origin(self) -> Origin:
+        """Where the weights come from."""
+        return self._origin
+
     @functools.cached_property
     def _origin(self) -> Origin:
         """Where the weights come from: of a live model, that is looked for once for each state of its weights."""

@@ -41,7 +41,7 @@ class Run:
         record: what ``run.json`` holds.
         folder: the run on disk.
         data: the DataModule, or None, and the DataLoaders that it ran on.
-        table: of a fit, what it learned of the table that it is trained on; None of other data.
+        table: what its data was matched to: of a fit, also what that learns; None of data without columns and classes.
         has_weights: whether the live model has the weights that a fit left.
     """
 

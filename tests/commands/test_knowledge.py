@@ -279,3 +279,44 @@ def test_a_damaged_record_of_columns_is_made_good_by_the_checkpoint(shell, ns):
 def test_a_model_that_changed_elsewhere_is_told_where_something_is_matched_alone(shell, ns):
     run(shell, "net = table.model\nnet.net.bias.data += 1\nfound = %lightning_predict net loader --quiet")
     assert not [text for text in notices(ns["found"]) if "have changed" in text]
+
+
+def test_the_data_of_a_run_whose_model_has_other_weights_is_matched_to_these_or_refused(shell, ns):
+    run(shell, "net = Net()", "ft, renamed = frame[['left', 'right']], np.array(['x', 'y', 'z'])[2 - codes]")
+    run(shell, "first = %lightning_fit net (ft,names) (ft,names) --max_epochs 1 --seed 1 --quiet")
+    run(shell, "judged = %lightning_validate first --quiet")
+    assert notices(ns["judged"])[0] == "weights of Net/version_1"
+    assert ns["judged"].results[0]["val_accuracy"] == pytest.approx(accuracy(ns, ns["net"]))
+    expected = ns["judged"].results
+    # Further training on the same columns and classes: other weights, the same data.
+    run(shell, "%lightning_fit net (ft,names) --max_epochs 1 --seed 1 --quiet")
+    for line in ("%lightning_validate first", "%lightning_validate judged"):
+        run(shell, f"found = {line} --quiet")
+        assert notices(ns["found"])[0].startswith("weights of Net/version_2")
+        assert ns["found"].results[0]["val_accuracy"] == pytest.approx(accuracy(ns, ns["net"]))
+    run(shell, "%lightning_fit net (ft,renamed) --max_epochs 1 --seed 1 --quiet")
+    for line in ("%lightning_validate first", "%lightning_validate judged"):
+        text = refused(shell, line)
+        assert "has the classes ant, bee, cat, but its model now has weights that were trained on x, y, z. Name" in text
+    run(shell, "found = %lightning_validate first (ft,renamed) --quiet")
+    assert notices(ns["found"])[0] == "weights of Net/version_3: the model of Net/version_1 has changed since"
+    run(shell, "found = %lightning_validate first --ckpt_path best --quiet")
+    assert ns["found"].results == expected
+    run(shell, "net.net.bias.data += 1", "found = %lightning_validate first (ft,renamed) --quiet")
+    assert notices(ns["found"])[0] == "weights of no known run: the model of Net/version_1 has changed since"
+
+
+def test_the_tables_of_a_run_whose_model_has_other_weights_are_matched_to_these_or_refused(shell, ns):
+    run(shell, "%lightning_data turned --label kind --val_split 0.4", "net = Net()")
+    run(shell, "first = %lightning_fit net turned --max_epochs 1 --seed 1 --quiet")
+    run(shell, "again = Net()", "%lightning_fit again frame --max_epochs 1 --seed 1 --quiet")
+    run(shell, "net.load_state_dict(again.state_dict())", "found = %lightning_validate first --quiet")
+    assert notices(ns["found"])[0].startswith("weights of Net/version_2: the model of Net/version_1 has changed since")
+    rows = ns["found"].data[0].splits["val"].indices
+    right = ns["of"](ns["again"]).argmax(1).numpy() == ns["codes"]
+    assert ns["found"].results[0]["val_accuracy"] == pytest.approx(float(right[rows].mean()))
+    run(shell, "other = frame.assign(kind=np.array(['x', 'y', 'z'])[codes])", "%lightning_data other --label kind")
+    run(shell, "%lightning_fit net other --max_epochs 1 --seed 1 --quiet")
+    assert "has the classes ant, bee, cat, but Net was trained only on x, y, z" in refused(
+        shell, "%lightning_validate first"
+    )
