@@ -95,6 +95,8 @@ class Call:
 
     Attributes:
         random: of a fit that runs once more, the random state that it began with.
+        table: of a fit of an instance that runs once more, what its data was matched to: the instance may have been
+            trained before, and is not when it is made again.
     """
 
     verb: events.Verb
@@ -105,6 +107,7 @@ class Call:
     data: Mapping[str, Any] = field(default_factory=dict)
     slurm: Mapping[str, Any] = field(default_factory=dict)
     random: RandomState | None = None
+    table: columns.Table | None = None
 
     @classmethod
     def of(cls, verb: events.Verb, asked: Mapping[str, Any]) -> Call:
@@ -140,6 +143,8 @@ class Call:
             checkpoint = self.checkpoint_of(subject)
             knowledge = subject.knowledge.of_checkpoint(checkpoint, trusted=not self.options.weights_only)
             subject = dataclasses.replace(subject, checkpoint=checkpoint, knowledge=knowledge)
+            if self.table is not None and not knowledge.origin.is_known:
+                knowledge.origin.table = self.table
             trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.scope)
             trainer, how = self.how(trainer, subject.package)
             with fine_tuning.calm():

@@ -15,6 +15,7 @@ from ..options.tokens import evaluate
 from ..options.trainer_arguments import trainer_options
 from ..replay.agreement import Agreement
 from ..replay.recorded import Recalled, typed
+from ..runs import columns
 from .call import Call
 from .session import Session
 
@@ -53,7 +54,8 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
     begins_with = recalled.begins_with() if call.options.seed is None else None
     if begins_with is not None:
         print(f"random state: the initial one of {record.run}, which had no --seed")  # noqa: T201 -- of what it is
-    run = dataclasses.replace(call, session=inner, random=begins_with).start(model, datas)
+    table = columns.kept(recalled.folder) if recipe.arguments is None else None
+    run = dataclasses.replace(call, session=inner, random=begins_with, table=table).start(model, datas)
     session.started(run)
     session.interrupted |= inner.interrupted
     return run, Agreement(record, run.record, _shown(changed), repeats=begins_with is not None)

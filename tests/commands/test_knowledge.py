@@ -320,3 +320,22 @@ def test_the_tables_of_a_run_whose_model_has_other_weights_are_matched_to_these_
     assert "has the classes ant, bee, cat, but Net was trained only on x, y, z" in refused(
         shell, "%lightning_validate first"
     )
+
+
+@pytest.mark.parametrize("data", ["kinds", "(turned[['right','left']][some],names[some])"])
+def test_a_rerun_keeps_the_columns_and_classes_of_an_instance_that_was_trained_before(shell, ns, data):
+    run(shell, "net = Net()", "%lightning_fit net frame --max_epochs 1 --seed 1 --quiet", "some = codes > 0")
+    run(shell, "kinds = turned[turned.kind != 'ant']", "%lightning_data kinds --label kind")
+    run(
+        shell,
+        f"more = %lightning_fit net {data} --max_epochs 1 --seed 1 --quiet",
+        "again = %lightning_rerun more --quiet",
+    )
+    assert ns["again"].table == ns["more"].table
+    assert ns["again"].table.classes == ["ant", "bee", "cat"]
+    some = ns["some"]
+    for called in (ns["more"], ns["again"]):
+        dataset = called.data[0].splits["train"] if data == "kinds" else called.data[1][0].dataset
+        features, labels = dataset.tensors
+        assert torch.equal(features, torch.tensor(ns["X"][some]))
+        assert labels.tolist() == ns["codes"][some].tolist()
