@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from ..errors import InputError
@@ -10,8 +10,6 @@ from ..runs import columns
 from ..runs.columns import Table
 from ..runs.events import Verb
 from .knowledge import Knowledge
-
-_REPLACED = "This fit replaces the columns and labels of the earlier one"
 
 
 class Alignment:
@@ -23,7 +21,8 @@ class Alignment:
         knowledge: what it knows of its data.
 
     Attributes:
-        table: what the model was trained on; of a fit, also what it learns; None for data without columns and classes.
+        table: what the data is aligned with: what the model was trained on, which a fit completes by what it learns.
+            None where nothing is known of columns or labels.
         notices: what the user should know.
     """
 
@@ -33,7 +32,6 @@ class Alignment:
         self._verb = verb
         self._model = model
         self._knowledge = knowledge
-        self._data = ""
 
     def values(self, values: Sequence[Any], names: Sequence[str]) -> list[Any]:
         """Align data that is not a DataModule.
@@ -45,7 +43,6 @@ class Alignment:
         Raises:
             InputError: it has other columns or classes than the training data, or its labels are of different kinds.
         """
-        self._data = ", ".join(names)
         if self._verb == "predict":
             values = [_unlabelled(value) for value in values]
         has_names = [columns.has_names(value) for value in values]
@@ -55,15 +52,16 @@ class Alignment:
                 f"the labels of {named} are class names, but those of {unnamed} are not. "
                 f"Use class names for both, or numbers for both"
             )
-        is_matched = any(has_names) or any(columns.frame_of(value) is not None for value in values)
-        self.table = self._knowledge.table if is_matched else self._knowledge.own_table
-        if self._verb != "predict":
-            pairs = zip(names, values, has_names, strict=True)
-            numeric = [name for name, value, named in pairs if not named and not columns.is_table(value)]
-            self._tell_numbers(numeric, self.table)
-        if self._verb == "fit" and values and not columns.is_table(values[0]):
-            self._learn(values[0])
-        return [self._table(value) if columns.is_table(value) else self._pair(value) for value in values]
+        has_columns = [columns.frame_of(value) is not None for value in values]
+        known = self._known(any(has_names) or any(has_columns), any(has_names))
+        self.table = self._learned(known, values[0], names[0]) if self._verb == "fit" and values else known
+        pairs = zip(names, values, has_names, strict=True)
+        self._tell_numbers([name for name, value, named in pairs if not named and not columns.is_table(value)])
+        is_own = self._verb == "fit" and bool(values) and has_columns[0]  # the columns are those of the training data
+        return [
+            self._table(value, name) if columns.is_table(value) else self._pair(value, name, is_own)
+            for value, name in zip(values, names, strict=True)
+        ]
 
     def datamodule(self, datamodule: Any, name: str) -> None:
         """Align a DataModule, which is changed; one of other data than tables stays as it is.
@@ -71,92 +69,128 @@ class Alignment:
         Raises:
             InputError: its columns or labels are not those of the training data.
         """
-        is_judged = self._verb in ("validate", "test")
         if not columns.is_of_table(datamodule):
-            if is_judged:
-                self._tell_numbers([name], self._knowledge.own_table)
+            if self._verb != "predict":
+                self.table = self._knowledge.own_table
+                self._tell_numbers([name])
             return
-        self.table = self._knowledge.table
-        try:
-            if self.table is not None:
-                self._match(datamodule, self.table, name)
-        except InputError as error:
-            if self._verb != "fit":
-                raise
-            self.table = None
-            self._tell([f"{error}. {_REPLACED}"])
-        if self.table is None:
-            columns.anew(datamodule)
-            self.table = columns.of_datamodule(datamodule)
-            if self._verb != "fit" and self.table is not None:
-                self._tell([columns.by_place(self._model, self.table.names, self.table.classes)])
+        columns.anew(datamodule)
+        known = self._known(True, datamodule.labels == "classes")
+        learned = columns.of_datamodule(datamodule) if known is None or self._verb == "fit" else None
+        if known is None:
+            self.table = learned
+            if self._verb != "fit" and learned is not None:
+                self._tell([columns.by_place(self._model, learned.names, learned.classes)])
+            return
 
-    def _match(self, datamodule: Any, table: Table, name: str) -> None:
-        is_labelled = self._verb != "predict"
-        self._tell(columns.match_datamodule(datamodule, table, self._model, name, is_labelled))
-        if is_labelled and datamodule.labels == "apart":
-            self._tell_numbers([name], table)
-        if self._verb != "fit" and not table.columns and datamodule.columns:
+        def matched(table: Table) -> tuple[str, ...]:
+            return columns.match_datamodule(datamodule, table, self._model, name, is_labelled=self._verb != "predict")
+
+        self.table = known if learned is None else self._completed(known, learned, matched)
+        self._tell(matched(self.table))
+        if datamodule.labels == "apart":
+            self._tell_numbers([name])
+        if not self.table.columns and datamodule.columns:
             self._tell([columns.by_place(self._model, datamodule.columns)])
 
-    def _learn(self, value: Any) -> None:
-        """Let a fit go by what the model knows, or by its own training data where that is other data."""
-        if self.table is None:
-            self.table = columns.of_value(value)
-            return
-        try:
+    def _known(self, is_matched: bool, is_named: bool) -> Table | None:
+        """What the model was trained on: an empty table stands for numbers, without names of columns or classes.
+
+        Args:
+            is_matched: whether the data has columns or class names, so that other runs are searched for the model.
+            is_named: whether its labels are class names.
+        """
+        knowledge = self._knowledge
+        table = knowledge.table if is_matched else knowledge.own_table
+        if table is None and is_named and knowledge.is_of_numbers:
+            return Table({})
+        return table
+
+    def _learned(self, known: Table | None, value: Any, name: str) -> Table | None:
+        """What the model knows after a fit on a value."""
+        learned = None if columns.is_table(value) else columns.of_value(value)
+        if known is None or learned is None:
+            return known or learned
+
+        def check(table: Table) -> None:
             frame = columns.frame_of(value)
             if frame is not None:
-                columns.match(frame, self.table, self._model, self._data)
+                columns.match(frame, table, self._model, name)
             if columns.has_names(value):
-                columns.check_labels(columns.names_of(value), self.table, "classes", self._model, self._data)
-        except InputError as error:
-            self.table = columns.of_value(value)
-            self._tell([f"{error}. {_REPLACED}"])
+                columns.check_labels(columns.names_of(value), table, "classes", self._model, name)
 
-    def _table(self, value: Any) -> Any:
+        return self._completed(known, learned, check)
+
+    def _completed(self, known: Table, learned: Table, check: Callable[[Table], object]) -> Table:
+        """What a fit learns, with columns and labels as the model knows them where its data has no others.
+
+        Args:
+            known: what the model was trained on.
+            learned: what the data of the fit is by itself.
+            check: raises an InputError where that data does not match a table.
+        """
+        for completed, described in (
+            (columns.with_columns, columns.described_columns),
+            (columns.with_labels, columns.described_labels),
+        ):
+            table = completed(learned, known)
+            try:
+                check(table)
+            except InputError:
+                before, after = described(known), described(learned)
+                self._tell([f"{self._model} was trained on {before}. This fit replaces them with {after}"])
+            else:
+                learned = table
+        return learned
+
+    def _table(self, value: Any, name: str) -> Any:
         """A table that holds everything: to predict for, or to judge by its column of labels."""
         if self._verb == "fit":
             return value
         frame = columns.frame_of(value)
         self._tell_places(frame)
         if self._verb == "predict":
-            features, told = columns.features(frame, self.table, self._model, self._data)
+            features, told = columns.features(frame, self.table, self._model, name)
             self._tell(told)
             return features
         if self.table is None:
             return value
-        pair, told = columns.labelled(frame, self.table, self._model, self._data)
+        pair, told = columns.labelled(frame, self.table, self._model, name)
         self._tell(told)
         return pair
 
-    def _pair(self, value: Any) -> Any:
-        """``(X, y)``, whose X may be a table and whose y may be names of classes; anything else stays as it is."""
+    def _pair(self, value: Any, name: str, is_own: bool) -> Any:
+        """``(X, y)``, whose X may be a table and whose y may be names of classes; anything else stays as it is.
+
+        Args:
+            value: the pair.
+            name: of it.
+            is_own: whether the columns were learned in this call.
+        """
         frame = columns.frame_of(value)
         if frame is not None:
-            if self._verb != "fit":
-                self._tell_places(frame)
+            self._tell_places(frame)
             if self.table is not None:
-                frame, told = columns.match(frame, self.table, self._model, self._data)
+                frame, told = columns.match(frame, self.table, "" if is_own else self._model, name)
                 self._tell(told)
                 value = (frame, *value[1:])
         if not columns.has_names(value):
             return value
-        table = self.table
-        if table is None or (table.labels != "classes" and not table.columns):
-            self.table = table = columns.of_value(value)
-            assert table is not None
-            self._tell([columns.by_place(self._model, (), table.classes)])
-        labels = columns.numbered(columns.names_of(value), table, self._model, self._data)
-        return (*value[:-1], labels)
+        labels = columns.names_of(value)
+        if self.table is None and not columns.are_numbers(labels):
+            self.table = columns.of_value(value)
+            assert self.table is not None
+            self._tell([columns.by_place(self._model, (), self.table.classes)])
+        model = "" if self._verb == "fit" else self._model
+        return (*value[:-1], columns.numbered(labels, self.table or Table({}), model, name))
 
     def _tell(self, texts: Iterable[str]) -> None:
         self.notices = tuple(dict.fromkeys((*self.notices, *texts)))
 
-    def _tell_numbers(self, names: Sequence[str], table: Table | None) -> None:
+    def _tell_numbers(self, names: Sequence[str]) -> None:
         """Say which classes the labels of data are, which are numbers where the model was trained on names."""
-        if table is not None:
-            self._tell(columns.numbers_of(names, table))
+        if self.table is not None and self._verb != "predict":
+            self._tell(columns.numbers_of(names, self.table))
 
     def _tell_places(self, frame: Any) -> None:
         """Say in which order columns are taken, where the model knows none by name."""

@@ -75,6 +75,13 @@ class Knowledge:
         origin = self._origin
         return origin.reader is not None or (origin.folder is not None and origin.folder.texts_path.is_file())
 
+    @property
+    def is_of_numbers(self) -> bool:
+        """Whether the model was trained, and on data without names: no table, class names or texts."""
+        is_of_numbers = self._origin.is_known and self._origin.table is None and not self.is_of_texts
+        self._is_outdated |= self._origin.is_outdated and is_of_numbers
+        return is_of_numbers
+
     @functools.cached_property
     def reader(self) -> Any:
         """What makes sentences the input of the model, None where it was trained on other data.

@@ -134,15 +134,23 @@ def classes_of(labels: Any, what: str) -> list[str]:
 def numbered(labels: Any, known: Table, model: str, what: str) -> Any:
     """The numbers of the classes in a column of labels, ``(rows,) int64``.
 
+    For a model of numbers, whole numbers are the numbers that they are, and False and True are 0 and 1.
+
     Raises:
         InputError: the model was not trained on one of them.
     """
     import torch
 
     check_labels(labels, known, "classes", model, what)
+    if known.labels != "classes":
+        return torch.tensor([_number(value) for value in labels.tolist()])
     places = {name: place for place, name in enumerate(known.classes)}
-    found = [places.get(name, name) for name in map(class_name, labels.tolist())]
-    return torch.tensor([int(place) for place in found])  # a model of indices has no names
+    return torch.tensor([places[class_name(value)] for value in labels.tolist()])
+
+
+def are_numbers(labels: Any) -> bool:
+    """Whether a column of labels holds whole numbers or bools alone, of whatever type it is."""
+    return all(_number(value) is not None for value in labels.unique())
 
 
 def named(column: str, frame: Any) -> Any:
@@ -219,6 +227,23 @@ def of_value(value: Any) -> Table | None:
             learned, label="" if label is None else _code(label), labels="classes", classes=classes
         )
     return of_frame(frame, label_of(value)) if frame is not None else None
+
+
+def with_columns(learned: Table, known: Table) -> Table:
+    """What was learned of a table, but with the columns that a model knows, if any."""
+    return dataclasses.replace(learned, columns=known.columns) if known.columns else learned
+
+
+def with_labels(learned: Table, known: Table) -> Table:
+    """What was learned of a table, but with labels of the kind that a model knows; their column is the newest."""
+    label = learned.label or known.label
+    if learned.labels == "apart":
+        return dataclasses.replace(learned, label=label, labels=known.labels, classes=known.classes)
+    if known.labels != "apart":
+        return dataclasses.replace(learned, label=label, labels=known.labels, classes=known.classes)
+    if learned.labels == "classes":  # whole numbers, which were numbers so far
+        return dataclasses.replace(learned, labels="indices", classes=[])
+    return learned
 
 
 def label_of(value: Sequence[Any]) -> Any:
@@ -301,6 +326,8 @@ def match_datamodule(datamodule: Any, known: Table, model: str, data: str, is_la
     datamodule.columns, datamodule.splits = dict(zip(known.names, known.columns.values(), strict=True)) or own, {}
     if known.labels != "apart" and datamodule.labels != "apart":
         datamodule.classes, datamodule.labels = known.classes or None, known.labels
+    elif datamodule.labels == "classes" and is_labelled:
+        datamodule.classes, datamodule.labels = None, "indices"
     return tuple(told)
 
 
@@ -310,7 +337,7 @@ def match(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tuple[s
     Args:
         frame: the table; the column of labels is left out of it.
         known: what the model learned.
-        model: its name.
+        model: its name; empty if that is what the same call trains on.
         what: the table is called.
 
     Returns:
@@ -328,22 +355,23 @@ def match(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tuple[s
     new = [name for name in frame.columns if name not in names]
     if missing:
         near = did_you_mean(str(missing[0]), [str(name) for name in new]) if len(missing) == 1 else ""
-        extra = f" It has {_few(new)}, which {model} was not trained on." if new and not near else ""
+        extra = f" It has {_few(new)}, which {_lacks(model)}." if new and not near else ""
         raise InputError(
-            f"{what} lacks {_columns(missing)}, which {model} was trained on.{near}{extra} "
-            f"The columns must be {_few(names)}"
+            f"{what} lacks {_columns(missing)}, which {_has(model)}.{near}{extra} The columns must be {_few(names)}"
         )
     if new:
         raise InputError(
-            f"{what} has {_columns(new)}, which {model} was not trained on. Remove extra columns: "
+            f"{what} has {_columns(new)}, which {_lacks(model)}. Remove extra columns: "
             f"frame.drop(columns={[_unboxed(name) for name in new[:8]]!r})"
         )
     told = []
     for name, before in zip(names, known.columns.values(), strict=True):
         kind = frame[name].dtype
         if kind.kind not in "biuf":
+            if str(kind) == before:  # then the training data itself is refused
+                check_features(frame[names], what)
             raise InputError(
-                f"the column {name!r} of {what} has type {kind}, but {model} was trained on numbers ({before}). "
+                f"the column {name!r} of {what} has type {kind}, but {_has(model)} numbers ({before}). "
                 f"Convert it: frame[{name!r}].astype({before!r})"
             )
         if (kind.kind == "b") != before.lower().startswith("bool"):
@@ -420,35 +448,37 @@ def check_labels(values: Any, known: Table, labels: Labels, model: str, what: st
         values: the column of labels.
         known: what the model learned.
         labels: what they would be by themselves.
-        model: its name.
+        model: its name; empty if that is what the same call trains on.
         what: the table is called.
 
     Raises:
         InputError: it was not.
     """
     column, kind = values.name, values.dtype
-    where = f"the label column of {what}" if column is None else f"the column {column!r} of {what}"
+    where, has, contains, it = f"the column {column!r} of {what}", "has", "contains", "it"
+    if column is None:
+        where, has, contains, it = f"the labels of {what}", "have", "contain", "them"
     found = list(values.astype("category").cat.remove_unused_categories().cat.categories)
     if known.labels == "classes":
         unseen = [name for name in map(class_name, found) if name not in known.classes]
         if unseen:
             raise InputError(
-                f"{where} has the {_plural('class', unseen)} {_few(unseen)}, but {model} was "
-                f"trained only on {_few(known.classes)}. Remove those rows"
+                f"{where} {has} the {_plural('class', unseen)} {_few(unseen)}, but {_has(model, 'only ')} "
+                f"{_few(known.classes)}. Remove those rows"
             )
     elif known.labels == "indices":
-        odd = [value for value in found if not class_name(value).lstrip("-").isdecimal()]
+        odd = [value for value in found if _number(value) is None]
         if odd:
             raise InputError(
-                f"{where} contains {_few(odd)}, but {model} was trained on integers. Convert it as in the training data"
+                f"{where} {contains} {_few(odd)}, but {_has(model)} integers. Convert {it} as in the training data"
             )
     elif known.labels == "numbers" and getattr(kind, "kind", "O") not in "iuf":
         how = " with .astype('float32')" if column is None else f": frame[{column!r}].astype('float32')"
-        raise InputError(f"{where} has type {kind}, but {model} was trained on numbers. Convert it{how}")
-    elif known.labels == "apart" and labels == "classes":
+        raise InputError(f"{where} {has} type {kind}, but {_has(model)} numbers. Convert {it}{how}")
+    elif known.labels == "apart" and labels == "classes" and any(_number(value) is None for value in found):
         raise InputError(
-            f"{where} contains the classes {_few(found)}, but {model} was trained on "
-            f"numeric labels. Convert it to those numbers"
+            f"{where} {contains} the {_plural('class', found)} {_few(found)}, but {_has(model)} numeric labels. "
+            f"Convert {it} to those numbers"
         )
 
 
@@ -502,7 +532,19 @@ def by_place(model: str, names: Iterable[Any], classes: Sequence[str] | None = N
     places = _few(f"{number} = {name}" for number, name in enumerate(classes or ()))
     what = "a table" if names else "named classes"
     said = "; ".join(filter(None, [ordered, f"classes are numbered {places}" if places else ""]))
-    return f"{model} was not trained on {what} in this session: {said}"
+    return f"{model} is not known to be trained on {what}: {said}"
+
+
+def described_columns(table: Table) -> str:
+    """What the columns of a table are."""
+    return _columns(table.names)
+
+
+def described_labels(table: Table) -> str:
+    """What the labels of a table are."""
+    if table.labels == "classes":
+        return f"the {_plural('class', table.classes)} {_few(table.classes)}"
+    return {"numbers": "numbers to predict", "indices": "integer labels", "apart": "numeric labels"}[table.labels]
 
 
 def numbers_of(parts: Sequence[str], known: Table) -> tuple[str, ...]:
@@ -516,6 +558,23 @@ def numbers_of(parts: Sequence[str], known: Table) -> tuple[str, ...]:
         return ()
     places = _few(f"{number} = {name}" for number, name in enumerate(known.classes))
     return (f"the labels of {', '.join(parts)} are numbers, which are read as the classes {places}",)
+
+
+def _has(model: str, only: str = "") -> str:
+    """The clause that says what was trained on, by a model or, where that is empty, in the same call."""
+    return f"{model} was trained {only}on" if model else f"the training data has{f' {only}'.rstrip()}"
+
+
+def _lacks(model: str) -> str:
+    """The clause that says what was not trained on."""
+    return f"{model} was not trained on" if model else "the training data lacks"
+
+
+def _number(value: Any) -> int | None:
+    """The number that a label is: a whole number, also as text, or 0 or 1 of a bool; None of any other."""
+    value = _unboxed(value)
+    name = str(int(value)) if isinstance(value, bool) else class_name(value)
+    return int(name) if name.removeprefix("-").isdecimal() else None
 
 
 def _unboxed(name: Any) -> Any:
@@ -536,7 +595,7 @@ def _code(name: Any) -> str:
 
 
 def _columns(names: Sequence[Any]) -> str:
-    return f"the column{'s' if len(names) > 1 else ''} {_few(names)}"
+    return f"the column{'s' if len(names) != 1 else ''} {_few(names)}"
 
 
 def _plural(noun: str, names: Sequence[Any]) -> str:

@@ -1,5 +1,6 @@
 """What a model knows of its data goes with its weights, whoever put them there."""
 
+import json
 import os
 import re
 
@@ -75,7 +76,7 @@ def test_weights_of_a_run_on_tensors_are_not_matched_to_an_earlier_table(shell, 
     for cell in ("plain.model.state_dict()", "torch.load(plain.best_model_path)['state_dict']"):
         run(shell, f"net.load_state_dict({cell})\nfound = %lightning_predict net turned[['right','left']] --quiet")
         assert torch.allclose(ns["found"].predictions, ns["of"](ns["net"], ns["X"][:, ::-1].copy()))
-        assert [text for text in notices(ns["found"]) if "was not trained on a table" in text]
+        assert [text for text in notices(ns["found"]) if "is not known to be trained on a table" in text]
         if ns["plain"] is not None:  # then the checkpoint alone tells
             run(shell, "plain, path = None, plain.best_model_path\nplain = type('', (), {'best_model_path': path})")
 
@@ -339,3 +340,93 @@ def test_a_rerun_keeps_the_columns_and_classes_of_an_instance_that_was_trained_b
         features, labels = dataset.tensors
         assert torch.equal(features, torch.tensor(ns["X"][some]))
         assert labels.tolist() == ns["codes"][some].tolist()
+
+
+WHOLE = {
+    "categories": "pd.Series(codes[rows]).astype('category')",
+    "text": "codes[rows].astype(str)",
+    "objects": "codes[rows].astype(object) == 1",
+    "bools as objects": "np.array([True] * len(rows), dtype=object)",
+}
+
+
+@pytest.mark.parametrize("training", ["(X,codes)", "(ft,codes)", "loader"])
+def test_whole_numbers_and_bools_are_their_numbers_for_a_model_of_numbers(shell, ns, training):
+    run(shell, "ft, rows = frame[['left', 'right']], np.flatnonzero(codes > 0)")
+    run(shell, f"net = Net()\nfit = %lightning_fit net {training} --max_epochs 1 --seed 1 --quiet")
+    output = ns["of"](ns["net"])[ns["rows"]].argmax(1).numpy()
+    for labels in WHOLE.values():
+        run(shell, f"labels = {labels}\nnumbers = np.asarray(labels).astype(int)")
+        run(shell, "found = %lightning_test net (ft.iloc[rows],labels) --quiet")
+        assert ns["found"].results[0]["test_accuracy"] == pytest.approx((output == ns["numbers"]).mean()), labels
+        assert not [text for text in notices(ns["found"]) if "numbered" in text]
+        run(shell, "held = ft.iloc[rows].assign(y=np.asarray(labels)).astype({'y': 'category'})")
+        run(shell, "%%lightning_data columns --label y\n{'train': held, 'test': held}")
+        run(shell, "%%lightning_data pairs\n{'train': (ft.iloc[rows], labels), 'test': (ft.iloc[rows], labels)}")
+        for data in ("columns", "pairs"):
+            run(shell, f"found = %lightning_test net {data} --quiet")
+            assert ns["found"].results[0]["test_accuracy"] == pytest.approx((output == ns["numbers"]).mean()), labels
+    said = refused(shell, "%lightning_test net (ft,names)")
+    assert said.startswith("the labels of (ft,names) contain the classes ant, bee, cat, but Net was trained on numeric")
+    run(shell, "more = %lightning_fit net (X[rows],pd.Series(codes[rows]).astype('category')) --max_epochs 1 --quiet")
+    run(shell, "found = %lightning_test more (X,codes) --quiet")
+    assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy(ns, ns["net"]))
+
+
+def table_of(ns, name):
+    return json.loads((ns[name].folder.path / "table.json").read_text())
+
+
+@pytest.mark.parametrize("later", ["(ft,names)", "table"])
+def test_a_later_fit_learns_the_columns_that_an_earlier_one_had_not(shell, ns, later):
+    run(shell, "ft, tf = frame[['left', 'right']], frame[['right', 'left']]\n%lightning_data frame --label kind")
+    later = later.replace("table", "frame")
+    run(shell, "n = Net()\n%lightning_fit n (X,names) --max_epochs 1 --seed 1 --quiet")
+    run(shell, f"last = %lightning_fit n {later} --max_epochs 1 --seed 1 --quiet")
+    assert list(table_of(ns, "last")["columns"]) == ["'left'", "'right'"]
+    assert table_of(ns, "last")["classes"] == ["ant", "bee", "cat"]
+    run(shell, "found = %lightning_predict n tf --quiet")
+    assert torch.allclose(ns["found"].predictions, ns["of"](ns["n"]))
+    assert not [text for text in notices(ns["found"]) if "columns" in text]
+
+
+def test_a_later_fit_keeps_the_columns_and_learns_its_labels(shell, ns):
+    run(shell, "ft, tf = frame[['left', 'right']], frame[['right', 'left']]")
+    run(shell, "n = Net()\n%lightning_fit n (ft,codes) --max_epochs 1 --seed 1 --quiet")
+    run(shell, "more = %lightning_fit n (X,names) --max_epochs 1 --seed 1 --quiet")
+    expected = "Net was trained on numeric labels. This fit replaces them with the classes ant, bee, cat"
+    assert notices(ns["more"])[0] == expected
+    run(shell, "found = %lightning_test n (tf,names) --quiet")
+    assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy(ns, ns["n"]))
+    run(shell, "more = %lightning_fit n (frame[['left']].assign(up=1.0),names) --max_epochs 1 --seed 1 --quiet")
+    expected = "Net was trained on the columns left, right. This fit replaces them with the columns left, up"
+    assert notices(ns["more"])[0] == expected
+    run(shell, "more = %lightning_fit n (X,np.where(names=='ant','fox',names)) --max_epochs 1 --seed 1 --quiet")
+    expected = "Net was trained on the classes ant, bee, cat. This fit replaces them with the classes bee, cat, fox"
+    assert notices(ns["more"])[0] == expected
+
+
+def test_a_later_fit_learns_its_column_of_labels(shell, ns):
+    run(shell, "lab = frame[['right', 'left']].assign(y=codes)\n%lightning_data lab --label y --test_split 0.5")
+    run(shell, "n = Net()\n%lightning_fit n (frame[['left','right']],codes) --max_epochs 1 --seed 1 --quiet")
+    run(shell, "last = %lightning_fit n lab --max_epochs 1 --seed 1 --quiet\n%lightning_test last lab --quiet")
+    run(shell, "held = lab[['y', 'right', 'left']]\nfound = %lightning_test last held --quiet")
+    assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy(ns, ns["n"]))
+
+
+def test_a_fit_says_how_it_takes_the_columns_of_its_validation_data(shell, ns):
+    run(shell, "ft, tf = frame[['left', 'right']], frame[['right', 'left']]")
+    run(shell, "fit = %lightning_fit Net loader (tf,codes) --max_epochs 1 --seed 1 --quiet")
+    said = "Net is not known to be trained on a table: columns are taken in the order right, left"
+    assert notices(ns["fit"])[0] == said
+    run(shell, "fit = %lightning_fit Net (ft,codes) (tf,codes) --max_epochs 1 --seed 1 --quiet")
+    assert not [text for text in notices(ns["fit"]) if "columns" in text]
+    assert refused(shell, "%lightning_fit Net (ft,names) (ft[['left']],names)").startswith(
+        "(ft[['left']],names) lacks the column right, which the training data has"
+    )
+    assert refused(shell, "%lightning_fit Net (X,names) (X,['fox']*60)").startswith(
+        "the labels of (X,['fox']*60) have the class fox, but the training data has only ant, bee, cat"
+    )
+    assert refused(shell, "%lightning_fit Net (frame,codes)").startswith(
+        "(frame,codes) has columns that are not numeric: kind. Encode them or drop them"
+    )

@@ -246,7 +246,7 @@ def test_features_with_names_and_labels_apart_are_matched_too(shell, ns, line):
         run(shell, "%lightning_test run held")
 
 
-UNKNOWN = "Net was not trained on a table in this session: columns are taken in the order "
+UNKNOWN = "Net is not known to be trained on a table: columns are taken in the order "
 
 
 def test_a_model_whose_table_is_not_known_says_once_how_columns_are_taken(shell, ns, capsys):
@@ -379,11 +379,11 @@ def test_a_split_to_predict_for_needs_no_labels():
 @pytest.mark.parametrize(
     ("cell", "label", "message"),
     [
-        ("frame, frame[['kind', 'b']]", "kind", r"the split 'val' lacks the column a, which this data was trained on"),
+        ("frame, frame[['kind', 'b']]", "kind", r"the split 'val' lacks the column a, which the training data has"),
         (
             "frame[:2], frame",
             "kind",
-            r"the column 'kind' of the split 'val' has the class z, but this data was trained",
+            r"the column 'kind' of the split 'val' has the class z, but the training data has only",
         ),
         ("frame, frame[['a', 'b']]", "kind", r"the split 'val' lacks the label column kind"),
         ("{'train': frame, 'val': frame}", None, r"the split 'train'.* Name the label column: --label COLUMN"),
@@ -548,8 +548,8 @@ def test_labels_that_are_numbers_are_refused_by_a_loss_of_classes_and_what_is_ch
     assert capsys.readouterr().out.count("float32 labels are converted to class indices") == 1
 
 
-@pytest.mark.parametrize(("column", "advice"), [(None, "with .astype('float32')"), ("y", ": frame['y'].astype")])
+@pytest.mark.parametrize(("column", "advice"), [(None, "them with .astype('float32')"), ("y", "it: frame['y'].astype")])
 def test_labels_that_are_no_numbers_are_told_how_to_become_such(column: str | None, advice: str) -> None:
     known = columns.Table({}, labels="numbers")
-    with pytest.raises(InputError, match=rf"was trained on numbers\. Convert it ?{re.escape(advice)}"):
+    with pytest.raises(InputError, match=rf"was trained on numbers\. Convert {re.escape(advice)}"):
         columns.check_labels(pd.Series(["1", "2"], name=column), known, "classes", "Net", "(X, y)")

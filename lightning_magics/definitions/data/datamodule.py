@@ -269,7 +269,7 @@ class _Data:
             if self.label in table.columns:
                 labels = _labels_in(table, self.label, learned)
             elif name == "predict" and learned is not None:
-                columns.match(features, learned, "this data", what)
+                columns.match(features, learned, "", what)
                 continue
             else:
                 raise InputError(f"{what} lacks the label column {self.label}")
@@ -282,8 +282,8 @@ class _Data:
                     raise InputError(f"{self.label} has different classes with the same name: {_few(sorted(names))}")
                 learned = columns.of_frame(features, self.label, labels, names)
             else:
-                columns.match(features, learned, "this data", what)
-                columns.check_labels(table[self.label], learned, labels, "this data", what)
+                columns.match(features, learned, "", what)
+                columns.check_labels(table[self.label], learned, labels, "", what)
 
     def label_of(self, table: Any) -> Any:
         """The column that holds the labels.
@@ -334,9 +334,9 @@ class _Data:
         for name, item in parts.items():
             what = f"the split {name!r}"
             if columns.frame_of(item) is not None:
-                columns.match(columns.frame_of(item), learned, "this data", what)
+                columns.match(columns.frame_of(item), learned, "", what)
             if name in named:
-                columns.check_labels(columns.names_of(item), learned, "classes", "this data", what)
+                columns.check_labels(columns.names_of(item), learned, "classes", "", what)
 
     def carved(self) -> list[str]:
         """Return the splits to take from the training data.

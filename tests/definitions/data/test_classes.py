@@ -72,7 +72,7 @@ def test_class_names_in_a_line_are_numbered_once(shell, ns):
         check(shell, ns, "(X[some],y[some].tolist())")
     check(shell, ns, "(torch.tensor(X[some]),pd.Series(y[some]).astype('category'))")
     check(shell, ns, "(pd.DataFrame(X[some]),y[some])")
-    with pytest.raises(InputError, match=r"has the class fox, but Net was trained only on cat, dog, eel"):
+    with pytest.raises(InputError, match=r"have the class fox, but Net was trained only on cat, dog, eel"):
         run(shell, "%lightning_test fit (X[:1],['fox'])")
 
 
@@ -145,7 +145,10 @@ def test_a_loss_of_numbers_takes_no_class_names(shell, ns):
         ("X, np.array(['a', None, 'b'], dtype=object)", r"the labels have missing values, the first at position 1\."),
         ("X, np.array(['a', 2.5, 'b'], dtype=object)", r"the labels mix class names with float values, such as 2.5"),
         ("{'train': (X, ['a', 'b', 'c']), 'val': (X, np.arange(3))}", r"the split 'train' are class names, but those"),
-        ("{'train': (X, ['a', 'b', 'c']), 'val': (X, ['a', 'b', 'z'])}", r"split 'val' has the class z, but this data"),
+        (
+            "{'train': (X, ['a', 'b', 'c']), 'val': (X, ['a', 'b', 'z'])}",
+            r"split 'val' have the class z, but the training data has only a, b",
+        ),
         ("X, ['a', 'b']", r"the features and the class names have different lengths \(3, 2\)"),
         (
             "np.array([['a'], ['b'], ['c']]), np.arange(3)",
