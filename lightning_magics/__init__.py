@@ -64,7 +64,7 @@ def load_ipython_extension(shell: Any) -> None:
 
     magics = LightningMagics(shell)
     shell.register_magics(magics)
-    install(shell, magics.session)
+    install(shell, lambda: magics.session)
 
 
 def unload_ipython_extension(shell: Any) -> None:

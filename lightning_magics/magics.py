@@ -9,27 +9,31 @@ import linecache
 import sys
 from collections.abc import Callable, Mapping
 from traceback import walk_tb
-from types import FrameType
-from typing import Any
+from types import FrameType, ModuleType
+from typing import TYPE_CHECKING, Any
 
 import traitlets
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope
 from IPython.display import display
 
-from .commands import api
-from .commands.session import Session
-from .definitions import cell as cells
-from .definitions.definition import Definition
 from .errors import InputError, did_you_mean
-from .launch import start
-from .launch.run import Run
-from .options import parser
+from .options import declared, parser
 from .options.help import full_help, help_text
-from .runs.dataframe import Framed
 from .shell import running_kernel, someone_waits
-from .views import report
-from .views.answers import Answers
-from .views.board import servers
+
+if TYPE_CHECKING:
+    from .commands.session import Session
+    from .definitions import cell as cells
+    from .definitions.definition import Definition
+    from .launch.run import Run
+    from .runs.dataframe import Framed
+
+
+def _api() -> ModuleType:
+    """What the magics call, imported by the first call."""
+    from .commands import api
+
+    return api
 
 
 def _sees_local_names(magic: Callable[..., Any]) -> Callable[..., Any]:
@@ -63,8 +67,8 @@ class LightningMagics(Magics):
         "By default where a person sits before the notebook. Set to True, it is started now."
     ).tag(config=True)
     start_method = traitlets.Enum(
-        start.METHODS,
-        start.DEFAULT_METHOD,
+        declared.START_METHODS,
+        declared.DEFAULT_START_METHOD,
         help="How the processes of a run start: forked from one that stands ready, or each as a new interpreter.",
     ).tag(config=True)
 
@@ -79,17 +83,27 @@ class LightningMagics(Magics):
     @traitlets.observe("prewarm")
     def _prewarm_now(self, change: Any) -> None:
         if change["new"] and self.start_method == "forkserver":
+            from .launch import start
+
             start.prewarm(self.session.package())
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
-        self.session = Session(shell.user_ns, self)
+        self._failed: dict[int, int] = {}  # of each cell that failed, the line that it failed in
         self._transform = shell.transform_cell
         self._raw_cell = ""
         self._numbers = itertools.count(1)
         shell.events.register("pre_run_cell", self._remember_cell)
         shell.events.register("post_run_cell", self._remember_failure)
         self._unregister = shell.events.unregister
+
+    @functools.cached_property
+    def session(self) -> Session:
+        """What this shell has defined and run; made when it is first needed, as loading has to be quick."""
+        from .commands.session import Session
+
+        assert self.shell is not None
+        return Session(self.shell.user_ns, self, failed=self._failed)
 
     @line_cell_magic
     @_sees_local_names
@@ -112,7 +126,7 @@ class LightningMagics(Magics):
         parsed = self._parsed("model", line)
         if parsed is not None:
             name, definition = self._defined("model", parsed, cell)
-            made = api.define_model(name, definition, **parsed.options)
+            made = _api().define_model(name, definition, **parsed.options)
             told = f"\n{made.summary}" if made.summary else ""
             print(f"{signature(made)}. Train it: %lightning_fit {made.name} DATA{told}")  # noqa: T201 -- the answer
 
@@ -139,7 +153,7 @@ class LightningMagics(Magics):
         parsed = self._parsed("data", line)
         if parsed is not None:
             name, definition = self._defined("data", parsed, cell)
-            made = api.define_data(name, definition, **parsed.options)
+            made = _api().define_data(name, definition, **parsed.options)
             told = f"\n{made.summary}" if made.summary else ""
             print(f"{signature(made)}. Train on it: %lightning_fit MODEL {made.name}{told}")  # noqa: T201 -- likewise
 
@@ -221,6 +235,8 @@ class LightningMagics(Magics):
             %lightning_predict Digits digits -o preds
         """
         run = self._run("predict", line)
+        from .views.answers import Answers
+
         if run is not None and run.status == "completed" and isinstance(run.predictions, Answers):
             display(run.predictions)  # type: ignore[no-untyped-call]
         return run
@@ -242,7 +258,7 @@ class LightningMagics(Magics):
             %lightning_runs Digits --sort val_accuracy --plot val_loss
         """
         parsed = self._parsed("runs", line)
-        return None if parsed is None else api.list_runs(" ".join(parsed.positional), **parsed.options)
+        return None if parsed is None else _api().list_runs(" ".join(parsed.positional), **parsed.options)
 
     @line_magic
     @_sees_local_names
@@ -255,7 +271,7 @@ class LightningMagics(Magics):
             run = %lightning_attach Digits/version_3
         """
         parsed = self._parsed("attach", line)
-        return None if parsed is None else api.attach(self._one(parsed, "attach"))
+        return None if parsed is None else _api().attach(self._one(parsed, "attach"))
 
     @line_magic
     @_sees_local_names
@@ -270,7 +286,7 @@ class LightningMagics(Magics):
         """
         parsed = self._parsed("stop", line)
         if parsed is not None:
-            print(api.stop(self._one(parsed, "stop"), **parsed.options))  # noqa: T201 -- the cell's answer
+            print(_api().stop(self._one(parsed, "stop"), **parsed.options))  # noqa: T201 -- the cell's answer
 
     @line_magic
     @_sees_local_names
@@ -287,7 +303,7 @@ class LightningMagics(Magics):
             net = %lightning_load Digits/version_3 --checkpoint best
         """
         parsed = self._parsed("load", line)
-        return None if parsed is None else api.load(self._one(parsed, "load"), **parsed.options)
+        return None if parsed is None else _api().load(self._one(parsed, "load"), **parsed.options)
 
     @line_magic
     @_sees_local_names
@@ -305,7 +321,8 @@ class LightningMagics(Magics):
         parsed = self._parsed("rerun", line)
         if parsed is None:
             return None
-        return api.rerun(self._one(parsed, "rerun"), **parsed.asked)
+        run: Run = _api().rerun(self._one(parsed, "rerun"), **parsed.asked)
+        return run
 
     @line_magic
     @_sees_local_names
@@ -323,7 +340,7 @@ class LightningMagics(Magics):
         """
         parsed = self._parsed("export", line)
         if parsed is not None:
-            path = api.export(self._one(parsed, "export"), *parsed.positional[1:], **parsed.options)
+            path = _api().export(self._one(parsed, "export"), *parsed.positional[1:], **parsed.options)
             run_it = f"jupyter execute --inplace {path}" if path.suffix == ".ipynb" else f"python {path}"
             print(f"written: {path}. Run it: {run_it}")  # noqa: T201 -- the cell's answer
 
@@ -343,7 +360,7 @@ class LightningMagics(Magics):
         """
         parsed = self._parsed("board", line)
         if parsed is not None:
-            api.board(*parsed.positional, **parsed.options)
+            _api().board(*parsed.positional, **parsed.options)
 
     def _one(self, parsed: parser.Parsed, verb: str) -> str:
         """The run that a line names."""
@@ -377,13 +394,16 @@ class LightningMagics(Magics):
 
     def _source(self, cell: str, otherwise: str) -> cells.Source:
         """A cell's body and its place; `otherwise` names the file where no cell can be told."""
+        from .definitions import cell as cells
+
         blank = cell[: len(cell) - len(cell.lstrip())].count("\n")
         text = "\n" * blank + self._transform(cell)  # its own % and ! lines; IPython drops the blank ones above
         return cells.Source(text, running_cell() or otherwise, body_line(self._raw_cell, cell))
 
     def _remember_cell(self, info: Any) -> None:
         self._raw_cell = info.raw_cell or ""
-        self.session.interrupted = False
+        if "session" in vars(self):
+            self.session.interrupted = False
 
     def _remember_failure(self, result: Any) -> None:
         """What a cell would have run after the line that failed is no part of the notebook's history."""
@@ -392,11 +412,14 @@ class LightningMagics(Magics):
             return
         for frame, line in walk_tb(traceback):
             if frame.f_code.co_name == "<module>" and frame.f_globals is self.shell.user_ns:
-                self.session.failed[result.execution_count] = line
+                self._failed[result.execution_count] = line
                 return
 
     def unload(self) -> None:
         """Take out what this object put into the shell, and end the processes that serve it."""
+        from .launch import start
+        from .views.board import servers
+
         start.close()
         servers.close()
         self._unregister("pre_run_cell", self._remember_cell)
@@ -417,7 +440,7 @@ class LightningMagics(Magics):
                 f"-o {output} cannot set a local variable of a function. Type {output} = %lightning_{verb} …, then "
                 f"{output}.predictions"
             )
-        run: Run = getattr(api, verb)(*parsed.positional, **parsed.asked)
+        run: Run = getattr(_api(), verb)(*parsed.positional, **parsed.asked)
         if output is not None:
             self.session.namespace[output] = run.predictions
         return run
@@ -433,6 +456,8 @@ class Code(str):
     """Python code, shown highlighted: by the front end's own colours in a notebook, in a terminal by Pygments."""
 
     def _repr_html_(self) -> str:
+        from .views import report
+
         return report.html_code(self)
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..definitions.definition import Definition, is_module, uncompiled
 from ..definitions.scopes import names_read
 from ..errors import InputError, RunError, did_you_mean
-from ..launch import start
+from ..options.declared import DEFAULT_START_METHOD
 from ..options.tokens import Expression, to_value
 from ..replay import recipe
 from ..replay.history import History, Unit, of_notebook
@@ -65,7 +65,7 @@ class DefaultSettings:
     logger: list[str] = field(default_factory=lambda: ["tensorboard"])
     package: str = ""
     prewarm: bool = False
-    start_method: str = start.DEFAULT_METHOD
+    start_method: str = DEFAULT_START_METHOD
     slurm: dict[str, Any] = field(default_factory=dict)
 
 

@@ -20,9 +20,6 @@ from collections.abc import Callable
 from ..transport.children import hold, interpreter, release
 from .supervisor import Request
 
-METHODS = ("forkserver", "spawn")
-DEFAULT_METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # what macOS' own libraries do not survive: fork
-
 # Imported by the template: what every run needs, and what many models do, if the kernel has it too.
 _NEEDED = ("lightning_magics.launch.worker", "torch.utils.tensorboard", "torchmetrics")
 _COMMON = ("torchvision", "torchaudio", "transformers", "datasets", "pandas", "sklearn", "scipy")

@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import InputError
-from ..launch.slurm.request import parameter_names, partition_names
 from .declared import DECLARED, RUNNING, SLURM_FLAGS, SLURM_LINES, Option, Verb, own_options
 from .parser import is_option, known_names
 from .tokens import tokenize
@@ -126,6 +125,8 @@ def _options(verb: Verb, tokens: list[str], word: str, params: Mapping[str, Sequ
 
 def _of_slurm(given: Set[str]) -> list[str]:
     """Parameters of Slurm that are not on the line yet; lines of a script may be several."""
+    from ..launch.slurm.request import parameter_names
+
     return [f"--slurm.{name}" for name in parameter_names() if f"slurm.{name}" not in given or name in SLURM_LINES]
 
 
@@ -187,6 +188,8 @@ def _values(option: Option | TrainerOption, names: Sequence[str]) -> list[str]:
     if option.flag:
         return list(_BOOLS)
     if option.name == "slurm.partition":
+        from ..launch.slurm.request import partition_names
+
         return partition_names()
     words = [*option.choices, *option.words, *_loaded(option.name)]
     return [*words, *names] if option.kinds == (object,) else words
@@ -219,8 +222,13 @@ class HasDefinitions(Protocol):
         """Names of their metrics."""
 
 
-def install(shell: InteractiveShell, session: HasDefinitions) -> None:
-    """Complete the lines of these magics in a shell, from what its session has defined."""
+def install(shell: InteractiveShell, session: Callable[[], HasDefinitions]) -> None:
+    """Complete the lines of these magics in a shell, from what its session has defined.
+
+    Args:
+        shell: whose completer it is.
+        session: returns the session, which is made when it is first needed.
+    """
     from IPython.core.completer import context_matcher
 
     @context_matcher(identifier=_IDENTIFIER, priority=_PRIORITY)  # type: ignore[untyped-decorator]
@@ -239,7 +247,9 @@ def uninstall(shell: InteractiveShell) -> None:
         matchers[:] = [item for item in matchers if getattr(item, "matcher_identifier", "") != _IDENTIFIER]
 
 
-def _matched(context: CompletionContext, shell: InteractiveShell, session: HasDefinitions) -> SimpleMatcherResult:
+def _matched(
+    context: CompletionContext, shell: InteractiveShell, of_shell: Callable[[], HasDefinitions]
+) -> SimpleMatcherResult:
     """Complete at the cursor if a line of these magics is there; else leave it to IPython's own matchers."""
     from IPython.core.completer import SimpleCompletion
 
@@ -251,6 +261,7 @@ def _matched(context: CompletionContext, shell: InteractiveShell, session: HasDe
         or (line["magic"] == "%%" and (line["before"] or "".join(above).strip()))
     ):
         return {"completions": []}
+    session = of_shell()
     verb: Any = line["verb"]
     word = re.search(r"\S*$", line["rest"])[0]  # type: ignore[index]  # matches everywhere
     params: dict[str, Any] = {}

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import keyword
 import numbers
+import sys
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,8 @@ Verb = Literal[
     "export",
 ]
 LOGGERS = ("tensorboard", "csv", "mlflow", "wandb")
+START_METHODS = ("forkserver", "spawn")
+DEFAULT_START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # libraries of macOS do not survive a fork
 CLUSTERS = ("slurm",)
 _NEARLY_MODES = ("minimum", "maximum", "lower", "higher", "less", "more", "smaller", "larger")
 # Parameters of Slurm that are lines of a script, and may be given again; those that mean true without a value.

@@ -112,7 +112,7 @@ class Digits:
 
 @pytest.fixture
 def completing(shell):
-    completion.install(shell, Session())
+    completion.install(shell, Session)
     yield shell
     completion.uninstall(shell)
 
@@ -181,8 +181,8 @@ def test_uninstall_leaves_no_matcher_and_install_adds_one(shell):
     before = list(shell.Completer.custom_matchers)
     completion.uninstall(shell)
     without = len(shell.Completer.custom_matchers)
-    completion.install(shell, Session())
-    completion.install(shell, Session())
+    completion.install(shell, Session)
+    completion.install(shell, Session)
     assert len(shell.Completer.custom_matchers) == without + 1
     completion.uninstall(shell)
     assert len(shell.Completer.custom_matchers) == without
