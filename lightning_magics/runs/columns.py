@@ -438,7 +438,7 @@ def labelled(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tupl
     if known.labels == "classes":
         return (inputs, numbered(values, known, model, what)), told
     kind = "float32" if known.labels == "numbers" else "int64"
-    return (inputs, torch.tensor(values.to_numpy(kind))), told
+    return (inputs, torch.tensor(values.to_numpy(kind, copy=True))), told
 
 
 def check_labels(values: Any, known: Table, labels: Labels, model: str, what: str) -> None:

@@ -141,6 +141,14 @@ def test_columns_in_the_reverse_order_of_the_training_are_matched(shell, ns):
     run(shell, "first = frame[frame.kind != ''][['kind', 'right', 'left']]", "%lightning_data first --label kind")
     run(shell, "%lightning_fit Net first --max_epochs 1 --seed 1 --quiet")
     run(shell, "%lightning_fit Net (np.flip(X),codes[::-1]) --max_epochs 1 --seed 1 --quiet")
+    run(
+        shell,
+        "%%lightning_model Line --loss mse_loss\nnn.Linear(2, 1)",
+        "far = frame[['left', 'right']].assign(far=X[:, 0])",
+    )
+    run(shell, "%lightning_data far --label far", "%lightning_fit Line far --max_epochs 1 --quiet")
+    run(shell, "whole = %lightning_test Line far[:] --quiet", "turned = %lightning_test Line far[::-1] --quiet")
+    assert ns["turned"].metrics["test_loss"] == pytest.approx(ns["whole"].metrics["test_loss"], rel=1e-5)
 
 
 SUBSETS = {  # of the rows, without one class, and with their columns in another order
