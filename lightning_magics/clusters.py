@@ -1,4 +1,4 @@
-"""What an engine is: how its jobs stand, and what a run asks it for."""
+"""The interface to an engine: the state of its jobs, and the resources that a run requests."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""One file for each thing that a user can ask for: arguments are resolved, checked, and acted on; the session."""
+"""One file for each user command, which resolves and checks its arguments and acts on them; and the session."""

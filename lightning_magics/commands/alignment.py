@@ -1,4 +1,4 @@
-"""Data in the form that a model was trained on: columns in its order, class names by its numbers."""
+"""Aligns data with what a model was trained on: column order and class numbering."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One call of fit, validate, test or predict: everything that it was given is found and checked, then it runs.
 
-The functions that users call are in `api`; how a run goes is `launch/kernel`'s.
+The functions that users call are in `api`; how a run goes is in `launch/kernel` and `launch/spawned`.
 """
 
 from __future__ import annotations

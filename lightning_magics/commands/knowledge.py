@@ -1,6 +1,6 @@
-"""What a model knows of the data that it was trained on: its table, its tokenizer and classes, and which run has them.
+"""What is recorded about a model's training data: its table, tokenizer and classes, and the run that holds them.
 
-All of it belongs to the weights: those of another run bring what that run learned. See `origins`.
+The record belongs to the weights: loading another run's weights also brings that run's record. See `origins`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What one shell has defined and run, and how the names that a user types are found in it.
 
-Making classes is `definitions/model/model`'s and `definitions/data/datamodule`'s, running them `launch/kernel`'s.
+Making classes is in `definitions/model/model` and `definitions/data/datamodule`, running them in `launch/kernel`.
 """
 
 from __future__ import annotations

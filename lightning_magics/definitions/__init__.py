@@ -1,1 +1,1 @@
-"""A cell becomes a class."""
+"""Turns a cell into a class."""

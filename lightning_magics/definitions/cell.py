@@ -1,6 +1,7 @@
 """The source of a cell and its parts: hyperparameters, hooks, what runs in the notebook, what is built anew.
 
-Evaluating any of it, and generating classes from it, is left to `build`.
+Evaluating it is in `evaluation`, generating classes from it in `definitions/model/model` and
+`definitions/data/datamodule`.
 """
 
 from __future__ import annotations

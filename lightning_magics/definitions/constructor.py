@@ -1,6 +1,6 @@
 """The `__init__` of a generated class: from hyperparameters alone, or the user's own with what it lacks.
 
-Which statements it holds beside that is left to `definitions/model/model` and `definitions/data/datamodule`.
+Its other statements are in `definitions/model/model` and `definitions/data/datamodule`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a magic defined: a class, its text and how an instance is made; and which Lightning package a class is of.
 
-Making the class is left to `definitions/model/model` and `definitions/data/datamodule`.
+Making the class is in `definitions/model/model` and `definitions/data/datamodule`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs parts of a cell while it is being defined: what stays in the notebook, and its last expression, once.
 
-What follows from the value is left to `definitions/model/model` and `definitions/data/datamodule`.
+What follows from the value is in `definitions/model/model` and `definitions/data/datamodule`.
 """
 
 from __future__ import annotations

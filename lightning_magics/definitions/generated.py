@@ -1,7 +1,7 @@
 """The generated class as code: pieces of it from fixed texts, its text, and compiling it with the right lines.
 
-Which pieces a class is made of is left to `steps`, `optimizers` and `definitions/data/loaders`; its imports to
-`imports`.
+The pieces that a class is made of are in `definitions/model/steps`, `definitions/model/optimizers` and
+`definitions/data/loaders`; its imports are in `imports`.
 """
 
 from __future__ import annotations

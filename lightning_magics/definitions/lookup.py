@@ -1,6 +1,6 @@
 """What the text or object given to an option means: a name of torch, or code of the notebook.
 
-What is done with it is left to `losses`, `metrics` and `optimizers`.
+What is done with it is in `losses`, `metrics` and `optimizers`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether a model and the data that it is to run on go together, found out before anything starts.
 
-What can be told of the data alone is the part of `definitions/data/text_sources`.
+What can be told of the data alone is in `definitions/data/text_sources`.
 """
 
 from __future__ import annotations

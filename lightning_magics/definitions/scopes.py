@@ -1,6 +1,6 @@
 """Which names a piece of code reads from outside itself, and which it binds: Python's scoping over `ast`.
 
-What is done with them (moving statements, rewriting hyperparameters) is left to `cell`.
+What is done with them (moving statements, rewriting hyperparameters) is in `cell`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""Where it trains: in the kernel, in processes, on a cluster; starting, watching, stopping."""
+"""Starts, watches and stops runs: in the kernel, in separate processes, or on a cluster."""

@@ -1,6 +1,7 @@
-"""The `Run` that a user holds, and running a job in the kernel's own process.
+"""Runs a job in the kernel's own process.
 
-What is trained is `train`'s, what is shown `views/view`'s; runs in processes of their own are the part of `spawned`.
+Training is in `training/train`, display in `views/view`, and runs in separate processes in `spawned`. The `Run` that is
+returned is in `run`.
 """
 
 from __future__ import annotations

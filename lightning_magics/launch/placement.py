@@ -1,7 +1,7 @@
 """The devices that a run asks for: how many processes it takes, and how Lightning is told.
 
-Asked of Lightning's own accelerators, which count GPUs without making a CUDA context. Who starts the processes is
-`spawned`'s.
+Asked of Lightning's own accelerators, which count GPUs without making a CUDA context. Starting the processes is in
+`spawned`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a call returns: a run, live while it goes on, and its values, weights and predictions after it."""
+"""The object that a call returns: live while the run is in progress, then its metrics, weights and predictions."""
 
 from __future__ import annotations
 
@@ -34,15 +34,16 @@ class LastValues(dict[str, float]):
 
 
 class Run:
-    """One call of fit, validate, test or predict, and all that came of it.
+    """One call of fit, validate, test or predict, and its results.
 
     Attributes:
         trainer: the Trainer; None where the run had processes of its own.
         record: what ``run.json`` holds.
         folder: the run on disk.
         data: the DataModule, or None, and the DataLoaders that it ran on.
-        table: what its data was matched to: of a fit, also what that learns; None of data without columns and classes.
-        has_weights: whether the live model has the weights that a fit left.
+        table: columns and classes that the data was matched to, including those a fit recorded; None if the data has
+            neither.
+        has_weights: whether the live model has the weights produced by the run.
     """
 
     def __init__(self, folder: RunFolder, record: RunRecord, state: RunState, job: Job | None) -> None:

@@ -1,6 +1,6 @@
 """What the scheduler of a cluster says of a run's job, for whoever watches the run: it waits, it goes on, it is gone.
 
-What it is asked with is `launch/slurm/submission`'s part; what happens in the run its own events tell.
+The queries are in `launch/slurm/submission`; what happens in the run is in its own events.
 """
 
 from __future__ import annotations

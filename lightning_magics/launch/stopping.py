@@ -1,6 +1,6 @@
 """Ending a run from outside: from its notebook, from another one, or from another machine of its cluster.
 
-How the wish reaches its processes is `transport/stop_control`'s; what they do then is theirs.
+How the request reaches its processes is in `transport/stop_control`.
 """
 
 from __future__ import annotations

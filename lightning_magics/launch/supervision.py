@@ -1,6 +1,6 @@
 """What every supervisor of a run does: it says that the run is alive, has its ranks watched, and tells the end.
 
-How ranks are started and watched is `supervisor`'s, on this machine, and `nodes`', on those of a cluster.
+How ranks are started and watched is in `supervisor` for this machine, and in `slurm/nodes` for a cluster.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What a line says: declared once, parsed, documented, completed."""
+"""The options of a magic: declared once, then parsed, documented and completed."""

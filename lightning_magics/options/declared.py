@@ -1,6 +1,6 @@
 """The options of each magic, declared once, and the values that they take.
 
-The parser and the help that come from the declarations are the part of `parser`.
+`parser` and `help` build the parser and the help text from these declarations.
 """
 # ruff: noqa: RUF009 -- `_option` is dataclasses.field with metadata, and its defaults are immutable
 

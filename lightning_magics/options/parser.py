@@ -1,7 +1,7 @@
-"""A magic's line taken apart, and the help about what it takes.
+"""Parses the line of a magic.
 
-The options are declared in `declared`; the Trainer's arguments are those of `trainer_arguments`. Completion is
-the part of `completion`.
+Options are declared in `declared`, and the Trainer's arguments in `trainer_arguments`. Help is in `help`, completion in
+`completion`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """How the text of a magic's line becomes tokens, and a token becomes a value.
 
-Which options exist, and what each of them takes, is declared in `parser`.
+The options and the values they take are declared in `declared`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The arguments of Lightning's Trainer as options: names, types, defaults and choices.
 
 They are read from the source of the installed Lightning, because importing it takes seconds. Whether a value
-fits is the part of `trainer_values`, which has the class itself.
+fits is in `trainer_values`, which has the class itself.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Whether values fit the arguments of a Trainer class, by the class's own signature.
 
-Which arguments there are, without importing Lightning, is the part of `trainer_arguments`.
+Which arguments there are, without importing Lightning, is in `trainer_arguments`.
 """
 
 from __future__ import annotations

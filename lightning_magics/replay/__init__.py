@@ -1,1 +1,1 @@
-"""What a fit was made of, and making it again: history, closure, recipe, script, agreement."""
+"""What a fit was built from, and how to repeat it: history, closure, recipe, script, agreement."""

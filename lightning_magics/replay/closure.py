@@ -1,6 +1,6 @@
 """The statements of a notebook that a piece of code needs: found by the names that it reads, and in turn by theirs.
 
-What they come to is a module that stands without the notebook. What ran when is `history`'s.
+What they come to is a module that stands without the notebook. What ran when is in `history`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The statements that a notebook has run, in the order in which it ran them, and what each of them binds and reads.
 
-Which of them a piece of code needs is left to `closure`.
+Which of them a piece of code needs is in `closure`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How a fit was put together, as code: what makes its model, its data and its Trainer, for its record.
 
-Which statements that code needs is found by `closure`; what is done with a recipe is the part of `recorded`, `script`
-and `commands/rerun`.
+Which statements that code needs is in `closure`; what is done with a recipe is in `recorded`, `script` and
+`commands/rerun`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A run brought back from its folder: its source runs in a namespace of its own, and model and data are defined by it.
 
-Nothing of a run folder is executed but by this module. What is then done with them is `api`'s and `commands/rerun`'s
-part.
+Only this module executes anything from a run folder. What is then done with them is in `commands/load` and
+`commands/rerun`.
 """
 
 from __future__ import annotations

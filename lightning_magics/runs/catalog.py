@@ -1,6 +1,6 @@
 """The runs below a folder, read and chosen: ours by their records, those of plain Lightning by what they logged.
 
-How they are shown is in `listing` and `comparison`; what a folder without a record holds is `foreign`'s.
+How they are shown is in `views/listing` and `views/comparison`; what a folder without a record holds is in `foreign`.
 """
 
 from __future__ import annotations

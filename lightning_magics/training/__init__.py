@@ -1,1 +1,1 @@
-"""Inside the process that trains: the Trainer, what it reports, checkpoints, loggers."""
+"""What runs in the training process: the Trainer, what it reports, checkpoints, loggers."""

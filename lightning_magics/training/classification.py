@@ -1,6 +1,6 @@
 """Compares what a classifier says in a test with the truth: by class, which for which, and its most confident mistakes.
 
-What it finds is told as an event; how that looks is the part of `classification`.
+The result is reported as an event; `views/classification` displays it.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Which run the weights of a model come from, and what that run learned of its table.
 
 A trained model carries it as an attribute, which goes into copies and pickles but neither into its weights nor into its
-hyperparameters. A checkpoint carries it beside Lightning's own. Weights that were put into another model are those of a
-checkpoint, or of a model that is still there.
+hyperparameters. A checkpoint carries it beside Lightning's own. Weights copied into another model are identified by
+comparing them with checkpoints and with models still in memory.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What TensorBoard is told of a run besides its metrics: hyperparameters, how it ended, the best score, the graph.
 
-A logger that the user made is left as it is. Tracing the graph is `graph`'s.
+A logger that the user made is left as it is. Tracing the graph is in `graph`.
 """
 
 from __future__ import annotations

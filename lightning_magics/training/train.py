@@ -1,7 +1,7 @@
 """Running a job: one job in, events out, the same in the kernel and in any other process.
 
-The Trainer is made by `trainer`, events come from `reporter`; who starts the process and shows them is
-`launch/kernel`'s.
+The Trainer is made in `trainer`, and events come from `reporter`. Starting the process and showing the events is in
+`launch/kernel` and `launch/spawned`.
 """
 
 from __future__ import annotations

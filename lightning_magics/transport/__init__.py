@@ -1,1 +1,1 @@
-"""What crosses between processes: payload, exceptions, everything about stopping."""
+"""What crosses between processes: payload, exceptions, stop requests."""

@@ -1,6 +1,6 @@
 """What a rank's DataLoader workers are sent and send back: objects of the notebook among it.
 
-How a rank itself is given its job is `payload`'s.
+How a rank itself is given its job is in `payload`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What is seen: live, at the end, in a terminal, in tables, TensorBoard."""
+"""What the user sees: live view, final report, terminal output, tables, TensorBoard."""

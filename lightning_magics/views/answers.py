@@ -1,6 +1,6 @@
 """What a classifier says of single texts: the most likely class, and the probability of each.
 
-The predictions come from a run (`launch/kernel`); how a table looks is the part of `report`.
+The predictions come from a run (`launch/run`); `report` formats the tables.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Runs side by side: what was asked, what came of it, and their curves over one another.
 
-The runs are found by `catalog`; the table of many is `listing`'s.
+The runs are found by `catalog`; the table of many is in `listing`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The runs of a folder in a table: what each was, how it stands and what it reached.
 
 They are read and chosen by `catalog`; set side by side they are in `comparison`, and how a run looks by itself is
-`report`'s.
+in `report`.
 """
 
 from __future__ import annotations

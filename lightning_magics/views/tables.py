@@ -1,6 +1,6 @@
 """A table of columns, as html and as text: where runs stand in rows or side by side.
 
-The table of one run is `report`'s.
+The table of one run is in `report`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A cell or data becomes a LightningDataModule: samples, tables and texts."""
+"""Turns a cell or a data object into a LightningDataModule: samples, tables and texts."""

@@ -1,6 +1,6 @@
 """A cell or an object of the notebook becomes a LightningDataModule class.
 
-What data is, and the methods for it, are left to `samples` and `loaders`.
+Recognizing data is in `samples`, and the methods for it are in `loaders`.
 """
 
 from __future__ import annotations

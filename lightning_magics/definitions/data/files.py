@@ -1,6 +1,6 @@
 """How a file of texts is written: found by reading it once. The reading is pandas', here and in generated code.
 
-Which columns are wanted, and whether they can be trained on, is the part of `text_sources`.
+Which columns are wanted, and whether they can be trained on, is in `text_sources`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What data is: datasets, streams, loaders, tensors, arrays, tables, and the splits that they come in.
 
-Generating a DataModule for it is left to `datamodule`.
+Generating a DataModule for it is in `datamodule`.
 """
 
 from __future__ import annotations

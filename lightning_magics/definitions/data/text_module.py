@@ -1,7 +1,7 @@
 """The generated DataModule of texts: reading, cleaning, tokenizing, vocabulary, batches of like length.
 
 Every text here is plain Lightning with capital names for what `datamodule` fills in; what the data is, and whether
-it can be used, is the part of `text_sources`.
+it can be used, is in `text_sources`.
 """
 
 from __future__ import annotations

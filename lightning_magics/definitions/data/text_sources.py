@@ -1,6 +1,6 @@
 """What data of texts is: files, frames, rows, pairs; which columns and splits it has; and whether it can be trained on.
 
-The DataModule that is generated for it is the part of `text_module`.
+The DataModule that is generated for it is in `text_module`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""A cell or a network becomes a LightningModule: its network, steps, losses, metrics and optimizer."""
+"""Turns a cell or a network into a LightningModule: its network, steps, losses, metrics and optimizer."""

@@ -1,7 +1,7 @@
 """Fine-tuning in a generated model: what is frozen, which layers wait their turn, weights of classes.
 
-Every text here is plain Lightning. Which of them a model gets is left to `model`; whether a pretrained name can be
-had is asked of `hub`.
+Every text here is plain Lightning. Which of them a model gets is in `model`; whether a pretrained name can be
+loaded is in `hub`.
 """
 
 from __future__ import annotations

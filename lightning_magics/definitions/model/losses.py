@@ -1,6 +1,6 @@
 """Losses from options: what is called, what it is made of, and what it is for.
 
-The steps that use them are `steps`'; how a typed name is looked up is left to `definitions/lookup`.
+The steps that use them are in `steps`; how a typed name is looked up is in `definitions/lookup`.
 """
 
 from __future__ import annotations

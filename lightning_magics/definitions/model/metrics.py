@@ -1,6 +1,6 @@
 """Metrics from options: torchmetrics names, calls and objects become code that makes a collection.
 
-The steps that use them are `steps`'; how a typed name is looked up is left to `definitions/lookup`.
+The steps that use them are in `steps`; how a typed name is looked up is in `definitions/lookup`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """A cell or an object of the notebook becomes a LightningModule class.
 
-What its network, steps and optimizer are is left to `network`, `steps`, `losses`, `metrics` and `optimizers`.
+Its network, steps and optimizer are in `network`, `steps`, `losses`, `metrics` and `optimizers`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """The network of a model: what the last expression of a cell, or an object, is, and how it is made anew.
 
-The class around it is left to `model`.
+The class around it is in `model`.
 """
 
 from __future__ import annotations

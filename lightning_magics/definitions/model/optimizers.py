@@ -1,6 +1,6 @@
 """`configure_optimizers` from options: the optimizer, its scheduler, and the hyperparameters that they bring.
 
-How a typed name is looked up is left to `definitions/lookup`.
+How a typed name is looked up is in `definitions/lookup`.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""What Slurm has and is asked for, how its jobs stand, and ranks on its nodes."""
+"""Slurm: available resources, requests, job states, and the ranks on its nodes."""

@@ -1,6 +1,6 @@
 """Nodes that are held already: the allocation of Slurm that this process is in.
 
-Asking for others is the part of `submission`.
+Requesting others is in `submission`.
 """
 
 from __future__ import annotations

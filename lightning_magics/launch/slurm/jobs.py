@@ -1,6 +1,6 @@
 """Jobs of Slurm: how each stands, in Slurm's words and in those for a person; cancelling and requeueing.
 
-What a job asks for, and its submission, are `submission`'s part.
+What a job requests is in `request`, its submission in `submission`.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """What a run asks of a Slurm cluster, checked before anything is submitted.
 
-What the cluster has is `partitions`' part; the submission is `submission`'s.
+What the cluster has is in `partitions`, the submission in `submission`.
 """
 
 from __future__ import annotations

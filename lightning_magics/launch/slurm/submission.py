@@ -1,6 +1,6 @@
 """Runs as jobs of a Slurm cluster: the submission, through submitit, and the front of all that is about Slurm.
 
-What a run may ask is `request`'s part, how jobs stand `jobs`'. The processes of a job are started on its nodes.
+What a run may request is in `request`, the state of jobs in `jobs`. The processes of a job are started on its nodes.
 """
 
 from __future__ import annotations

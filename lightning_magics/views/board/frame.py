@@ -1,6 +1,6 @@
 """Where a board is shown: in a frame of the notebook with a link under it, or as a link in a terminal.
 
-Its server is `servers`'s. What stays in a saved notebook is a sentence and the command that shows the board again.
+Its server is in `servers`. What stays in a saved notebook is a sentence and the command that shows the board again.
 """
 
 from __future__ import annotations
