@@ -514,7 +514,7 @@ def test_wrong_input_is_one_line_and_leaves_nothing(notebook, line, message):
 def test_a_hyperparameter_of_model_and_data_has_one_value(notebook):
     notebook("%%lightning_data sized --batch_size 8\ntorch.utils.data.TensorDataset(samples, samples)")
     notebook("%%lightning_model Sized --loss mse_loss\nbatch_size: int = 4\nnn.Linear(2, 2)")
-    with pytest.raises(InputError, match=r"hyperparameter batch_size, 4 and 8, .* --model.batch_size 8, or rename one"):
+    with pytest.raises(InputError, match=r"batch_size \(4 and 8\), .* --model.batch_size 8, or rename one"):
         notebook("%lightning_fit Sized sized --max_epochs 1")
     assert not Path("lightning_logs").exists()
     for more in ("--model.batch_size 8", "--logger none"):

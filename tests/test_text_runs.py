@@ -134,7 +134,7 @@ def test_weights_bring_the_words_and_classes_of_their_run_into_a_model_of_other_
     for weights in ("run.model.state_dict()", "torch.load(run.best_model_path)['state_dict']"):
         run_cells(films, f"net.load_state_dict({weights})")
         assert said_of(films.user_ns["net"]) == said_of(films.user_ns["second"]) == expected
-        with pytest.raises(InputError, match=r"others has a different vocabulary than the texts that Bag was"):
+        with pytest.raises(InputError, match=r"others uses a different vocabulary from the one that Bag was"):
             api.test(films.user_ns["net"], "others", quiet=True)
         run_cells(films, "net.load_state_dict(own)")
         assert said_of(films.user_ns["net"]) == others
@@ -190,7 +190,7 @@ def test_mistakes_are_shown_with_their_texts(films, tmp_path):
     odd = "%lightning_data odd both --text sentence --label feeling"
     run_cells(films, FIT, "both = {'train': 'films.tsv', 'test': 'odd.tsv'}", f"{odd} --vocab_size 60")
     message = (
-        r"odd has a different vocabulary than the texts that Bag was trained on. .* --tokenizer {run.log_dir}/tokenizer"
+        r"uses a different vocabulary from the one that Bag was trained with. .* --tokenizer {run.log_dir}/tokenizer"
     )
     with pytest.raises(InputError, match=message):
         api.test("Bag", "odd", quiet=True)
@@ -227,14 +227,14 @@ FITS = {"vocabulary": 60, "places": 40, "labels": 2, "pad": 0}
     [
         (
             {"vocabulary": 20},
-            r"the tokenizer of films has \d\d tokens, and the embedding of Tiny has 20. Use the tokenizer "
-            r"of that model \(%lightning_data films --tokenizer NAME\), or make the embedding larger",
+            r"the tokenizer of films has \d\d tokens, but the embedding of Tiny has only 20. Use the "
+            r"model's own tokenizer \(%lightning_data films --tokenizer NAME\), or enlarge the embedding",
         ),
         (
             {"places": 10},
             r"the longest text of films has \d\d tokens, and Tiny takes 10. Type .* films --max_length 10",
         ),
-        ({"labels": 1}, r"films has 2 classes, but Tiny has num_labels=1"),
+        ({"labels": 1}, r"films has 2 classes, but Tiny has num_labels=1. Pass num_labels=2 to from_pretrained\(…\)"),
         (
             {"pad": None},
             r"Tiny has no padding token. Pass pad_token_id=0, the padding token of films, to from_pretrained\(…\)",
@@ -249,7 +249,7 @@ def test_a_model_that_does_not_fit_the_texts_is_said_before_the_fit(films, tmp_p
 
 
 def test_a_model_of_ones_own_that_does_not_fit_is_said_too(films):
-    with pytest.raises(InputError, match=r"the tokenizer of films has \d\d tokens, and the embedding of Bag has 9"):
+    with pytest.raises(InputError, match=r"tokenizer of films has \d\d tokens, but the embedding of Bag has only 9"):
         api.fit("Bag", "films", model={"vocab_size": 9}, max_epochs=1, quiet=True)
 
 
@@ -474,7 +474,8 @@ OWN_FITS = {"options": "", "tokens": 60, "places": 64, "outputs": 2, "inputs": "
         ({"outputs": 3, "options": "--class_weights balanced"}, r"--class_weights are 2, and Own has 3 outputs"),
         (
             {"inputs": "tokens, mask"},
-            r"a batch of films is passed to the model by name: write forward\(self, input_ids, attention_mask\) in Own",
+            r"films passes its batches to the model as keyword arguments. "
+            r"Define forward\(self, input_ids, attention_mask\) in Own",
         ),
         ({"outputs": 1}, r"Own has 1 output, and cross_entropy takes one for each of the 2 classes"),
         ({"options": "--freeze *"}, r"--freeze \* leaves nothing to train"),
@@ -576,16 +577,16 @@ def test_a_run_of_another_session_reads_sentences_as_it_was_trained(films, capsy
     other = DATA.replace("--vocab_size 60", "--vocab_size 50")
     forget_runs()
     run_cells(films, other)
-    with pytest.raises(InputError, match=r"films has a different vocabulary than the texts that Bag was trained on"):
+    with pytest.raises(InputError, match=r"films uses a different vocabulary from the one that Bag was trained with"):
         api.test(name, "films", quiet=True)
     current().datas.clear()
     run_cells(films, f"again = %lightning_attach {name}", "net = again.model")
     assert said_of(films.user_ns["again"]) == said_of(films.user_ns["net"]) == expected
     run_cells(films, other)
-    with pytest.raises(InputError, match=r"films has a different vocabulary than the texts that Bag was trained on"):
+    with pytest.raises(InputError, match=r"films uses a different vocabulary from the one that Bag was trained with"):
         api.test(films.user_ns["net"], "films", quiet=True)
     run_cells(films, "run = %lightning_fit net films --max_epochs 1 --logger none")  # it may learn others
-    assert "films has a different vocabulary than the texts that Bag was trained on" in capsys.readouterr().out
+    assert "films uses a different vocabulary from the one that Bag was trained with" in capsys.readouterr().out
 
 
 def test_each_model_that_was_loaded_reads_sentences_by_its_own_tokenizer(films, capsys):

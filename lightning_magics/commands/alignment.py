@@ -138,7 +138,7 @@ class Alignment:
                 check(table)
             except InputError:
                 before, after = described(known), described(learned)
-                self._tell([f"{self._model} was trained on {before}. This fit replaces them with {after}"])
+                self._tell([f"{self._model} was trained on {before}. This fit uses {after} instead"])
             else:
                 learned = table
         return learned

@@ -404,12 +404,13 @@ class Call:
         if run.verb != "fit" and folder is not None:
             notice = f"weights of {folder.name}"
         elif origin.is_outdated:
-            notice = f"weights of no known run: the model of {run.name} has changed since"
+            changed = f"the model of {run.name} has changed since its fit"
+            notice = f"the current weights do not belong to any recorded run: {changed}"
         elif folder is not None and folder.path.absolute() != run.folder.path.absolute():
-            notice = f"weights of {folder.name}: the model of {run.name} has changed since"
+            notice = f"weights of {folder.name}: the model of {run.name} has changed since its fit"
         else:
             notice = f"weights of {run.name}"
-        return (f"{notice}, from before {subject.name} was defined again" if subject.is_redefined else notice,)
+        return (f"{notice} (trained before {subject.name} was redefined)" if subject.is_redefined else notice,)
 
     def recorded(self, name: Any) -> Run | None:
         """A fit of another session by its name, None where there is none; its model is made by this notebook's code.
@@ -514,10 +515,11 @@ class Call:
         pairs = {"columns": (table.names, known.names), "classes": (table.classes, known.classes)}
         for what, (ours, theirs) in pairs.items():
             if ours and theirs and ours != theirs:
-                own = ", or use its own weights: --ckpt_path best" if os.path.isfile(run.best_model_path) else ""
+                is_kept = os.path.isfile(run.best_model_path)
+                own = ", or the weights saved by that run: --ckpt_path best" if is_kept else ""
                 raise InputError(
-                    f"the data of {run.name} has the {what} {_listed(ours)}, but its model now has weights that were "
-                    f"trained on {_listed(theirs)}. Name other data: %lightning_{self.verb} {run.name} DATA{own}"
+                    f"the data of {run.name} has the {what} {_listed(ours)}, but its model's current weights were "
+                    f"trained on {_listed(theirs)}. Use other data: %lightning_{self.verb} {run.name} DATA{own}"
                 )
         return dataclasses.replace(data, table=known)
 

@@ -49,8 +49,8 @@ class Knowledge:
         if not self._is_outdated:
             return ()
         return (
-            f"the weights of {name} have changed since its last recorded fit and belong to no known run. "
-            f"Columns, labels and texts are matched as in that fit",
+            f"the weights of {name} have changed since its last recorded fit and do not match any recorded run. "
+            f"Columns, labels and texts are handled as in that fit",
         )
 
     @property

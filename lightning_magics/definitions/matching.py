@@ -72,8 +72,8 @@ def check(
     size = _embedding_size(model)
     if size is not None and len(tokenizer) > size:
         raise InputError(
-            f"the tokenizer of {data} has {len(tokenizer):,} tokens, and the embedding of {name} has {size:,}. Use "
-            f"the tokenizer of that model (%lightning_data {data} --tokenizer NAME), or make the embedding larger"
+            f"the tokenizer of {data} has {len(tokenizer):,} tokens, but the embedding of {name} has only {size:,}. "
+            f"Use the model's own tokenizer (%lightning_data {data} --tokenizer NAME), or enlarge the embedding"
         )
     cut, total, longest = cuts(splits)
     outermost = _of_transformers(model)
@@ -102,8 +102,9 @@ def check_hyperparameters(model: Any, datamodule: Any, name: str, data: str) -> 
         pair = ours[key], theirs[key]
         if all(isinstance(value, _PLAIN) for value in pair) and (type(pair[0]), pair[0]) != (type(pair[1]), pair[1]):
             raise InputError(
-                f"{name} and {data} both have a hyperparameter {key}, {pair[0]!r} and {pair[1]!r}, and Lightning logs "
-                f"one. Give both the same, --model.{key} {shlex.quote(str(pair[1]))}, or rename one of them"
+                f"{name} and {data} have different values for the hyperparameter {key} ({pair[0]!r} and {pair[1]!r}), "
+                f"but Lightning logs only one. Set them to the same value: --model.{key} "
+                f"{shlex.quote(str(pair[1]))}, or rename one of them"
             )
 
 
@@ -138,9 +139,8 @@ def _difference(trained_on: tuple[Any, list[str]], datamodule: Any, name: str, d
     known, named = trained_on
     if tokenizer is not known and tokenizer.get_vocab() != known.get_vocab():
         return (
-            f"{data} has a different vocabulary than the texts that {name} was trained on. Define it with the "
-            f"tokenizer of "
-            f"that run: in its line, --tokenizer {{run.log_dir}}/tokenizer in place of --vocab_size"
+            f"{data} uses a different vocabulary from the one that {name} was trained with. Redefine {data} with the "
+            f"tokenizer of the training run: replace --vocab_size with --tokenizer {{run.log_dir}}/tokenizer"
         )
     if not set(_present(datamodule)) <= set(named):
         return f"{data} has the classes {', '.join(classes)}, and {name} was trained on {', '.join(named)}"
@@ -240,8 +240,8 @@ def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> tuple[int |
         if "unexpected keyword argument" not in str(error) or not hasattr(model, "_unpack"):
             return None, ""
         raise InputError(
-            f"a batch of {data} is passed to the model by name: write forward(self, {', '.join(batch)}) in {name} "
-            f"({error})"
+            f"{data} passes its batches to the model as keyword arguments. "
+            f"Define forward(self, {', '.join(batch)}) in {name} ({error})"
         ) from error
     except Exception:  # what it needs besides is there when it trains
         return None, ""
@@ -388,7 +388,10 @@ def _check_config(found: Any, tokenizer: Any, classes: int, longest: int, names:
     if not cls.endswith("ForSequenceClassification") or getattr(config, "problem_type", None) is not None:
         return
     if config.num_labels < classes:
-        raise InputError(f"{data} has {classes} classes, but {name} has num_labels={config.num_labels}")
+        raise InputError(
+            f"{data} has {classes} classes, but {name} has num_labels={config.num_labels}. "
+            f"Pass num_labels={classes} to from_pretrained(…)"
+        )
     if getattr(config, "pad_token_id", None) is None:
         raise InputError(
             f"{name} has no padding token. Pass pad_token_id={tokenizer.pad_token_id}, the padding token of {data}, "

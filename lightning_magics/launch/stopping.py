@@ -67,7 +67,7 @@ def kill(folder: RunFolder) -> None:
         if time.monotonic() > until:
             pid = folder.read().pid or "unknown"
             raise RunError(
-                f"the processes of {folder.name} are not ending: their supervisor (process {pid}) does not respond"
+                f"the processes of {folder.name} did not exit: their supervisor (process {pid}) is not responding"
             )
         time.sleep(_LOOK_S)
 

@@ -38,14 +38,14 @@ def full_help(verb: str) -> str:
     if verb in RUNNING:
         parts.append(
             "Constructor arguments:\n  --model.NAME VALUE  a hyperparameter of the model\n"
-            "  --data.NAME VALUE   one of the data module"
+            "  --data.NAME VALUE   a hyperparameter of the DataModule"
         )
         parts.append(
             "With --cluster slurm:\n"
             "  --slurm.NAME VALUE       a parameter of submitit: partition, time (minutes), mem …\n"
             "  --slurm.setup LINE       a line to run on the node first, such as 'module load cuda'; may be repeated\n"
-            "  --slurm.inside           start in the allocation that this notebook is in, without a queue\n"
-            "  --slurm.requeues N       how often a job that lost a node begins again at most (default 3)"
+            "  --slurm.inside           run in the notebook's own allocation, without queueing\n"
+            "  --slurm.requeues N       maximum number of times to requeue a job after a node failure (default 3)"
         )
         rows = []
         for option in trainer_options().values():

@@ -89,8 +89,9 @@ class Script:
             assigned = f"{name} = {value} in a cell, then " if name != value else ""
             label = " --label COLUMN" if "table" in forms else ""
             raise InputError(
-                f"{what} cannot be exported: its data {', '.join(data)} has no definition. Type {assigned}"
-                f"%lightning_data {name}{label}, then %lightning_fit {self.name} {name}, and export that run"
+                f"{what} cannot be exported: its data {', '.join(data)} was not defined with %lightning_data. "
+                f"Run {assigned}%lightning_data {name}{label}, then %lightning_fit {self.name} {name}, "
+                f"and export that run"
             )
 
     def python(self, about: str) -> str:

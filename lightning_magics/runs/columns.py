@@ -463,22 +463,22 @@ def check_labels(values: Any, known: Table, labels: Labels, model: str, what: st
         unseen = [name for name in map(class_name, found) if name not in known.classes]
         if unseen:
             raise InputError(
-                f"{where} {has} the {_plural('class', unseen)} {_few(unseen)}, but {_has(model, 'only ')} "
-                f"{_few(known.classes)}. Remove those rows"
+                f"{where} {contains} {_few(unseen)}, but {_has(model, 'only ')} {_few(known.classes)}. "
+                f"Remove those rows"
             )
     elif known.labels == "indices":
         odd = [value for value in found if _number(value) is None]
         if odd:
             raise InputError(
-                f"{where} {contains} {_few(odd)}, but {_has(model)} integers. Convert {it} as in the training data"
+                f"{where} {contains} {_few(odd)}, but {_has(model)} integers. "
+                f"Convert {it} the same way as the training data"
             )
     elif known.labels == "numbers" and getattr(kind, "kind", "O") not in "iuf":
         how = " with .astype('float32')" if column is None else f": frame[{column!r}].astype('float32')"
         raise InputError(f"{where} {has} type {kind}, but {_has(model)} numbers. Convert {it}{how}")
     elif known.labels == "apart" and labels == "classes" and any(_number(value) is None for value in found):
         raise InputError(
-            f"{where} {contains} the {_plural('class', found)} {_few(found)}, but {_has(model)} numeric labels. "
-            f"Convert {it} to those numbers"
+            f"{where} {contains} {_few(found)}, but {_has(model)} numeric labels. Convert {it} to the same numbers"
         )
 
 
@@ -528,11 +528,11 @@ def by_place(model: str, names: Iterable[Any], classes: Sequence[str] | None = N
         classes: of the labels, in their order; none if they are not numbered here.
     """
     names = list(names)
-    ordered = f"columns are taken in the order {_few(names)}" if names else ""
+    ordered = f"columns are used in the order {_few(names)}" if names else ""
     places = _few(f"{number} = {name}" for number, name in enumerate(classes or ()))
-    what = "a table" if names else "named classes"
+    what = "a table" if names else "class names"
     said = "; ".join(filter(None, [ordered, f"classes are numbered {places}" if places else ""]))
-    return f"{model} is not known to be trained on {what}: {said}"
+    return f"no record that {model} was trained on {what}: {said}"
 
 
 def described_columns(table: Table) -> str:
@@ -544,7 +544,7 @@ def described_labels(table: Table) -> str:
     """What the labels of a table are."""
     if table.labels == "classes":
         return f"the {_plural('class', table.classes)} {_few(table.classes)}"
-    return {"numbers": "numbers to predict", "indices": "integer labels", "apart": "numeric labels"}[table.labels]
+    return {"numbers": "numeric targets", "indices": "integer class labels", "apart": "numeric labels"}[table.labels]
 
 
 def numbers_of(parts: Sequence[str], known: Table) -> tuple[str, ...]:
@@ -557,7 +557,7 @@ def numbers_of(parts: Sequence[str], known: Table) -> tuple[str, ...]:
     if not parts or known.labels != "classes":
         return ()
     places = _few(f"{number} = {name}" for number, name in enumerate(known.classes))
-    return (f"the labels of {', '.join(parts)} are numbers, which are read as the classes {places}",)
+    return (f"the labels of {', '.join(parts)} are numbers and are read as class indices: {places}",)
 
 
 def _has(model: str, only: str = "") -> str:

@@ -64,8 +64,9 @@ def _of_hyperparameters(owner: Any) -> dict[str, Any]:
         for item in collector.found:
             if found.setdefault(item.__qualname__, item) is not item:
                 raise InputError(
-                    f"the hyperparameter {name} and another one use different definitions of {item.__qualname__}, from "
-                    f"this notebook or a loaded run. Take both from one place, or rename one"
+                    f"the hyperparameter {name} and another hyperparameter use different definitions of "
+                    f"{item.__qualname__} (this notebook and loaded runs each have their own). "
+                    f"Use the same definition for both, or rename one"
                 )
     return found
 

@@ -403,7 +403,10 @@ def test_hyperparameters_that_are_objects_of_the_notebook_are_found_again(fresh:
     fresh.run("import lightning_magics", f"again = {fit.replace('MODEL', model)}")
     assert fresh.value("again.metrics") == metrics["Objects/version_0"]
     cell = fresh.cell(fit.replace("MODEL", model.replace("noise': noise", "noise': old.tanh")))
-    assert "the hyperparameter noise and another one use different definitions of Act, from this" in cell.error
+    assert (
+        "the hyperparameter noise and another hyperparameter use different definitions of Act (this notebook"
+        in cell.error
+    )
 
 
 def test_a_loaded_model_has_its_weights_and_goes_on(fresh: Kernel, metrics) -> None:

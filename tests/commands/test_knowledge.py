@@ -27,7 +27,7 @@ def of(model, x=X):
     with torch.no_grad():
         return model(torch.tensor(x))
 """
-CHANGED = "the weights of Net have changed since its last recorded fit and belong to no known run"
+CHANGED = "the weights of Net have changed since its last recorded fit and do not match any recorded run"
 
 
 @pytest.fixture
@@ -76,7 +76,7 @@ def test_weights_of_a_run_on_tensors_are_not_matched_to_an_earlier_table(shell, 
     for cell in ("plain.model.state_dict()", "torch.load(plain.best_model_path)['state_dict']"):
         run(shell, f"net.load_state_dict({cell})\nfound = %lightning_predict net turned[['right','left']] --quiet")
         assert torch.allclose(ns["found"].predictions, ns["of"](ns["net"], ns["X"][:, ::-1].copy()))
-        assert [text for text in notices(ns["found"]) if "is not known to be trained on a table" in text]
+        assert [text for text in notices(ns["found"]) if "no record that Net was trained on a table" in text]
         if ns["plain"] is not None:  # then the checkpoint alone tells
             run(shell, "plain, path = None, plain.best_model_path\nplain = type('', (), {'best_model_path': path})")
 
@@ -96,7 +96,7 @@ def test_labels_that_are_numbers_are_read_as_the_classes_in_their_order_and_said
         run(shell, f"found = %lightning_test fit {line} --quiet")
         assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy(ns, ns["fit"].model))
         (said,) = (text for text in notices(ns["found"]) if "are numbers" in text)
-        assert said.endswith("are numbers, which are read as the classes 0 = ant, 1 = bee, 2 = cat")
+        assert said.endswith("are numbers and are read as class indices: 0 = ant, 1 = bee, 2 = cat")
     run(shell, "found = %lightning_test fit (X,names) --quiet")
     assert not [text for text in notices(ns["found"]) if "are numbers" in text]
 
@@ -178,7 +178,7 @@ def predicted_in_its_order(shell, ns, model="net"):
     """Whether a model takes the columns of a table by name, as its run did, and says nothing."""
     run(shell, f"found = %lightning_predict {model} turned --quiet")
     right = torch.allclose(ns["found"].predictions, ns["of"](eval(model, ns)))
-    return right and not [text for text in notices(ns["found"]) if "columns are taken" in text]
+    return right and not [text for text in notices(ns["found"]) if "columns are used" in text]
 
 
 def test_a_checkpoint_in_the_folder_of_another_run_is_what_it_holds(shell, ns):
@@ -192,7 +192,7 @@ def test_a_checkpoint_in_the_folder_of_another_run_is_what_it_holds(shell, ns):
     )
     assert "second.ckpt" in str(ns["second"].best_model_path)
     assert torch.allclose(ns["found"].predictions, ns["of"](ns["second"].model, ns["X"][:, ::-1].copy()))
-    assert [text for text in notices(ns["found"]) if "columns are taken in the order right, left" in text]
+    assert [text for text in notices(ns["found"]) if "columns are used in the order right, left" in text]
 
 
 def test_a_file_beside_a_checkpoint_that_is_no_record_changes_nothing(shell, ns):
@@ -270,7 +270,7 @@ def test_runs_of_another_folder_are_found_once_that_is_configured(shell, ns):
     run(shell, "shutil.copytree('lightning_logs', 'kept_logs')\nshutil.rmtree('lightning_logs')")
     run(shell, "net.load_state_dict(state['state_dict'])\ntable.model.net.bias.data += 1")
     run(shell, "found = %lightning_predict net turned[['right','left']] --quiet")
-    assert [text for text in notices(ns["found"]) if "columns are taken in the order right, left" in text]
+    assert [text for text in notices(ns["found"]) if "columns are used in the order right, left" in text]
     run(shell, "%config LightningMagics.run_dir = 'kept_logs'")
     try:
         assert predicted_in_its_order(shell, ns)
@@ -306,13 +306,16 @@ def test_the_data_of_a_run_whose_model_has_other_weights_is_matched_to_these_or_
     run(shell, "%lightning_fit net (ft,renamed) --max_epochs 1 --seed 1 --quiet")
     for line in ("%lightning_validate first", "%lightning_validate judged"):
         text = refused(shell, line)
-        assert "has the classes ant, bee, cat, but its model now has weights that were trained on x, y, z. Name" in text
+        assert "has the classes ant, bee, cat, but its model's current weights were trained on x, y, z. Use" in text
     run(shell, "found = %lightning_validate first (ft,renamed) --quiet")
-    assert notices(ns["found"])[0] == "weights of Net/version_3: the model of Net/version_1 has changed since"
+    assert notices(ns["found"])[0] == "weights of Net/version_3: the model of Net/version_1 has changed since its fit"
     run(shell, "found = %lightning_validate first --ckpt_path best --quiet")
     assert ns["found"].results == expected
     run(shell, "net.net.bias.data += 1", "found = %lightning_validate first (ft,renamed) --quiet")
-    assert notices(ns["found"])[0] == "weights of no known run: the model of Net/version_1 has changed since"
+    expected = (
+        "the current weights do not belong to any recorded run: the model of Net/version_1 has changed since its fit"
+    )
+    assert notices(ns["found"])[0] == expected
 
 
 def test_the_tables_of_a_run_whose_model_has_other_weights_are_matched_to_these_or_refused(shell, ns):
@@ -326,9 +329,7 @@ def test_the_tables_of_a_run_whose_model_has_other_weights_are_matched_to_these_
     assert ns["found"].results[0]["val_accuracy"] == pytest.approx(float(right[rows].mean()))
     run(shell, "other = frame.assign(kind=np.array(['x', 'y', 'z'])[codes])", "%lightning_data other --label kind")
     run(shell, "%lightning_fit net other --max_epochs 1 --seed 1 --quiet")
-    assert "has the classes ant, bee, cat, but Net was trained only on x, y, z" in refused(
-        shell, "%lightning_validate first"
-    )
+    assert "contains ant, bee, cat, but Net was trained only on x, y, z" in refused(shell, "%lightning_validate first")
 
 
 @pytest.mark.parametrize("data", ["kinds", "(turned[['right','left']][some],names[some])"])
@@ -375,7 +376,7 @@ def test_whole_numbers_and_bools_are_their_numbers_for_a_model_of_numbers(shell,
             run(shell, f"found = %lightning_test net {data} --quiet")
             assert ns["found"].results[0]["test_accuracy"] == pytest.approx((output == ns["numbers"]).mean()), labels
     said = refused(shell, "%lightning_test net (ft,names)")
-    assert said.startswith("the labels of (ft,names) contain the classes ant, bee, cat, but Net was trained on numeric")
+    assert said.startswith("the labels of (ft,names) contain ant, bee, cat, but Net was trained on numeric")
     run(shell, "more = %lightning_fit net (X[rows],pd.Series(codes[rows]).astype('category')) --max_epochs 1 --quiet")
     run(shell, "found = %lightning_test more (X,codes) --quiet")
     assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy(ns, ns["net"]))
@@ -402,15 +403,15 @@ def test_a_later_fit_keeps_the_columns_and_learns_its_labels(shell, ns):
     run(shell, "ft, tf = frame[['left', 'right']], frame[['right', 'left']]")
     run(shell, "n = Net()\n%lightning_fit n (ft,codes) --max_epochs 1 --seed 1 --quiet")
     run(shell, "more = %lightning_fit n (X,names) --max_epochs 1 --seed 1 --quiet")
-    expected = "Net was trained on numeric labels. This fit replaces them with the classes ant, bee, cat"
+    expected = "Net was trained on numeric labels. This fit uses the classes ant, bee, cat instead"
     assert notices(ns["more"])[0] == expected
     run(shell, "found = %lightning_test n (tf,names) --quiet")
     assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy(ns, ns["n"]))
     run(shell, "more = %lightning_fit n (frame[['left']].assign(up=1.0),names) --max_epochs 1 --seed 1 --quiet")
-    expected = "Net was trained on the columns left, right. This fit replaces them with the columns left, up"
+    expected = "Net was trained on the columns left, right. This fit uses the columns left, up instead"
     assert notices(ns["more"])[0] == expected
     run(shell, "more = %lightning_fit n (X,np.where(names=='ant','fox',names)) --max_epochs 1 --seed 1 --quiet")
-    expected = "Net was trained on the classes ant, bee, cat. This fit replaces them with the classes bee, cat, fox"
+    expected = "Net was trained on the classes ant, bee, cat. This fit uses the classes bee, cat, fox instead"
     assert notices(ns["more"])[0] == expected
 
 
@@ -425,7 +426,7 @@ def test_a_later_fit_learns_its_column_of_labels(shell, ns):
 def test_a_fit_says_how_it_takes_the_columns_of_its_validation_data(shell, ns):
     run(shell, "ft, tf = frame[['left', 'right']], frame[['right', 'left']]")
     run(shell, "fit = %lightning_fit Net loader (tf,codes) --max_epochs 1 --seed 1 --quiet")
-    said = "Net is not known to be trained on a table: columns are taken in the order right, left"
+    said = "no record that Net was trained on a table: columns are used in the order right, left"
     assert notices(ns["fit"])[0] == said
     run(shell, "fit = %lightning_fit Net (ft,codes) (tf,codes) --max_epochs 1 --seed 1 --quiet")
     assert not [text for text in notices(ns["fit"]) if "columns" in text]
@@ -433,7 +434,7 @@ def test_a_fit_says_how_it_takes_the_columns_of_its_validation_data(shell, ns):
         "(ft[['left']],names) lacks the column right, which the training data has"
     )
     assert refused(shell, "%lightning_fit Net (X,names) (X,['fox']*60)").startswith(
-        "the labels of (X,['fox']*60) have the class fox, but the training data has only ant, bee, cat"
+        "the labels of (X,['fox']*60) contain fox, but the training data has only ant, bee, cat"
     )
     assert refused(shell, "%lightning_fit Net (frame,codes)").startswith(
         "(frame,codes) has columns that are not numeric: kind. Encode them or drop them"

@@ -133,8 +133,8 @@ def test_data_without_a_definition_is_refused_with_what_defines_it(data, form, a
     with pytest.raises(InputError) as refused:
         Script("Net", recipe, Module()).check("Net/version_0")
     assert str(refused.value) == (
-        f"Net/version_0 cannot be exported: its data {', '.join(data)} has no definition. Type {advice}, "
-        f"and export that run"
+        f"Net/version_0 cannot be exported: its data {', '.join(data)} was not defined with %lightning_data. "
+        f"Run {advice}, and export that run"
     )
 
 

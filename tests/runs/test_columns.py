@@ -98,7 +98,7 @@ def test_a_table_is_tested_by_the_names_of_its_columns_and_of_its_labels(shell, 
     for table, message in {
         "part.drop(columns='kind')": "lacks the label column kind, which Net was trained on.",
         "part.rename(columns={'kind': 'kinds'})": "lacks the label column kind, which Net was trained on. Did",
-        "part.replace({'kind': {'b': 'd'}})": "has the class d, but Net was trained only on a, b, c",
+        "part.replace({'kind': {'b': 'd'}})": "contains d, but Net was trained only on a, b, c",
         "part.assign(kind=None)": "has columns with missing values: kind",
         "part.drop(columns='big')": "lacks the column big, which Net was trained on.",
     }.items():
@@ -146,9 +146,7 @@ def test_columns_that_the_model_was_not_trained_on_are_refused_in_one_line(shell
 
 def test_labels_that_the_model_was_not_trained_on_are_refused(shell, ns):
     run(shell, "%%lightning_data more --label kind\nx = part.replace({'kind': {'b': 'd'}})\n{'train': x, 'test': x}")
-    with pytest.raises(
-        InputError, match=r"the column 'kind' of more has the class d, but Net was trained only on a, b, c"
-    ):
+    with pytest.raises(InputError, match=r"the column 'kind' of more contains d, but Net was trained only on a, b, c"):
         run(shell, "%lightning_test run more")
     run(shell, "%%lightning_data more --label kind\nx = part.drop(columns='flag')\n{'train': x, 'test': x}")
     with pytest.raises(InputError, match=r"more lacks the column flag, which Net was trained on"):
@@ -242,11 +240,11 @@ def test_features_with_names_and_labels_apart_are_matched_too(shell, ns, line):
     with pytest.raises(InputError, match=r"lacks the column flag, which Net was trained on"):
         run(shell, "%lightning_validate run (frame[['big','small']],codes)")
     run(shell, HELD)
-    with pytest.raises(InputError, match=r"contains the classes b, c, but Net was trained on numeric labels"):
+    with pytest.raises(InputError, match=r"contains b, c, but Net was trained on numeric labels"):
         run(shell, "%lightning_test run held")
 
 
-UNKNOWN = "Net is not known to be trained on a table: columns are taken in the order "
+UNKNOWN = "no record that Net was trained on a table: columns are used in the order "
 
 
 def test_a_model_whose_table_is_not_known_says_once_how_columns_are_taken(shell, ns, capsys):
@@ -263,7 +261,7 @@ def test_a_model_whose_table_is_not_known_says_once_how_columns_are_taken(shell,
         run(shell, line)
         out = capsys.readouterr().out
         assert f"{UNKNOWN}{said}" in out
-        assert out.count("columns are taken") == 1
+        assert out.count("columns are used") == 1
 
 
 FRESH = "net = Net()\nnet.load_state_dict"
@@ -293,7 +291,7 @@ def test_a_copy_of_a_model_has_its_columns_and_classes(shell, ns):
         assert torch.allclose(ns["found"], expected, atol=1e-5), way
         run(shell, "found = %lightning_test net held --quiet")
         assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy), way
-        assert not [item.text for item in ns["found"]._state.notices if "columns are taken" in item.text], way
+        assert not [item.text for item in ns["found"]._state.notices if "columns are used" in item.text], way
     run(shell, "found = %lightning_test net part[['flag','kind','small','big']] --quiet")
     assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy)
     assert ns["found"].judged.classes == ["a", "b", "c"]
@@ -383,7 +381,7 @@ def test_a_split_to_predict_for_needs_no_labels():
         (
             "frame[:2], frame",
             "kind",
-            r"the column 'kind' of the split 'val' has the class z, but the training data has only",
+            r"the column 'kind' of the split 'val' contains z, but the training data has only",
         ),
         ("frame, frame[['a', 'b']]", "kind", r"the split 'val' lacks the label column kind"),
         ("{'train': frame, 'val': frame}", None, r"the split 'train'.* Name the label column: --label COLUMN"),

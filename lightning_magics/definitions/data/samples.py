@@ -351,7 +351,7 @@ def _not_array(values: Sequence[Any]) -> str:
         if _is_single(item) and any(map(_is_array, values)):
             plain = item.item() if hasattr(item, "item") else item
             what = "None" if item is None else f"a single value ({plain!s:.40})"
-            return f"item {position} of the data is {what}, not an array with one row for each sample, as in (X, y)"
+            return f"item {position} of the data is {what}, not an array with one row per sample. Expected (X, y)"
         if isinstance(item, list | tuple | range) and _is_column(values[0]):
             name = "X" if position == 1 else "y"
             return f"item {position} of the data is a {type(item).__name__}, not an array. Convert it: np.array({name})"

@@ -69,7 +69,7 @@ def find(value: Any, options: DataOptions, notebook: Notebook) -> tuple[Text, di
     parts = dict(splits.values())
     if "train" not in parts:
         raise InputError(
-            f"texts need a training split, which defines the classes; found {', '.join(parts)}. Give it too: "
+            f"texts need a training split, which defines the classes; found only {', '.join(parts)}. Add one: "
             f"{{'train': …, {next(iter(parts))!r}: …}}"
         )
     found = _Found(kind, {split: key for key, (split, _) in splits.items()}, options)
@@ -385,7 +385,7 @@ def _check_encoded(found: Any, known: set[str]) -> None:
     if unknown > _MOST_UNKNOWN:
         raise InputError(
             f"{unknown:.0%} of the tokens are unknown to the tokenizer (vocabulary size {len(tokenizer):,}). "
-            f"Use a tokenizer that was built for such texts"
+            f"Use a tokenizer trained on similar texts"
         )
 
 
@@ -412,9 +412,14 @@ def _check(columns: Columns) -> None:
             raise InputError(f"the label is missing in {_rows(missing)}{where}. Remove those rows")
     known = set(columns["train"][1])
     if len(known) < 2:
-        raise InputError(f"all training texts have the label {min(known)!r}: a classifier needs at least two")
+        raise InputError(
+            f"all training texts have the label {min(known)!r}, but a classifier needs at least two classes"
+        )
     if len(known) > max(_MOST_CLASSES, len(columns["train"][1]) // 2):
-        raise InputError(f"the labels are {len(known):,} different values, too many to be classes. Name another column")
+        raise InputError(
+            f"the label column has {len(known):,} different values, too many to be classes. "
+            f"Choose another column: --label COLUMN"
+        )
     for split, (_, labels) in columns.items():
         unseen = sorted(set(labels) - known)
         if unseen:
@@ -485,7 +490,7 @@ def summary(data: Any, is_built: bool) -> str:
     cut, total, longest = cuts(splits)
     lengths = whole.lengths if whole is not None else splits["train"].lengths
     about = f"{float(lengths.float().mean()):.0f} tokens on average, at most {longest}"
-    told = f"{cut:,} of {total:,} are truncated to {longest} tokens" if cut else "none is cut"
+    told = f"{cut:,} of {total:,} are truncated to {longest} tokens" if cut else "none truncated"
     vocabulary = f"; {len(tokenizer):,} tokens known" if is_built else ""
     return f"{counts} texts; {len(classes)} classes: {_few(classes)}; {about}; {told}{vocabulary}"
 

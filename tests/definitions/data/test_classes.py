@@ -72,7 +72,7 @@ def test_class_names_in_a_line_are_numbered_once(shell, ns):
         check(shell, ns, "(X[some],y[some].tolist())")
     check(shell, ns, "(torch.tensor(X[some]),pd.Series(y[some]).astype('category'))")
     check(shell, ns, "(pd.DataFrame(X[some]),y[some])")
-    with pytest.raises(InputError, match=r"have the class fox, but Net was trained only on cat, dog, eel"):
+    with pytest.raises(InputError, match=r"contain fox, but Net was trained only on cat, dog, eel"):
         run(shell, "%lightning_test fit (X[:1],['fox'])")
 
 
@@ -86,7 +86,7 @@ def test_class_names_of_defined_data_are_numbered_once(shell, ns, labels, featur
     run(shell, "%%lightning_data part\n{'train': (held, y[some]), 'test': (held, y[some].tolist())}")
     check(shell, ns, "part")
     run(shell, "%%lightning_data odd\n(held[:1], ['fox'])")
-    with pytest.raises(InputError, match=r"has the class fox, but Net was trained only on cat, dog, eel"):
+    with pytest.raises(InputError, match=r"contains fox, but Net was trained only on cat, dog, eel"):
         run(shell, "%lightning_validate fit odd")
 
 
@@ -147,7 +147,7 @@ def test_a_loss_of_numbers_takes_no_class_names(shell, ns):
         ("{'train': (X, ['a', 'b', 'c']), 'val': (X, np.arange(3))}", r"the split 'train' are class names, but those"),
         (
             "{'train': (X, ['a', 'b', 'c']), 'val': (X, ['a', 'b', 'z'])}",
-            r"split 'val' have the class z, but the training data has only a, b",
+            r"split 'val' contain z, but the training data has only a, b",
         ),
         ("X, ['a', 'b']", r"the features and the class names have different lengths \(3, 2\)"),
         (
@@ -168,11 +168,11 @@ def test_labels_that_are_no_array_of_all_samples_are_refused_before_anything_sta
     runs = sorted(ns["fit"].folder.path.parent.iterdir())
     for labels, message in (
         *((single, r"item 2 of the data is a single value \(1\), not an array") for single in ("1", "np.array(1)")),
-        ("torch.tensor(1)", r"item 2 of the data is a single value \(1\), not an array with one row for each sample"),
+        ("torch.tensor(1)", r"item 2 of the data is a single value \(1\), not an array with one row per sample"),
         *((single, r"item 2 of the data is a single value \(cat\), not an") for single in ("'cat'", "np.array('cat')")),
-        ("np.str_('cat')", r"item 2 of the data is a single value \(cat\), not an array with one row for each sample"),
+        ("np.str_('cat')", r"item 2 of the data is a single value \(cat\), not an array with one row per sample"),
         ("np.array('2020',dtype='datetime64[Y]')", r"item 2 of the data is a single value \(2020"),
-        ("None", r"item 2 of the data is None, not an array with one row for each sample, as in \(X, y\)"),
+        ("None", r"item 2 of the data is None, not an array with one row per sample. Expected \(X, y\)"),
         ("y,None", r"item 3 of the data is None, not an array"),
         ("[]", r"item 2 of the data is a list, not an array\. Convert it: np\.array\(y\)"),
         ("list(range(60))", r"item 2 of the data is a list, not an array\. Convert it: np\.array\(y\)"),

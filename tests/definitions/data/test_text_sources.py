@@ -258,7 +258,7 @@ def test_texts_that_are_cut_are_counted():
     definition = define(long, max_length=16)
     assert "1 of 3 are truncated to 16 tokens" in definition.summary
     assert ready(definition).splits["train"].cut.tolist() == [True, False, False]
-    assert "none is cut" in define(long, max_length=64).summary
+    assert "none truncated" in define(long, max_length=64).summary
 
 
 def test_a_batch_is_padded_to_its_longest_text_and_holds_texts_of_like_length():
@@ -389,13 +389,17 @@ def test_a_delimiter_is_found_by_the_columns(tmp_path):
             {},
             r"the split 'test' has labels that no training text has: 'fine'. The training texts have 'bad', 'good'",
         ),
-        ([("a", 1), ("b", 1)], {}, r"all training texts have the label '1': a classifier needs at least two"),
+        (
+            [("a", 1), ("b", 1)],
+            {},
+            r"all training texts have the label '1', but a classifier needs at least two classes",
+        ),
         (
             [("a", number) for number in range(1001)],
             {},
-            r"the labels are 1,001 different values, too many to be classes",
+            r"the label column has 1,001 different values, too many to be classes",
         ),
-        ({"val": PAIRS}, {}, r"texts need a training split, which defines the classes; found val"),
+        ({"val": PAIRS}, {}, r"texts need a training split, which defines the classes; found only val"),
         ({"train": PAIRS, "extra": PAIRS}, {}, r"the splits of texts are train, val and test; found 'extra'"),
         ({"train": PAIRS, "val": ROWS}, COLUMNS, r"the splits are of different kinds: train pairs, val rows. Give all"),
         (
