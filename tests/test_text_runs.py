@@ -428,7 +428,7 @@ def test_a_model_that_writes_texts_predicts_without_any_to_begin_with(films):
 from transformers import T5Config, T5ForConditionalGeneration
 small = {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
 net = T5ForConditionalGeneration(T5Config(vocab_size=20, **small))
-net.generation_config.max_new_tokens = 5
+net.generation_config.max_new_tokens = net.generation_config.min_new_tokens = 5  # of each, so that they are one tensor
 net
 """
     samples = [{"input_ids": torch.arange(4), "attention_mask": torch.ones(4), "labels": torch.arange(3)}] * 4
@@ -705,7 +705,7 @@ def test_a_model_that_writes_texts_predicts_and_validates_in_two_processes(kerne
 from transformers import T5Config, T5ForConditionalGeneration
 small = {"d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2, "decoder_start_token_id": 0}
 net = T5ForConditionalGeneration(T5Config(vocab_size=20, **small))
-net.generation_config.max_new_tokens = 5
+net.generation_config.max_new_tokens = net.generation_config.min_new_tokens = 5  # of each, so that they are one tensor
 net
 """,
         "one = {'attention_mask': torch.ones(4, dtype=torch.long), 'labels': torch.arange(3)}",
