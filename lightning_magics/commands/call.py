@@ -557,10 +557,9 @@ class Call:
         typed = self.options.ckpt_path
         if typed is None:
             return None
-        if typed == "best" and subject.run is not None:
-            path = Path(subject.run.best_model_path)
-        else:
-            path = Path(typed if os.path.isfile(typed) else self.session.text(typed))
+        named = typed if typed == "best" or os.path.isfile(typed) else self.session.text(typed)
+        run = subject.run
+        path = Path(run.best_model_path if run is not None and str(named) == "best" else named)
         if not os.path.isfile(path):
             raise InputError(
                 f"--ckpt_path {typed}: there is no checkpoint {runs.shown(path)}. "

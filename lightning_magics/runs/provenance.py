@@ -79,6 +79,8 @@ def _plain(value: Any) -> Any:
         value = value.item()
     if type(value) in (list, tuple):
         value = [_plain(item) for item in value]
+    if isinstance(value, dict):  # some kinds of them, such as a Counter, cannot be copied item by item
+        value = {key: _plain(item) for key, item in value.items()}
     if isinstance(value, PurePath):
         value = str(value)
     return value if _is_json(value) else repr(value)[:200]

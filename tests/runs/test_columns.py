@@ -418,7 +418,7 @@ def test_weights_of_a_checkpoint_bring_the_columns_of_their_run(shell, ns, capsy
     assert torch.allclose(ns["shown"].predictions, ns["of"](ns["run"].model))
     run(shell, "held_again = held_frame = part.assign(flag=part.flag.astype('int'))")
     run(shell, "%%lightning_data numbers --label kind\n{'train': held_frame, 'test': held_frame}")
-    run(shell, "found = %lightning_test run numbers --quiet --ckpt_path best")
+    run(shell, "where = 'best'\nfound = %lightning_test run numbers --quiet --ckpt_path where")
     notices = [item.text for item in ns["found"]._state.notices]
     assert notices[0].startswith("weights of ")
     assert any("flag" in text for text in notices[1:])  # what is said of the data stays

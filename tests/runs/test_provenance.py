@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections import Counter, OrderedDict, defaultdict
 
 import torch
 
@@ -40,3 +41,10 @@ def test_values_that_json_cannot_hold_are_shown():
 def test_source_of_a_class_of_a_module_is_found():
     assert definition.class_source(torch.nn.Identity).startswith("class Identity")
     assert definition.class_source(type("Made", (), {})) == ""
+
+
+def test_every_kind_of_dict_is_recorded_as_a_plain_one():
+    kinds = {"counter": Counter("aab"), "default": defaultdict(list, a=[1]), "inner": {"x": [OrderedDict(b={2})]}}
+    found = provenance.plain(kinds)
+    assert found == {"counter": {"a": 2, "b": 1}, "default": {"a": [1]}, "inner": {"x": [{"b": "{2}"}]}}
+    assert {type(value) for value in found.values()} == {dict}
