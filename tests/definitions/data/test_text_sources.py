@@ -382,7 +382,7 @@ def test_a_delimiter_is_found_by_the_columns(tmp_path):
         ),
         (PAIRS, {"text": "sentence"}, r"--text would have no effect on pairs of a text and a label"),
         ([*PAIRS, (" ", "good"), (None, "bad")], {}, r"the text is empty in rows 31, 32. Remove rows without text"),
-        ([*PAIRS, (3, "good")], {}, r"the text is of type int in row 31. Take"),
+        ([*PAIRS, (3, "good")], {}, r"the text is of type int in row 31. Remove rows without text"),
         ([*PAIRS, ("a", None)], {}, r"the label is missing in row 31. Remove those rows"),
         (
             {"train": PAIRS, "test": [("a", "fine")]},
