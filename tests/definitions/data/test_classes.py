@@ -124,11 +124,10 @@ def test_a_rerun_and_a_script_number_the_classes_alike(shell, ns, elsewhere, tmp
 def test_arrays_of_a_line_train_the_same_once_defined_as_the_export_says(shell, ns, labels):
     shell.run_cell(VALUES, store_history=True).raise_error()
     run(shell, f"line = %lightning_fit Net (X,{labels}) --max_epochs 2 --seed 1 --quiet")
-    with pytest.raises(
-        InputError, match=r"was not defined with %lightning_data\. Run (.*) in a cell, then (.*), then (.*), and"
-    ) as refused:
+    advice = r"Run (.*) in a cell, then (.*), then (.*), and"
+    with pytest.raises(InputError, match=rf"was not defined with %lightning_data\. {advice}") as refused:
         run(shell, "%lightning_export line train.py")
-    for cell in re.findall(r"Type (.*) in a cell, then (.*), then (.*), and", str(refused.value))[0]:
+    for cell in re.findall(advice, str(refused.value))[0]:
         run(shell, f"fit = {cell} --max_epochs 2 --seed 1 --quiet" if "lightning_fit" in cell else cell)
     assert ns["fit"].metrics == ns["line"].metrics
 
