@@ -633,7 +633,7 @@ def test_names_of_the_user_that_end_like_lightnings_are_recorded_from_ranks(note
         "        return super().training_step(batch, batch_idx)",
         f"run = %lightning_fit Stepped digits {SHORT} --ddp 2 --monitor env_step --enable_progress_bar true",
         "attached = %lightning_attach {run.name}",
-        "record = json.load(open(f'{run.log_dir}/run.json'))",
+        "import json\nrecord = json.load(open(f'{run.log_dir}/run.json'))",
     )
     named = {"env_step": 11.0, "x_epoch": 3.0}
     for found in ("run.metrics", "attached.metrics", "run.history[-1]", "attached.history[-1]", "record['metrics']"):
