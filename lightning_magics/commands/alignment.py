@@ -37,7 +37,7 @@ class Alignment:
         """Align data that is not a DataModule.
 
         Args:
-            values: a part for each dataloader: a table, ``(X, y)``, or anything else, which stays as it is.
+            values: one part per dataloader: a table, ``(X, y)``, or anything else, which is returned unchanged.
             names: of the parts.
 
         Raises:
@@ -64,7 +64,7 @@ class Alignment:
         ]
 
     def datamodule(self, datamodule: Any, name: str) -> None:
-        """Align a DataModule, which is changed; one of other data than tables stays as it is.
+        """Align a DataModule of tables, in place; any other DataModule is left unchanged.
 
         Raises:
             InputError: its columns or labels are not those of the training data.
@@ -160,7 +160,7 @@ class Alignment:
         return pair
 
     def _pair(self, value: Any, name: str, is_own: bool) -> Any:
-        """``(X, y)``, whose X may be a table and whose y may be names of classes; anything else stays as it is.
+        """``(X, y)``, where X may be a table and y may be class names; anything else is returned unchanged.
 
         Args:
             value: the pair.
@@ -193,7 +193,7 @@ class Alignment:
             self._tell(columns.numbers_of(names, self.table))
 
     def _tell_places(self, frame: Any) -> None:
-        """Say in which order columns are taken, where the model knows none by name."""
+        """Say in which order columns are used if the model has no record of their names."""
         if self.table is None or not self.table.columns:
             self._tell([columns.by_place(self._model, frame.columns)])
 

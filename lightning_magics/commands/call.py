@@ -518,8 +518,8 @@ class Call:
                 is_kept = os.path.isfile(run.best_model_path)
                 own = ", or the weights saved by that run: --ckpt_path best" if is_kept else ""
                 raise InputError(
-                    f"the data of {run.name} has the {what} {_listed(ours)}, but its model's current weights were "
-                    f"trained on {_listed(theirs)}. Use other data: %lightning_{self.verb} {run.name} DATA{own}"
+                    f"the data of {run.name} has the {what} {columns.few(ours)}, but its model's current weights were "
+                    f"trained on {columns.few(theirs)}. Use other data: %lightning_{self.verb} {run.name} DATA{own}"
                 )
         return dataclasses.replace(data, table=known)
 
@@ -673,11 +673,6 @@ def _check_cluster(made: Any, slurm: Mapping[str, Any]) -> None:
         )
     if made.cluster is None and slurm:
         raise InputError(f"--slurm.{next(iter(slurm))} is a parameter of a cluster. Type --cluster slurm too")
-
-
-def _listed(names: Sequence[Any]) -> str:
-    """Names of columns or classes, the first of many."""
-    return ", ".join(map(str, names[:8])) + (", …" if len(names) > 8 else "")
 
 
 def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:

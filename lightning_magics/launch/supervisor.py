@@ -153,8 +153,8 @@ class _LocalRanks(Supervision):
 
     def start(self) -> None:
         """Start the ranks."""
-        # Ranks and their DataLoader workers keep their sockets there, and leave them if killed. multiprocessing would
-        # miss a folder of its own (get_temp_dir) when this process exits, and write that to the log.
+        # Ranks and their DataLoader workers keep their sockets there, and leave them if killed. If this were the
+        # folder of get_temp_dir, multiprocessing would fail to remove it at exit, and log a traceback.
         self._sockets = tempfile.mkdtemp(prefix="pymp-")
         cast(Any, multiprocessing.current_process())._config["tempdir"] = self._sockets
         for rank in range(self.ranks):

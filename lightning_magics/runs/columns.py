@@ -127,7 +127,7 @@ def classes_of(labels: Any, what: str) -> list[str]:
     """
     names = [class_name(item) for item in labels.astype("category").cat.categories]
     if len(set(names)) < len(names):
-        raise InputError(f"{what} has different classes with the same name: {_few(sorted(names))}")
+        raise InputError(f"{what} has different classes with the same name: {few(sorted(names))}")
     return names
 
 
@@ -168,7 +168,7 @@ def check_names(frame: Any, what: str) -> None:
     double = frame.columns[frame.columns.duplicated()].unique()
     if len(double):
         raise InputError(
-            f"{what} has duplicate column names: {_few(double)}. Rename them, "
+            f"{what} has duplicate column names: {few(double)}. Rename them, "
             f"or keep the first of each: frame.loc[:, ~frame.columns.duplicated()]"
         )
     for name in frame.columns:
@@ -187,10 +187,10 @@ def check_features(frame: Any, what: str) -> None:
     """
     text = [name for name, kind in frame.dtypes.items() if kind.kind not in "biuf"]
     if text:
-        raise InputError(f"{what} has columns that are not numeric: {_few(text)}. Encode them or drop them")
+        raise InputError(f"{what} has columns that are not numeric: {few(text)}. Encode them or drop them")
     empty = [name for name in frame.columns if frame[name].isna().any()]
     if empty:
-        raise InputError(f"{what} has columns with missing values: {_few(empty)}. Fill them (fillna) or drop them")
+        raise InputError(f"{what} has columns with missing values: {few(empty)}. Fill them (fillna) or drop them")
 
 
 def is_of_table(datamodule: Any) -> bool:
@@ -355,9 +355,9 @@ def match(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tuple[s
     new = [name for name in frame.columns if name not in names]
     if missing:
         near = did_you_mean(str(missing[0]), [str(name) for name in new]) if len(missing) == 1 else ""
-        extra = f" It has {_few(new)}, which {_lacks(model)}." if new and not near else ""
+        extra = f" It has {few(new)}, which {_lacks(model)}." if new and not near else ""
         raise InputError(
-            f"{what} lacks {_columns(missing)}, which {_has(model)}.{near}{extra} The columns must be {_few(names)}"
+            f"{what} lacks {_columns(missing)}, which {_has(model)}.{near}{extra} The columns must be {few(names)}"
         )
     if new:
         raise InputError(
@@ -398,7 +398,7 @@ def features(frame: Any, known: Table | None, model: str, what: str) -> tuple[An
         frame, told = match(frame, known, model, what)
     text = [name for name, kind in frame.dtypes.items() if kind.kind not in "biuf"]
     if text:
-        raise InputError(f"columns that are not numeric: {_few(text)}. Remove them or convert them to numbers")
+        raise InputError(f"columns that are not numeric: {few(text)}. Remove them or convert them to numbers")
     if known is not None:
         check_features(frame, what)
     return torch.as_tensor(frame.to_numpy(dtype="float32", copy=True)), told
@@ -463,14 +463,13 @@ def check_labels(values: Any, known: Table, labels: Labels, model: str, what: st
         unseen = [name for name in map(class_name, found) if name not in known.classes]
         if unseen:
             raise InputError(
-                f"{where} {contains} {_few(unseen)}, but {_has(model, 'only ')} {_few(known.classes)}. "
-                f"Remove those rows"
+                f"{where} {contains} {few(unseen)}, but {_has(model, 'only ')} {few(known.classes)}. Remove those rows"
             )
     elif known.labels == "indices":
         odd = [value for value in found if _number(value) is None]
         if odd:
             raise InputError(
-                f"{where} {contains} {_few(odd)}, but {_has(model)} integers. "
+                f"{where} {contains} {few(odd)}, but {_has(model)} integers. "
                 f"Convert {it} the same way as the training data"
             )
     elif known.labels == "numbers" and getattr(kind, "kind", "O") not in "iuf":
@@ -478,7 +477,7 @@ def check_labels(values: Any, known: Table, labels: Labels, model: str, what: st
         raise InputError(f"{where} {has} type {kind}, but {_has(model)} numbers. Convert {it}{how}")
     elif known.labels == "apart" and labels == "classes" and any(_number(value) is None for value in found):
         raise InputError(
-            f"{where} {contains} {_few(found)}, but {_has(model)} numeric labels. Convert {it} to the same numbers"
+            f"{where} {contains} {few(found)}, but {_has(model)} numeric labels. Convert {it} to the same numbers"
         )
 
 
@@ -528,8 +527,8 @@ def by_place(model: str, names: Iterable[Any], classes: Sequence[str] | None = N
         classes: of the labels, in their order; none if they are not numbered here.
     """
     names = list(names)
-    ordered = f"columns are used in the order {_few(names)}" if names else ""
-    places = _few(f"{number} = {name}" for number, name in enumerate(classes or ()))
+    ordered = f"columns are used in the order {few(names)}" if names else ""
+    places = few(f"{number} = {name}" for number, name in enumerate(classes or ()))
     what = "a table" if names else "class names"
     said = "; ".join(filter(None, [ordered, f"classes are numbered {places}" if places else ""]))
     return f"no record that {model} was trained on {what}: {said}"
@@ -543,7 +542,7 @@ def described_columns(table: Table) -> str:
 def described_labels(table: Table) -> str:
     """What the labels of a table are."""
     if table.labels == "classes":
-        return f"the {_plural('class', table.classes)} {_few(table.classes)}"
+        return f"the {_plural('class', table.classes)} {few(table.classes)}"
     return {"numbers": "numeric targets", "indices": "integer class labels", "apart": "numeric labels"}[table.labels]
 
 
@@ -556,7 +555,7 @@ def numbers_of(parts: Sequence[str], known: Table) -> tuple[str, ...]:
     """
     if not parts or known.labels != "classes":
         return ()
-    places = _few(f"{number} = {name}" for number, name in enumerate(known.classes))
+    places = few(f"{number} = {name}" for number, name in enumerate(known.classes))
     return (f"the labels of {', '.join(parts)} are numbers and are read as class indices: {places}",)
 
 
@@ -595,13 +594,14 @@ def _code(name: Any) -> str:
 
 
 def _columns(names: Sequence[Any]) -> str:
-    return f"the column{'s' if len(names) != 1 else ''} {_few(names)}"
+    return f"the column{'s' if len(names) != 1 else ''} {few(names)}"
 
 
 def _plural(noun: str, names: Sequence[Any]) -> str:
     return noun if len(names) == 1 else f"{noun}es"
 
 
-def _few(names: Iterable[Any]) -> str:
+def few(names: Iterable[Any]) -> str:
+    """Names of columns or classes in a sentence, the first of many."""
     names = [_unboxed(name) for name in names]
     return ", ".join(map(str, names[:8])) + (", …" if len(names) > 8 else "")

@@ -385,7 +385,7 @@ def removed(folder: RunFolder) -> str:
 def folder_of(file: Path) -> RunFolder | None:
     """Return the folder of the run that a checkpoint lies in, None where it lies in none."""
     for folder in map(RunFolder, file.absolute().parents):
-        with contextlib.suppress(RunError):  # a file of that name that is no record of a run
+        with contextlib.suppress(RunError):  # the file has that name, but is not the record of a run
             if folder.record_path.is_file() and folder.read().run:
                 return folder
     return None
