@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 
@@ -88,10 +88,10 @@ def adapted(model: Any, batch: Any) -> str:
             told.append(f"labels of shape {tuple(target.shape)} are reshaped to ({len(target)},), one class per sample")
         elif target.ndim == 2 and not target.is_floating_point():
             told.append(f"labels of shape {tuple(target.shape)} are converted to class probabilities")
-        elif target.dtype == torch.float64 != _computed(model):
-            told.append(f"float64 labels are converted to {_name(_computed(model))}")
-    elif hasattr(model, "_float_target") and getattr(target, "dtype", None) == torch.float64 != _computed(model):
-        told.append(f"float64 targets are converted to {_name(_computed(model))}")
+        elif _is_of_another_type(target, model):
+            told.append(f"{_type(target)} labels are converted to {_name(_computed(model))}")
+    elif hasattr(model, "_float_target") and _is_of_another_type(target, model):
+        told.append(f"{_type(target)} targets are converted to {_name(_computed(model))}")
     return "; ".join(dict.fromkeys(told))
 
 
@@ -113,6 +113,11 @@ def _computed(model: Any) -> torch.dtype:
     """The type that a model computes in."""
     types = (item.dtype for item in model.parameters() if item.dtype.is_floating_point)
     return torch.promote_types(model.dtype, next(types, model.dtype))
+
+
+def _is_of_another_type(target: Any, model: Any) -> TypeGuard[torch.Tensor]:
+    """Whether a target holds floats of another type than a model computes in."""
+    return isinstance(target, torch.Tensor) and target.is_floating_point() and target.dtype != _computed(model)
 
 
 def _type(value: torch.Tensor) -> str:

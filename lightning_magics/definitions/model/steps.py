@@ -100,21 +100,22 @@ target = self._class_labels(output, target)
 """
 _INPUT = '''
 def _input(self, value):
-    """Return an input, with float64 and uint8 converted to the dtype of the network's parameters."""
-    if isinstance(value, torch.Tensor) and value.dtype in (torch.float64, torch.uint8):
+    """Return an input, with floats and uint8 converted to the dtype of the network's parameters."""
+    if isinstance(value, torch.Tensor) and (value.is_floating_point() or value.dtype == torch.uint8):
         types = (parameter.dtype for parameter in self.parameters() if parameter.dtype.is_floating_point)
-        return value.to(next(types, value.dtype))
+        first = next(types, value.dtype)
+        return value if value.dtype == first or value.dtype in types else value.to(first)
     return value
 '''
 _INPUT_NUMBERS = '''
 def _input(self, value, is_number=False):
-    """Return an input: float64, uint8 and other integers that are numbers in the dtype of the parameters."""
-    if not isinstance(value, torch.Tensor):
+    """Return an input: floats, uint8 and other integers that are numbers in the dtype of the parameters."""
+    if not isinstance(value, torch.Tensor) or value.is_complex():
         return value
-    integer = not value.is_floating_point() and not value.is_complex()
-    if value.dtype in (torch.float64, torch.uint8) or (is_number and integer):
+    if is_number or value.is_floating_point() or value.dtype == torch.uint8:
         types = (parameter.dtype for parameter in self.parameters() if parameter.dtype.is_floating_point)
-        return value.to(next(types, value.dtype))
+        first = next(types, value.dtype)
+        return value if value.dtype == first or value.dtype in types else value.to(first)
     return value
 '''
 _INPUTS = '''
@@ -127,10 +128,8 @@ def _inputs(self, inputs, named):
 '''
 _FLOAT_TARGET = '''
 def _float_target(self, target, output):
-    """Return a target that outputs are compared with: float64 and integers in the dtype of both."""
-    if target.dtype == torch.float64 or not target.is_floating_point():
-        return target.to(torch.promote_types(self.dtype, output.dtype))
-    return target
+    """Return a target that outputs are compared with, in the dtype of both."""
+    return target.to(torch.promote_types(self.dtype, output.dtype))
 '''
 _CLASS_LABELS = '''
 def _class_labels(self, output, target):

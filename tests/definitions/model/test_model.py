@@ -723,6 +723,8 @@ LABELS = torch.tensor([0, 2, 1, 2])
     [
         (INPUTS, LABELS, ""),
         (INPUTS.double(), LABELS, "float64 inputs are converted to float32"),
+        (INPUTS.half(), LABELS, "float16 inputs are converted to float32"),
+        (INPUTS.bfloat16(), LABELS, "bfloat16 inputs are converted to float32"),
         (INPUTS.byte(), LABELS, "uint8 inputs are converted to float32 without scaling (0 to 255)"),
         (INPUTS, LABELS.int(), "int32 labels are converted to class indices"),
         (INPUTS, LABELS.float(), "float32 labels are converted to class indices"),
@@ -731,6 +733,7 @@ LABELS = torch.tensor([0, 2, 1, 2])
         (INPUTS, LABELS.float().reshape(4, 1), "labels of shape (4, 1) are reshaped to (4,), one class per sample"),
         (INPUTS, nn.functional.one_hot(LABELS), "labels of shape (4, 3) are converted to class probabilities"),
         (INPUTS, nn.functional.one_hot(LABELS).double(), "float64 labels are converted to float32"),
+        (INPUTS, nn.functional.one_hot(LABELS).half(), "float16 labels are converted to float32"),
         (INPUTS, nn.functional.one_hot(LABELS).float(), ""),
     ],
 )
@@ -753,16 +756,38 @@ def test_labels_with_fractions_are_no_classes():
 
 
 @pytest.mark.parametrize("loss", ["mse_loss", "huber_loss", "l1_loss", "smooth_l1_loss", "BCEWithLogitsLoss"])
-def test_float64_targets_are_taken_as_the_network_computes(loss):
+def test_targets_of_floats_are_taken_as_the_network_computes(loss):
     instance = model("nn.Linear(2, 1)", loss=loss).new()
     target = torch.tensor([0.0, 1.0, 1.0, 0.0])
     expected = validated(instance, INPUTS, target)["val_loss"]
     assert validated(instance, INPUTS, target.double())["val_loss"] == expected
     trainer().fit(instance, loader(INPUTS.double(), target.double()))
     assert adapted(instance, (INPUTS, target.double())) == "float64 targets are converted to float32"
+    for dtype, name in ((torch.float16, "float16"), (torch.bfloat16, "bfloat16")):
+        assert (
+            validated(instance, INPUTS.to(dtype), target.to(dtype))["val_loss"]
+            == validated(instance, INPUTS, target)["val_loss"]
+        )
+        trainer().fit(instance, loader(INPUTS.to(dtype), target.to(dtype)))
+        assert adapted(instance, (INPUTS, target.to(dtype))) == f"{name} targets are converted to float32"
     double = model("nn.Linear(2, 1).double()", loss=loss).new()
     trainer().fit(double, loader(INPUTS.double(), target.double()))
     assert not adapted(double, (INPUTS.double(), target.double()))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_float32_data_is_brought_to_a_network_of_another_type(dtype):
+    instance = model("nn.Linear(2, 3)", loss="cross_entropy", metrics=("accuracy",)).new().to(dtype)
+    trainer().fit(instance, loader(INPUTS, LABELS))
+    predicted = torch.cat(trainer().predict(instance, loader(INPUTS, LABELS)))
+    assert torch.allclose(predicted, instance(INPUTS.to(dtype)))
+
+
+def test_an_input_of_a_type_that_one_of_the_parameters_has_keeps_it():
+    cell = "net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2).half())\nnet"
+    instance = model(cell, loss="cross_entropy").new()
+    assert instance._input(INPUTS.half()).dtype == torch.float16
+    assert instance._input(INPUTS.double()).dtype == torch.float32
 
 
 def test_a_network_in_float64_keeps_its_inputs():
