@@ -131,6 +131,52 @@ def test_seed_holds_for_expressions_of_the_line_too(notebook):
     assert one.history == two.history
 
 
+NOISY = """
+class Noisy(Net):
+    def __init__(self, noise=None):
+        super().__init__()
+        self.save_hyperparameters()
+
+    def training_step(self, batch, batch_idx):
+        change = self.hparams.get("noise")
+        return super().training_step(batch if change is None else change(batch), batch_idx)
+
+def shift(by):
+    return lambda x: x + by
+
+def shifted(x):
+    return x + 5
+"""
+REMOVED = (
+    "The hyperparameter noise is a lambda, which cannot be pickled, so Lightning removes it from hparams. "
+    "Use a function that is defined with def in a cell\n"
+)
+
+
+@pytest.mark.parametrize("typed", ["lambda\\ x:x+5", "shift(5)"])
+def test_a_hyperparameter_that_cannot_be_pickled_is_removed_everywhere_and_that_is_said(notebook, typed):
+    notebook(NOISY)
+    notebook("bare = %lightning_fit Noisy samples --max_epochs 1 --seed 1 --quiet")
+    notebook(f"run = %lightning_fit Noisy samples --max_epochs 1 --seed 1 --quiet --model.noise {typed}")
+    assert notebook.text.startswith(REMOVED)
+    run, bare = notebook.shell.user_ns["run"], notebook.shell.user_ns["bare"]
+    assert run.metrics == bare.metrics  # as of plain Lightning
+    assert "noise" not in run.record.hyperparameters
+    notebook("again = %lightning_rerun run --quiet")
+    assert "gives the same numbers" in notebook.text
+    notebook("net = %lightning_load run")
+    assert REMOVED in notebook.text
+    assert "noise" not in notebook.shell.user_ns["net"].hparams
+    notebook(f"loaded = %lightning_fit Noisy samples --max_epochs 1 --seed 1 --quiet --model.noise {typed}")
+    assert notebook.shell.user_ns["loaded"].metrics == bare.metrics
+    notebook(f"apart = %lightning_fit Noisy samples --max_epochs 1 --seed 1 --model.noise {typed} --ddp 1")
+    assert REMOVED[:-1] in notebook.text
+    assert "noise" not in notebook.shell.user_ns["apart"].model.hparams
+    notebook("named = %lightning_fit Noisy samples --max_epochs 1 --seed 1 --quiet --model.noise shifted")
+    assert "hyperparameter" not in notebook.text
+    assert notebook.shell.user_ns["named"].metrics != bare.metrics
+
+
 def test_class_trains_fresh_and_instance_continues(notebook):
     notebook("a = %lightning_fit Net samples --max_epochs 1 --quiet")
     notebook("b = %lightning_fit a.model samples --max_epochs 1 --quiet")

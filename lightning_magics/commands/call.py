@@ -265,10 +265,11 @@ class Call:
         from ..definitions.data import sentences
 
         settings = self.session.settings
+        recipe, module = self.recipe(job, subject, data) if self.verb == "fit" else (None, Module())
+        removed = main_module.drop_unpicklable(job.model)
+        job = dataclasses.replace(job, notices=(*job.notices, *removed))
         record = self.record(job, subject, data)
-        module = Module()
-        if self.verb == "fit":
-            recipe, module = self.recipe(job, subject, data)
+        if recipe is not None:
             record = dataclasses.replace(record, recipe=dataclasses.asdict(recipe))
         root = Path(job.trainer.get("default_root_dir") or "") / Path(settings.run_dir).expanduser()
         board = self.board(job, root)
@@ -280,6 +281,8 @@ class Call:
             if begins_with is not None:
                 sources[folder.random_path] = begins_with.text
             background = how is not None and how.background
+            for text in removed if self.options.quiet or background else ():  # neither shows notices
+                print(text)  # noqa: T201 -- the numbers depend on it
             if board is not None:
                 frame.show_soon(dataclasses.replace(board, run=folder.name if "tensorboard" in job.loggers else ""))
             view = open_view(

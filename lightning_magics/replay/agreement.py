@@ -106,6 +106,12 @@ def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str], repeat
     if before.seed != after.seed:
         found.append(f"seed: {_seed(before)} → {_seed(after)}")
     found += _endings(before, after)
+    for one, other in ((before, after), (after, before)):
+        found += [
+            f"the hyperparameter {name} is in {one.run} only"
+            for name in one.hyperparameters
+            if name not in other.hyperparameters
+        ]
     data = {name: text for name, text in before.fingerprint.items() if name != "weights"}
     found += _differing("data", data, after.fingerprint)
     if not found and before.precision == after.precision and _differing("", before.fingerprint, after.fingerprint):

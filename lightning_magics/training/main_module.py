@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import pickle
 import sys
 from collections.abc import Iterator
 from types import FunctionType, ModuleType
@@ -12,6 +13,7 @@ from typing import IO, Any
 import cloudpickle
 
 from ..errors import InputError
+from ..transport.pickling import type_name
 
 
 @contextlib.contextmanager
@@ -40,6 +42,38 @@ def found_in_main(*sources: Any) -> Iterator[None]:
         yield
     finally:
         sys.modules["__main__"] = before
+
+
+def drop_unpicklable(model: Any) -> list[str]:
+    """Remove the hyperparameters that cannot be pickled, as Lightning's Trainer does; return a line for each.
+
+    Done before a run starts, so that the live model, the run's processes and its record agree.
+    """
+    hyperparameters = getattr(model, "hparams", {})
+    unpicklable = [name for name, value in hyperparameters.items() if not _is_picklable(value)]
+    lines = [_removed(name, hyperparameters[name]) for name in unpicklable]
+    for name in unpicklable:
+        del hyperparameters[name]
+    return lines
+
+
+def _is_picklable(value: Any) -> bool:
+    """Whether Lightning's Trainer keeps a hyperparameter."""
+    try:
+        pickle.dumps(value)
+    except (pickle.PickleError, AttributeError, RuntimeError, TypeError):
+        return False
+    return True
+
+
+def _removed(name: str, value: Any) -> str:
+    kind, remedy = f"a {type_name(type(value))}", "To keep it, assign it to an attribute in __init__"
+    if isinstance(value, FunctionType):
+        kind, remedy = f"the function {value.__name__}", "Use a function that is defined with def in a cell"
+        kind = "a lambda" if value.__name__ == "<lambda>" else kind
+    return (
+        f"The hyperparameter {name} is {kind}, which cannot be pickled, so Lightning removes it from hparams. {remedy}"
+    )
 
 
 def _home(cls: type) -> dict[str, Any]:
@@ -80,6 +114,8 @@ class _Collector(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is u
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, type | FunctionType) and obj.__module__ == "__main__":
-            self.found.append(obj)
+            # A lambda, or a function whose name has another meaning by now: no pickle finds it where it was defined.
+            if isinstance(obj, type) or obj.__globals__.get(obj.__qualname__) is obj:
+                self.found.append(obj)
             return str, ()
         return super().reducer_override(obj)

@@ -367,9 +367,10 @@ def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool, datamodule
     mark = _mark(checkpoint)
     with main_module.found_in_main(model):
         state = load(checkpoint, trusted)
+        unpicklable = main_module.drop_unpicklable(model)
     _check_content(checkpoint, state)
     given = callbacks if callable(callbacks) else listed(callbacks)
-    for text in handover.take(model, given, state, datamodule, shown(checkpoint)):
+    for text in unpicklable + handover.take(model, given, state, datamodule, shown(checkpoint)):
         print(text)  # noqa: T201 -- for whoever takes it
     model.trainer = None
     _left[model] = _Left(checkpoint, mark, trusted, is_whole(state))
