@@ -163,6 +163,7 @@ class Call:
             if datamodule is not None or self.verb != "predict":
                 names = subject.name, data.name
                 notices += matching.check(model, datamodule, *names, encoding, classes, trains=self.verb == "fit")
+                notices += self.check_samples(model, datamodule, loaders, subject, data)
             if self.verb == "predict" and data.read is None:
                 data = dataclasses.replace(data, read=sentences.predicted(datamodule, answers))
             job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
@@ -481,6 +482,42 @@ class Call:
         training = [self.verb == "fit" and place == 0 for place in range(len(aligned))]
         loaders = tuple(to_dataloaders(aligned, training, overrides))
         return Data(name, lambda: (None, loaders), parts, forms, notices=alignment.notices, table=alignment.table)
+
+    def check_samples(
+        self, model: Any, datamodule: Any, loaders: Sequence[Any], subject: Subject, data: Data
+    ) -> tuple[str, ...]:
+        """Check data in memory: its labels are among the classes of the model's outputs, its values are numbers.
+
+        Returns:
+            Which values are NaN or infinite.
+
+        Raises:
+            InputError: the model has no output for a label.
+        """
+        from ..definitions.data import samples
+        from ..training import class_range
+
+        stages = {"fit": ("train", "val"), "validate": ("val",)}.get(self.verb, (self.verb,))
+        found = []
+        for split, dataset in samples.datasets_of(datamodule).items():
+            what = data.name if split in ("train", "predict") else f"the split {split!r} of {data.name}"
+            found.append((what, split, dataset))
+        named = len(data.parts) == len(loaders)
+        for place, loader in enumerate(loaders):
+            what = str(data.parts[place].typed) if named else data.name
+            found.append((what, stages[min(place, len(stages) - 1)], samples.dataset_of(loader)))
+        table = data.table or columns.Table({})
+        notices: dict[int, str] = {}
+        for what, stage, dataset in found:
+            if stage not in stages:
+                continue
+            tensors, places = samples.tensors_of(dataset)
+            batch = class_range.sampled(tensors, places) if class_range.is_judged(model, stage) else ()
+            if batch and (text := class_range.problem(model, batch, what, subject.name, table.classes)):
+                raise InputError(text)
+            if tensors and id(tensors[0]) not in notices:  # of which several splits may be
+                notices[id(tensors[0])] = samples.not_finite(tensors, what, table.names)
+        return tuple(filter(None, notices.values()))
 
     def reader(self, subject: Subject, typed: Sequence[Any]) -> Any:
         """What makes sentences the input of a model, None where it was trained on other data.

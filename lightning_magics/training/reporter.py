@@ -13,14 +13,14 @@ from typing import Any, cast
 
 import torch
 
-from ..errors import did_you_mean
+from ..errors import InputError, did_you_mean
 from ..runs import events
 from ..runs.events import Event, Fingerprint, Metrics, Notice, Stage, Step
 from ..runs.fingerprint import fingerprints
 from ..runs.folder import shown
 from ..runs.provenance import plain
 from ..transport.stop import StopFlag, StopRequested
-from . import snapshots
+from . import class_range, snapshots
 from .batches import adapted
 from .directions import Directions
 from .handover import KEY, Beginning, because, dumped, listed
@@ -68,7 +68,9 @@ class _Reporter:
         self._trained = 0
         self._batch = 0
         self._is_seen = False  # whether a batch was looked at
+        self._judged: set[str] = set()  # stages whose first labels were looked at
         self.batch: Any = None  # the one at work, to name it in an error
+        self.stage = ""  # that it is of
         self._epoch: int | None = None  # an epoch that has ended and is not told yet
         self._told: dict[str, Any] = {}
         self._before_validation: dict[str, Any] = {}
@@ -137,7 +139,7 @@ class _Reporter:
             raise StopRequested
         if batch_idx == 0:  # after all hooks that come before it
             self._tell_what_stays(trainer, pl_module)
-        self._take(pl_module, batch)
+        self._take(trainer, pl_module, batch)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batch = None
@@ -205,13 +207,22 @@ class _Reporter:
         loaders = getattr(trainer, _EVALUATIONS[trainer.state.stage.value][1])
         if self._stop.is_set(self._trained) and batch_idx and dataloader_idx == len(loaders) - 1:
             self._cut_short(trainer)
-        self._take(pl_module, batch)
+        self._take(trainer, pl_module, batch)
 
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
-    def _take(self, pl_module: Any, batch: Any) -> None:
-        """Take note of the batch that is next; of the first, say what its steps change in it."""
+    def _take(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+        """Take note of the batch that is next; of the first, say what its steps change in it.
+
+        Raises:
+            InputError: it is the first of a stage, and the model has no outputs for its labels.
+        """
         self.batch = batch
+        self.stage = stage = trainer.state.stage.dataloader_prefix
+        if stage not in self._judged and type(trainer.strategy).__name__ in _KEEPS_WEIGHTS_WHOLE:
+            self._judged.add(stage)
+            if text := wrong_labels(pl_module, batch, stage):
+                raise InputError(text)
         if not self._is_seen:
             self._is_seen = True
             changes = adapted(pl_module, batch)
@@ -370,6 +381,12 @@ def _unlogged(trainer: Any, logged: Mapping[str, Any]) -> dict[str, str]:
     """
     names = [name for name in _monitored(trainer) - logged.keys() if name.startswith("val")]
     return {name: near for name in names if (near := did_you_mean(name, logged))}
+
+
+def wrong_labels(model: Any, batch: Any, stage: str) -> str:
+    """Return which labels of a batch of a stage a model has no outputs for, in a line; empty for none."""
+    judged = class_range.is_judged(model, stage)
+    return class_range.problem(model, batch, "a batch", type(model).__name__) if judged else ""
 
 
 def misspelled(raised: BaseException, trainer: Any) -> str:

@@ -37,7 +37,7 @@ from .classification import judge
 from .job import Job
 from .loggers import hyperparameters_written
 from .messages import chatter
-from .reporter import misspelled, reporter
+from .reporter import misspelled, reporter, wrong_labels
 from .trainer import bridged, directions_of, given_callbacks, handed_over, listed, make_trainer
 
 _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by Lightning
@@ -130,7 +130,8 @@ def train(
             raise
         except BaseException as raised:
             error = cut(f"{type(raised).__name__}: {raised}")
-            if text := misspelled(raised, trainer):
+            text = misspelled(raised, trainer) or _unbounded(raised, job, watcher)
+            if text:
                 error = f"InputError: {text}"
                 raise InputError(text) from raised
             if _is_of_removed(raised, folder):
@@ -590,6 +591,12 @@ def _reason(trainer: Any) -> str:
     """Why a fit ended before it reached its last epoch, where a callback decided that."""
     messages = [callback.stopping_reason_message for callback in trainer.early_stopping_callbacks]
     return "; ".join(f"early stopping: {' '.join(text.split())}" for text in messages if text)
+
+
+def _unbounded(raised: BaseException, job: Job, watcher: Any) -> str:
+    """What to say in place of torch's exception of a label that is no class of the model's; empty for any other."""
+    is_of_batch = isinstance(raised, IndexError) and watcher.batch is not None
+    return wrong_labels(job.model, watcher.batch, watcher.stage) if is_of_batch else ""
 
 
 def _explain(raised: BaseException, job: Job, watcher: Any) -> None:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset, IterableDataset, Subset, TensorDataset
-from torch.utils.data._utils.collate import default_collate_fn_map
+from torch.utils.data._utils.collate import default_collate, default_collate_fn_map
 
+from ... import formats
 from ...errors import InputError, did_you_mean
 from ...runs import columns
 from ...runs.randomness import random_state_kept
@@ -36,6 +37,7 @@ FORMS = (
     "Data is a Dataset, a tuple of them (train, val, test), a dict of splits, DataLoaders, tensors or arrays (X, y), "
     "a DataFrame, or an iterable of samples"
 )
+_MOST_LOOKED_AT = 2**28  # numbers of a tensor that is searched for NaN
 _EMPTY = "the training data has no samples"
 
 
@@ -434,6 +436,77 @@ class _Stream(IterableDataset[Any]):
         for position, sample in enumerate(self.samples):
             if worker is None or position % worker.num_workers == worker.id:
                 yield sample
+
+
+def datasets_of(data: Any) -> dict[Split, Any]:
+    """The datasets of a generated DataModule that is loaded, by split, if its batches are theirs as they are.
+
+    The DataModule stays as it is.
+    """
+    loaded = copy.copy(data)
+    if getattr(data, "data", None) is None or not isinstance(getattr(data, "splits", None), dict) or _changes(data):
+        return {}
+    if not loaded.splits:
+        loaded.setup()
+    return {
+        split: dataset
+        for split, dataset in loaded.splits.items()
+        if "_loader" in getattr(loaded, f"{split}_dataloader").__code__.co_names
+    }
+
+
+def dataset_of(loader: Any) -> Any:
+    """The dataset of a DataLoader, if its batches are samples of it as they are; else None."""
+    is_plain = isinstance(loader, DataLoader) and loader.collate_fn is default_collate
+    return loader.dataset if is_plain else None
+
+
+def tensors_of(dataset: Any) -> tuple[tuple[torch.Tensor, ...], Any]:
+    """The tensors in memory that a dataset takes its samples from, none for any other, and the places that it takes."""
+    places: Any = slice(None)
+    while isinstance(dataset, Subset):
+        places = torch.as_tensor(dataset.indices)[places]
+        dataset = dataset.dataset
+    found = dataset.tensors if isinstance(dataset, TensorDataset) else (dataset,)
+    return (tuple(found) if all(isinstance(item, torch.Tensor) for item in found) else ()), places
+
+
+def not_finite(tensors: Sequence[torch.Tensor], what: str, names: Sequence[Any]) -> str:
+    """Say which samples have values that are NaN or infinite; empty for none.
+
+    Args:
+        tensors: a row for each sample.
+        what: the data is called.
+        names: of the features, if they have any.
+    """
+    found = []
+    for place, item in enumerate(tensors):
+        # A sum is finite only if all values are: unlike a mask of them, it takes no memory.
+        if not item.is_floating_point() or item.numel() > _MOST_LOOKED_AT or item.sum().isfinite():
+            continue
+        odd = ~item.isfinite().reshape(len(item), -1)
+        rows = odd.any(dim=1)
+        if not rows.any():
+            continue
+        where = "labels" if 0 < place == len(tensors) - 1 else "features"
+        if where == "features" and len(names) == odd.shape[1]:
+            wrong = odd.any(dim=0).tolist()
+            some = [name for name, is_odd in zip(names, wrong, strict=True) if is_odd]
+            where = f"column{'s' if len(some) > 1 else ''} {columns.few(some)}"
+        first = int(rows.int().argmax())
+        count, total = int(rows.sum()), formats.plural(len(rows), "sample")
+        found.append(f"{where} ({count:,} of {total}, the first at position {first})")
+    listed = " and the ".join(found)
+    return f"{what} has NaN or infinite values in the {listed}: fill or remove them" if found else ""
+
+
+def _changes(datamodule: Any) -> bool:
+    """Whether a generated DataModule has hooks of the user's that change what it has loaded, or its batches."""
+    names = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+    own = type(datamodule).__module__
+    return hasattr(datamodule, "_setup_data") or any(
+        getattr(type(datamodule), name).__module__ == own for name in names
+    )
 
 
 def to_dataloaders(values: Sequence[Any], training: Sequence[bool], options: Mapping[str, Any]) -> list[Any]:

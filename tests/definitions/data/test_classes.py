@@ -2,6 +2,7 @@
 
 import json
 import re
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -198,3 +199,113 @@ def test_training_data_without_samples_is_refused(shell, ns, empty):
     for cell in (f"_ = %lightning_fit Net {empty.replace(' ', '')}", f"%%lightning_data nothing\n{empty}"):
         with pytest.raises(InputError, match=r"the training data has no samples"):
             run(shell, cell)
+
+
+LABELS_OUT_OF_RANGE = """
+import numpy as np, pandas as pd
+from torch.utils.data import DataLoader, TensorDataset
+F, y = torch.randn(60, 2), torch.arange(60) % 3
+high, low, ignored = y.clone(), y.clone(), y.clone()
+high[5], low[5:9], ignored[5:9] = 5, -1, -100
+four = np.array(list("abcd"))[np.arange(60) % 4]
+frame = pd.DataFrame({"one": F[:, 0].numpy(), "two": F[:, 1].numpy(), "kind": np.arange(60) % 4})
+loader = DataLoader(TensorDataset(F, high), batch_size=4)
+samples = [(row, int(label)) for row, label in zip(F, high)]
+fine = [(row, int(label)) for row, label in zip(F, y)]
+class Marks(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Conv2d(1, 3, 1)
+        self.calls = []
+    def forward(self, x):
+        self.calls.append(len(x))
+        return self.net(x) + torch.zeros(len(x), 1, 1, 1)
+"""
+
+
+@pytest.fixture
+def three(shell):
+    """The names of a notebook with a model of three classes, and labels of others."""
+    for cell in (SETUP, LABELS_OUT_OF_RANGE, "%%lightning_model Net --loss cross_entropy --lr 0.1\nnn.Linear(2, 3)"):
+        shell.run_cell(cell).raise_error()
+    return shell.user_ns
+
+
+def refused(shell, cell):
+    with pytest.raises(InputError) as caught:
+        run(shell, cell)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("data", ["(F,high)", "(F.numpy(),high.numpy())", "loader", "(F,y) (F,high)"])
+def test_labels_without_an_output_are_refused_before_a_fit(shell, three, data):
+    name = data.split()[-1]
+    assert refused(shell, f"%lightning_fit Net {data} --max_epochs 1 --quiet") == (
+        f"the labels of {name} contain 5 (1 of 60), but Net has 3 outputs (classes 0 to 2). "
+        "Give the network 6 outputs, or number the classes from 0"
+    )
+    assert not list(Path("lightning_logs").glob("Net/*"))
+
+
+def test_labels_without_an_output_are_refused_in_definitions_and_evaluations(shell, three):
+    run(shell, "pair = (F, low)\n%lightning_data pair --val_split 0.2")
+    assert "the labels of pair contain -1 (" in (text := refused(shell, "%lightning_fit Net pair --quiet"))
+    assert text.endswith('--loss "CrossEntropyLoss(ignore_index=-1)"')
+    run(shell, "%lightning_data frame --label kind --val_split 0.2")
+    assert "the labels of frame contain 3 (" in refused(shell, "%lightning_fit Net frame --max_epochs 1 --quiet")
+    assert refused(shell, "%lightning_fit Net (F,four) --max_epochs 1 --quiet") == (
+        "(F,four) has 4 classes (a, b, c, d), but Net has 3 outputs. Give the network 4 outputs"
+    )
+    run(shell, "run = %lightning_fit Net (F,y) --max_epochs 1 --quiet")
+    for verb in ("validate", "test"):
+        assert "contain 5 (1 of 60)" in refused(shell, f"%lightning_{verb} run (F,high) --quiet")
+
+
+def test_labels_to_ignore_are_legal(shell, three):
+    run(shell, "run = %lightning_fit Net (F,ignored) --max_epochs 1 --quiet")
+    run(shell, '%%lightning_model Own --loss "CrossEntropyLoss(ignore_index=-1)"\nnn.Linear(2, 3)')
+    run(shell, "run = %lightning_fit Own (F,low) --max_epochs 1 --quiet")
+    assert np.isfinite(three["run"].metrics["train_loss"])
+
+
+def test_the_labels_of_samples_are_seen_in_the_batch_that_has_them(shell, three):
+    options = "--max_epochs 1 --quiet --data.shuffle false --data.batch_size 4"
+    for typed in ("samples", "fine samples"):
+        text = refused(shell, f"%lightning_fit Net {typed} {options}")
+        assert text.startswith("the labels of a batch contain 5 (1 of 4), but Net has 3 outputs")
+    run(
+        shell,
+        "%%lightning_data own\ndef on_after_batch_transfer(self, batch, i):\n"
+        "    return batch[0], batch[1].clamp(0, 2)\nF, high",
+    )
+    run(shell, "%lightning_fit Net own --max_epochs 1 --quiet")
+
+
+def test_the_outputs_are_counted_without_the_network_seeing_data(shell, three):
+    run(
+        shell,
+        "%lightning_model Marks --loss cross_entropy\nimages, marks = torch.randn(8, 1, 4, 4), torch.zeros(8, 4, 4)",
+    )
+    run(shell, "run = %lightning_fit Marks (images,marks) --max_epochs 1 --quiet")
+    assert three["run"].model.net.calls == [8]
+    run(shell, "marks[0, 0, 0] = 7")
+    assert "contain 7 (1 of 128)" in refused(shell, "%lightning_fit Marks (images,marks) --max_epochs 1 --quiet")
+
+
+def test_values_that_are_not_finite_are_told_with_their_place(shell, three, capsys):
+    run(
+        shell,
+        "odd = F.clone()\nodd[7, 1], odd[9, 0] = np.nan, np.inf\nholes = frame.assign(kind=y.numpy())\n"
+        "holes.loc[[3, 4], 'two'] = np.inf",
+    )
+    run(shell, "%lightning_data holes --label kind --val_split 0.2")
+    for typed, where in (
+        ("(odd,y)", "(odd,y) has NaN or infinite values in the features (2 of 60 samples, the first at position 7)"),
+        ("holes", "holes has NaN or infinite values in the column two (2 of 60 samples, the first at position 3)"),
+        ("(holes[['one','two']],y)", "values in the column two (2 of 60 samples, the first at position 3)"),
+    ):
+        capsys.readouterr()
+        run(shell, f"run = %lightning_fit Net {typed} --max_epochs 1")
+        assert capsys.readouterr().out.count(where) == 1
+    run(shell, "run = %lightning_fit Net (F,y) --max_epochs 1")
+    assert "NaN" not in capsys.readouterr().out
