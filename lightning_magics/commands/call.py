@@ -498,7 +498,7 @@ class Call:
         from ..training import class_range
 
         stages = {"fit": ("train", "val"), "validate": ("val",)}.get(self.verb, (self.verb,))
-        found = []
+        found: list[tuple[str, str, Any]] = []
         for split, dataset in samples.datasets_of(datamodule).items():
             what = data.name if split in ("train", "predict") else f"the split {split!r} of {data.name}"
             found.append((what, split, dataset))

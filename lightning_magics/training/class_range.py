@@ -59,7 +59,7 @@ def problem(model: Any, batch: Any, what: str, name: str, classes: Sequence[str]
     count = outputs.shape[1]
     if int(labels.min()) >= 0 and int(labels.max()) < count:
         return ""
-    numbers, counts = (item.tolist() for item in labels.unique(return_counts=True))
+    numbers, counts = (item.tolist() for item in torch.unique(labels, return_counts=True))
     found = [(int(number), times) for number, times in zip(numbers, counts, strict=True) if not 0 <= number < count]
     found = [pair for pair in found if not _is_accepted(model, pair[0], count)]
     if not found:
