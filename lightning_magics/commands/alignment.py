@@ -45,6 +45,8 @@ class Alignment:
         """
         if self._verb == "predict":
             values = [_unlabelled(value) for value in values]
+        for value, name in zip(values, names, strict=True):
+            columns.check_index(value, name)
         has_names = [columns.has_names(value) for value in values]
         if self._verb == "fit" and len(set(has_names)) > 1:
             named, unnamed = names[has_names.index(True)], names[has_names.index(False)]

@@ -179,6 +179,46 @@ def check_names(frame: Any, what: str) -> None:
             )
 
 
+def check_index(value: Any, what: str = "") -> None:
+    """Check that rows of pandas in ``(X, y)`` that belong together by position do so by their index too.
+
+    A new index, 0 to n - 1, goes with any other rows: it says nothing but the position.
+
+    Args:
+        value: any data.
+        what: it is called; empty if that is not known.
+
+    Raises:
+        InputError: they do not.
+    """
+    if not isinstance(value, list | tuple):
+        return
+    indexed = [item for item in value if hasattr(item, "iloc") and hasattr(item, "index")]
+    for item in indexed[1:]:
+        one, other = indexed[0].index, item.index
+        if len(one) != len(other) or one.equals(other):
+            continue
+        is_turned = one.is_unique and other.is_unique and one.sort_values().equals(other.sort_values())
+        if not is_turned and (_is_new(one) or _is_new(other)):
+            continue
+        whose = "the labels" if item is value[-1] else "the other features"
+        where = f" of {what}" if what else ""
+        if is_turned:
+            raise InputError(
+                f"{whose}{where} have the same index as the features, but in another order. To align them, type "
+                f"y.loc[X.index]; to match them by position, y.to_numpy()"
+            )
+        raise InputError(
+            f"{whose}{where} have the index {few(other)}, but the features have {few(one)}. To match them by position, "
+            f"type y.to_numpy()"
+        )
+
+
+def _is_new(index: Any) -> bool:
+    """Whether an index of pandas counts rows from 0."""
+    return type(index).__name__ == "RangeIndex" and index.start == 0 and index.step == 1
+
+
 def check_features(frame: Any, what: str) -> None:
     """Check that all columns are numbers, and whole.
 
@@ -247,11 +287,13 @@ def with_labels(learned: Table, known: Table) -> Table:
 
 
 def label_of(value: Sequence[Any]) -> Any:
-    """The name of the labels of ``(X, y)``, None if they have none."""
+    """The name of the labels of ``(X, y)``, None if they have none, or that of a feature."""
     label = getattr(value[-1], "name", None)
     columns = list(getattr(value[-1], "columns", ())) if is_table(value[-1]) else []
     label = columns[0] if len(columns) == 1 else label
-    return label if label is not None and _is_plain(label) else None
+    features = frame_of(value)
+    is_feature = features is not None and label in features.columns
+    return label if label is not None and _is_plain(label) and not is_feature else None
 
 
 def of_datamodule(datamodule: Any) -> Table | None:

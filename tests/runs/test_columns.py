@@ -551,3 +551,44 @@ def test_labels_that_are_no_numbers_are_told_how_to_become_such(column: str | No
     known = columns.Table({}, labels="numbers")
     with pytest.raises(InputError, match=rf"was trained on numbers\. Convert {re.escape(advice)}"):
         columns.check_labels(pd.Series(["1", "2"], name=column), known, "classes", "Net", "(X, y)")
+
+
+def test_labels_of_another_index_are_refused_or_are_by_position_as_they_say(shell, ns):
+    run(
+        shell,
+        "X, y = frame[['big', 'small', 'flag']].astype(float), frame.kind\nturned = y[::-1]\n"
+        "some, fresh = X[20:].set_axis(range(7, 47)), y[20:].reset_index(drop=True)",
+    )
+    again = (
+        "have the same index as the features, but in another order. "
+        "To align them, type y.loc[X.index]; to match them by position, y.to_numpy()"
+    )
+    other = "the labels of (some,y[20:]) have the index 20, 21, 22, 23, 24, 25, 26, 27, …, but the features have 7, 8, "
+    for cell, said in (
+        ("%lightning_fit Net (X,turned) --quiet", f"the labels of (X,turned) {again}"),
+        ("%lightning_test run (X,turned.to_frame()) --quiet", f"the labels of (X,turned.to_frame()) {again}"),
+        ("%lightning_fit Net (X.big,turned) --quiet", f"the labels of (X.big,turned) {again}"),
+        ("%%lightning_data pair\nX, turned", f"the labels {again}"),
+        ("%%lightning_data pair\n{'train': (X, y), 'val': (X.big, turned)}", f"the labels {again}"),
+        ("%lightning_fit Net (some,y[20:]) --quiet", other),
+    ):
+        with pytest.raises(InputError) as caught:
+            run(shell, cell)
+        assert str(caught.value).startswith(said)
+    for labels in ("turned.loc[X.index]", "y.to_numpy()", "y"):
+        run(shell, f"same = %lightning_fit Net (X,{labels}) --max_epochs 1 --seed 1 --quiet")
+    run(shell, "%lightning_fit Net (some,fresh) --max_epochs 1 --quiet")
+    run(shell, "%lightning_predict run (X,turned) --quiet")
+
+
+def test_labels_named_like_a_feature_have_no_column_of_their_own(shell, ns):
+    run(shell, "X, y = frame[['big', 'small', 'flag']].astype(float), frame.kind.rename('small')")
+    run(shell, "%%lightning_data pair\nX, y")
+    for typed in ("(X,y)", "pair"):
+        run(shell, f"found = %lightning_fit Net {typed} --max_epochs 1 --seed 1 --quiet")
+        assert ns["found"].table.names == ["big", "small", "flag"]
+        run(shell, "judged = %lightning_test found (X,y) --quiet")
+        with torch.no_grad():
+            output = ns["found"].model(torch.tensor(ns["X"].to_numpy("float32")))
+        right = output.argmax(1).numpy() == ns["y"].map({"a": 0, "b": 1, "c": 2}).to_numpy()
+        assert ns["judged"].results[0]["test_accuracy"] == pytest.approx(right.mean())

@@ -78,6 +78,7 @@ class Part:
         if form == "arrays" and columns.has_names(value):
             names = "series" if type(value[-1]).__name__ == "Series" and hasattr(value[-1], "iloc") else "array"
         if form == "arrays":
+            columns.check_index(value)
             _check_numbers(value[:-1] if names else value)
         apart = several and form in ("tensors", "arrays")
         length = None if form in ("loaders", "iterable", "stream") else len(value[0] if apart else value)
