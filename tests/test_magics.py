@@ -131,6 +131,16 @@ def test_seed_holds_for_expressions_of_the_line_too(notebook):
     assert one.history == two.history
 
 
+BARE = """
+class Bare(Net):
+    def __init__(self, size):
+        pl.LightningModule.__init__(self)
+        self.net = nn.Linear(2, size)
+"""
+LOOP = """
+for width in (3, 5):
+    net = Net(width)
+    run = %lightning_fit net samples --max_epochs 1 --quiet --seed 1"""
 NOISY = """
 class Noisy(Net):
     def __init__(self, noise=None):
@@ -175,6 +185,64 @@ def test_a_hyperparameter_that_cannot_be_pickled_is_removed_everywhere_and_that_
     notebook("named = %lightning_fit Noisy samples --max_epochs 1 --seed 1 --quiet --model.noise shifted")
     assert "hyperparameter" not in notebook.text
     assert notebook.shell.user_ns["named"].metrics != bare.metrics
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        "for width in (3, 5):\n    net = Net(width)",
+        "net = [Net(3) for _ in range(2)][1]",
+        "net = Net()\nwith torch.no_grad():\n    for item in net.parameters():\n        item.fill_(0.1)",
+        "other = Net()\nnet = Net()\nnet.load_state_dict(other.state_dict())",
+        "import copy\nrun = %lightning_fit Net samples --max_epochs 1 --quiet\nnet = copy.deepcopy(run.model)",
+        "run = %lightning_fit Net samples --max_epochs 1 --quiet\nnet = Net.load_from_checkpoint(run.best_model_path)",
+        "net = Net().double()\nsamples = samples.double()",
+    ],
+)
+@pytest.mark.parametrize("options", ["--seed 1", ""])
+def test_an_instance_begins_with_the_same_weights_again(notebook, made, options):
+    notebook("torch.rand(3)")  # nothing that makes an instance is seeded
+    notebook(made)
+    notebook(f"run = %lightning_fit net samples --max_epochs 1 --quiet {options} --data.batch_size 4")
+    notebook("again = %lightning_rerun run --quiet")
+    assert f"initial weights: those of {notebook.shell.user_ns['run'].name}, whose" in notebook.text
+    assert "gives the same numbers" in notebook.text
+    notebook("%lightning_rerun again --quiet")
+    assert "gives the same numbers" in notebook.text
+
+
+def test_weights_that_were_not_kept_are_the_reason_and_not_a_training_that_never_was(notebook):
+    notebook(LOOP + " --enable_checkpointing False")
+    assert not notebook.shell.user_ns["run"].folder.initial_weights_path.exists()
+    notebook("%lightning_rerun run --quiet")
+    assert "· the model is an instance: it is made before a fit sets its seed\n" in notebook.text
+    notebook("more = %lightning_fit net samples --max_epochs 1 --quiet --seed 1")
+    notebook("%lightning_rerun more --quiet")
+    assert "continued from an instance that was already trained; this run starts from scratch" in notebook.text
+    notebook("anew = %lightning_fit net samples --max_epochs 1 --quiet --seed 1 --resume none")
+    notebook("%lightning_rerun anew --quiet")
+    assert "gives the same numbers" in notebook.text
+
+
+def test_an_instance_of_a_loop_is_made_from_its_class_with_its_weights(notebook):
+    notebook(LOOP)
+    notebook("again = %lightning_rerun run --quiet")
+    assert "gives the same numbers" in notebook.text
+    notebook("%lightning_rerun again --quiet")
+    assert "gives the same numbers" in notebook.text
+    notebook("%lightning_rerun run --quiet --model.hidden 2")
+    assert "initial weights: those" not in notebook.text
+    torch.save({}, notebook.shell.user_ns["run"].folder.initial_weights_path)
+    with pytest.raises(RunError, match=r"initial weights in \S+ do not fit Net as its source .* Delete the file"):
+        notebook("%lightning_rerun run --quiet")
+
+
+def test_an_instance_whose_arguments_are_not_recorded_is_not_made_with_others(notebook):
+    notebook(BARE)
+    notebook(LOOP.replace("Net", "Bare"))
+    for verb in ("rerun", "load"):
+        with pytest.raises(RunError, match=r"the value of size of this Bare is not recorded. Call self.save_hyperp"):
+            notebook(f"%lightning_{verb} Bare/version_0")
 
 
 def test_class_trains_fresh_and_instance_continues(notebook):

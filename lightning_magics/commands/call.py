@@ -27,7 +27,7 @@ from ..definitions.definition import (
     package_of,
     uncompiled,
 )
-from ..errors import InputError, short_traceback
+from ..errors import InputError, RunError, short_traceback
 from ..launch.kernel import recording, removed_unless_begun, run_in_kernel
 from ..launch.placement import How
 from ..launch.run import Run
@@ -97,6 +97,7 @@ class Call:
         random: of a fit that runs once more, the random state that it began with.
         table: of a fit of an instance that runs once more, what its data was matched to: the instance may have been
             trained before, and is not when it is made again.
+        weights: of a fit of an instance that runs once more, where the weights are that it began with.
     """
 
     verb: events.Verb
@@ -108,6 +109,7 @@ class Call:
     slurm: Mapping[str, Any] = field(default_factory=dict)
     random: RandomState | None = None
     table: columns.Table | None = None
+    weights: Path | None = None
 
     @classmethod
     def of(cls, verb: events.Verb, asked: Mapping[str, Any]) -> Call:
@@ -148,7 +150,7 @@ class Call:
             trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.scope)
             trainer, how = self.how(trainer, subject.package)
             with fine_tuning.calm():
-                model = subject.make()
+                model = self.made(subject)
             data = self.datas(datas, subject)
             datamodule, loaders = data.make()
             if datamodule is not None:
@@ -177,6 +179,28 @@ class Call:
                 job = self.at_checkpoint(job, subject.checkpoint)
             with main_module.found_in_main(model, datamodule):
                 return self.run(job, subject, data, how, begins_with)
+
+    def made(self, subject: Subject) -> Any:
+        """The model; of an instance's fit that runs once more, with the weights that it began with.
+
+        Raises:
+            RunError: these do not fit it.
+        """
+        from ..runs.randomness import random_state_kept
+        from ..training.checkpoints import take_weights
+
+        if self.weights is None:
+            return subject.make()
+        with random_state_kept():  # the instance was made before its fit
+            model = subject.make()
+        try:
+            take_weights(model, self.weights)
+        except Exception as error:  # whatever torch raises at a file that is another one
+            raise RunError(
+                f"the initial weights in {runs.shown(self.weights)} do not fit {subject.name} as its source makes it: "
+                f"{formats.clip(' '.join(str(error).split()), 200)}. Delete the file to begin with new weights"
+            ) from error
+        return model
 
     @contextlib.contextmanager
     def random_numbers(self) -> Iterator[None]:
@@ -264,6 +288,7 @@ class Call:
     def run(self, job: Job, subject: Subject, data: Data, how: How | None, begins_with: RandomState | None) -> Run:
         """Make the run folder, which tells the random state of a fit without a seed, and run the job in it."""
         from ..definitions.data import sentences
+        from ..training import checkpoints
 
         settings = self.session.settings
         recipe, module = self.recipe(job, subject, data) if self.verb == "fit" else (None, Module())
@@ -299,6 +324,8 @@ class Call:
                 with recording(folder):
                     sentences.keep(folder, job.datamodule)
                     columns.keep(folder, data.table)
+                    if self.keeps_weights(job, subject):
+                        checkpoints.keep_weights(job.model, folder.initial_weights_path)
             try:
                 if isinstance(run, SpawnedRun) and how is not None:
                     run_in_processes(run, how, sources, self.session.started, self.session.ended)
@@ -309,6 +336,13 @@ class Call:
                     self.session.ended(run)
                     self.session.interrupted |= self.verb == "fit" and run.status == "interrupted"
             return run
+
+    def keeps_weights(self, job: Job, subject: Subject) -> bool:
+        """Whether the folder of a fit keeps its initial weights: those of an instance are known by nothing else."""
+        trainer = job.trainer
+        keeps_none = trainer.get("enable_checkpointing") is False or trainer.get("barebones")
+        is_instance = subject.made is not None or self.weights is not None
+        return is_instance and job.checkpoint is None and not (keeps_none or _goes_on(job))
 
     def board(self, job: Job, root: Path) -> frame.Asked | None:
         """The board of a fit, if one is asked for.
@@ -653,11 +687,9 @@ class Call:
 
     def recipe(self, job: Job, subject: Subject, data: Data) -> tuple[Recipe, Module]:
         """How a fit was put together, and the source that it needs; a fit does not fail for this."""
-        from ..training.train import was_fitted
-
         try:
             writer = Writer(*self.session.history(), self.session.local_names)
-            writer.model(subject.part, job.package, trained=was_fitted(job.model))
+            writer.model(subject.part, job.package, trained=_goes_on(job), remade=self.weights is not None)
             writer.data(data.parts, data.forms)
             if data.parts:
                 writer.classes(job.datamodule, data.parts[0])
@@ -698,6 +730,13 @@ class Call:
             hardware=provenance.hardware(),
             git=provenance.git(),
         )
+
+
+def _goes_on(job: Job) -> bool:
+    """Whether a fit continues the one that its instance has behind it."""
+    from ..training.train import was_fitted
+
+    return job.continues and was_fitted(job.model)
 
 
 def _check_cluster(made: Any, slurm: Mapping[str, Any]) -> None:

@@ -55,7 +55,12 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
     if begins_with is not None:
         print(f"random state: the initial one of {record.run}, which had no --seed")  # noqa: T201 -- of what it is
     table = columns.kept(recalled.folder) if recipe.arguments is None else None
-    run = dataclasses.replace(call, session=inner, random=begins_with, table=table).start(model, datas)
+    path = recalled.folder.initial_weights_path
+    weights = path if path.is_file() and not changed.get("model") else None
+    if weights is not None:
+        print(f"initial weights: those of {record.run}, whose model was an instance")  # noqa: T201 -- likewise
+    call = dataclasses.replace(call, session=inner, random=begins_with, table=table, weights=weights)
+    run = call.start(model, datas)
     session.started(run)
     session.interrupted |= inner.interrupted
     return run, Agreement(record, run.record, _shown(changed), repeats=begins_with is not None)

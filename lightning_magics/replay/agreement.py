@@ -102,7 +102,9 @@ def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str], repeat
     """What in the records may be the reason."""
     recipe = Recipe.of(before)
     found = [f"changed: {option}" for option in changed]
-    found += unrepeated(before.run, recipe, after.seed, repeats)
+    weights = before.fingerprint.get("weights")
+    same_weights = weights is not None and weights == after.fingerprint.get("weights")
+    found += unrepeated(before.run, recipe, after.seed, repeats, same_weights or before.precision != after.precision)
     if before.seed != after.seed:
         found.append(f"seed: {_seed(before)} → {_seed(after)}")
     found += _endings(before, after)
@@ -115,7 +117,7 @@ def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str], repeat
     data = {name: text for name, text in before.fingerprint.items() if name != "weights"}
     found += _differing("data", data, after.fingerprint)
     if not found and before.precision == after.precision and _differing("", before.fingerprint, after.fingerprint):
-        instance = ": the model is an instance, created before the fit started" if recipe.arguments is None else ""
+        instance = ": the model is an instance, created before the fit started" if _is_instance(recipe) else ""
         found.append(f"the initial weights differ from those of {before.run}{instance}")
     found += _differing("", before.versions, after.versions)
     facts: tuple[str, ...] = ("devices", "precision")
@@ -130,7 +132,11 @@ def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str], repeat
     return found
 
 
-def unrepeated(run: str, recipe: Recipe, seed: int | None, repeats: bool) -> list[str]:
+def _is_instance(recipe: Recipe) -> bool:
+    return recipe.arguments is None or recipe.remade
+
+
+def unrepeated(run: str, recipe: Recipe, seed: int | None, repeats: bool, same_weights: bool = False) -> list[str]:
     """What of a fit comes out otherwise each time that it is run from its source.
 
     Args:
@@ -138,13 +144,14 @@ def unrepeated(run: str, recipe: Recipe, seed: int | None, repeats: bool) -> lis
         recipe: how it was put together.
         seed: of ``--seed``, or None.
         repeats: whether the random numbers are the run's without one.
+        same_weights: whether the initial weights are known to be the run's.
     """
     found = []
     if seed is None and not repeats:
         found.append("no seed: weights and the order of the data are drawn anew each time. Give one: --seed 1")
     if recipe.trained:
         found.append(f"{run} continued from an instance that was already trained; this run starts from scratch")
-    elif seed is not None and recipe.model and recipe.arguments is None and recipe.model.isidentifier():
+    elif not same_weights and seed is not None and _is_instance(recipe) and recipe.model.isidentifier():
         found.append("the model is an instance: it is made before a fit sets its seed")
     return found
 

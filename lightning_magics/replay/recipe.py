@@ -36,7 +36,9 @@ class Recipe:
         package: ``pytorch_lightning`` or ``lightning.pytorch``.
         model: the model's class, or an instance.
         arguments: of the class; None where `model` is an instance.
-        trained: whether the instance had been trained before.
+        trained: whether the instance had been trained before, and its fit continued.
+        remade: whether the model was an instance that cannot be made as it was made: `model` and `arguments` are its
+            class and the hyperparameters that it had saved.
         compiled: whether the instance is what ``torch.compile`` returned.
         data: the DataModule's class or an instance, or what each dataloader is of.
         forms: of each of `data`: ``datamodule``, ``loaders``, ``dataset``, ``tensors`` and the like.
@@ -56,6 +58,7 @@ class Recipe:
     model: str = ""
     arguments: dict[str, str] | None = None
     trained: bool = False
+    remade: bool = False
     compiled: bool = False
     data: list[str] = field(default_factory=list)
     forms: list[str] = field(default_factory=list)
@@ -137,15 +140,16 @@ class Writer:
         self._closure = Closure(history)
         self._recipe = Recipe()
 
-    def model(self, part: Part, package: str, trained: bool) -> None:
+    def model(self, part: Part, package: str, trained: bool, remade: bool = False) -> None:
         """Take in the model.
 
         Args:
             part: it.
             package: that its class is of.
-            trained: whether it is an instance that has been trained.
+            trained: whether it is an instance that has been trained, and goes on.
+            remade: whether it stands for an instance of another fit.
         """
-        self._note(package=package, trained=trained)
+        self._note(package=package, trained=trained, remade=remade)
         found = part.found
         if isinstance(found, Definition | type):
             self._note(model=self._class(found), arguments=self._arguments("model", part))
@@ -156,8 +160,16 @@ class Writer:
             return
         # The object cannot be made as it was made; its class can, with what it was given.
         cls = type(uncompiled(found))
-        saved = {name: value for name, value in _saved(found).items() if name in inspect.signature(cls).parameters}
-        self._note(model=self._class(cls), arguments=self._arguments("model", Part(found, found, saved)), trained=True)
+        parameters = inspect.signature(cls).parameters
+        saved = {name: value for name, value in _saved(found).items() if name in parameters}
+        arguments = self._arguments("model", Part(found, found, saved))
+        self._note(model=self._class(cls), arguments=arguments, remade=True)
+        unknown = [name for name, item in parameters.items() if name not in saved and _is_required(item)]
+        if unknown:
+            self._closure.missing["model"] = (
+                f"the value of {unknown[0]} of this {cls.__name__} is not recorded. "
+                "Call self.save_hyperparameters() in __init__"
+            )
 
     def data(self, parts: Sequence[Part], forms: Sequence[str]) -> None:
         """Take in the data: a DataModule, or what the dataloaders are of."""
@@ -367,6 +379,12 @@ def with_loading(made: Definition) -> str:
             f"    {loaded_name(name)} = {name}().load()\n"
         )
     return text
+
+
+def _is_required(parameter: inspect.Parameter) -> bool:
+    """Whether a call must give a value for a parameter."""
+    several = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    return parameter.default is inspect.Parameter.empty and parameter.kind not in several
 
 
 def _saved(instance: Any) -> dict[str, Any]:

@@ -57,6 +57,7 @@ class RunFolder:
         self.events_path = self.path / "events.jsonl"
         self.source_path = self.path / "source.py"
         self.random_path = self.path / "random_state.json"
+        self.initial_weights_path = self.path / "initial_weights.pt"
         self.checkpoints_path = self.path / "checkpoints"
         self.last_checkpoint_path = self.checkpoints_path / "last.ckpt"
         self.continue_checkpoint_path = self.checkpoints_path / "continue.ckpt"

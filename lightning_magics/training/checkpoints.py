@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 
+from .handover import take_type
 from .trust import with_plain_hyperparameters
+
+_MOST_BYTES = 1 << 27  # of initial weights
 
 
 def straight_io(package: str) -> Any:
@@ -27,6 +30,35 @@ def straight_io(package: str) -> Any:
             save(checkpoint, Path(path))
 
     return type("StraightCheckpointIO", (base,), {"save_checkpoint": save_checkpoint})()
+
+
+def keep_weights(model: Any, path: Path) -> None:
+    """Save the weights that an instance begins a fit with, for its rerun; none where they are large or unusual.
+
+    Raises:
+        OSError: the disk is full, or the folder cannot be written.
+    """
+    weights = dict(model.state_dict())
+    if all(map(_is_simple, weights.values())) and sum(item.nbytes for item in weights.values()) <= _MOST_BYTES:
+        save(weights, path)
+
+
+def _is_simple(value: Any) -> bool:
+    """Whether a part of a model's state is a tensor with values of its own, which reading creates without trust."""
+    is_tensor = isinstance(value, torch.Tensor) and not torch.nn.parameter.is_lazy(value)
+    return is_tensor and value.layout == torch.strided and value.device.type != "meta"
+
+
+def take_weights(model: Any, path: Path) -> None:
+    """Give a model the weights that `keep_weights` saved.
+
+    Raises:
+        RuntimeError: they do not fit.
+        Exception: it is another file.
+    """
+    weights = torch.load(path, map_location="cpu", weights_only=True)
+    take_type(model, weights)
+    model.load_state_dict(weights)
 
 
 def save(checkpoint: dict[str, Any], path: Path) -> None:

@@ -176,7 +176,7 @@ def take(
         raised = _make_layers(model, callbacks, _shapes(state["state_dict"]), datamodule)
     model.on_load_checkpoint(state)
     weights = {**state["state_dict"], **beside.get("left_out", {})}
-    _take_type(model, weights)
+    take_type(model, weights)
     own = _shapes(model.state_dict())
     unknown = [name for name in weights if name not in own]
     other = [name for name in weights if name in own and not _fits(own, name, _shape(weights[name]))]
@@ -404,7 +404,7 @@ def _take_state(callback: Any, states: Mapping[str, Any], attributes: Mapping[st
         callback.load_state_dict(state)
 
 
-def _take_type(model: Any, weights: Mapping[str, Any]) -> None:
+def take_type(model: Any, weights: Mapping[str, Any]) -> None:
     """Give a model the weights' type, as training it with ``--precision bf16-true`` or ``64-true`` does."""
     types = {item.dtype for item in weights.values() if isinstance(item, torch.Tensor) and item.is_floating_point()}
     own = {item.dtype for item in model.parameters() if item.is_floating_point()}

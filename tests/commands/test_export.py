@@ -440,9 +440,8 @@ def test_a_run_of_an_instance_says_where_it_began(fresh: Kernel, metrics) -> Non
     cell = fresh.cell("%lightning_rerun Net/version_1 --quiet")  # the source seeds before it makes the instance
     assert "gives the same numbers as Net/version_1" in cell.outputs[-1]["text/plain"], cell.error
     cell = fresh.cell("%lightning_rerun Net/version_1 --seed 3 --quiet")
-    assert "· the model is an instance: it is made before a fit sets its seed" in cell.outputs[-1]["text/plain"], (
-        cell.error
-    )
+    assert "instance" not in cell.outputs[-1]["text/plain"], cell.error  # its initial weights are those of the run
+    assert "· seed: none → 3" in cell.outputs[-1]["text/plain"], cell.error
     cell = fresh.cell("%lightning_rerun Whole/version_7 --quiet")  # which is compiled
     assert "gives the same numbers as Whole/version_7" in cell.outputs[-1]["text/plain"], cell.error
     cell = fresh.cell("%lightning_rerun Net/version_2 --quiet")

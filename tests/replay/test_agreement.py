@@ -112,6 +112,17 @@ def test_runs_that_cannot_be_repeated_say_why():
         assert reason in found.reasons[0]
 
 
+def test_initial_weights_that_are_the_same_are_no_reason():
+    recipe = dataclasses.asdict(Recipe(model="Net", arguments={}, remade=True))
+    before = dataclasses.replace(BEFORE, recipe=recipe, fingerprint={"weights": "a"})
+    other = {"metrics": {"val_loss": 1.0}}
+    assert Agreement(before, after(**other, fingerprint={"weights": "a"})).reasons == []
+    said = ["the model is an instance: it is made before a fit sets its seed"]
+    assert Agreement(before, after(**other, fingerprint={"weights": "b"})).reasons == said
+    only = ["the hyperparameter a is in Net/version_1 only"]
+    assert Agreement(before, after(**other, fingerprint={"weights": "a"}, hyperparameters={"a": 1})).reasons == only
+
+
 def test_html_is_escaped_and_bounded():
     found = Agreement(BEFORE, after(metrics={"<b>": 1.0, "x" * 100: 2.0}))
     html = found._repr_html_()
