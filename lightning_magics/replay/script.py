@@ -243,6 +243,7 @@ class Script:
         """The user's callbacks, and those that options stand for."""
         options, pl = self.recipe.options, self._lightning
         made: list[ast.expr] = []
+        stops = []
         for asked in options.get("early_stop") or ():
             rest, mode = metric_and_mode(asked)
             metric, patience = metric_and_patience(rest)
@@ -250,9 +251,11 @@ class Script:
             patience = 3 if patience is None else patience
             text = f"PL.callbacks.EarlyStopping({metric!r}, patience={patience}, mode={mode!r})"
             made.append(expression(text, PL=pl))
-        monitor = options.get("monitor")
-        if monitor:
-            metric, mode = metric_and_mode(monitor)
+            stops.append((metric, mode))
+        monitor, keeps = options.get("monitor"), given is not None and "Checkpoint" in ast.unparse(given)
+        chosen = metric_and_mode(monitor) if monitor else None if keeps else next(iter(stops), None)
+        if chosen:
+            metric, mode = chosen
             mode = mode or better(metric, self.directions)
             made.append(expression(f"PL.callbacks.ModelCheckpoint(monitor={metric!r}, mode={mode!r})", PL=pl))
         if given is None:

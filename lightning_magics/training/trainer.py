@@ -176,9 +176,14 @@ def _callbacks(job: Job, package: Any, arguments: dict[str, Any], directions: Di
             )
     elif job.monitor or not any(isinstance(callback, package.callbacks.Checkpoint) for callback in callbacks):
         folder = RunFolder(job.folder).checkpoints_path
+        # What the fit is stopped by is what it is for: without --monitor, that chooses the best checkpoint too.
+        stops = [item for item in callbacks if isinstance(item, package.callbacks.EarlyStopping) and item.strict]
         if job.monitor:
             made = checkpoint_class(dirpath=folder, monitor=metric_and_mode(job.monitor)[0])
             callbacks.append(directions.deciding(made))
+        elif stops:
+            made = checkpoint_class(dirpath=folder, monitor=stops[0].monitor, mode=stops[0].mode)
+            callbacks.append(directions.deciding(made) if stops[0] not in given_callbacks(job) else made)
         else:
             callbacks.append(checkpoint_class(dirpath=folder))
     if arguments.get("enable_model_summary") and job.rank == 0:

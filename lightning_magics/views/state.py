@@ -280,9 +280,9 @@ class RunState:
 
     @property
     def best_metric(self) -> str | None:
-        """The metric that tells which epoch was best: the monitored one, else the one that fits by its name."""
-        monitored = self.started.monitor if self.started else None
-        return monitored if monitored in self._names else scores.main_metric(list(self._names))
+        """The metric that tells which epoch was best: the first monitored one, else the one that fits by its name."""
+        monitored = [self.started.monitor, *self.started.monitors] if self.started else []
+        return next((name for name in monitored if name in self._names), scores.main_metric(list(self._names)))
 
     def best(self, metric: str) -> Row | None:
         """Return the row with the best value of a metric; the earlier of equals."""

@@ -42,6 +42,11 @@ def test_options_are_lightnings_own():
     assert 'pl.callbacks.ModelCheckpoint(monitor="val_acc", mode="max")' in text
     assert 'devices=int(os.environ.get("LOCAL_WORLD_SIZE", 2))' in text
     assert 'trainer.fit(model, ckpt_path="a.ckpt")' in text
+    text = main(options={"early_stop": ["val_x:2:max", "val_y"]})
+    assert 'pl.callbacks.ModelCheckpoint(monitor="val_x", mode="max")' in text
+    assert "ModelCheckpoint(m" not in main(
+        options={"early_stop": ["val_x"]}, trainer={"callbacks": "[pl.callbacks.ModelCheckpoint()]"}
+    )
     assert "*callbacks" in main(options={"monitor": "val_acc"}, trainer={"callbacks": "callbacks"})
 
 

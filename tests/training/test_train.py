@@ -208,6 +208,35 @@ def test_monitor_keeps_the_best_checkpoint(tmp_path):
     assert told[-1].best_model_score == min(row["val_loss"] for row in history(told).values())
 
 
+@pytest.mark.parametrize("way", ["option", "object", "beside a checkpoint", "beside a monitor", "not logged"])
+def test_what_ends_the_fit_chooses_the_best_checkpoint_unless_something_else_does(tmp_path, way):
+    class Both(Scripted):
+        def validation_step(self, batch, batch_idx):
+            super().validation_step(batch, batch_idx)
+            self.log("val_l1", 0.1 * self.current_epoch)
+
+    stop, keep = pytorch_lightning.callbacks.EarlyStopping, pytorch_lightning.callbacks.ModelCheckpoint
+    asked, callbacks, monitor = {}, [], "val_score"
+    if way in ("option", "beside a monitor"):
+        asked = {"early_stop": ("val_score:2:max",)}
+    else:
+        callbacks = [stop("val_score", mode="max")]
+    if way == "beside a monitor":
+        asked["monitor"] = monitor = "val_l1"
+    elif way == "beside a checkpoint":
+        callbacks.append(keep(monitor="val_l1", dirpath=tmp_path))
+        monitor = "val_l1"
+    elif way == "not logged":
+        callbacks, monitor = [stop("val_other", strict=False)], None
+    model = Both("val_score", (0.1, 0.9, 0.3, 0.2))
+    outcome, told = go(tmp_path, model, trainer={"max_epochs": 4, "callbacks": callbacks}, **asked)
+    assert (told[0].monitor, told[-1].monitor) == (monitor, monitor)
+    assert told[-1].best_model_score == (pytest.approx({"val_score": 0.9, "val_l1": 0.0}[monitor]) if monitor else None)
+    if monitor == "val_score":
+        assert outcome.trainer.checkpoint_callback.mode == "max"
+        assert "epoch=1" in told[-1].best_model_path
+
+
 class Scripted(pytorch_lightning.LightningModule):
     """Logs chosen values under a name, epoch by epoch: as plain numbers, by a metric object, or computed by one."""
 
