@@ -6,6 +6,7 @@ import functools
 import inspect
 import itertools
 import linecache
+import re
 import sys
 from collections.abc import Callable, Mapping
 from traceback import walk_tb
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from .definitions.definition import Definition
     from .launch.run import Run
     from .runs.dataframe import Framed
+
+_CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
 
 
 def _api() -> ModuleType:
@@ -92,6 +95,7 @@ class LightningMagics(Magics):
         self._failed: dict[int, int] = {}  # of each cell that failed, the line that it failed in
         self._transform = shell.transform_cell
         self._raw_cell = ""
+        self._classes: dict[str, Any] = {}  # that the cell defines anew, as they were before it
         self._numbers = itertools.count(1)
         shell.events.register("pre_run_cell", self._remember_cell)
         shell.events.register("post_run_cell", self._remember_failure)
@@ -123,12 +127,14 @@ class LightningMagics(Magics):
             hidden: int = 128
             nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
         """
-        parsed = self._parsed("model", line)
-        if parsed is not None:
+        with self.session.defining("model", _names("model", line, cell)):
+            parsed = self._parsed("model", line)
+            if parsed is None:
+                return
             name, definition = self._defined("model", parsed, cell)
             made = _api().define_model(name, definition, **parsed.options)
-            told = f"\n{made.summary}" if made.summary else ""
-            print(f"{signature(made)}. Train it: %lightning_fit {made.name} DATA{told}")  # noqa: T201 -- the answer
+        told = f"\n{made.summary}" if made.summary else ""
+        print(f"{signature(made)}. Train it: %lightning_fit {made.name} DATA{told}")  # noqa: T201 -- the answer
 
     @line_cell_magic
     @_sees_local_names
@@ -150,12 +156,14 @@ class LightningMagics(Magics):
             X, y = load_digits(return_X_y=True)
             torch.tensor(X / 16, dtype=torch.float32), torch.tensor(y)
         """
-        parsed = self._parsed("data", line)
-        if parsed is not None:
+        with self.session.defining("data", _names("data", line, cell)):
+            parsed = self._parsed("data", line)
+            if parsed is None:
+                return
             name, definition = self._defined("data", parsed, cell)
             made = _api().define_data(name, definition, **parsed.options)
-            told = f"\n{made.summary}" if made.summary else ""
-            print(f"{signature(made)}. Train on it: %lightning_fit MODEL {made.name}{told}")  # noqa: T201 -- likewise
+        told = f"\n{made.summary}" if made.summary else ""
+        print(f"{signature(made)}. Train on it: %lightning_fit MODEL {made.name}{told}")  # noqa: T201 -- likewise
 
     @line_magic
     @_sees_local_names
@@ -402,12 +410,19 @@ class LightningMagics(Magics):
 
     def _remember_cell(self, info: Any) -> None:
         self._raw_cell = info.raw_cell or ""
+        names = self.shell.user_ns if self.shell is not None else {}
+        self._classes = {name: names[name] for name in _CLASS.findall(self._raw_cell) if name in names}
         if "session" in vars(self):
             self.session.interrupted = False
 
     def _remember_failure(self, result: Any) -> None:
         """What a cell would have run after the line that failed is no part of the notebook's history."""
         traceback = getattr(result.error_in_exec, "__traceback__", None)
+        if self.shell is not None and not result.success:
+            names = self.shell.user_ns
+            same = {name: found for name, found in self._classes.items() if names.get(name) is found}
+            if same:
+                self.session.outdated.update(same)
         if result.execution_count is None or self.shell is None:
             return
         for frame, line in walk_tb(traceback):
@@ -474,6 +489,12 @@ def signature(definition: Definition) -> str:
     items = inspect.signature(definition.cls).parameters.values()
     shown = [item.name if item.default is item.empty else f"{item.name}={item.default!r}" for item in items]
     return f"{definition.name}({', '.join(shown)})"
+
+
+def _names(verb: str, line: str, cell: str | None) -> list[str]:
+    """The names that a definition may get, as far as its line and its cell tell without being read."""
+    first = next(iter(line.split()), "")
+    return [first] if first.isidentifier() else [*_CLASS.findall(cell or ""), "Model" if verb == "model" else "data"]
 
 
 def body_line(raw_cell: str, body: str) -> int:

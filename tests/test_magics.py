@@ -364,6 +364,59 @@ def test_misspelled_metric_is_found_after_the_sanity_check(notebook):
         notebook("%lightning_fit Net samples samples --max_epochs 1 --early_stop val_los")
 
 
+def test_a_monitored_metric_that_is_unlike_any_other_is_said_early_and_refused_in_a_line(notebook):
+    with pytest.raises(InputError, match=r"^the monitored metric 'val_f1' is not logged\. Logged metrics: val_loss, "):
+        notebook("%lightning_fit Net samples samples --max_epochs 2 --early_stop val_f1")
+    assert "'val_f1' was not logged in the sanity check. It logged val_loss" in notebook.text
+    with pytest.raises(InputError, match=r"'train_los' is not logged\. Did you mean 'train_loss'\?"):
+        notebook("%lightning_fit Net samples samples --max_epochs 2 --monitor train_los --quiet")
+
+
+def test_a_fit_from_a_checkpoint_that_is_at_its_end_says_that_it_trains_nothing(notebook):
+    notebook("a = %lightning_fit Net samples --max_epochs 2 --quiet")
+    notebook("b = %lightning_fit a.model samples --max_epochs 2 --resume a")
+    assert "nothing was trained: the checkpoint has 2 epochs already, and --max_epochs 2 counts these" in notebook.text
+    notebook("b = %lightning_fit a.model samples --max_steps 2 --resume a")
+    assert "has 2 steps already, and --max_steps 2 counts these too" in notebook.text
+    notebook("b = %lightning_fit a.model samples --max_epochs 3 --resume a")
+    assert "nothing was trained" not in notebook.text
+
+
+def test_a_fit_says_that_a_definition_is_older_than_the_last_one_that_was_typed(notebook):
+    said = "the last definition of {} failed, so the earlier one is used: run its cell again"
+    fit = "run = %lightning_fit Model data --max_epochs 1"
+    model = "%%lightning_model Model --loss mse_loss\nnn.Linear(2, 1)"
+    data = "%%lightning_data data\nsamples, samples[:, :1]"
+    for cell in (model, data, fit):
+        notebook(cell)
+    assert "the last definition" not in notebook.text
+    for name, failing, good in (
+        ("Model", f"{model} / 0", model),
+        ("Model", model.replace("--loss", "--los"), model),
+        ("Model", f"%{model[2:]}".replace("\nnn.Linear(2, 1)", ""), model),
+        ("data", "%%lightning_data data --label kind\nsamples, samples", data),
+        ("data", "%%lightning_data\nraise KeyboardInterrupt\nsamples", data),
+    ):
+        with pytest.raises((Exception, KeyboardInterrupt)):
+            notebook(failing)
+        notebook(fit)
+        assert notebook.text.count("the last definition") == notebook.text.count(said.format(name)) == 1
+        notebook(good)
+        notebook(fit)
+        assert "the last definition" not in notebook.text
+
+
+def test_a_fit_says_that_the_cell_of_a_class_failed(notebook):
+    with pytest.raises(ZeroDivisionError):
+        notebook("class Net(pl.LightningModule):\n    rate = 1 / 0")
+    notebook("run = %lightning_fit Net samples --max_epochs 1")
+    assert "the last definition of Net failed, so the earlier one is used" in notebook.text
+    with pytest.raises(ZeroDivisionError):
+        notebook(MODEL + "\n1 / 0")
+    notebook("run = %lightning_fit Net samples --max_epochs 1")
+    assert "the last definition" not in notebook.text
+
+
 def test_syntax_error_of_a_cell_is_a_line(notebook):
     with pytest.raises(InputError, match=r"the cell cannot be read: invalid syntax.*, in line 3: x = = 1"):
         notebook("%%lightning_model A\nn: int = 1\nx = = 1")

@@ -354,7 +354,7 @@ def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
     from ..definitions.model.model import define_model as define
 
     session = current()
-    with short_traceback(), _syntax_in_a_line():
+    with session.defining("model", [name]), short_traceback(), _syntax_in_a_line():
         made = define(
             name, definition, parser.make("model", asked), session.namespace, session.package(), session.local_names
         )
@@ -369,7 +369,7 @@ def define_data(name: str | None, definition: Any, **asked: Any) -> Any:
     from ..definitions.data.datamodule import define_data as define
 
     session = current()
-    with short_traceback(), _syntax_in_a_line():
+    with session.defining("data", [name or "data"]), short_traceback(), _syntax_in_a_line():
         asked_for, local = parser.make("data", asked), session.local_names
         before = session.datas.get(name or "data")
         made = define(name, definition, asked_for, session.namespace, session.package(), local, before)

@@ -54,6 +54,9 @@ if TYPE_CHECKING:
     from ..runs.randomness import RandomState
 
 
+_SPLIT_OF = {"validate": "val", "test": "test", "predict": "predict"}
+
+
 @dataclass(frozen=True)
 class Subject:
     """What the model argument came to."""
@@ -158,7 +161,12 @@ class Call:
                 alignment.datamodule(datamodule, data.name or type(datamodule).__name__)
                 data = dataclasses.replace(data, notices=data.notices + alignment.notices, table=alignment.table)
             encoding = subject.knowledge.encoding if sentences.is_of_texts(datamodule) else None
-            notices = self.weights_of(subject) + data.notices + subject.knowledge.notices(subject.name)
+            notices = (
+                self.outdated(subject, data)
+                + self.weights_of(subject)
+                + data.notices
+                + subject.knowledge.notices(subject.name)
+            )
             if self.options.amp and self.options.cluster is None:
                 notices += amp_notice(trainer)
             classes = tuple(data.table.classes) if data.table is not None else ()
@@ -431,6 +439,12 @@ class Call:
         is_redefined = isinstance(found, Definition) and found.cls is not type(run.model)
         return dataclasses.replace(subject, name=run.record.model, run=run, is_redefined=is_redefined)
 
+    def outdated(self, subject: Subject, data: Data) -> tuple[str, ...]:
+        """Say which of the definitions that are used were to be replaced by cells that failed."""
+        found = [self.session.is_outdated("model", subject.part.found)]
+        found += [self.session.is_outdated("data", part.found) for part in data.parts]
+        return tuple(filter(None, found))
+
     def weights_of(self, subject: Subject) -> tuple[str, ...]:
         """Say whose weights an evaluation has, where a run was named or stands for its model."""
         if self.verb != "fit" and subject.checkpoint is not None:
@@ -498,6 +512,10 @@ class Call:
         if not found:
             return Data()
         overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
+        told = ()
+        if len(found) == 1 and self.verb != "fit" and (table := self.whole_table(found[0], typed[0])) is not None:
+            told = (f"{found[0].name} has no {_SPLIT_OF[self.verb]} split, so all rows of this frame are used",)
+            found = [table]
         parts = tuple(Part(item, given, overrides, self.data) for item, given in zip(found, typed, strict=True))
         first = found[0]
         names = [item if isinstance(item, str) else type(item).__name__ for item in typed]
@@ -515,7 +533,16 @@ class Call:
         aligned = alignment.values(found, names)
         training = [self.verb == "fit" and place == 0 for place in range(len(aligned))]
         loaders = tuple(to_dataloaders(aligned, training, overrides))
-        return Data(name, lambda: (None, loaders), parts, forms, notices=alignment.notices, table=alignment.table)
+        notices = told + alignment.notices
+        return Data(name, lambda: (None, loaders), parts, forms, notices=notices, table=alignment.table)
+
+    def whole_table(self, found: Any, typed: Any) -> Any:
+        """The frame of the notebook that a definition of its name was made of, if that has no split for the verb."""
+        if not isinstance(found, Definition) or found.form != "table" or not isinstance(typed, str):
+            return None
+        value = self.session.scope.get(typed)
+        has_split = f"{_SPLIT_OF[self.verb]}_dataloader" in vars(found.cls)
+        return value if columns.is_table(value) and not has_split else None
 
     def check_samples(
         self, model: Any, datamodule: Any, loaders: Sequence[Any], subject: Subject, data: Data

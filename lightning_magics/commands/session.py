@@ -83,6 +83,8 @@ class Session:
         interrupted: whether a fit of the cell that runs now was interrupted.
         units: code that came into the notebook other than as text of its cells.
         failed: of each cell that failed, the line that it failed in.
+        refused: kind (``model`` or ``data``) and name of definitions that failed since they were made last.
+        outdated: of each class whose cell failed before it defined the class anew, the one that is still there.
         recalled: source of the run that runs once more; its names come before the notebook's.
         busy: held while something runs; what Lightning and this package change meanwhile is the process's.
         local_names: variables of the function that calls a magic, which come before the notebook's; see `scope`.
@@ -98,6 +100,8 @@ class Session:
     interrupted: bool = False
     units: list[Unit] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
+    refused: set[tuple[str, str]] = field(default_factory=set)
+    outdated: dict[str, Any] = field(default_factory=dict)
     recalled: Unit | None = None
     busy: threading.RLock = field(default_factory=threading.RLock)
     local_names: Mapping[str, Any] = field(default_factory=dict)
@@ -137,7 +141,27 @@ class Session:
     def add_model(self, definition: Definition, adopted: bool = False) -> None:
         """Register a model; `adopted` says that it is an object of the notebook, not a cell."""
         self.models[definition.name] = definition
+        self.refused.discard(("model", definition.name))
         self._note(definition, adopted)
+
+    @contextlib.contextmanager
+    def defining(self, kind: str, names: Iterable[str | None]) -> Iterator[None]:
+        """Within it, names are defined; if that fails, what they meant before is no longer what the user means."""
+        try:
+            yield
+        except BaseException:
+            self.refused |= {(kind, name) for name in names if name}
+            raise
+
+    def is_outdated(self, kind: str, found: Any) -> str:
+        """Say that a definition or a class is not the newest that was typed, which failed; empty if it is."""
+        if isinstance(found, Definition):
+            known = self.models if kind == "model" else self.datas
+            is_old, name = known.get(found.name) is found and (kind, found.name) in self.refused, found.name
+        else:
+            name = getattr(found, "__name__", "")
+            is_old = isinstance(found, type) and self.outdated.get(name) is found
+        return f"the last definition of {name} failed, so the earlier one is used: run its cell again" if is_old else ""
 
     def add_recalled(self, unit: Unit) -> None:
         """Take note of the source of a run that was brought into the notebook."""
@@ -156,6 +180,7 @@ class Session:
     def add_data(self, definition: Definition, adopted: bool = False) -> None:
         """Register data, and what its name meant in the notebook at that time; `adopted` as of `add_model`."""
         self.datas[definition.name] = definition
+        self.refused.discard(("data", definition.name))
         self._note(definition, adopted)
         self._data_names[definition.name] = self.scope.get(definition.name)
 

@@ -15,6 +15,7 @@ import torch
 
 from ..errors import InputError, did_you_mean
 from ..runs import events
+from ..runs.columns import few
 from ..runs.events import Event, Fingerprint, Metrics, Notice, Stage, Step
 from ..runs.fingerprint import fingerprints
 from ..runs.folder import shown
@@ -76,6 +77,11 @@ class _Reporter:
         self._before_validation: dict[str, Any] = {}
         self.rates: Any = None  # Lightning's monitor of learning rates, where this one has added it
         self.cut_short = False  # whether a loop other than training was ended by a request to stop
+
+    @property
+    def trained(self) -> int:
+        """Number of batches that were begun in training."""
+        return self._trained
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take note of how the fit begins; callbacks of the model's own are there only now."""
@@ -189,9 +195,11 @@ class _Reporter:
 
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
         self._told = dict(trainer.callback_metrics)  # of two batches: not a result
-        for monitor, near in _unlogged(trainer, self._told).items():
-            text = f"the monitored metric {monitor!r} was not logged in the sanity check.{near}"
-            self._emit(Notice(text, level="info"))
+        for monitor in sorted(_monitored(trainer) - self._told.keys()):
+            if monitor.startswith("val"):  # it may still be logged later: at the end of an epoch, every other epoch
+                near = did_you_mean(monitor, self._told) or f" It logged {few(self._told)}" * bool(self._told)
+                text = f"the monitored metric {monitor!r} was not logged in the sanity check.{near}"
+                self._emit(Notice(text, level="info"))
         self.cut_short = False
 
     def on_validation_start(self, trainer: Any, pl_module: Any) -> None:
@@ -374,15 +382,6 @@ def _monitored(trainer: Any) -> set[str]:
     return {monitor for monitor in found if isinstance(monitor, str)}
 
 
-def _unlogged(trainer: Any, logged: Mapping[str, Any]) -> dict[str, str]:
-    """The metrics of validation that are monitored and not logged, with the names that may be meant instead.
-
-    One of them may be logged later: outside of the sanity check, at the end of an epoch, every other epoch.
-    """
-    names = [name for name in _monitored(trainer) - logged.keys() if name.startswith("val")]
-    return {name: near for name in names if (near := did_you_mean(name, logged))}
-
-
 def wrong_labels(model: Any, batch: Any, stage: str) -> str:
     """Return which labels of a batch of a stage a model has no outputs for, in a line; empty for none."""
     judged = class_range.is_judged(model, stage)
@@ -392,9 +391,10 @@ def wrong_labels(model: Any, batch: Any, stage: str) -> str:
 def misspelled(raised: BaseException, trainer: Any) -> str:
     """Return what to say in place of Lightning's exception of a metric that is monitored and not logged; or nothing."""
     logged = trainer.callback_metrics
-    for name, near in _unlogged(trainer, logged).items():
+    for name in _monitored(trainer) - logged.keys():
         if f"`{name}`" in str(raised) or f"monitor={name!r}" in str(raised):
-            return f"the monitored metric {name!r} is not logged.{near} Logged metrics: {', '.join(logged)}"
+            near = did_you_mean(name, logged)
+            return f"the monitored metric {name!r} is not logged.{near} Logged metrics: {', '.join(logged) or 'none'}"
     return ""
 
 

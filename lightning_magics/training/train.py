@@ -26,6 +26,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from ..errors import InputError, RunError, cut
+from ..formats import plural
 from ..runs import columns
 from ..runs.events import Ended, Event, Notice, Results, Started, Status
 from ..runs.folder import RunFolder, removed, shown
@@ -117,6 +118,8 @@ def train(
             with trust.harmless_allowed(job.checkpoint if job.weights_only else None):
                 predictions = _run(job, trainer, emit, gather)
             status = "interrupted" if watcher.cut_short else "completed"
+            if text := _nothing_trained(job, trainer, watcher):
+                emit(Notice(text))
         except StopRequested:
             status = "interrupted"
         except Abort:
@@ -591,6 +594,21 @@ def _reason(trainer: Any) -> str:
     """Why a fit ended before it reached its last epoch, where a callback decided that."""
     messages = [callback.stopping_reason_message for callback in trainer.early_stopping_callbacks]
     return "; ".join(f"early stopping: {' '.join(text.split())}" for text in messages if text)
+
+
+def _nothing_trained(job: Job, trainer: Any, watcher: Any) -> str:
+    """Say that a fit from a checkpoint had reached its end before it began; empty for any other."""
+    if job.verb != "fit" or job.checkpoint is None or watcher.trained:
+        return ""
+    limits = {"max_epochs": (trainer.current_epoch, "epoch"), "max_steps": (trainer.global_step, "step")}
+    for name, (done, noun) in limits.items():
+        limit = getattr(trainer, name)
+        if limit not in (None, -1) and done >= limit:
+            return (
+                f"nothing was trained: the checkpoint has {plural(done, noun)} already, and --{name} {limit} counts "
+                f"these too. Type a larger number, such as --{name} {done + limit}"
+            )
+    return ""
 
 
 def _unbounded(raised: BaseException, job: Job, watcher: Any) -> str:

@@ -592,3 +592,20 @@ def test_labels_named_like_a_feature_have_no_column_of_their_own(shell, ns):
             output = ns["found"].model(torch.tensor(ns["X"].to_numpy("float32")))
         right = output.argmax(1).numpy() == ns["y"].map({"a": 0, "b": 1, "c": 2}).to_numpy()
         assert ns["judged"].results[0]["test_accuracy"] == pytest.approx(right.mean())
+
+
+def test_a_frame_that_is_a_definition_too_is_evaluated_as_the_frame_where_that_has_no_split(shell, ns, capsys):
+    run(shell, "%lightning_data frame --label kind")
+    with torch.no_grad():
+        output = ns["run"].model(torch.tensor(ns["frame"][["big", "small", "flag"]].to_numpy("float32")))
+    right = (output.argmax(1).numpy() == ns["frame"].kind.map({"a": 0, "b": 1, "c": 2}).to_numpy()).mean()
+    for verb, split in (("test", "test"), ("validate", "val")):
+        capsys.readouterr()
+        run(shell, f"found = %lightning_{verb} run frame")
+        assert ns["found"].results[0][f"{split}_accuracy"] == pytest.approx(right)
+        assert f"frame has no {split} split, so all rows of this frame are used" in capsys.readouterr().out
+    run(shell, "found = %lightning_predict run frame --quiet")
+    assert torch.allclose(ns["found"].predictions, output)
+    run(shell, "%lightning_data frame --label kind --test_split 0.5")
+    run(shell, "found = %lightning_test run frame --quiet")
+    assert sum(ns["found"].judged.actual) == 30
