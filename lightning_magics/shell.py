@@ -45,6 +45,6 @@ def takes_input(kernel: Any) -> bool:
 
 
 def cell_number() -> int | None:
-    """Number of the cell that runs now, or None outside IPython."""
+    """Number of the cell that runs now, or None outside IPython; the shell's own counter may be one ahead."""
     shell = running_shell()
-    return None if shell is None else int(shell.execution_count)
+    return None if shell is None else len(shell.user_ns.get("In", ())) - 1

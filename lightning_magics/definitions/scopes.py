@@ -80,6 +80,11 @@ def read_first(statements: Iterable[ast.AST]) -> set[str]:
     return found
 
 
+def binds_surely(statements: Iterable[ast.AST]) -> set[str]:
+    """Return the names that the statements bind whichever branches are taken; a loop is taken to run."""
+    return _in_order(statements, set(), set())
+
+
 def _in_order(statements: Iterable[ast.AST], bound: set[str], found: set[str]) -> set[str]:
     """Add to `found` what is read before it is bound; return what is bound at the end."""
     bound = set(bound)
@@ -117,6 +122,20 @@ def parameters(arguments: ast.arguments) -> list[ast.arg]:
     """Return every parameter of a function, in the order of its signature."""
     starred = [arg for arg in (arguments.vararg, arguments.kwarg) if arg is not None]
     return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *starred]
+
+
+def renamed(function: Function, names: Mapping[str, str]) -> Function:
+    """Return a function whose own variables have other names; functions in it that bind such a name keep theirs."""
+    function = deepcopy(function)
+    for node in [*(read.node for read in reads(*function.body)), *stores(function.body)]:
+        node.id = names.get(node.id, node.id)
+    for statement in function.body:
+        for inner in ast.walk(statement):
+            if isinstance(inner, (*_FUNCTIONS, ast.ClassDef)):
+                inner.name = names.get(inner.name, inner.name)
+            elif isinstance(inner, ast.alias) and (inner.asname or inner.name) in names:
+                inner.asname = names[inner.asname or inner.name]
+    return function
 
 
 class _Replaced(ast.NodeTransformer):

@@ -8,16 +8,15 @@ from __future__ import annotations
 import ast
 import builtins
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from ..definitions.imports import import_of
 from .history import History, Statement, calls_seeding, sets, statements_of
 from .layout import laid_out
-
-_PACKAGE = __name__.partition(".")[0]
-_MOST_TEXT = 100_000  # characters that a plain value may take
+from .plain import is_plain
+from .starts import PACKAGE, imports_package
 
 
 @dataclass(frozen=True)
@@ -45,18 +44,21 @@ class Closure:
 
     Args:
         history: what ran.
+        code_of: code of a value that a name has since a place, empty where none is known; of plain values by default.
 
     Attributes:
         missing: names that are needed and not known, each with what to do about it.
     """
 
-    def __init__(self, history: History) -> None:
+    def __init__(self, history: History, code_of: Callable[[Any, str, int], str] | None = None) -> None:
         self.missing: dict[str, str] = {}
         self._history = history
+        self._code_of = code_of or _plain_code
         self._end = len(history.statements)
         self._taken: dict[int, set[str]] = {}  # places, each with the names that are wanted of it
         self._asked: set[tuple[str, int, int]] = set()
         self._visited: set[tuple[int, int]] = set()
+        self._values: dict[int, dict[str, str]] = {}  # statements that give names values, by the places of what did
         self._made: dict[str, str] = {}  # statements for what no statement gave: imports, plain values
         self._appended: list[Statement] = []
 
@@ -65,7 +67,7 @@ class Closure:
         for statement in statements_of(code.strip()):
             for name in statement.at_once | statement.later:
                 known = home and self._history.bound(name, self._end, home)
-                self._need(name, self._end, home if known else 0)
+                self._need(name, self._end, self._history.home_of(name, home if known else 0))
 
     def need_class(self, cls: type, source: str) -> None:
         """Collect a class of a notebook.
@@ -93,7 +95,7 @@ class Closure:
     def need_import(self, name: str, value: Any) -> bool:
         """Collect the import that gives an object of a library; returns whether there is one."""
         text = import_of(name, value)
-        if text and not text.startswith((f"import {_PACKAGE}", f"from {_PACKAGE}")):
+        if text and not text.startswith((f"import {PACKAGE}", f"from {PACKAGE}")):
             self._made[name] = text
         return name in self._made
 
@@ -111,14 +113,18 @@ class Closure:
         """
         self._take_settings(seeded)
         self._check_homes()
-        chosen = [(self._history.statements[place][0], self._taken[place]) for place in self._once_each()]
-        chosen += [(statement, set(statement.binds)) for statement in self._appended]
+        chosen = [(self._history.statements[place][0], self._taken[place], place) for place in self._once_each()]
+        chosen += [(statement, set(statement.binds), self._end) for statement in self._appended]
         hoisted: dict[str, None] = dict.fromkeys(_futures(self._history))
         body: list[str] = [text for text in self._made.values() if not _imports(text)]
         for text in self._made.values():
             hoisted |= dict.fromkeys([text] if _imports(text) else [])
-        fixed = self._fixed(chosen)
-        for statement, names in chosen:
+        fixed = self._fixed([(statement, names) for statement, names, _ in chosen])
+        values = dict(sorted(self._values.items()))
+        fixed |= {name for given in values.values() for name in given}
+        for statement, names, place in chosen:
+            for earlier in [item for item in values if item < place]:
+                body += values.pop(earlier).values()
             if not statement.is_import:
                 body.append(statement.text)
                 continue
@@ -127,6 +133,7 @@ class Closure:
                     body.append(text)
                 else:
                     hoisted[text] = None
+        body += [text for given in values.values() for text in given.values()]
         return Module(sorted_imports(hoisted), tuple(body), dict(self.missing))
 
     def _need(self, name: str, before: int, home: int) -> None:
@@ -137,26 +144,35 @@ class Closure:
             before: place of the statement that reads it; the end for what is called later.
             home: of the code that reads it.
         """
+        home = self._history.home_of(name, home)
         if (name, before, home) in self._asked:
             return
         self._asked.add((name, before, home))
         places = self._history.bound(name, before, home)
         statement = self._history.statements[places[-1]][0] if places else None
-        if statement is None or statement.asks_ipython or self._is_outdated(name, statement, before, home):
-            self._need_otherwise(name, home, statement)
+        if statement is None:
+            self._need_otherwise(name, home)
             return
-        if _is_ours(statement, name):
-            self.missing[name] = f"it is of {_PACKAGE}, without which the code is to run: leave its use out"
+        changes = self._history.changed(name, places[-1], before, home)
+        held = [item for place in (places[-1], *changes) if (item := self._history.statements[place][0]).held]
+        if (held and not statement.is_import) or (statement.in_block and self._is_known(name, before, home)):
+            self._need_value(name, places[-1], before, home, held[-1].held if held else "")
+            return
+        if self._is_outdated(name, statement, before, home):
+            self._need_otherwise(name, home)
+            return
+        if imports_package(statement.tree, name):
+            self.missing[name] = f"it is of {PACKAGE}, without which the code is to run: leave its use out"
             return
         if isinstance(statement.tree, ast.Import):  # import xml.dom adds to what import xml.sax bound
             for place in places[:-1]:
                 if isinstance(self._history.statements[place][0].tree, ast.Import):
                     self._take(place, before, name)
         self._take(places[-1], before, name)
-        for place in self._history.changed(name, places[-1], before, home):
+        for place in changes:
             change = self._history.statements[place][0]
             assigned = isinstance(change.tree, ast.Assign | ast.AugAssign) and name != "os"  # holds secrets, too
-            if not change.asks_ipython and (assigned or not statement.is_import):
+            if not change.held and (assigned or not statement.is_import):
                 self._take(place, before, name)
 
     def _take(self, place: int, before: int, name: str) -> None:
@@ -189,7 +205,31 @@ class Closure:
         except (ValueError, TypeError, SyntaxError):
             return False
 
-    def _need_otherwise(self, name: str, home: int, statement: Statement | None) -> None:
+    def _is_known(self, name: str, before: int, home: int) -> bool:
+        """Whether a name still has the value that the statement at a place reads, and that is a plain one."""
+        namespace = self._history.namespaces[home]
+        is_touched = before != self._end and self._history.is_touched(name, before, home)
+        return name in namespace and is_plain(namespace[name]) and not is_touched
+
+    def _need_value(self, name: str, place: int, before: int, home: int, why: str) -> None:
+        """Collect the value of a name whose statement is not repeated.
+
+        Args:
+            name: it.
+            place: of that statement.
+            before: place of the statement that reads it.
+            home: of the code that reads it.
+            why: what to say where the value is not known.
+        """
+        namespace = self._history.namespaces[home]
+        is_touched = before != self._end and self._history.is_touched(name, before, home)
+        code = "" if name not in namespace or is_touched else self._code_of(namespace[name], name, place)
+        if code:
+            self._values.setdefault(place, {})[name] = f"{name} = {code}"
+        elif name not in namespace or is_touched or not self.need_import(name, namespace[name]):
+            self.missing[name] = why
+
+    def _need_otherwise(self, name: str, home: int) -> None:
         """Find what a name means where no statement tells: an import, or a plain value."""
         namespace = self._history.namespaces[home]
         if name == "get_ipython" or (name == "display" and name not in namespace and hasattr(builtins, name)):
@@ -208,10 +248,6 @@ class Closure:
             return
         if is_plain(value):
             self._made[name] = f"{name} = {value!r}"
-        elif statement is not None:
-            self.missing[name] = (
-                f"a line that only IPython can run gave it: {_first_line(statement)}. Make it in Python"
-            )
         else:
             self.missing[name] = f"no cell made this {type(value).__name__}, as far as is known: make it in a cell"
 
@@ -219,9 +255,10 @@ class Closure:
         """Take statements that set a path, a default of torch, or a seed that something is drawn after."""
         plain = [place for place in self._taken if not _only_defines(self._history.statements[place][0])]
         homes = {self._history.statements[place][1] for place in self._taken}
+        homes |= {0} if self._history.local_home in homes else set()
         functions: dict[int, dict[str, ast.stmt]] = {home: {} for home in homes}
         for place, (statement, home) in enumerate(self._history.statements):
-            kind = sets(statement) if home in homes and not statement.asks_ipython else ""
+            kind = sets(statement) if home in homes and not statement.held else ""
             if home in homes and isinstance(statement.tree, ast.FunctionDef):
                 functions[home][statement.tree.name] = statement.tree
             elif home in homes and calls_seeding(statement, functions[home]):
@@ -271,17 +308,8 @@ class Closure:
         return fixed | {name for name, texts in meanings.items() if len(texts) > 1 and not _are_submodules(texts)}
 
 
-def is_plain(value: Any) -> bool:
-    """Whether a value is a number, a text, None, or a tuple, list, dict or set of such, of no great size."""
-    if isinstance(value, list | tuple | dict | set | str | bytes) and len(value) > _MOST_TEXT:
-        return False
-    if not isinstance(value, list | tuple | dict | set | str | bytes | int | float | complex | bool | None):
-        return False
-    text = repr(value)
-    try:
-        return len(text) <= _MOST_TEXT and bool(ast.literal_eval(text) == value)
-    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
-        return False
+def _plain_code(value: Any, name: str, place: int) -> str:
+    return repr(value) if is_plain(value) else ""
 
 
 def _imports(text: str) -> bool:
@@ -294,22 +322,8 @@ def _futures(history: History) -> list[str]:
     return [ast.unparse(tree) for tree in trees if isinstance(tree, ast.ImportFrom) and tree.module == "__future__"]
 
 
-def _is_ours(statement: Statement, name: str) -> bool:
-    """Whether a statement imports a name from this package."""
-    tree = statement.tree
-    modules = [tree.module or ""] if isinstance(tree, ast.ImportFrom) else []
-    if isinstance(tree, ast.Import):
-        modules = [item.name for item in tree.names if name in (item.asname, item.name.partition(".")[0])]
-    return any(module.partition(".")[0] == _PACKAGE for module in modules)
-
-
 def _only_defines(statement: Statement) -> bool:
     return statement.is_import or isinstance(statement.tree, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef)
-
-
-def _first_line(statement: Statement) -> str:
-    line = statement.text.splitlines()[-1].strip()
-    return line if len(line) <= 60 else f"{line[:59]}…"
 
 
 def _aliases(tree: ast.stmt, names: set[str]) -> list[tuple[str, str]]:

@@ -7,21 +7,24 @@ from __future__ import annotations
 
 import ast
 import functools
+import linecache
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import FrameType, ModuleType
 from typing import Any
 
-from ..definitions.scopes import binds, read_first, reads
+from ..definitions.scopes import binds, binds_surely, read_first, reads, renamed
 from ..shell import running_shell
+from . import blocks
+from .changes import DEFINITIONS, changed, outside_functions
 from .layout import wrapped
+from .plain import is_plain
+from .starts import OF_A_TRAINER, PACKAGE, class_of, imports_package, is_trainer, method_calls, starts_a_run
 
 _RUNS_PYTHON = ("time", "capture")  # magics whose last argument is code that runs in the notebook
 _DEFINES = ("lightning_model", "lightning_data")
-_DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
-# What a method's name says: it shows or writes, and leaves its object as it is.
-_LEAVES_AS_IT_IS = ("to_", "plot", "hist", "show", "save", "head", "tail", "describe", "info", "summary", "print")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +39,9 @@ class Statement:
         changes: names whose object it plainly changes, as ``name.append(…)`` and ``name["a"] = …`` do.
         last_line: of the cell.
         magic: a magic that it calls, such as ``lightning_model``.
+        is_inner: whether its lines are those of a cell in a cell, as of ``%%time``.
+        held: why it is not repeated, as for a run that is made in it: of what it gave, the values are recorded.
+        in_block: whether it stands in a block, such as a loop, of which the last iteration is known alone.
     """
 
     tree: ast.stmt
@@ -46,11 +52,14 @@ class Statement:
     changes: frozenset[str]
     last_line: int
     magic: str = ""
+    is_inner: bool = False
+    held: str = ""
+    in_block: bool = False
 
     @property
     def asks_ipython(self) -> bool:
         """Whether only IPython can run it, as it can a ``!`` or ``%`` line."""
-        return "get_ipython" in self.at_once and not isinstance(self.tree, _DEFINITIONS)
+        return "get_ipython" in self.at_once and not isinstance(self.tree, DEFINITIONS)
 
     @property
     def is_import(self) -> bool:
@@ -80,37 +89,53 @@ class History:
 
     Code that ran in a namespace of its own has a home of its own, a number above 0: it sees nothing of the notebook.
 
+    Args:
+        namespace: the notebook's globals.
+        of_package: names that are known to be of this package.
+
     Attributes:
         statements: each with its home.
         namespaces: by home.
+        local_home: of the function that runs now, which sees the notebook too; None where no function runs.
+        local_names: its variables, each with the name that it has in `namespaces` and `statements`.
     """
 
-    def __init__(self, namespace: Mapping[str, Any]) -> None:
+    def __init__(self, namespace: Mapping[str, Any], of_package: Iterable[str] = ()) -> None:
         self.statements: list[tuple[Statement, int]] = []
         self.namespaces: dict[int, Mapping[str, Any]] = {0: namespace}
+        self.local_home: int | None = None
+        self.local_names: dict[str, str] = {}
         self._bound: dict[tuple[int, str], list[int]] = {}
         self._changed: dict[tuple[int, str], list[int]] = {}
+        self._of_runs = {(0, name) for name in of_package}  # names that a run gave, or something made of it
 
-    def add_cell(self, text: str, units: Sequence[Unit] = (), before: int | None = None) -> None:
+    def add_cell(
+        self, text: str, units: Sequence[Unit] = (), before: int | None = None, inner: int | None = None
+    ) -> None:
         """Add what a cell has run.
 
         Args:
             text: the cell, as IPython made Python of it.
             units: what came with it; what its magics made stands in the place of these.
             before: line that has not run, because the cell is at work there or failed there.
+            inner: the same of the cell in a cell that ``%%time`` and the like run.
         """
         made = iter([unit for unit in units if unit.namespace is None])
         for statement in statements_of(text):
             if statement.magic in _DEFINES:
                 unit = next(made, None)
                 self._add_all(_as_typed(unit.text, unit.typed) if unit is not None else ())
-            elif before is None or statement.last_line < before:
-                self._add(statement, 0)
+            else:
+                self._add_passed(statement, inner if statement.is_inner and inner is not None else before)
         for unit in made:
             self._add_all(_as_typed(unit.text, unit.typed))
         for unit in units:
             if unit.namespace is not None:
                 self.add_home(unit)
+
+    def add_text(self, text: str) -> None:
+        """Add recorded source, each statement as it is."""
+        self._add_all(statements_of(text))
 
     def add_home(self, unit: Unit) -> int:
         """Add code that ran in a namespace of its own; return its home."""
@@ -119,11 +144,135 @@ class History:
         self._add_all(statements_of(unit.text), home)
         return home
 
+    def add_function(self, frame: FrameType) -> None:
+        """Add what a function of the notebook has run so far: its parameters, and its statements before the call."""
+        home = self.local_home = len(self.namespaces)
+        notebook, tree = self.namespaces[0], _function_of(frame)
+        found = {name: value for name, value in _locals_of(frame).items() if name.isidentifier()}
+        found = {name: value for name, value in found.items() if notebook.get(name) is not value or is_plain(value)}
+        for name in found:
+            new = name
+            while new in notebook or self.bound(new, len(self.statements), 0):
+                new = f"local_{new}"
+            self.local_names[name] = new
+        self.namespaces[home] = {self.local_names[name]: value for name, value in found.items()}
+        why = blocks.given(frame.f_code.co_name)
+        self._add_part(blocks.Held(frozenset(self.local_names.values()), frozenset(), why), home)
+        if tree is not None:
+            renames = {name: new for name, new in self.local_names.items() if name != new}
+            body = renamed(tree, renames).body if renames else tree.body
+            for part in blocks.in_order(body, frame.f_lineno, functools.partial(self._is_held, home)):
+                self._add_part(part, home)
+
+    def home_of(self, name: str, home: int) -> int:
+        """The home that code of a home finds a name in."""
+        local = self.local_home
+        if local is None or home not in (0, local):
+            return home
+        return local if name in self.namespaces[local] or (local, name) in self._bound else 0
+
+    def is_touched(self, name: str, since: int, home: int) -> bool:
+        """Whether a statement from a place on has given a name a value, or changed its object."""
+        places = [*self._bound.get((home, name), ()), *self._changed.get((home, name), ())]
+        return any(place >= since for place in places)
+
+    def _add_passed(self, statement: Statement, line: int | None) -> None:
+        """Add a statement of a cell that works, or failed, at a line; None where it has ended."""
+        is_over = line is None or statement.last_line < line
+        is_block = hasattr(statement.tree, "body") and not isinstance(statement.tree, DEFINITIONS)
+        if is_over and not (is_block and self._is_held(0, statement.tree)):
+            self._add(statement, 0)
+        elif is_over or (is_block and line is not None and statement.tree.lineno <= line):
+            is_held = functools.partial(self._is_held, 0)
+            for part in blocks.passed(statement.tree, None if is_over else line, is_held):
+                self._add_part(part, 0)
+
+    def _add_part(self, part: ast.stmt | blocks.Held, home: int) -> None:
+        if isinstance(part, blocks.Held):
+            names = part.binds | self._of_objects(part.changes, home)
+            self._add(replace(_described(ast.Pass(), "", ""), binds=names, held=part.why), home)
+        else:
+            self._add(replace(_described(part, wrapped(ast.unparse(part)), ""), in_block=True), home)
+
+    def _is_held(self, home: int, tree: ast.stmt) -> bool:
+        return bool(self._why_held(_described(tree, "", ""), home))
+
+    def _why_held(self, statement: Statement, home: int) -> str:
+        """Why a statement is not repeated, empty where it is."""
+        tree = statement.tree
+        if statement.held or statement.is_import or isinstance(tree, DEFINITIONS):
+            return statement.held
+        if statement.asks_ipython:
+            return f"a line that only IPython can run gave it: {_first_line(statement)}. Make it in Python"
+        if self.starts_a_run(statement, home):
+            return f"it comes from a line that trains or uses a run: {_first_line(statement)}. Make it in another line"
+        return ""
+
+    def starts_a_run(self, statement: Statement, home: int) -> bool:
+        """Whether a statement starts a run when it runs, or takes something of one."""
+        if starts_a_run(statement.tree) or any(self._is_of_a_run(name, home, set()) for name in statement.at_once):
+            return True
+        return any(self._is_run_of(receiver, method, home) for receiver, method in method_calls(statement.tree))
+
+    def _is_run_of(self, receiver: ast.expr, method: str, home: int) -> bool:
+        """Whether a method that is called on something starts a run: of a Trainer, or of a class of the notebook."""
+        tree: ast.AST = receiver
+        if isinstance(receiver, ast.Name):
+            places = self.bound(receiver.id, len(self.statements), home)
+            tree = self.statements[places[-1]][0].tree if places else receiver
+        if is_trainer(tree) and method in OF_A_TRAINER:
+            return True
+        cls = self.bound(class_of(tree), len(self.statements), home)
+        return bool(cls) and self._is_started_in(self.statements[cls[-1]][0].tree, [method], home, set())
+
+    def _is_started_in(self, cls: ast.stmt, methods: Sequence[str], home: int, seen: set[str]) -> bool:
+        """Whether some methods of a class start a run."""
+        found = [item for item in getattr(cls, "body", ()) if getattr(item, "name", "") in methods]
+        names = {read.node.id for read in reads(*found)}
+        return any(map(starts_a_run, found)) or any(self._is_of_a_run(name, home, seen) for name in sorted(names))
+
+    def _is_of_a_run(self, name: str, home: int, seen: set[str]) -> bool:
+        """Whether a name is this package's, of a run, or of a function that starts one."""
+        home = self.home_of(name, home)
+        if name in seen:
+            return False
+        seen.add(name)
+        if (home, name) in self._of_runs:
+            return not is_plain(self.namespaces[home].get(name, self))  # a plain value is recorded as it is
+        places = self.bound(name, len(self.statements), home)
+        if not places:
+            return _is_ours(self.namespaces[home].get(name))
+        statement = self.statements[places[-1]][0]
+        if statement.is_import:
+            return imports_package(statement.tree, name)
+        if isinstance(statement.tree, ast.ClassDef):
+            of_class = any(self._is_of_a_run(item, home, seen) for item in statement.at_once)
+            return of_class or self._is_started_in(statement.tree, ("__init__", "__post_init__"), home, seen)
+        if not isinstance(statement.tree, DEFINITIONS):
+            return False
+        read = statement.at_once | statement.later
+        return starts_a_run(statement.tree) or any(self._is_of_a_run(item, home, seen) for item in read)
+
+    def _of_objects(self, names: Iterable[str], home: int) -> set[str]:
+        """Those of some names that are no modules."""
+        namespace, found = self.namespaces[home], set()
+        for name in names:
+            places = self.bound(name, len(self.statements), home)
+            is_import = bool(places) and self.statements[places[-1]][0].is_import
+            if not is_import and not isinstance(namespace.get(name), ModuleType) and name != "get_ipython":
+                found.add(name)
+        return found
+
     def _add_all(self, statements: Iterable[Statement], home: int = 0) -> None:
         for statement in statements:
             self._add(statement, home)
 
     def _add(self, statement: Statement, home: int) -> None:
+        if not statement.held and (why := self._why_held(statement, home)):
+            statement = replace(statement, held=why)
+            self._of_runs |= {(home, name) for name in statement.binds | self._of_objects(statement.changes, home)}
+        else:
+            self._of_runs -= {(home, name) for name in statement.binds}
         place = len(self.statements)
         self.statements.append((statement, home))
         for names, index in ((statement.binds, self._bound), (statement.changes, self._changed)):
@@ -157,18 +306,22 @@ def of_notebook(
         units: what came into it other than as text of its cells.
         failed: of each cell that failed, the line that it failed in.
     """
-    history = History(namespace)
+    history, frames = History(namespace), _frames(namespace)
+    lines = [frame.f_lineno for frame in frames if frame.f_code.co_name == "<module>"]
+    running, inner = (lines[-1], lines[0]) if lines else (None, None)
     shell = running_shell()
     if shell is None:
-        history.add_cell(_script(), units)
-        return history
-    cells = list(shell.user_ns.get("In", ()))
-    for number, text in enumerate(cells):
-        before = (failed or {}).get(number)
-        if number == len(cells) - 1 and number == shell.execution_count:
-            before = before or _running_line(shell.user_ns)
-        history.add_cell(str(text), [unit for unit in units if unit.cell == number], before)
-    history.add_cell("", [unit for unit in units if unit.cell is None or unit.cell >= len(cells)])
+        history.add_cell(_script(), units, running)
+    else:
+        cells = list(shell.user_ns.get("In", ()))
+        for number, text in enumerate(cells):
+            now = number == len(cells) - 1 and bool(frames) and _text_of(frames[-1]).strip() == str(text).strip()
+            failed_line = (failed or {}).get(number)
+            of_cell = [unit for unit in units if unit.cell == number]
+            history.add_cell(str(text), of_cell, failed_line or (running if now else None), inner if now else None)
+        history.add_cell("", [unit for unit in units if unit.cell is None or unit.cell >= len(cells)])
+    if frames and frames[0].f_code.co_name != "<module>":
+        history.add_function(frames[0])
     return history
 
 
@@ -181,14 +334,54 @@ def _script() -> str:
         return ""
 
 
-def _running_line(namespace: Mapping[str, Any]) -> int | None:
-    """Line of the cell that runs now, None where a thread or the like asks."""
-    frame = sys._getframe()
+def _frames(namespace: Mapping[str, Any]) -> list[FrameType]:
+    """Frames of the notebook's code that runs now, the innermost first; none where a thread or the like asks."""
+    found, frame = [], sys._getframe().f_back
     while frame is not None:
-        if frame.f_code.co_name == "<module>" and frame.f_globals is namespace:
-            return frame.f_lineno
-        frame = frame.f_back  # type: ignore[assignment]
+        if frame.f_globals is namespace:
+            found.append(frame)
+        frame = frame.f_back
+    return found
+
+
+def _locals_of(frame: FrameType) -> dict[str, Any]:
+    """Variables of a function, those of comprehensions that it is called in among them."""
+    around = frame.f_back
+    inside = frame.f_code.co_name in ("<listcomp>", "<setcomp>", "<dictcomp>") and around is not None
+    is_function = inside and around is not None and around.f_code.co_name != "<module>"
+    return {**(_locals_of(around) if is_function and around is not None else {}), **frame.f_locals}
+
+
+def _text_of(frame: FrameType) -> str:
+    """Text that a frame's code is of."""
+    return "".join(linecache.getlines(frame.f_code.co_filename))
+
+
+def _function_of(frame: FrameType) -> ast.FunctionDef | ast.AsyncFunctionDef | None:
+    """The definition of a function that runs, None where its text is not known."""
+    code = frame.f_code
+    try:
+        tree = ast.parse(_text_of(frame))
+    except (SyntaxError, ValueError, RecursionError):
+        return None
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) or node.name != code.co_name:
+            continue
+        if min([node.lineno, *(item.lineno for item in node.decorator_list)]) == code.co_firstlineno:
+            return node
     return None
+
+
+def _is_ours(value: Any) -> bool:
+    """Whether a value is this package, or of it."""
+    name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", "")
+    return isinstance(name, str) and name.partition(".")[0] == PACKAGE
+
+
+def _first_line(statement: Statement) -> str:
+    lines = [line for line in (statement.text or ast.unparse(statement.tree)).splitlines() if line[:1] != "#"]
+    line = lines[0].strip()
+    return line if len(line) <= 60 else f"{line[:59]}…"
 
 
 @functools.lru_cache(maxsize=4096)
@@ -204,7 +397,10 @@ def statements_of(text: str) -> tuple[Statement, ...]:
         alone = _stands_alone(body, at)
         magic, inner = _magic(tree)
         if magic in _RUNS_PYTHON:
-            found += (replace(item, last_line=tree.end_lineno or 0) for item in statements_of(inner))
+            if ast.unparse(tree.value.func).endswith("run_cell_magic"):  # type: ignore[attr-defined]
+                found += (replace(item, is_inner=True) for item in statements_of(inner))
+            else:
+                found += (replace(item, last_line=tree.end_lineno or 0) for item in statements_of(inner))
         elif not isinstance(tree, ast.Delete):
             cut = _cut(lines, tree) if alone else ast.get_source_segment(text, tree) or ast.unparse(tree)
             found.append(_described(tree, cut, magic))
@@ -228,13 +424,15 @@ def _described(tree: ast.stmt, text: str, magic: str) -> Statement:
     read = reads(tree)
     later = frozenset(item.node.id for item in read if not item.outermost)
     at_once = {item.node.id for item in read if item.outermost}
-    if not isinstance(tree, _DEFINITIONS):
+    if not isinstance(tree, DEFINITIONS):
         at_once = read_first([tree])
-    for node in _outside_functions(tree):
+    for node in outside_functions(tree):
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
             at_once.add(node.target.id)
-    bound, changed = frozenset(binds([tree])), frozenset(_changed(tree))
-    return Statement(tree, text, bound, frozenset(at_once), later, changed, tree.end_lineno or 0, magic)
+    if hasattr(tree, "body") and not isinstance(tree, DEFINITIONS):
+        at_once |= binds([tree]) - binds_surely([tree])
+    bound, changes = frozenset(binds([tree])), frozenset(changed(tree))
+    return Statement(tree, text, bound, frozenset(at_once), later, changes, getattr(tree, "end_lineno", 0), magic)
 
 
 def _magic(tree: ast.stmt) -> tuple[str, str]:
@@ -260,48 +458,6 @@ def _cut(lines: Sequence[str], tree: ast.stmt) -> str:
     while start and lines[start - 1].startswith("#"):
         start -= 1
     return "\n".join(lines[start : tree.end_lineno]).rstrip()
-
-
-def _outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes that run with a statement itself, not when something is called."""
-    todo = [tree]
-    while todo:
-        node = todo.pop()
-        yield node
-        if not isinstance(node, (*_DEFINITIONS, ast.Lambda)):
-            todo += ast.iter_child_nodes(node)
-
-
-def _changed(tree: ast.stmt) -> set[str]:
-    """Names whose object a statement plainly changes."""
-    found: set[str] = set()
-    for node in _outside_functions(tree):
-        if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
-            found |= _root(node)
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            found |= _changed_by(node.value)
-    return found
-
-
-def _changed_by(call: ast.Call) -> set[str]:
-    """Names whose object a call changes, where nothing is done with what it returns."""
-    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    found = {item for argument in call.args for item in _root(argument)} if _fills(name) else set()
-    if isinstance(call.func, ast.Attribute) and not name.startswith(_LEAVES_AS_IT_IS):
-        found |= _root(call.func)
-    return found
-
-
-def _fills(name: str) -> bool:
-    """Whether a function's name says that it changes what it is given, as ``shuffle`` and torch's ``zeros_`` do."""
-    return name == "shuffle" or (name.endswith("_") and not name.startswith("_"))
-
-
-def _root(node: ast.AST) -> set[str]:
-    """The name that a chain of attributes, items and calls begins with."""
-    while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
-        node = node.func if isinstance(node, ast.Call) else node.value
-    return {node.id} if isinstance(node, ast.Name) else set()
 
 
 def sets(statement: Statement) -> str:
@@ -366,7 +522,7 @@ def _is_seed(tree: ast.AST) -> bool:
 
 def _seeds_torch(tree: ast.AST) -> bool:
     """Whether a statement seeds torch, and with a number: ``torch.seed()`` draws one."""
-    calls = [node for node in _outside_functions(tree) if isinstance(node, ast.Call)] if _is_seed(tree) else []
+    calls = [node for node in outside_functions(tree) if isinstance(node, ast.Call)] if _is_seed(tree) else []
     named = [(ast.unparse(call.func), bool(call.args or call.keywords)) for call in calls]
     return any(
         "seed" in name

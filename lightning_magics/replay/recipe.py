@@ -11,6 +11,8 @@ import copy
 import dataclasses
 import enum
 import inspect
+import math
+import sys
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +26,11 @@ from ..options.parser import Expression
 from ..options.tokens import is_expression, to_value
 from ..runs import columns, events
 from ..runs.record import RunRecord
-from .closure import Closure, Module, is_plain
+from .closure import Closure, Module
 from .history import History
+from .plain import is_plain
+
+_MOST_NUMBERS = 1000  # items of an array that are recorded, and of a list that an object is looked for in
 
 
 @dataclass(frozen=True)
@@ -129,16 +134,16 @@ class Writer:
     Args:
         history: what the notebook has run.
         home: where names of texts are looked up first, see `History`.
-        local_names: variables of the function that the fit was called in, which come before those; none of them
-            exists when the code runs again.
+        local_names: variables of the function that the fit was called in, which come before those.
     """
 
     def __init__(self, history: History, home: int = 0, local_names: Mapping[str, Any] | None = None) -> None:
         self._history = history
         self._home = home
         self._local_names = local_names or {}
-        self._closure = Closure(history)
+        self._closure = Closure(history, self._value)
         self._recipe = Recipe()
+        self._naming: list[str] = []  # names whose values are being looked for
 
     def model(self, part: Part, package: str, trained: bool, remade: bool = False) -> None:
         """Take in the model.
@@ -154,7 +159,8 @@ class Writer:
         if isinstance(found, Definition | type):
             self._note(model=self._class(found), arguments=self._arguments("model", part))
             return
-        name = self._standing(part.typed) or self._name_of(found)
+        name = self._standing(part.typed)
+        name = name if name and self._is_whole(name) else self._name_of(found)
         if name and self._is_whole(name):
             self._note(model=self._code(found, name, "model"), compiled=uncompiled(found) is not found)
             return
@@ -271,13 +277,14 @@ class Writer:
             for name, value in part.arguments.items()
         }
 
-    def _code(self, value: Any, typed: Any, what: str) -> str:
+    def _code(self, value: Any, typed: Any, what: str, before: int | None = None) -> str:
         """Code of a value.
 
         Args:
             value: it.
             typed: text that it came from, or anything else.
             what: it is for.
+            before: place in the history before which a variable that holds it had its value.
         """
         if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
             value = value.item()
@@ -287,8 +294,8 @@ class Writer:
         if text:
             self._closure.need_code(text, self._home)
             return text
-        name = self._name_of(value)
-        if name and not self._is_whole(name):  # such as the variable of a loop
+        name = self._name_of(value, before)
+        if name and not self._is_whole(name):
             made = self._made(value, what)
             if made:
                 return made
@@ -312,10 +319,16 @@ class Writer:
         tree = ast.parse(typed.strip(), mode="eval")
         places = [read.node for read in reads(tree) if read.node.id in self._local_names]
         values = {node.id: self._local_names[node.id] for node in places}
-        if not all(map(is_plain, values.values())):
+        codes = {name: repr(value) if is_plain(value) else self._local(name) for name, value in values.items()}
+        if not all(codes.values()):
             return ""
-        codes = {name: ast.parse(repr(value), mode="eval").body for name, value in values.items()}
-        return ast.unparse(replaced(tree, places, codes)) if places else typed
+        trees = {name: ast.parse(code, mode="eval").body for name, code in codes.items()}
+        return ast.unparse(replaced(tree, places, trees)) if places else typed
+
+    def _local(self, name: str) -> str:
+        """The name that a variable of the function has in what is recorded, empty where it has none."""
+        is_global = self._history.namespaces[0].get(name, self) is self._local_names[name]
+        return self._history.local_names.get(name, name if is_global else "")
 
     def _made(self, value: Any, what: str) -> str:
         """Code that makes a value anew, empty where its type does not tell how."""
@@ -340,21 +353,75 @@ class Writer:
             given = value._asdict()
         elif isinstance(value, PurePath):
             return f"{self._class(Path if isinstance(value, Path) else cls)}({str(value)!r})"
+        elif cls.__module__ == "numpy" and cls.__name__ == "ndarray":
+            return self._array(value, "numpy.array", f"{str(value.dtype)!r}")
+        elif cls.__module__ == "torch" and cls.__name__ == "Tensor" and not value.requires_grad:
+            return self._array(value, "torch.tensor", str(value.dtype)) if value.device.type == "cpu" else ""
         else:
             return ""
         codes = [f"{name}={self._code(item, item, what)}" for name, item in given.items()]
         return f"{self._class(cls)}({', '.join(codes)})"
 
-    def _name_of(self, value: Any) -> str:
-        """A variable of the notebook that holds an object, empty if there is none."""
-        found = (name for name, item in self._history.namespaces[0].items() if item is value)
-        return next((name for name in found if not name.startswith("_")), "")
+    def _array(self, value: Any, function: str, kind: str) -> str:
+        """Code of a small array of numbers, empty of any other."""
+        package, _, _ = function.partition(".")
+        items = value.tolist() if math.prod(value.shape) <= _MOST_NUMBERS else None
+        if not is_plain(items) or not self._closure.need_import(package, sys.modules[package]):
+            return ""
+        return f"{function}({items!r}, dtype={kind})" if 0 not in value.shape else ""
+
+    def _value(self, value: Any, name: str, place: int) -> str:
+        """Code of the value that a name has since a place in the history, empty where none is known."""
+        if name in self._naming:
+            return ""
+        self._naming.append(name)
+        outer, self._closure = self._closure, Closure(self._history, self._value)
+        try:
+            self._code(value, None, name, place)
+            is_known = not self._closure.missing
+        finally:
+            self._closure = outer
+        try:
+            return self._code(value, None, name, place) if is_known else ""
+        finally:
+            self._naming.pop()
+
+    def _name_of(self, value: Any, before: int | None = None) -> str:
+        """A variable of the notebook that holds an object, alone or among others; empty if there is none.
+
+        Args:
+            value: the object.
+            before: place in the history before which the variable had its value.
+        """
+        found = []
+        for home in {0, self._history.local_home or 0}:
+            for name, item in self._history.namespaces[home].items():
+                code = f"{name}{_place_in(item, value)}" if item is not value else name
+                if name.startswith("_") or name in self._naming or (code == name and item is not value):
+                    continue
+                bound = self._history.bound(name, sys.maxsize, home)
+                if before is None or not bound or bound[-1] < before:
+                    found.append(code)
+        found.sort(key=lambda code: not code.isidentifier())
+        return next(filter(self._is_whole, found), found[0] if found and found[0].isidentifier() else "")
 
     def _is_whole(self, code: str) -> bool:
         """Whether all that an expression needs is known."""
-        trial = Closure(self._history)
-        trial.need_code(code, self._home)
-        return not trial.missing
+        outer, self._closure = self._closure, Closure(self._history, self._value)
+        try:
+            self._closure.need_code(code, self._home)
+            return not self._closure.missing
+        finally:
+            self._closure = outer
+
+
+def _place_in(holder: Any, value: Any) -> str:
+    """Where an object is in a tuple, list or dict, as ``[0]``; empty if it is not."""
+    if type(holder) is dict and len(holder) <= _MOST_NUMBERS:
+        return next((f"[{key!r}]" for key, item in holder.items() if item is value and is_plain(key)), "")
+    if type(holder) in (list, tuple) and len(holder) <= _MOST_NUMBERS:
+        return next((f"[{place}]" for place, item in enumerate(holder) if item is value), "")
+    return ""
 
 
 def loaded_name(cls: str) -> str:

@@ -23,9 +23,11 @@ from ..runs import folder as runs
 from ..runs.folder import RunFolder
 from ..runs.record import RunRecord
 from ..training import main_module
+from .blocks import is_lost
 from .closure import Closure
 from .history import History, Statement, Unit, sets_a_seed
 from .recipe import Recipe
+from .starts import PACKAGE
 
 if TYPE_CHECKING:
     from ..runs.randomness import RandomState
@@ -62,7 +64,7 @@ class Recalled:
             known: the notebook's globals: what the source lacks is taken from there.
 
         Raises:
-            RunError: it is no fit, or its folder does not tell how it was put together.
+            RunError: it is no fit, its folder does not tell how it was put together, or its source would train.
         """
         record = folder.read()
         if record.verb != "fit":
@@ -78,8 +80,10 @@ class Recalled:
             raise RunError(
                 f"{folder.name} has no source: {error}. Its weights are in {folder.checkpoints_path}"
             ) from error
-        lacking = {name: known[name] for name in recipe.missing if name in known}
-        return cls(folder, record, recipe, text, {"__name__": "__main__", "__builtins__": builtins, **lacking})
+        lacking = {name: known[name] for name, why in recipe.missing.items() if name in known and not is_lost(why)}
+        found = cls(folder, record, recipe, text, {"__name__": "__main__", "__builtins__": builtins, **lacking})
+        found._check_trains_nothing()
+        return found
 
     @property
     def unit(self) -> Unit:
@@ -266,9 +270,24 @@ class Recalled:
         return Definition(name, cls, text, "", "class", package, notebook=self.namespace, **more)
 
     def _history(self) -> History:
-        history = History(self.namespace)
-        history.add_cell(self.text)
+        history = History(self.namespace, [name for name, why in self.recipe.missing.items() if PACKAGE in why])
+        history.add_text(self.text)
         return history
+
+    def _check_trains_nothing(self) -> None:
+        """Refuse source that starts a run itself, as earlier versions recorded of a loop of fits.
+
+        Raises:
+            RunError: names the line.
+        """
+        held = next((statement for statement, _ in self._history().statements if statement.held), None)
+        if held is None:
+            return
+        line, model = _visible(held.text.splitlines()[0]), self.record.model
+        raise RunError(
+            f"{self.folder.name} cannot be repeated: its recorded source trains, in line {held.tree.lineno} ({line}). "
+            f"For its weights, run the cell that defines {model}, then run = %lightning_attach {self.folder.name}"
+        )
 
     def _places(self, codes: Iterable[str]) -> list[int]:
         closure = Closure(self._history())
@@ -292,10 +311,9 @@ class _Lacking:
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if isinstance(error, NameError) and error.name in self._missing:
-            raise RunError(
-                f"{self._run} needs {error.name}, which its source lacks: {self._missing[error.name]}. "
-                f"Or make {error.name} in this notebook first, and type this again"
-            ) from error
+            why = self._missing[error.name]
+            otherwise = "" if is_lost(why) else f". Or make {error.name} in this notebook first, and type this again"
+            raise RunError(f"{self._run} needs {error.name}, which its source lacks: {why}{otherwise}") from error
 
 
 def typed(codes: dict[str, str] | None) -> dict[str, Any]:

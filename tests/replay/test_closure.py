@@ -3,8 +3,9 @@ import ast
 import numpy
 import pytest
 
-from lightning_magics.replay.closure import Closure, is_plain
+from lightning_magics.replay.closure import Closure
 from lightning_magics.replay.history import History, Unit
+from lightning_magics.replay.plain import is_plain
 
 
 class IPython:
@@ -257,7 +258,7 @@ def test_values_that_are_not_plain(value):
 def test_each_name_of_an_import_is_judged_by_itself():
     module = closure("import torch, lightning_magics", "x = torch.ones(2)", code="x")
     assert (module.missing, module.imports, module.body) == ({}, ("import torch",), ("x = torch.ones(2)",))
-    module = closure("import torch, lightning_magics as lm", "x = lm", code="x")
+    module = closure("import torch, lightning_magics as lm", code="lm")
     assert list(module.missing) == ["lm"]
 
 

@@ -1,0 +1,123 @@
+"""What a block has done once before a run that is made in it: its statements, without the loop and without the run."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from ..definitions.scopes import binds
+from .changes import DEFINITIONS, changed, outside_functions
+
+_IN_LOOP = "it changes from one iteration of a loop to the next. Make it inside the loop, before the fit"
+_IN_BLOCK = "it was made in a {} block, which is not recorded. Make it outside of that block"
+_GIVEN = "it was passed to {}. Make it inside that function, or assign it to a variable of the notebook first"
+# Context managers that make no difference to what is made within them.
+_TRANSPARENT = ("open", "redirect_stdout", "redirect_stderr", "catch_warnings", "suppress", "capture_output", "no_grad")
+
+
+@dataclass(frozen=True)
+class Held:
+    """Names whose values are all that is known: no statement gives them alone.
+
+    Attributes:
+        binds: names that the code gave a value; `changes`, names whose object it changed.
+        why: what to say of one that is no plain value.
+    """
+
+    binds: frozenset[str]
+    changes: frozenset[str]
+    why: str
+
+
+def passed(tree: ast.stmt, line: int | None, is_run: Callable[[ast.stmt], bool]) -> Iterator[ast.stmt | Held]:
+    """Yield what has run in a block, in its last iteration; a statement with a run in it gives values alone.
+
+    Args:
+        tree: the block: a loop, a condition, or the like.
+        line: that runs now, or that failed; None of a block that has ended.
+        is_run: whether a statement makes a run; it is asked when all that was yielded before is known.
+    """
+    kind = type(tree).__name__.removeprefix("Async").lower()
+    in_block = _held(_IN_BLOCK.format(kind), tree)
+    if isinstance(tree, ast.For | ast.AsyncFor | ast.While):
+        yield _held(_IN_LOOP, tree)
+        if _holds(tree.orelse, line):
+            yield from in_order(tree.orelse, line, is_run)
+            return
+        yield from in_order(tree.body, line, is_run)
+        yield from [_held(in_block.why, *tree.orelse)] if line is None else ()
+    elif isinstance(tree, ast.If):
+        branch = next((branch for branch in (tree.body, tree.orelse) if _holds(branch, line)), [])
+        yield in_block if not branch else _held(in_block.why, tree.test)
+        yield from in_order(branch, line, is_run)
+    elif isinstance(tree, ast.With | ast.AsyncWith) and all(map(_is_transparent, tree.items)):
+        yield _held(in_block.why, *tree.items)
+        yield from in_order(tree.body, line, is_run)
+    elif isinstance(tree, ast.Try) and (_holds(tree.body, line) or _holds(tree.orelse, line)):
+        yield from in_order(tree.body, line, is_run)
+        yield from in_order(tree.orelse, line, is_run)
+    else:
+        yield in_block
+
+
+def given(function: str) -> str:
+    """What to say of a parameter of a function that is no plain value."""
+    return _GIVEN.format(f"{function}()" if function.isidentifier() else "a comprehension")
+
+
+def is_lost(why: str) -> bool:
+    """Whether what is missing had its value in a block or function alone: today's variable of its name is another."""
+    return why.startswith(tuple(text.partition("{")[0] for text in (_IN_LOOP, _IN_BLOCK, _GIVEN)))
+
+
+def in_order(
+    statements: Sequence[ast.stmt], line: int | None, is_run: Callable[[ast.stmt], bool]
+) -> Iterator[ast.stmt | Held]:
+    """Yield the same of statements that follow each other: a block's, or those of a function that runs."""
+    for place, tree in enumerate(statements):
+        if line is not None and (tree.end_lineno or 0) >= line:
+            if _is_block(tree) and tree.lineno <= line:
+                yield from passed(tree, line, is_run)
+            return
+        if isinstance(tree, ast.Delete):
+            continue
+        if _leaves(tree):
+            why = _IN_BLOCK.format(type(tree).__name__.lower())
+            yield _held(why, *(statements[place:] if line is None else [tree]))
+            if line is None:
+                return
+        elif _is_block(tree) and is_run(tree):
+            yield from passed(tree, None, is_run)
+        else:
+            yield tree
+
+
+def _held(why: str, *trees: ast.AST) -> Held:
+    return Held(frozenset(binds(trees)), frozenset(name for tree in trees for name in changed(tree)), why)
+
+
+def _is_block(tree: ast.stmt) -> bool:
+    return (hasattr(tree, "body") and not isinstance(tree, DEFINITIONS)) or isinstance(tree, ast.Match)
+
+
+def _holds(statements: Sequence[ast.stmt], line: int | None) -> bool:
+    """Whether a line is one of some statements."""
+    return line is not None and any(tree.lineno <= line <= (tree.end_lineno or 0) for tree in statements)
+
+
+def _is_transparent(item: ast.withitem) -> bool:
+    called = item.context_expr.func if isinstance(item.context_expr, ast.Call) else item.context_expr
+    return ast.unparse(called).rpartition(".")[2] in _TRANSPARENT
+
+
+def _leaves(tree: ast.stmt) -> bool:
+    """Whether a statement may end the loop or function that it is in."""
+    loops = [node for node in outside_functions(tree) if isinstance(node, ast.For | ast.AsyncFor | ast.While)]
+    own = {id(inner) for loop in loops for inner in outside_functions(loop)}
+    nodes = list(outside_functions(tree))
+    return any(
+        isinstance(node, ast.Return | ast.Yield | ast.YieldFrom | ast.Await)
+        or (isinstance(node, ast.Break | ast.Continue) and id(node) not in own)
+        for node in nodes
+    )

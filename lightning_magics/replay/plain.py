@@ -1,0 +1,21 @@
+"""Values that code can hold as they are written: numbers, texts, and tuples, lists, dicts and sets of such."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+_MOST_TEXT = 100_000  # characters that a plain value may take
+
+
+def is_plain(value: Any) -> bool:
+    """Whether a value is a number, a text, None, or a tuple, list, dict or set of such, of no great size."""
+    if isinstance(value, list | tuple | dict | set | str | bytes) and len(value) > _MOST_TEXT:
+        return False
+    if not isinstance(value, list | tuple | dict | set | str | bytes | int | float | complex | bool | None):
+        return False
+    text = repr(value)
+    try:
+        return len(text) <= _MOST_TEXT and bool(ast.literal_eval(text) == value)
+    except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
+        return False
