@@ -20,6 +20,7 @@ from lightning_magics.commands.call import Call
 from lightning_magics.errors import InputError, LightningMagicsError, RunError
 from lightning_magics.launch.run import Run
 from lightning_magics.launch.slurm import submission
+from lightning_magics.training import trust
 
 MODEL = """
 import torch, pytorch_lightning as pl
@@ -285,6 +286,28 @@ def test_trust_in_a_checkpoint_is_not_taken_from_a_record(notebook):
     notebook("again = %lightning_rerun b --quiet --weights_only false")
     assert Path("evil").is_file()
     assert [row["epoch"] for row in notebook.shell.user_ns["again"].history] == [1]
+
+
+@pytest.mark.parametrize("where", ["", "--ddp 1"])
+def test_a_checkpoint_of_this_session_needs_no_trust_in_its_hyperparameters(notebook, monkeypatch, where):
+    notebook(NOISY)
+    notebook(f"run = %lightning_fit Noisy samples samples --max_epochs 1 --quiet --model.noise shifted {where}")
+    lines = [
+        "%lightning_validate run samples --ckpt_path best --quiet",
+        "more = %lightning_fit Noisy samples --max_epochs 2 --resume run --quiet --model.noise shifted",
+        "net = %lightning_load run",
+    ]
+    for line in lines:
+        notebook(line)
+    assert notebook.shell.user_ns["net"].hparams.noise.__name__ == "shifted"
+    notebook("%lightning_rerun more --quiet")
+    assert "gives the same numbers" in notebook.text
+    notebook("%lightning_export more train.py")
+    assert "if you trust it, add weights_only=False to fit." in Path("train.py").read_text()
+    monkeypatch.setattr(trust, "_written", set())  # as in another kernel
+    for line in [*lines, "%lightning_rerun more --quiet"]:
+        with pytest.raises(InputError, match=r"has the hyperparameter noise \(__main__\.shifted\): it holds Python"):
+            notebook(line)
 
 
 def test_resume_none_begins_anew_with_the_weights(notebook):

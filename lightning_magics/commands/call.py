@@ -637,7 +637,7 @@ class Call:
             early_stop=asked.early_stop,
             monitor=asked.monitor,
             loggers=tuple(options.resolve_loggers(tuple(loggers), self.session.scope)),
-            weights_only=asked.weights_only,
+            weights_only=self.only_tensors(checkpoint),
         )
         if asked.resume is None:
             return dataclasses.replace(job, continues=True)
@@ -671,8 +671,15 @@ class Call:
     def at_checkpoint(self, job: Job, checkpoint: Path) -> Job:
         """Let an evaluation take its weights from a checkpoint; the model that was given keeps its own."""
         return dataclasses.replace(
-            job, model=copy.deepcopy(job.model), checkpoint=checkpoint, weights_only=self.options.weights_only
+            job, model=copy.deepcopy(job.model), checkpoint=checkpoint, weights_only=self.only_tensors(checkpoint)
         )
+
+    def only_tensors(self, checkpoint: Path | None) -> bool:
+        """Whether a checkpoint is read without what runs code: this session's own needs no option for that."""
+        from ..training import trust
+
+        is_trusted = checkpoint is not None and trust.needs_no_question(checkpoint)
+        return bool(self.options.weights_only) and not is_trusted
 
     def checkpoint(self, asked: Any, model: str) -> Path:
         """Find the checkpoint to resume from.
@@ -728,7 +735,7 @@ class Call:
             given |= {"resume": str(job.checkpoint)} if job.checkpoint is not None else {}
             given |= {"logger": ()} if self.options.logger == () else {}
             given |= {"slurm": provenance.plain(dict(self.slurm))} if self.slurm else {}
-            given |= {} if self.options.weights_only else {"weights_only": False}
+            given |= {} if job.weights_only else {"weights_only": False}
             writer.options(given)
             return writer.written()
         except Exception as error:  # whatever the user's objects raise when they are looked at

@@ -38,8 +38,10 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
     from ..training.handover import absent, listed
     from ..training.origins import of_checkpoint
     from ..training.train import check_checkpoint, is_whole, take
+    from ..training.trust import needs_no_question
 
     path, recipe, record = recalled.checkpoint(checkpoint), recalled.recipe, recalled.record
+    weights_only = weights_only and not needs_no_question(path)
     if weights_only:
         check_checkpoint(path, recalled.value_types)
     lacking = {name for name in recipe.missing if name == "model" or name.startswith("--model.")}

@@ -190,10 +190,17 @@ class Session:
 
     def ended(self, run: Run) -> None:
         """Take note of a run that is over; one that was refused has no folder any more, and is forgotten."""
+        from ..training.trust import vouch_for
+
         if not run.folder.path.exists():
             self._named.pop(run.name, None)
             if self.last is run:
                 self.last = next(reversed(list(self._named.values())), None)
+        if run.verb == "fit":
+            with contextlib.suppress(OSError):  # a folder that goes meanwhile
+                vouch_for(
+                    run.folder.all_checkpoints()
+                )  # not the best one's path: a foreign file resumed from may name it
         if run.verb == "fit" and run.record.steps:
             self.fits[run.record.model] = run
             if run.has_weights:

@@ -2,17 +2,48 @@
 
 from __future__ import annotations
 
+import copyreg
 import importlib
 import os
+import pickle
+from collections import defaultdict, deque
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import torch
 
 from .handover import take_type
-from .trust import with_plain_hyperparameters
+from .trust import vouch_for, with_plain_hyperparameters
 
 _MOST_BYTES = 1 << 27  # of initial weights
+
+
+def _defaultdict(value: defaultdict[Any, Any]) -> Any:
+    return defaultdict, (value.default_factory, dict(value))
+
+
+def _deque(value: deque[Any]) -> Any:
+    return deque, (list(value), value.maxlen)
+
+
+def _zone(value: ZoneInfo) -> Any:
+    return (ZoneInfo, (value.key,)) if value.key is not None else value.__reduce__()
+
+
+_ONE_CALL: dict[type, Any] = {defaultdict: _defaultdict, deque: _deque, ZoneInfo: _zone}
+
+
+class _Pickler(pickle.Pickler):
+    """Writes as one call each what pickle fills item by item, or gets by name, which torch refuses to load."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.dispatch_table = {**copyreg.dispatch_table, **_ONE_CALL}
+
+
+_PICKLES: Any = SimpleNamespace(__name__="pickle", Pickler=_Pickler)
 
 
 def straight_io(package: str) -> Any:
@@ -71,8 +102,9 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
     passing = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with passing.open("wb") as file:
-            torch.save(with_plain_hyperparameters(checkpoint), file)
+            torch.save(with_plain_hyperparameters(checkpoint), file, pickle_module=_PICKLES)
         passing.replace(path)
+        vouch_for([path])
     except BaseException as error:
         passing.unlink(missing_ok=True)
         full = error.__context__ if isinstance(error, RuntimeError) else error  # torch's writer covers what it met

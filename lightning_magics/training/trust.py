@@ -1,7 +1,8 @@
 """What of a checkpoint is loaded without trust in it: tensors, plain values, and harmless types; and what is not.
 
 Nothing of a checkpoint runs here: what it would create is looked up by name among what is loaded already. Enums,
-dataclasses and named tuples are harmless where they are the user's own.
+dataclasses and named tuples are harmless where they are the user's own. A checkpoint that a fit of this process wrote
+is trusted as long as its file stays as it was.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import pickle
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -39,10 +40,11 @@ _HARMLESS = {
         "str",
         "tuple",
     ),
-    "collections": ("defaultdict",),
+    "collections": ("ChainMap", "UserDict", "defaultdict", "deque"),
     "datetime": ("date", "datetime", "time", "timedelta", "timezone"),
     "decimal": ("Decimal",),
     "fractions": ("Fraction",),
+    "functools": ("partial",),  # what it calls must be harmless too
     "numpy": ("dtype", "ndarray"),
     "numpy._core.multiarray": ("_reconstruct", "scalar"),
     "numpy.core.multiarray": ("_reconstruct", "scalar"),
@@ -59,14 +61,50 @@ _HARMLESS = {
         "PathNode",
         "StringNode",
     ),
+    "pandas._libs.tslibs.nattype": ("_nat_unpickle",),
+    "pandas._libs.tslibs.timedeltas": ("_timedelta_unpickle",),
+    "pandas._libs.tslibs.timestamps": ("_unpickle_timestamp",),
     "pathlib": ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),
     "pathlib._local": ("PosixPath", "PurePosixPath", "PureWindowsPath", "WindowsPath"),  # Python 3.13
+    "re": ("_compile",),
     "types": ("SimpleNamespace",),
     "typing": ("Any",),
     "uuid": ("UUID",),
+    "zoneinfo": ("ZoneInfo",),
 }
+_written: set[tuple[int, ...]] = set()  # marks of checkpoints that fits of this process wrote
 _PACKAGE = __name__.partition(".")[0]
 _BASES = ("abc", "builtins", "collections.abc", "enum", "typing")  # of enums, dataclasses and named tuples
+
+
+def vouch_for(paths: Iterable[Path]) -> None:
+    """Take note of checkpoints that a fit of this process has just written, itself or in processes of its own."""
+    for path in paths:
+        with contextlib.suppress(OSError):
+            _written.add(_mark(path))
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file is a checkpoint that a fit of this process wrote, and is as it was then."""
+    with contextlib.suppress(OSError):
+        return _mark(path) in _written
+    return False
+
+
+def _mark(path: Path) -> tuple[int, ...]:
+    """What differs once a file is another one or was written to, whatever times are set by hand afterwards."""
+    found = path.stat()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def needs_no_question(path: Path) -> bool:
+    """Whether a checkpoint holds objects that are not harmless, and is this process's own."""
+    if not is_own(path):
+        return False
+    try:
+        return bool(refused_in(path))
+    except Exception:  # loading it says what it is
+        return False
 
 
 @contextlib.contextmanager
@@ -101,6 +139,8 @@ def _resolved(path: str) -> Any:
     value = getattr(sys.modules.get(module), name, None)
     if not isinstance(value, type):
         return None
+    if module == "numpy" and issubclass(value, np.generic):
+        return value
     named_tuple = issubclass(value, tuple) and hasattr(value, "_fields")
     holds_values = issubclass(value, enum.Enum) or dataclasses.is_dataclass(value) or named_tuple
     own = value.__module__ not in _BASES and all(map(_is_own, value.__mro__))
@@ -142,9 +182,9 @@ def objects_in(path: Path) -> list[str]:
     for key, part in state.items() if isinstance(state, Mapping) else ():
         if key in _HYPERPARAMETERS and isinstance(part, Mapping):
             for name, value in part.items():
-                found |= dict.fromkeys(
-                    f"the hyperparameter {name} ({item})" for item in _origins(value) if item in refused
-                )
+                origins = [item for item in _origins(value) if item in refused]
+                telling = [item for item in origins if not item.startswith("builtins.")]
+                found |= dict.fromkeys(f"the hyperparameter {name} ({item})" for item in (telling or origins)[:1])
         else:
             found |= dict.fromkeys(f"{key} ({item})" for item in _origins(part) if item in refused)
     return list(found)
@@ -175,6 +215,11 @@ class _Unmade:
 
     def __init__(self, *parts: Any) -> None:
         self.parts: list[Any]
+
+    def __call__(self, *parts: Any) -> _Unmade:
+        """As of what ``getattr`` gives."""
+        self.parts += parts
+        return self
 
     def __setstate__(self, state: Any) -> None:
         self.parts.append(state)

@@ -327,7 +327,7 @@ def test_what_cannot_be_exported_says_what_to_do(folder: Path, metrics) -> None:
     )
     assert "the script needs data to train on: %lightning_export Net DATA FILE" in errors[4]
     assert "the script needs data to train on: %lightning_export Odd DATA FILE" in errors[5]
-    assert "holds Python objects besides tensors" in errors[6]
+    assert errors[6] == ""  # it is loaded without a question in the session that wrote it
     assert not (folder / "asking.py").exists()
 
 

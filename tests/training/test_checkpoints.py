@@ -7,15 +7,21 @@ import importlib
 import os
 import pickle
 import re
+import shutil
 import sys
+import time
+from collections import UserDict, defaultdict, deque
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
+from zoneinfo import ZoneInfo
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from omegaconf import OmegaConf
@@ -90,6 +96,8 @@ HARMLESS = [
     *(argparse.Namespace(rate=np.float64(0.1)), SimpleNamespace(a=1), {"a": Fraction(1, 3)}, frozenset([1]), range(3)),
     *(Act.tanh, Mode.fast, Pair(2.0), Sizes(3.0), float),
     OmegaConf.create({"a": 1, "b": [1, 2.5, {"c": "x"}]}),
+    *(deque([1, Act.tanh], 3), defaultdict(list, a=[1]), UserDict(a=1), re.compile("a+", re.I), np.float32),
+    *(pd.Timestamp("2024-01-02", tz="Europe/Berlin"), pd.Timedelta(days=1), ZoneInfo("Europe/Berlin")),
 ]
 
 
@@ -103,6 +111,29 @@ def test_harmless_hyperparameters_need_no_trust(value, straight, tmp_path: Path)
     assert np.array_equal(found, value) if isinstance(value, np.ndarray) else found == value
     with pytest.raises(pickle.UnpicklingError):  # and only within it
         torch.load(path, weights_only=True)
+
+
+def test_a_partial_of_a_harmless_type_needs_no_trust(straight, tmp_path: Path):
+    path = tmp_path / "last.ckpt"
+    straight.save_checkpoint({"state_dict": {}, "hyper_parameters": {"read": partial(int, base=2)}}, path)
+    assert train.load(path, trusted=False)["hyper_parameters"]["read"]("11") == 3
+
+
+def test_a_checkpoint_of_this_process_is_its_own_until_it_is_touched(straight, tmp_path: Path):
+    path = tmp_path / "last.ckpt"
+    straight.save_checkpoint({"state_dict": {}, "hyper_parameters": {"noise": noise}}, path)
+    assert trust.needs_no_question(path)
+    copy = tmp_path / "copy.ckpt"
+    shutil.copy2(path, copy)
+    assert not trust.needs_no_question(copy)
+    before, content = path.stat(), path.read_bytes()
+    time.sleep(0.02)
+    path.write_bytes(content)  # of the same length, and with the same times
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert not trust.needs_no_question(path)
+    straight.save_checkpoint({"state_dict": {}, "hyper_parameters": {"rate": 0.1}}, path)
+    assert trust.is_own(path)
+    assert not trust.needs_no_question(path)  # it holds nothing that asks for it
 
 
 def test_scalars_of_numpy_are_stored_as_numbers(straight, tmp_path: Path):
@@ -128,6 +159,9 @@ class Evil:
             {"hyper_parameters": {"net": [Pair(torch.nn.ReLU)]}},
             "the hyperparameter net (torch.nn.modules.activation.ReLU)",
         ),
+        ({"hyper_parameters": {"zone": ZoneInfo("Europe/Berlin")}}, "the hyperparameter zone (builtins.getattr)"),
+        ({"hyper_parameters": {"act": partial(noise, 1)}}, "the hyperparameter act (test_checkpoints.noise)"),
+        ({"hyper_parameters": {"sizes": pd.Series([1, 2])}}, "the hyperparameter sizes (pandas.Series)"),
         ({"datamodule_hyper_parameters": {"a": Evil()}}, "the hyperparameter a (posix.system)"),
         ({"extra": {"a": Evil()}}, "extra (posix.system)"),
     ],
