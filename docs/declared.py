@@ -1,7 +1,7 @@
-"""Two directives: tables of a magic's options, and of the settings, made from what the package declares.
+"""Three directives: tables of a magic's options, of the settings and of the engines, made from what is declared.
 
 ``{options} fit`` is the table of ``%lightning_fit``, ``{options} trainer`` that of Trainer's arguments, and
-``{settings}`` that of ``%config LightningMagics``.
+``{settings}`` that of ``%config LightningMagics``, and ``{engines}`` that of ``--cluster``.
 """
 
 from collections.abc import Iterable
@@ -10,6 +10,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.util.docutils import SphinxDirective
 
+from lightning_magics import clusters
 from lightning_magics.magics import LightningMagics
 from lightning_magics.options.parser import Option, own_options
 from lightning_magics.options.trainer_arguments import trainer_options
@@ -36,6 +37,16 @@ def setting_rows() -> list[Row]:
         (name, computed if name == "prewarm" else _code(repr(trait.default())), trait.help)
         for name, trait in sorted(traits.items())
     ]
+
+
+def engine_rows() -> list[Row]:
+    """The engines of this package."""
+    engines = [clusters.engine(name) for name in clusters.BUILT_IN]
+    return [(f"--cluster {engine.name}", engine.about, _parameters(engine)) for engine in engines]
+
+
+def _parameters(engine: clusters.Engine) -> str:
+    return ", ".join(_code(f"--{engine.name}.{typed}") for typed, _ in engine.help)
 
 
 def _signature(option: Option) -> str:
@@ -84,8 +95,17 @@ class SettingsTable(SphinxDirective):
         return self.parse_text_to_nodes(_table(("setting", "default", "what it sets"), setting_rows()))
 
 
+class EnginesTable(SphinxDirective):
+    """The engines, by which a run goes to a cluster."""
+
+    def run(self) -> list[nodes.Node]:
+        """Make the table."""
+        return self.parse_text_to_nodes(_table(("option", "what it runs on", "parameters"), engine_rows()))
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Register the directives."""
     app.add_directive("options", OptionsTable)
     app.add_directive("settings", SettingsTable)
+    app.add_directive("engines", EnginesTable)
     return {"parallel_read_safe": True}

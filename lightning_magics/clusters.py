@@ -1,10 +1,22 @@
-"""The interface to an engine: the state of its jobs, and the resources that a run requests."""
+"""The interface to an engine, which runs jobs on a cluster; engines are found here by name.
+
+Another package adds one by an entry point: see "Adding an engine" in the documentation.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import functools
+import importlib
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+from .errors import InputError, did_you_mean
+
+ENTRY_POINTS = "lightning_magics.engines"  # the group in which other packages name theirs
+BUILT_IN = ("slurm",)
+_CLASSES = {"slurm": "lightning_magics.launch.slurm.engine:Slurm"}
 
 
 @dataclass(frozen=True)
@@ -13,17 +25,18 @@ class State:
 
     Attributes:
         kind: queued, running, ended; or unknown, where nobody answers.
-        word: Slurm's own: PENDING, RUNNING, TIMEOUT, NODE_FAIL, CANCELLED, FAILED …; FORGOTTEN is none of these
+        word: the engine's own; of Slurm PENDING, RUNNING, TIMEOUT, NODE_FAIL, CANCELLED …
         reason: for a person: why it waits, or how it ended.
         position: of one that waits, among those of its partition by priority, from 1; `waiting` how many these are.
-        start: Slurm's estimate of one that waits, Unix time in seconds.
-        nodes: that it has or had, as Slurm writes them: ``n[1-2]``.
+        start: the engine's estimate of one that waits, Unix time in seconds.
+        nodes: that it has or had, as the engine writes them: ``n[1-2]``.
         restarts: how often it was put back into the queue.
-        exit_code: of its batch script; `signal` the number of the signal that ended it.
+        exit_code: of its script; `signal` the number of the signal that ended it.
+        is_cancelled: whether it ended because somebody cancelled it.
     """
 
     kind: Literal["queued", "running", "ended", "unknown"]
-    word: str
+    word: str = ""
     reason: str = ""
     position: int | None = None
     waiting: int | None = None
@@ -32,24 +45,149 @@ class State:
     restarts: int = 0
     exit_code: int = 0
     signal: int = 0
+    is_cancelled: bool = False
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a run asks of Slurm.
+class Resources:
+    """What a run requests from an engine.
 
     Attributes:
-        nodes: of the job.
-        processes: on each node.
+        engine: its name.
+        nodes: number of nodes.
+        processes: ranks on each node.
         gpus: on each node; 0 for none.
-        parameters: submitit's, checked: `partition`, `time` in minutes, `setup` a list of lines …
+        parameters: the engine's own, checked; of Slurm submitit's: `partition`, `time` in minutes …
         inside: start in the allocation that this process is in, without a queue.
         requeues: how often a job that lost a node is put back into the queue at most.
     """
 
+    engine: str
     nodes: int
     processes: int
     gpus: int = 0
     parameters: Mapping[str, Any] = field(default_factory=dict)
     inside: bool = False
     requeues: int = 3
+
+
+class Engine(Protocol):
+    """What an engine provides; where a method has a body here, that serves an engine without such a thing.
+
+    Attributes:
+        name: what is typed after ``--cluster``, and before a parameter: ``--slurm.partition``.
+        about: what it runs on, in a line of the documentation.
+        help: rows of ``--help``: a parameter as it is typed, and what it does.
+        flags: parameters that mean true without a value.
+        lines: parameters that may be given again, each a line of a script.
+    """
+
+    name: str
+    about: str
+    help: Sequence[tuple[str, str]] = ()
+    flags: Collection[str] = ()
+    lines: Collection[str] = ()
+
+    def parameter_names(self) -> list[str]:
+        """Names of its parameters, for completion."""
+        return []
+
+    def parameter_values(self, name: str) -> list[str]:
+        """Values that a parameter may have, for completion."""
+        return []
+
+    def defaults(self, settings: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
+        """Parameters of a run: what was typed, over the settings."""
+        return {**settings, **typed}
+
+    def resources(self, nodes: int, devices: Any, accelerator: Any, parameters: Mapping[str, Any]) -> Resources:
+        """Check what a run requests, before anything starts.
+
+        Args:
+            nodes: number of nodes.
+            devices: processes on each node: a number; ``"auto"`` or -1 for one for each GPU; None for one.
+            accelerator: ``auto``, ``gpu``, ``cuda`` or ``cpu``.
+            parameters: by name.
+
+        Raises:
+            MissingPackage: the engine lacks a package.
+            InputError: the cluster cannot give that, or is not reached from here.
+        """
+        ...
+
+    def submit(self, resources: Resources, folder: Path) -> str:
+        """Submit a job that supervises the ranks of the run in a folder; return the job's id.
+
+        Raises:
+            InputError: it is refused.
+        """
+        ...
+
+    def state(self, job: str) -> State:
+        """Return how a job stands; one that nobody knows any more has ended."""
+        ...
+
+    def states(self, jobs: Iterable[str]) -> dict[str, State]:
+        """Return how jobs stand, by id; one that the queue does not know may be left out."""
+        return {job: self.state(job) for job in jobs}
+
+    def why(self, state: State, folder: Path) -> str:
+        """How the job of the run in a folder came to its end, for a person, with what to type where that helps."""
+        return state.reason or f"the job has ended ({state.word or 'its engine does not say how'})"
+
+    def cancel(self, job: str) -> None:
+        """Cancel a job; one that has ended stays as it is.
+
+        Raises:
+            RunError: it is refused, or nobody answers.
+        """
+        ...
+
+    def by_hand(self, job: str, what: Literal["cancel", "show"]) -> str:
+        """The command by which a person cancels a job, or looks at it, in a shell."""
+        return f"{what} job {job} with the tools of {self.name}"
+
+    def supervise(self, resources: Resources, folder: Path, lifeline: int | None) -> None:
+        """Supervise ranks within the allocation that this process is in, where `resources.inside` is set.
+
+        Args:
+            resources: of the run.
+            folder: of the run.
+            lifeline: file descriptor whose end means that the kernel is gone, None where that is no matter.
+        """
+        raise NotImplementedError(f"{self.name} has no allocations")
+
+
+def names() -> list[str]:
+    """The names of all engines: those of this package first."""
+    return [*BUILT_IN, *sorted(_entry_points().keys() - set(BUILT_IN))]
+
+
+def is_engine(name: str) -> bool:
+    """Whether there is an engine of that name."""
+    return name in BUILT_IN or name in _entry_points()
+
+
+@functools.cache
+def engine(name: str) -> Engine:
+    """Return the engine of a name.
+
+    Raises:
+        InputError: there is none, or its package cannot be imported.
+    """
+    if not is_engine(name):
+        raise InputError(f"--cluster {name!r} is not one of: {', '.join(names())}.{did_you_mean(name, names())}")
+    try:
+        module, _, attribute = (_CLASSES.get(name) or _entry_points()[name]).partition(":")
+        made: Engine = getattr(importlib.import_module(module), attribute)()
+    except Exception as error:  # whatever another package raises when it is imported
+        raise InputError(f"--cluster {name}: its engine cannot be loaded: {type(error).__name__}: {error}") from error
+    return made
+
+
+@functools.cache
+def _entry_points() -> dict[str, str]:
+    """The engines of other packages: where the class of each is, by name."""
+    from importlib import metadata  # takes longer to import than all of %load_ext
+
+    return {found.name: found.value for found in metadata.entry_points(group=ENTRY_POINTS)}

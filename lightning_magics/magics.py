@@ -78,6 +78,11 @@ class LightningMagics(Magics):
     slurm = traitlets.Dict(
         key_trait=traitlets.Unicode(), help='Parameters of runs on a Slurm cluster: {"partition": "gpu", "time": 120}.'
     ).tag(config=True)
+    engines = traitlets.Dict(
+        key_trait=traitlets.Unicode(),
+        value_trait=traitlets.Dict(key_trait=traitlets.Unicode()),
+        help='The same for runs on the clusters of other engines, by name: {"ray": {"queue": "night"}}.',
+    ).tag(config=True)
 
     @traitlets.default("prewarm")
     def _prewarm_where_someone_waits(self) -> bool:
@@ -190,7 +195,7 @@ class LightningMagics(Magics):
 
         Takes every argument of Trainer as an option too (--max_epochs 3, --precision bf16-mixed), and
         --model.NAME and --data.NAME for the constructors; a value can be any expression of the notebook.
-        %lightning_fit --help lists them all. With --nodes N --cluster slurm it trains on a Slurm cluster, and
+        %lightning_fit --help-all describes them. With --nodes N --cluster slurm it trains on a Slurm cluster, and
         --slurm.partition NAME and the like say how. Interrupt the kernel once to stop after the batch and keep the
         weights, twice to stop at once.
 
@@ -381,9 +386,9 @@ class LightningMagics(Magics):
     def _parsed(self, verb: parser.Verb, line: str) -> parser.Parsed | None:
         """Parse a line; None when it asked for help, which is shown."""
         parsed = parser.parse(verb, line.rstrip().removesuffix(";"))  # as after any line that is to show nothing
-        if not parsed.options.get("help"):
+        if not parsed.options.keys() & {"help", "help_all"}:
             return parsed
-        print(full_help(verb))  # noqa: T201 -- asked for
+        print(full_help(verb, everything="help_all" in parsed.options))  # noqa: T201 -- asked for
         return None
 
     def _defined(self, verb: parser.Verb, parsed: parser.Parsed, cell: str | None) -> tuple[str | None, Any]:

@@ -19,7 +19,7 @@ from notebook import SMALL_RUNS
 from lightning_magics.commands.call import Call
 from lightning_magics.errors import InputError, LightningMagicsError, RunError
 from lightning_magics.launch.run import Run
-from lightning_magics.launch.slurm import submission
+from lightning_magics.launch.slurm import engine
 from lightning_magics.training import trust
 
 MODEL = """
@@ -750,7 +750,7 @@ def test_what_is_wrong_with_a_setting_is_said_of_the_setting(notebook, monkeypat
     def refuse(*_):
         raise InputError("--slurm.partion is not a parameter of Slurm")
 
-    monkeypatch.setattr(submission, "asked", refuse)
+    monkeypatch.setattr(engine, "resources", refuse)
     notebook("%config LightningMagics.slurm = {'partion': 'gpu'}")
     with pytest.raises(InputError, match=r"Slurm\. It may be set by %config LightningMagics\.slurm$"):
         notebook("%lightning_fit Net samples --cluster slurm")
@@ -768,9 +768,9 @@ def test_mixed_precision_that_a_processor_only_plays_is_told(notebook, monkeypat
 def test_parameters_of_a_call_go_over_those_of_the_settings(notebook):
     notebook("%config LightningMagics.slurm = {'partition': 'gpu', 'time': 10}")
     call = Call.of("fit", {"cluster": "slurm", "nodes": 2, "slurm": {"time": 20}})
-    assert (call.options.nodes, call.slurm) == (2, {"partition": "gpu", "time": 20})
-    assert Call.of("test", {"cluster": "slurm", "slurm": {"inside": True}}).slurm == {"inside": True}
-    assert Call.of("fit", {}).slurm == {}
+    assert (call.options.nodes, call.engine) == (2, {"partition": "gpu", "time": 20})
+    assert Call.of("test", {"cluster": "slurm", "slurm": {"inside": True}}).engine == {"inside": True}
+    assert Call.of("fit", {}).engine == {}
 
 
 @pytest.mark.parametrize("verb", ["model", "data", "source", "fit", "validate", "test", "predict"])

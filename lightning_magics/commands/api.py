@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from .. import clusters
 from ..definitions.cell import Source
 from ..errors import InputError, RunError, short_traceback
 from ..launch import spawned, start, stopping
@@ -42,7 +43,7 @@ def fit(net: Any, /, *datas: Any, **asked: Any) -> Run:
         datas: name of data, DataModule, or training and validation data: DataLoaders, Datasets, tensors.
         asked: any option of ``%lightning_fit`` (`ddp`, `background`, `amp`, `early_stop`, `monitor`, `seed`, `resume`,
             `logger`, `quiet`, `weights_only`, `nodes`, `cluster`), any argument of Trainer, the dicts `model` and
-            `data` for hyperparameters, and `slurm` for what a cluster is asked for.
+            `data` for hyperparameters, and `slurm` (the name of the engine) for its parameters.
 
     Raises:
         InputError: something given cannot be used; nothing was started.
@@ -143,7 +144,7 @@ def load(asked: Any, checkpoint: str | None = None, weights_only: bool = True) -
     Args:
         asked: name of a fit (``Digits/version_3``), its folder, ``last``, or a `Run`.
         checkpoint: ``best``, ``last`` or a path; the last by default.
-        weights_only: read only tensors from it; False runs code that it may hold.
+        weights_only: load only tensors from it; False also runs code in it.
 
     Returns:
         The LightningModule instance. A fit of it goes on from there; of the name, it begins anew.
@@ -184,8 +185,8 @@ def rerun(asked: Any, **changed: Any) -> Run:
     recipe = recalled.recipe
     codes = [*recipe.model_codes, *recipe.data_codes, *recipe.codes]
     print(recalled.announced(codes))  # noqa: T201 -- told first
-    if recipe.options.get("slurm"):
-        print(f"submitting with Slurm parameters of the record: {recipe.options['slurm']}")  # noqa: T201 -- likewise
+    for engine in filter(recipe.options.get, clusters.names()):
+        print(f"submitting with the recorded parameters of {engine}: {recipe.options[engine]}")  # noqa: T201 -- likewise
     run, agreement = train_again(session, recalled, changed)
     show(agreement)
     return run

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .. import formats
+from .. import clusters, formats
 from ..definitions.definition import (
     Definition,
     check_hyperparameters,
@@ -31,7 +31,6 @@ from ..errors import InputError, RunError, short_traceback
 from ..launch.kernel import recording, removed_unless_begun, run_in_kernel
 from ..launch.placement import How
 from ..launch.run import Run
-from ..launch.slurm.request import defaults
 from ..launch.spawned import SpawnedRun, attach, run_in_processes
 from ..launch.stopping import ask_to_stop
 from ..options import parser as options
@@ -109,7 +108,7 @@ class Call:
     trainer: Mapping[str, Any]
     model: Mapping[str, Any] = field(default_factory=dict)
     data: Mapping[str, Any] = field(default_factory=dict)
-    slurm: Mapping[str, Any] = field(default_factory=dict)
+    engine: Mapping[str, Any] = field(default_factory=dict)
     random: RandomState | None = None
     table: columns.Table | None = None
     weights: Path | None = None
@@ -118,18 +117,23 @@ class Call:
     def of(cls, verb: events.Verb, asked: Mapping[str, Any]) -> Call:
         """Sort keyword arguments into the verb's own options, the Trainer's, and hyperparameters."""
         asked = dict(asked)
-        model, data, slurm = (asked.pop(name, None) or {} for name in ("model", "data", "slurm"))
-        for name, value in {"model": model, "data": data, "slurm": slurm}.items():
+        named = {name for name, value in asked.items() if isinstance(value, Mapping) and clusters.is_engine(name)}
+        engines = {*clusters.BUILT_IN, *filter(None, [asked.get("cluster")]), *named} - {"model", "data"}
+        parts = {name: asked.pop(name, None) or {} for name in ("model", "data", *engines)}
+        for name, value in parts.items():
             if not isinstance(value, Mapping):
-                kind = "parameters" if name == "slurm" else "hyperparameters"
+                kind = "parameters" if name in engines else "hyperparameters"
                 raise InputError(f"{name}= takes a dict of {kind}; found a {type(value).__name__}")
         options.check_names(verb, asked)
         own = {name: value for name, value in asked.items() if name in options.own_options(verb)}
         trainer = {name: value for name, value in asked.items() if name not in own}
         made, session = options.make(verb, own), current()
-        _check_cluster(made, slurm)
-        slurm = defaults(session.settings.slurm, slurm) if made.cluster else {}
-        return cls(verb, session, made, trainer, model, data, slurm)
+        _check_cluster(made, {name: parts[name] for name in engines if parts[name]})
+        parameters = {}
+        if made.cluster:
+            settings = session.engine_settings(made.cluster)
+            parameters = clusters.engine(made.cluster).defaults(settings, parts.get(made.cluster, {}))
+        return cls(verb, session, made, trainer, parts["model"], parts["data"], parameters)
 
     def start(self, net: Any, datas: Sequence[Any]) -> Run:
         """Check everything, make the instances and the folder, and run.
@@ -252,27 +256,29 @@ class Call:
             InputError: the cluster cannot give what is asked for.
         """
         from ..launch import placement
-        from ..launch.slurm import submission as slurm
 
         asked = self.options
         strategy, accelerator = trainer.get("strategy", "auto"), trainer.get("accelerator", "auto")
         placement.check_strategy(strategy, package)
         count = trainer.get("devices", asked.ddp if asked.ddp is not True else "auto") or None
+        engine, nodes = clusters.engine(asked.cluster), asked.nodes or trainer.get("num_nodes", 1)
         try:
-            what = slurm.asked(asked.nodes or trainer.get("num_nodes", 1), count, accelerator, self.slurm)
+            resources = engine.resources(nodes, count, accelerator, self.engine)
         except InputError as error:
-            if not any(str(error).startswith(f"--slurm.{name} ") for name in self.session.settings.slurm):
+            settings = self.session.engine_settings(engine.name)
+            if not any(str(error).startswith(f"--{engine.name}.{name} ") for name in settings):
                 raise
-            raise InputError(f"{error}. It may be set by %config LightningMagics.slurm") from None
-        ranks = what.nodes * what.processes
-        trainer = {**trainer, "num_nodes": what.nodes, "devices": what.processes}
+            setting = "slurm" if engine.name == "slurm" else "engines"
+            raise InputError(f"{error}. It may be set by %config LightningMagics.{setting}") from None
+        ranks = resources.nodes * resources.processes
+        trainer = {**trainer, "num_nodes": resources.nodes, "devices": resources.processes}
         if accelerator == "auto":  # of the kernel's machine, it would say nothing of the nodes
-            trainer["accelerator"] = "gpu" if what.gpus else "cpu"
+            trainer["accelerator"] = "gpu" if resources.gpus else "cpu"
         if ranks > 1 and strategy == "auto":
             trainer["strategy"] = "ddp"
         if ranks == 1:
             trainer.setdefault("use_distributed_sampler", False)
-        return trainer, How(ranks, asked.background, self.session.settings.start_method, what)
+        return trainer, How(ranks, asked.background, self.session.settings.start_method, resources)
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
@@ -716,8 +722,8 @@ class Call:
     @property
     def parts(self) -> dict[str, dict[str, Any]]:
         """What was given to constructors, and to a cluster."""
-        slurm = {"slurm": dict(self.slurm)} if self.slurm else {}
-        return {"model": dict(self.model), "data": dict(self.data), **slurm}
+        engine = {self.options.cluster: dict(self.engine)} if self.engine else {}
+        return {"model": dict(self.model), "data": dict(self.data), **engine}
 
     def recipe(self, job: Job, subject: Subject, data: Data) -> tuple[Recipe, Module]:
         """How a fit was put together, and the source that it needs; a fit does not fail for this."""
@@ -734,7 +740,7 @@ class Call:
             given = {name: value for name, value in self.own.items() if name not in ("quiet", "background", "resume")}
             given |= {"resume": str(job.checkpoint)} if job.checkpoint is not None else {}
             given |= {"logger": ()} if self.options.logger == () else {}
-            given |= {"slurm": provenance.plain(dict(self.slurm))} if self.slurm else {}
+            given |= {self.options.cluster: provenance.plain(dict(self.engine))} if self.engine else {}
             given |= {} if job.weights_only else {"weights_only": False}
             writer.options(given)
             return writer.written()
@@ -773,19 +779,29 @@ def _goes_on(job: Job) -> bool:
     return job.continues and was_fitted(job.model)
 
 
-def _check_cluster(made: Any, slurm: Mapping[str, Any]) -> None:
-    """Refuse what only a cluster can be asked for.
+def _check_cluster(made: Any, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse what only a cluster can be asked for, or another one.
+
+    Args:
+        made: options of the run.
+        parameters: of each engine that has some.
 
     Raises:
-        InputError: there is no ``--cluster``.
+        InputError: there is no ``--cluster``, or it is another engine's.
     """
     if made.cluster is None and made.nodes is not None:
         raise InputError(
             f"--nodes {made.nodes} asks for machines of a cluster. Type --nodes {made.nodes} --cluster slurm; on this "
             "machine, --devices N says how many processes"
         )
-    if made.cluster is None and slurm:
-        raise InputError(f"--slurm.{next(iter(slurm))} is a parameter of a cluster. Type --cluster slurm too")
+    for name, of_engine in parameters.items():
+        if made.cluster is None:
+            raise InputError(f"--{name}.{next(iter(of_engine))} is a parameter of a cluster. Type --cluster {name} too")
+        if name != made.cluster:
+            raise InputError(
+                f"--{name}.{next(iter(of_engine))} is a parameter of {name}, and the run is for {made.cluster}: "
+                f"leave it out, or type --cluster {name}"
+            )
 
 
 def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:

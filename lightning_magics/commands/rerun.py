@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import clusters
 from ..definitions.definition import Definition
 from ..errors import InputError, RunError, short_traceback
 from ..launch.run import Run
@@ -28,7 +29,8 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
     Args:
         session: of the notebook.
         recalled: the run.
-        changed: options of the fit that take the place of the recorded ones; `model`, `data`, `slurm` are dicts.
+        changed: options of the fit that take the place of the recorded ones; `model`, `data` and those of an
+            engine are dicts.
 
     Raises:
         InputError: an option cannot be changed, or does not fit.
@@ -69,13 +71,14 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
 def asked(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
     """The fit's keyword arguments: as recorded, with what was changed."""
     recipe = recalled.recipe
-    names = {"slurm", *own_options("fit")} - {*_TYPED_ANEW} - ({"ddp"} if "devices" in changed else set())
+    names = {*clusters.names(), *own_options("fit")} - {*_TYPED_ANEW} - ({"ddp"} if "devices" in changed else set())
     own = {name: value for name, value in recipe.options.items() if name in names}
     found = {**_as_typed(recipe.trainer), **own, **changed}
     if found.get("logger") == []:
         found["logger"] = False
-    if own.get("slurm") or changed.get("slurm"):
-        found["slurm"] = {**own.get("slurm", {}), **(changed.get("slurm") or {})}
+    for engine in clusters.names():
+        if own.get(engine) or changed.get(engine):
+            found[engine] = {**own.get(engine, {}), **(changed.get(engine) or {})}
     for part, codes in (("model", recipe.arguments), ("data", recipe.data_arguments)):
         found[part] = {**typed(codes), **(changed.get(part) or {})}
     return found
@@ -103,8 +106,9 @@ def _as_typed(codes: dict[str, str]) -> dict[str, Any]:
 
 def _shown(changed: Mapping[str, Any]) -> list[str]:
     """What was changed, as it is typed."""
-    options = {name: value for name, value in changed.items() if name not in ("model", "data", "slurm", "quiet")}
-    for part in ("model", "data", "slurm"):
+    parts = ("model", "data", *clusters.names())
+    options = {name: value for name, value in changed.items() if name not in (*parts, "quiet")}
+    for part in parts:
         options |= {f"{part}.{name}": value for name, value in (changed.get(part) or {}).items()}
     return [f"--{name} {getattr(value, 'text', value)}" for name, value in options.items()]
 

@@ -54,6 +54,7 @@ class Settings(Protocol):
     prewarm: bool
     start_method: str
     slurm: dict[str, Any]
+    engines: dict[str, dict[str, Any]]
 
 
 @dataclass
@@ -67,6 +68,7 @@ class DefaultSettings:
     prewarm: bool = False
     start_method: str = DEFAULT_START_METHOD
     slurm: dict[str, Any] = field(default_factory=dict)
+    engines: dict[str, dict[str, Any]] = field(default_factory=dict)
 
 
 @dataclass
@@ -130,6 +132,11 @@ class Session:
     def reads_local_names(self, text: str) -> bool:
         """Whether a text is an expression over variables of the function that calls a magic."""
         return is_code(text, self.scope) and bool(names_read(ast.parse(text, mode="eval")) & self.local_names.keys())
+
+    def engine_settings(self, engine: str) -> Mapping[str, Any]:
+        """Parameters of an engine that the settings give."""
+        settings: dict[str, dict[str, Any]] = {**self.settings.engines, "slurm": self.settings.slurm}
+        return settings.get(engine, {})
 
     def package(self) -> str:
         """Lightning package for a model whose code does not say: the one that the notebook imported."""

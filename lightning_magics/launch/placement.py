@@ -196,13 +196,13 @@ class How:
         ranks: number of them.
         background: whether the call returns at once, and the run outlives the kernel.
         method: ``forkserver`` or ``spawn``.
-        cluster: what is asked of Slurm; None for processes of this machine.
+        cluster: what is requested from an engine; None for processes of this machine.
     """
 
     ranks: int
     background: bool
     method: str
-    cluster: clusters.Asked | None = None
+    cluster: clusters.Resources | None = None
 
     @property
     def queues(self) -> bool:

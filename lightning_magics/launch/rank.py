@@ -2,16 +2,29 @@
 
 The variables are torchrun's, wherever it runs: ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``LOCAL_WORLD_SIZE``,
 ``MASTER_ADDR``, ``MASTER_PORT``, and ``NODE_RANK`` or ``GROUP_RANK``. FOLDER is the run's, which every node sees.
+Without ``LOCAL_RANK`` and the rank of the node, each node has consecutive ranks.
 """
 
 from __future__ import annotations
 
 import os
 import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
 
 from ..runs.folder import RunFolder
 
-PATH = "LIGHTNING_MAGICS_PATH"  # a variable with the kernel's sys.path, where an engine gives it
+PATH = "LIGHTNING_MAGICS_PATH"  # a variable with the kernel's sys.path: see `variables`
+
+
+def variables(path: Sequence[str]) -> dict[str, str]:
+    """What the processes of a run are told of a kernel's ``sys.path``: this package first, the whole of it later."""
+    found = {PATH: os.pathsep.join(path)}
+    parent = str(Path(__file__).parents[2])
+    if parent not in sysconfig.get_paths().values():
+        found["PYTHONPATH"] = os.pathsep.join(filter(None, [parent, os.environ.get("PYTHONPATH", "")]))
+    return found
 
 
 def main() -> None:
@@ -20,7 +33,10 @@ def main() -> None:
         sys.path[:] = path.split(os.pathsep)
     from . import worker  # imports torch, which the rest of the package does not
 
-    rank, ranks, local_rank = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    rank, ranks, each = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    if "GROUP_RANK" not in os.environ:
+        os.environ.setdefault("NODE_RANK", str(rank // each))
+    local_rank = int(os.environ.get("LOCAL_RANK", rank % each))
     worker.main(RunFolder(sys.argv[1]), rank, ranks, local_rank)
 
 

@@ -1,6 +1,6 @@
 """What the scheduler of a cluster says of a run's job, for whoever watches the run: it waits, it goes on, it is gone.
 
-The queries are in `launch/slurm/submission`; what happens in the run is in its own events.
+The engine is asked; what happens in the run is in its own events.
 """
 
 from __future__ import annotations
@@ -9,11 +9,11 @@ import contextlib
 import time
 from collections.abc import Callable
 
+from .. import clusters
 from ..errors import RunError
 from ..runs import events
 from ..runs.folder import RunFolder
 from ..transport.stop_control import reach
-from .slurm import submission
 from .supervision import CANCELLED
 
 _QUEUE_S = 2.0  # between two questions while it waits; at most a hundredth of the time that it has waited
@@ -33,12 +33,13 @@ class Scheduler:
 
     def __init__(self, folder: RunFolder, show: Callable[[events.Event], None]) -> None:
         self._folder = folder
+        self._engine = clusters.engine(folder.engine())
         self._job = folder.job()
         self._show = show
         self._began = time.monotonic()
         self._due = self._retry = 0.0
         self._gone_since: float | None = None
-        self._state: submission.State | None = None
+        self._state: clusters.State | None = None
         self._last_words_s = _LAST_WORDS_S
         self._is_cancelled = False
 
@@ -54,9 +55,9 @@ class Scheduler:
 
     def _cancel(self) -> None:
         try:
-            submission.cancel(self._job)
+            self._engine.cancel(self._job)
         except RunError as error:  # it is tried again
-            self._show(events.Notice(f"{error}. To cancel it by hand: scancel {self._job}"))
+            self._show(events.Notice(f"{error}. To cancel it by hand: {self._engine.by_hand(self._job, 'cancel')}"))
             self._retry = time.monotonic() + _QUEUE_S
         else:
             self._is_cancelled, self._due = True, 0.0
@@ -65,7 +66,7 @@ class Scheduler:
         """How the job came to its end, for a person; empty if it has not."""
         if self._gone_since is None or self._state is None:
             return ""
-        return CANCELLED if self._state.word == "CANCELLED" else submission.why(self._state, self._folder.path)
+        return CANCELLED if self._state.is_cancelled else self._engine.why(self._state, self._folder.path)
 
     @property
     def _waits(self) -> bool:
@@ -81,13 +82,13 @@ class Scheduler:
         return ""
 
     def _look(self, now: float) -> None:
-        state, waited = submission.state(self._job), self._waits
+        state, waited = self._engine.state(self._job), self._waits
         if state.kind == "unknown":  # it does not answer, which says nothing of the job
             self._due = now + _RUNNING_S
             return
         self._state = state
         self._gone_since = (self._gone_since or now) if state.kind == "ended" else None
-        never_began = state.word == "CANCELLED" and not state.nodes
+        never_began = state.is_cancelled and not state.nodes
         self._last_words_s = 0.0 if never_began or self._folder.is_removed() else _LAST_WORDS_S
         if self._waits:
             self._show(events.Queued(state.reason, state.position, state.waiting, state.start))

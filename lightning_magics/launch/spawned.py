@@ -31,7 +31,6 @@ from .kernel import Screen, recording, removed_unless_started, write_sources
 from .placement import How
 from .run import LastValues, Run
 from .scheduler import Scheduler
-from .slurm import nodes, submission
 from .start import Line
 from .stopping import TO_ANSWER_S, TO_END_S, ask_to_stop, kill, kill_supervisor
 from .supervision import CANCELLED, ENDED_AT_ONCE, clear, full_disk
@@ -479,8 +478,7 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
         with interrupts_ask(run._stop):  # it would leave a job behind that nobody knows
             _submit(folder, how.cluster, lock)
         return start.Unbound
-    step = None if how.cluster is None else [how.cluster.nodes, how.cluster.processes]
-    request = Request.of(folder.path, how.ranks, how.background, step)
+    request = Request.of(folder.path, how.ranks, how.background, how.cluster)
 
     def notice(text: str) -> None:
         run._screen.show(events.Notice(text))
@@ -492,18 +490,18 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
     return functools.partial(start.start, request, lock, job.package, how.method, notice, waiting)
 
 
-def _submit(folder: RunFolder, asked: clusters.Asked, lock: int) -> None:
+def _submit(folder: RunFolder, resources: clusters.Resources, lock: int) -> None:
     """Submit a run as a job; its lock is let go, for the job to take.
 
     Raises:
-        InputError: Slurm refuses it.
+        InputError: the engine refuses it.
     """
-    place = (str(folder.path.absolute()), asked.nodes, asked.processes, asked.requeues)
+    engine = clusters.engine(resources.engine)
     with contextlib.ExitStack() as ending:
         ending.callback(children.release, lock)
-        job = submission.submit(asked, folder.slurm_path, folder.name, nodes.job, *place)
-        ending.callback(submission.cancel, job)
-        folder.submitted(job)
+        job = engine.submit(resources, folder.path.absolute())
+        ending.callback(engine.cancel, job)
+        folder.submitted(engine.name, job)
         ending.pop_all()
         children.release(lock)
 

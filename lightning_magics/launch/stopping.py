@@ -12,10 +12,10 @@ import socket
 import time
 from pathlib import Path
 
+from .. import clusters
 from ..errors import LightningMagicsError, RunError
 from ..runs.folder import RunFolder
 from ..transport.stop_control import reach
-from .slurm import submission
 from .supervision import CANCELLED, clear, tell_end
 
 TO_ANSWER_S = 3.0  # for a supervisor to end its ranks; one that does not is killed
@@ -119,7 +119,7 @@ def _ask_job(folder: RunFolder) -> None:
     Raises:
         RunError: the scheduler refuses, or does not answer.
     """
-    state = submission.state(folder.job())
+    state = clusters.engine(folder.engine()).state(folder.job())
     if state.kind == "running":
         with contextlib.suppress(FileNotFoundError):  # it has just ended
             reach(folder.control_path).ask()
@@ -135,19 +135,21 @@ def _cancel_job(folder: RunFolder) -> None:
     Raises:
         RunError: the scheduler refuses, or the job does not end.
     """
-    job = folder.job()
+    engine, job = clusters.engine(folder.engine()), folder.job()
     with contextlib.suppress(FileNotFoundError):
         reach(folder.control_path).ask(now=True)
     until = time.monotonic() + _JOB_TO_END_S
-    was = state = submission.state(job)
+    was = state = engine.state(job)
     if was.kind != "ended":
-        submission.cancel(job)
+        engine.cancel(job)
     while state.kind != "ended":
         if time.monotonic() > until:
-            raise RunError(f"job {job} of {folder.name} was cancelled, and has not ended yet: squeue --jobs {job}")
+            raise RunError(
+                f"job {job} of {folder.name} was cancelled, and has not ended yet: {engine.by_hand(job, 'show')}"
+            )
         time.sleep(_JOB_LOOK_S)
-        state = submission.state(job)
+        state = engine.state(job)
     with contextlib.suppress(LightningMagicsError):
         if folder.read().status == "running":
-            tell_end(folder, submission.why(was, folder.path) if was.kind == "ended" else CANCELLED)
+            tell_end(folder, engine.why(was, folder.path) if was.kind == "ended" else CANCELLED)
             clear(folder)

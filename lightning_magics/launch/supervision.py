@@ -1,6 +1,6 @@
 """What every supervisor of a run does: it says that the run is alive, has its ranks watched, and tells the end.
 
-How ranks are started and watched is in `supervisor` for this machine, and in `slurm/nodes` for a cluster.
+How ranks are started and watched is in `supervisor` for this machine; on a cluster, that is up to its engine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import shutil
 import signal
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 
 from ..errors import LightningMagicsError, RunError
 from ..runs import events
@@ -101,6 +101,53 @@ class Supervision:
         except OSError:
             return ""
         return "\n".join(lines[-_TAIL_LINES:])
+
+
+@contextlib.contextmanager
+def as_job(folder: RunFolder, engine: str, job: str, longer: str = "") -> Iterator[int]:
+    """Be the supervisor of a run that was submitted as a job: hold its lock, and hear what the engine says.
+
+    SIGUSR2 asks all ranks to stop before the time limit: what they save outlives it.
+
+    Args:
+        folder: of the run.
+        engine: name of the engine.
+        job: this job's id.
+        longer: what to type for a longer time limit.
+
+    Yields:
+        File descriptor that tells of SIGTERM: see `is_termination`.
+    """
+
+    def ask(number: int, frame: object) -> None:
+        with contextlib.suppress(OSError):
+            Wish(folder.control_path).ask(why=f"the time limit of its job came near{f': {longer}' if longer else ''}")
+
+    heard = terminations()
+    signal.signal(signal.SIGUSR2, ask)
+    lock = folder.lock()
+    try:
+        if (folder.engine(), folder.job()) != (engine, job):
+            folder.submitted(engine, job)
+        yield heard
+    finally:
+        os.close(lock)
+
+
+def meet(ranks: int, each: int, address: str = "") -> None:
+    """Set the variables by which ranks find one another; they inherit them.
+
+    Args:
+        ranks: number of ranks.
+        each: ranks on each node.
+        address: of the first node, where this process is; empty if all are on this machine.
+    """
+    os.environ["MASTER_ADDR"] = address or "127.0.0.1"
+    os.environ["MASTER_PORT"] = str(free_port())
+    os.environ["WORLD_SIZE"] = str(ranks)
+    os.environ["LOCAL_WORLD_SIZE"] = str(each)
+    if not address and ranks > 1:
+        talk_on_loopback()
 
 
 def tell_end(folder: RunFolder, error: str) -> None:

@@ -23,17 +23,17 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, cast
 
+from .. import clusters
 from ..runs.folder import RunFolder
 from ..transport.stop_control import Control, Wish
-from .slurm.nodes import NodeRanks, variables
+from .rank import variables
 from .supervision import (
     ENDED_AT_ONCE,
     KERNEL_ENDED,
     Supervision,
     died,
-    free_port,
     is_termination,
-    talk_on_loopback,
+    meet,
     terminations,
 )
 
@@ -52,7 +52,7 @@ class Request:
         cwd: working folder of the ranks.
         path: ``sys.path`` of the kernel.
         environment: of the kernel.
-        step: within an allocation of Slurm's, number of nodes and of ranks on each; None for processes of this machine.
+        resources: requested from an engine, as a dict, within an allocation; None for processes of this machine.
     """
 
     folder: str
@@ -61,13 +61,14 @@ class Request:
     cwd: str
     path: list[str]
     environment: dict[str, str]
-    step: list[int] | None = None
+    resources: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, folder: Path, ranks: int, background: bool, step: list[int] | None = None) -> Request:
+    def of(cls, folder: Path, ranks: int, background: bool, resources: clusters.Resources | None = None) -> Request:
         """Describe a run that is to start in surroundings like this process's."""
         path = [str(item) for item in sys.path]
-        return cls(str(folder.absolute()), ranks, background, _cwd(), path, dict(os.environ), step)
+        requested = None if resources is None else dataclasses.asdict(resources)
+        return cls(str(folder.absolute()), ranks, background, _cwd(), path, dict(os.environ), requested)
 
     def line(self) -> bytes:
         """The request as it is sent."""
@@ -100,15 +101,14 @@ def main(lifeline: int, lock: int, method: str) -> None:
             line += part
         request = Request(**json.loads(line))
         _surround(request)
-        if request.step is None:
-            _meet_here(request)
+        if request.resources is None:
+            meet(request.ranks, request.ranks)
             _LocalRanks(request, pipe.fileno(), lock, method).run()
             return
-        heard = terminations()
-        nodes, processes = request.step
+        resources = clusters.Resources(**request.resources)
         os.environ.update(variables(request.path))
         ends = None if request.background else pipe.fileno()
-        NodeRanks(RunFolder(request.folder), nodes, processes, heard, ends).run()
+        clusters.engine(resources.engine).supervise(resources, Path(request.folder), ends)
 
 
 def _surround(request: Request) -> None:
@@ -119,15 +119,6 @@ def _surround(request: Request) -> None:
     with contextlib.suppress(OSError):  # the folder was removed; the kernel lives on without it too
         os.chdir(request.cwd)
     RunFolder(request.folder).take_output(0)
-
-
-def _meet_here(request: Request) -> None:
-    """Let the ranks meet on this machine."""
-    os.environ["MASTER_ADDR"] = "127.0.0.1"
-    os.environ["MASTER_PORT"] = str(free_port())
-    os.environ["WORLD_SIZE"] = os.environ["LOCAL_WORLD_SIZE"] = str(request.ranks)
-    if request.ranks > 1:
-        talk_on_loopback()
 
 
 class _LocalRanks(Supervision):

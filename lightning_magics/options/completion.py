@@ -12,8 +12,9 @@ import types
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import TYPE_CHECKING, Any, Protocol
 
+from .. import clusters
 from ..errors import InputError
-from .declared import DECLARED, RUNNING, SLURM_FLAGS, SLURM_LINES, Option, Verb, own_options
+from .declared import DECLARED, RUNNING, Option, Verb, own_options
 from .parser import is_option, known_names
 from .tokens import tokenize
 from .trainer_arguments import TrainerOption, trainer_options
@@ -117,17 +118,28 @@ def _options(verb: Verb, tokens: list[str], word: str, params: Mapping[str, Sequ
         for prefix in ("model", "data"):
             dotted = [f"--{prefix}.{name}" for name in params.get(prefix, ()) if f"{prefix}.{name}" not in given]
             offered += dotted or [f"--{prefix}."]
-        offered += _of_slurm(given) if word.startswith("--slurm.") else ["--slurm."]
+        prefix, dot, _ = word[2:].partition(".")
+        offered += _of_engine(prefix, given) if dot else [f"--{name}." for name in clusters.names()]
     if "-" in word[2:]:
         offered = ["--" + item[2:].replace("_", "-") for item in offered]
-    return _starting(word, [*offered, "--help"])
+    return _starting(word, [*offered, "--help", *(["--help-all"] if verb in RUNNING else [])])
 
 
-def _of_slurm(given: Set[str]) -> list[str]:
-    """Parameters of Slurm that are not on the line yet; lines of a script may be several."""
-    from ..launch.slurm.request import parameter_names
+def _of_engine(prefix: str, given: Set[str]) -> list[str]:
+    """Parameters of an engine that are not on the line yet; lines of a script may be several."""
+    engine = _engine(prefix)
+    if engine is None:
+        return []
+    typed = {name: f"{prefix}.{name}" for name in engine.parameter_names()}
+    return [f"--{option}" for name, option in typed.items() if option not in given or name in engine.lines]
 
-    return [f"--slurm.{name}" for name in parameter_names() if f"slurm.{name}" not in given or name in SLURM_LINES]
+
+def _engine(name: str) -> clusters.Engine | None:
+    """The engine of a name; None where there is none that works."""
+    try:
+        return clusters.engine(name) if clusters.is_engine(name) else None
+    except InputError:
+        return None
 
 
 def _known(verb: Verb) -> list[str]:
@@ -144,8 +156,8 @@ def _find(verb: Verb, name: str) -> Option | TrainerOption:
     if name in _known(verb):
         return trainer_options()[name]
     prefix, _, parameter = name.partition(".")
-    if prefix == "slurm":
-        return Option(name, (bool,) if parameter in SLURM_FLAGS else (str,), None, "")
+    if prefix not in ("model", "data") and (engine := _engine(prefix)) is not None:
+        return Option(name, (bool,) if parameter in engine.flags else (str,), None, "")
     return Option(name, (object,), None, "")
 
 
@@ -187,11 +199,10 @@ def _values(option: Option | TrainerOption, names: Sequence[str]) -> list[str]:
         return words if option.flag or option.types <= {"str", "None"} else [*words, *names]
     if option.flag:
         return list(_BOOLS)
-    if option.name == "slurm.partition":
-        from ..launch.slurm.request import partition_names
-
-        return partition_names()
-    words = [*option.choices, *option.words, *_loaded(option.name)]
+    prefix, dot, parameter = option.name.partition(".")
+    if dot and prefix not in ("model", "data") and (engine := _engine(prefix)) is not None:
+        return engine.parameter_values(parameter)
+    words = [*option.all_choices(), *option.words, *_loaded(option.name)]
     return [*words, *names] if option.kinds == (object,) else words
 
 

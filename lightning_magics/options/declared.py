@@ -13,10 +13,11 @@ import numbers
 import sys
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from .. import clusters
 from ..errors import InputError, did_you_mean
 from ..scores import WORDS, Mode
 from .tokens import Expression
@@ -40,11 +41,7 @@ Verb = Literal[
 LOGGERS = ("tensorboard", "csv", "mlflow", "wandb")
 START_METHODS = ("forkserver", "spawn")
 DEFAULT_START_METHOD = "forkserver" if sys.platform == "linux" else "spawn"  # libraries of macOS do not survive a fork
-CLUSTERS = ("slurm",)
 _NEARLY_MODES = ("minimum", "maximum", "lower", "higher", "less", "more", "smaller", "larger")
-# Parameters of Slurm that are lines of a script, and may be given again; those that mean true without a value.
-SLURM_LINES = ("setup", "teardown")
-SLURM_FLAGS = ("inside", "exclusive", "stderr_to_stdout")
 TRUE, FALSE = ("true", "yes", "on", "1"), ("false", "no", "off", "0")
 
 
@@ -55,7 +52,8 @@ def _option(default: Any, text: str, metavar: str = "", **metadata: Any) -> Any:
         default: its default.
         text: one line of help.
         metavar: what stands for its value in the help.
-        metadata: `choices` (the only words it takes), `words` (some of the words it takes), `several` (takes
+        metadata: `choices` (the only words it takes), `more_choices` (makes the choices that other packages
+            add, asked for late), `words` (some of the words it takes), `several` (takes
             all values up to the next option), `repeated` (given again, adds a value), `short` (a letter),
             `minimum`, `maximum`, `variable` (takes the name of one) and `magic_only` (no keyword of the Python API).
     """
@@ -68,7 +66,7 @@ class ModelOptions:
 
     loss: Any = _option(
         None,
-        "a name of torch.nn.functional, or any callable of the notebook",
+        "a function of torch.nn.functional by name, or any callable",
         "NAME",
         words=(
             "cross_entropy",
@@ -81,7 +79,7 @@ class ModelOptions:
     )
     metrics: tuple[Any, ...] = _option(
         (),
-        "torchmetrics names, or objects of the notebook",
+        "metrics of torchmetrics by name, or objects",
         "NAME",
         several=True,
         words=(
@@ -96,7 +94,7 @@ class ModelOptions:
     )
     optimizer: Any = _option(
         None,
-        "a name of torch.optim, or any callable",
+        "a class of torch.optim by name, or any callable",
         "NAME",
         words=("Adam", "AdamW", "SGD", "RMSprop", "Adagrad"),
     )
@@ -104,7 +102,7 @@ class ModelOptions:
     weight_decay: float | None = _option(None, "weight decay of the optimizer", "NUMBER")
     scheduler: Any = _option(
         None,
-        "a name of torch.optim.lr_scheduler, linear_warmup and the like of transformers, or any callable",
+        "a class of torch.optim.lr_scheduler by name, linear_warmup, cosine_warmup, or any callable",
         "NAME",
         words=(
             "linear_warmup",
@@ -118,19 +116,21 @@ class ModelOptions:
         ),
     )
     task: str | None = _option(
-        None, "kind of classification, where it is not clear", choices=("binary", "multiclass", "multilabel")
+        None, "kind of classification, if it cannot be inferred", choices=("binary", "multiclass", "multilabel")
     )
-    num_classes: int | None = _option(None, "number of classes, where it is not clear", "N", minimum=1)
-    warmup: float | None = _option(None, "part of all steps in which a *_warmup scheduler raises the rate", "PART")
+    num_classes: int | None = _option(None, "number of classes, if it cannot be inferred", "N", minimum=1)
+    warmup: float | None = _option(
+        None, "fraction of all steps in which a *_warmup scheduler raises the learning rate", "FRACTION"
+    )
     freeze: tuple[str, ...] = _option(
-        (), "parts of the model that do not train: bert.embeddings, encoder.layer.[0-3]", "PATTERN", several=True
+        (), "parts of the model to freeze: bert.embeddings, encoder.layer.[0-3]", "PATTERN", several=True
     )
     unfreeze_every: int | None = _option(
-        None, "epochs after which one more layer of --freeze trains, the last first", "N", minimum=1
+        None, "unfreeze one more layer of --freeze every N epochs, starting with the last", "N", minimum=1
     )
     class_weights: tuple[Any, ...] = _option(
         (),
-        "weights of the classes in the loss; balanced: by how rare each is",
+        "class weights in the loss; balanced gives rare classes more weight",
         "NUMBER",
         several=True,
         words=("balanced",),
@@ -142,21 +142,23 @@ class DataOptions:
     """Options of ``%%lightning_data``."""
 
     batch_size: int = _option(32, "samples in a batch", "N", minimum=1)
-    val_split: int | float | None = _option(None, "part to validate on: a fraction, or a number of samples", "PART")
-    test_split: int | float | None = _option(None, "part to test on: a fraction, or a number of samples", "PART")
-    num_workers: int = _option(0, "processes that load data", "N", minimum=0)
-    shuffle: bool = _option(True, "whether the training data is shuffled every epoch")
+    val_split: int | float | None = _option(None, "samples held out for validation: a fraction or a number", "PART")
+    test_split: int | float | None = _option(None, "samples held out for testing: a fraction or a number", "PART")
+    num_workers: int = _option(0, "number of processes that load data", "N", minimum=0)
+    shuffle: bool = _option(True, "whether to shuffle the training data every epoch")
     label: str | None = _option(None, "column that holds the labels", "COLUMN")
     text: str | None = _option(None, "column that holds texts", "COLUMN")
-    tokenizer: Any = _option(None, "of texts: a name of the Hugging Face hub, a folder, or an object", "NAME")
-    vocab_size: int | None = _option(
-        None, "build a vocabulary of N tokens from the training texts, in place of --tokenizer", "N", minimum=10
+    tokenizer: Any = _option(
+        None, "tokenizer of the texts: a name on the Hugging Face Hub, a folder, or an object", "NAME"
     )
-    vocabulary: str | None = _option(None, "kind of the one that is built", choices=("wordpiece", "bpe"))
-    max_length: int = _option(512, "tokens to cut a text at", "N", minimum=3)
+    vocab_size: int | None = _option(
+        None, "build a vocabulary of N tokens from the training texts instead", "N", minimum=10
+    )
+    vocabulary: str | None = _option(None, "kind of vocabulary that --vocab_size builds", choices=("wordpiece", "bpe"))
+    max_length: int = _option(512, "maximum number of tokens of a text; the rest is truncated", "N", minimum=3)
     clean: tuple[Any, ...] = _option(
         (),
-        "steps of cleaning texts, in order; also functions of the notebook",
+        "cleaning steps for the texts, in order; may be functions",
         "STEP",
         several=True,
         words=("html", "unicode", "lower", "whitespace"),
@@ -169,13 +171,18 @@ class DataOptions:
 class RunOptions:
     """Options of every magic that runs a Trainer; beside them, it takes the Trainer's own arguments."""
 
-    amp: bool = _option(False, "mixed precision, of the kind that suits the device")
-    seed: int | None = _option(None, "seed of every random generator", "N", minimum=0, maximum=2**32 - 1)
-    quiet: bool = _option(False, "show nothing while it runs, then the result")
-    ddp: bool | int = _option(False, "run in N processes (DDP); without N, in one for each GPU", "[N]", minimum=1)
-    background: bool = _option(False, "run in processes of its own, and return at once")
-    cluster: str | None = _option(None, "run on a cluster, in place of this machine", choices=CLUSTERS)
-    nodes: int | None = _option(None, "machines to run on, with --cluster; --devices is of each", "N", minimum=1)
+    amp: bool = _option(False, "mixed precision, with the type that suits the device")
+    seed: int | None = _option(None, "seed for all random number generators", "N", minimum=0, maximum=2**32 - 1)
+    quiet: bool = _option(False, "show only the result, without a live view")
+    ddp: bool | int = _option(False, "run in N processes (DDP); without N, one for each GPU", "[N]", minimum=1)
+    background: bool = _option(False, "run in separate processes, and return at once")
+    cluster: str | None = _option(
+        None,
+        "run on a cluster instead of this machine",
+        choices=clusters.BUILT_IN,
+        more_choices=clusters.names,
+    )
+    nodes: int | None = _option(None, "number of machines, with --cluster; --devices counts for each", "N", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -183,7 +190,7 @@ class FitOptions(RunOptions):
     """Options of ``%lightning_fit``."""
 
     early_stop: tuple[str, ...] = _option(
-        (), "stop when METRIC did not improve for PATIENCE epochs", "METRIC[:PATIENCE][:min|max]", repeated=True
+        (), "stop when METRIC has not improved for PATIENCE epochs", "METRIC[:PATIENCE][:min|max]", repeated=True
     )
     monitor: str | None = _option(None, "metric that chooses the best checkpoint", "METRIC[:min|max]")
     resume: Any = _option(None, "continue from a run or a checkpoint", "RUN|last|PATH", words=("last",))
@@ -194,7 +201,7 @@ class FitOptions(RunOptions):
         repeated=True,
         words=(*LOGGERS, "false"),
     )
-    weights_only: bool = _option(True, "read only tensors from a checkpoint; False runs code that it may hold")
+    weights_only: bool = _option(True, "load only tensors from a checkpoint; false also runs code in it")
     board: bool = _option(False, "show TensorBoard above the fit")
 
 
@@ -203,9 +210,9 @@ class EvaluationOptions(RunOptions):
     """Options of ``%lightning_validate`` and ``%lightning_test``."""
 
     ckpt_path: str | None = _option(
-        None, "checkpoint to take the weights from, in place of the last ones", "best|PATH", words=("best",)
+        None, "checkpoint to load the weights from, instead of the last ones", "best|PATH", words=("best",)
     )
-    weights_only: bool = _option(True, "read only tensors from a checkpoint; False runs code that it may hold")
+    weights_only: bool = _option(True, "load only tensors from a checkpoint; false also runs code in it")
 
 
 @dataclass(frozen=True)
@@ -213,7 +220,7 @@ class PredictOptions(EvaluationOptions):
     """Options of ``%lightning_predict``."""
 
     output: str | None = _option(
-        None, "name of the notebook that gets the predictions", "NAME", short="o", variable=True, magic_only=True
+        None, "variable to store the predictions in", "NAME", short="o", variable=True, magic_only=True
     )
 
 
@@ -221,7 +228,7 @@ class PredictOptions(EvaluationOptions):
 class StopOptions:
     """Options of ``%lightning_stop``."""
 
-    now: bool = _option(False, "end its processes at once; nothing more is saved")
+    now: bool = _option(False, "end its processes immediately; nothing more is saved")
 
 
 @dataclass(frozen=True)
@@ -229,16 +236,16 @@ class LoadOptions:
     """Options of ``%lightning_load``."""
 
     checkpoint: str | None = _option(
-        None, "checkpoint to take the weights from; the last by default", "best|last|PATH", words=("best", "last")
+        None, "checkpoint to load the weights from (default: the last)", "best|last|PATH", words=("best", "last")
     )
-    weights_only: bool = _option(True, "read only tensors from a checkpoint; False runs code that it may hold")
+    weights_only: bool = _option(True, "load only tensors from a checkpoint; false also runs code in it")
 
 
 @dataclass(frozen=True)
 class ExportOptions:
     """Options of ``%lightning_export``."""
 
-    notebook: bool = _option(False, "write a notebook, FILE.ipynb, of the same content")
+    notebook: bool = _option(False, "write a notebook (FILE.ipynb) instead of a script")
     overwrite: bool = _option(False, "replace an existing file")
 
 
@@ -248,7 +255,7 @@ class BoardOptions:
 
     height: int = _option(800, "height of the frame in pixels", "N", minimum=100)
     port: int | None = _option(
-        None, "port of its server; without it 6006, or the next that is free", "N", minimum=1, maximum=65535
+        None, "port of the server (default: 6006 or the next free one)", "N", minimum=1, maximum=65535
     )
 
 
@@ -256,15 +263,13 @@ class BoardOptions:
 class RunsOptions:
     """Options of ``%lightning_runs``."""
 
-    model: str | None = _option(None, "the runs of this model alone", "MODEL")
-    sort: str | None = _option(None, "the best first, by its best value of a metric", "METRIC")
-    plot: str | None = _option(None, "draw the curves of a metric over one another", "METRIC")
-    compare: tuple[Any, ...] = _option((), "set runs side by side", "RUN", several=True)
-    delete: tuple[Any, ...] = _option((), "delete runs, with their checkpoints", "RUN", several=True)
-    keep: int | None = _option(
-        None, "say which runs are beyond the best N, or without --sort the newest N", "N", minimum=0
-    )
-    yes: bool = _option(False, "delete those that --keep says")
+    model: str | None = _option(None, "only the runs of this model", "MODEL")
+    sort: str | None = _option(None, "sort by the best value of a metric, best first", "METRIC")
+    plot: str | None = _option(None, "plot the curves of a metric in one chart", "METRIC")
+    compare: tuple[Any, ...] = _option((), "compare runs side by side", "RUN", several=True)
+    delete: tuple[Any, ...] = _option((), "delete runs and their checkpoints", "RUN", several=True)
+    keep: int | None = _option(None, "list the runs beyond the best N, or without --sort, the newest N", "N", minimum=0)
+    yes: bool = _option(False, "delete the runs that --keep lists")
 
 
 @dataclass(frozen=True)
@@ -302,6 +307,7 @@ class Option:
     help: str
     metavar: str = ""
     choices: tuple[str, ...] = ()
+    more_choices: Callable[[], Sequence[str]] = tuple
     words: tuple[str, ...] = ()
     several: bool = False
     repeated: bool = False
@@ -320,6 +326,10 @@ class Option:
         """Whether the word after a flag is its value."""
         return _from_text(token, self.kinds) is not None
 
+    def all_choices(self) -> list[str]:
+        """The only words that it takes, with those that other packages add."""
+        return list(dict.fromkeys([*self.choices, *self.more_choices()]))
+
     @property
     def many(self) -> bool:
         """Whether the values are collected."""
@@ -337,9 +347,9 @@ class Option:
         if found is None or not any(_is_a(found, kind) for kind in self.kinds):
             hint = f" For a variable's value type {{{value}}}." if str(value).isidentifier() else ""
             raise InputError(f"--{self.name} takes {_described(self.kinds)}; found {value!r}.{hint}")
-        if self.choices and found not in self.choices:
-            near = did_you_mean(str(found), self.choices)
-            raise InputError(f"--{self.name} {found!r} is not one of: {', '.join(self.choices)}.{near}")
+        if self.choices and found not in self.choices and found not in self.all_choices():
+            near = did_you_mean(str(found), self.all_choices())
+            raise InputError(f"--{self.name} {found!r} is not one of: {', '.join(self.all_choices())}.{near}")
         if self.minimum is not None and found is not False and found < self.minimum:
             least = f"{_described(self.kinds)} of at least {self.minimum}"
             raise InputError(f"--{self.name} takes {least}; found {found}.")

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import textwrap
+
+from .. import clusters
+from ..errors import InputError
 from .declared import (
     RUNNING,
     Option,
@@ -9,6 +13,7 @@ from .declared import (
 )
 from .trainer_arguments import trainer_options
 
+_WIDTH = 100
 _USAGE = {
     "model": "[NAME]",
     "data": "[NAME [FILE …]]",
@@ -30,8 +35,12 @@ def help_text(verb: str) -> str:
     return "\n".join(f"{left:<{width}}  {right}" for left, right in rows)
 
 
-def full_help(verb: str) -> str:
-    """Return what ``--help`` shows: usage, own options, and the arguments of Trainer with type and default."""
+def full_help(verb: str, everything: bool = False) -> str:
+    """Return what ``--help`` shows, which fits a screen; with `everything`, what ``--help-all`` does.
+
+    That is the usage and the magic's own options. The arguments of Trainer are named, and with `everything` described
+    with their types and defaults, as are the parameters of clusters.
+    """
     parts = [f"%lightning_{verb} {_USAGE[verb]}{' [options]' if own_options(verb) else ''}"]
     if own_options(verb):
         parts.append(f"Options:\n{help_text(verb)}")
@@ -40,19 +49,30 @@ def full_help(verb: str) -> str:
             "Constructor arguments:\n  --model.NAME VALUE  a hyperparameter of the model\n"
             "  --data.NAME VALUE   a hyperparameter of the DataModule"
         )
-        parts.append(
-            "With --cluster slurm:\n"
-            "  --slurm.NAME VALUE       a parameter of submitit: partition, time (minutes), mem …\n"
-            "  --slurm.setup LINE       a line to run on the node first, such as 'module load cuda'; may be repeated\n"
-            "  --slurm.inside           run in the notebook's own allocation, without queueing\n"
-            "  --slurm.requeues N       maximum number of times to requeue a job after a node failure (default 3)"
-        )
-        rows = []
-        for option in trainer_options().values():
-            if option.name not in own_options(verb):
-                rows.append(f"  --{option.name}  {option.annotation} = {option.default}\n      {option.help}")
-        parts.append("Arguments of Trainer:\n" + "\n".join(rows))
+        arguments = [option for option in trainer_options().values() if option.name not in own_options(verb)]
+        if everything:
+            parts += map(_engine_help, clusters.names())
+            rows = [
+                f"  --{item.name}  {item.annotation} = {item.default}\n      {item.help}".rstrip() for item in arguments
+            ]
+            parts.append("Arguments of Trainer:\n" + "\n".join(rows))
+        else:
+            names = textwrap.wrap(
+                " ".join(f"--{item.name}" for item in arguments), _WIDTH, break_on_hyphens=False, break_long_words=False
+            )
+            parts.append("Arguments of Trainer:\n" + textwrap.indent("\n".join(names), "  "))
+            parts.append(f"Type %lightning_{verb} --help-all for what these do, and for the parameters of clusters.")
     return "\n\n".join(parts)
+
+
+def _engine_help(name: str) -> str:
+    """The parameters of an engine that are best known."""
+    try:
+        rows = [(f"  --{name}.{typed}", told) for typed, told in clusters.engine(name).help]
+    except InputError as error:
+        rows = [(f"  {error}", "")]
+    width = max((len(left) for left, _ in rows), default=0)
+    return "\n".join([f"With --cluster {name}:", *(f"{left:<{width}}  {right}".rstrip() for left, right in rows)])
 
 
 def _signature(option: Option) -> str:

@@ -6,19 +6,19 @@ Options are declared in `declared`, and the Trainer's arguments in `trainer_argu
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .. import clusters
 from ..errors import InputError, did_you_mean
 from .declared import (
     DECLARED,
     FALSE,
     LOGGERS,
     RUNNING,
-    SLURM_FLAGS,
-    SLURM_LINES,
     TRUE,
     DataOptions,
     FitOptions,
@@ -63,9 +63,7 @@ __all__ = [
     "resolve_loggers",
     "tokenize",
 ]
-# Of Slurm's parameters the best known: submitit knows all.
-_SLURM = ("account", "constraint", "cpus_per_task", "gres", "mem", "partition", "qos", "setup", "time")
-_AFTER = {"model": "hidden 64", "data": "batch_size 64", "slurm": "partition NAME"}
+_AFTER = {"model": "hidden 64", "data": "batch_size 64"}
 
 
 @dataclass(frozen=True)
@@ -74,11 +72,12 @@ class Parsed:
 
     Attributes:
         positional: names and expressions, as typed.
-        options: the magic's own options that were given, converted; ``{"help": True}`` for ``--help``.
+        options: the magic's own options that were given, converted; ``{"help": True}`` for ``--help``,
+            and ``{"help_all": True}`` for ``--help-all``.
         trainer: arguments of Trainer, as typed (True for a bare flag): see `check_trainer`.
         model: what ``--model.NAME`` gave: Python literals, or an `Expression`: see `resolve`.
         data: likewise for ``--data.NAME``.
-        slurm: what ``--slurm.NAME`` gave: Python literals, other text as it is.
+        engines: by engine, what ``--slurm.NAME`` gave: Python literals, other text as it is.
     """
 
     positional: list[str] = field(default_factory=list)
@@ -86,12 +85,12 @@ class Parsed:
     trainer: dict[str, Any] = field(default_factory=dict)
     model: dict[str, Any] = field(default_factory=dict)
     data: dict[str, Any] = field(default_factory=dict)
-    slurm: dict[str, Any] = field(default_factory=dict)
+    engines: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def asked(self) -> dict[str, Any]:
         """The same as keyword arguments of the Python API."""
-        return {**self.trainer, **self.options, "model": self.model, "data": self.data, "slurm": self.slurm}
+        return {**self.trainer, **self.options, "model": self.model, "data": self.data, **self.engines}
 
 
 def parse(verb: Verb, line: str) -> Parsed:
@@ -101,8 +100,9 @@ def parse(verb: Verb, line: str) -> Parsed:
         InputError: the line cannot be split, or an option is unknown, given twice, or lacks its value.
     """
     tokens = tokenize(line)
-    if any(token in ("-h", "--help") for token in tokens):
-        return Parsed(options={"help": True})
+    for name, typed in (("help_all", ("--help-all", "--help_all")), ("help", ("-h", "--help"))):
+        if any(token in typed for token in tokens):
+            return Parsed(options={name: True})
     parser = _Parser(verb, tokens)
     while parser.tokens:
         parser.step()
@@ -136,8 +136,8 @@ class _Parser:
             prefix, dot, name = typed.partition(".")
             if dot and prefix in ("model", "data") and name and self.verb in RUNNING:
                 self._dotted(prefix, name.replace("-", "_"), given)
-            elif dot and prefix == "slurm" and name and self.verb in RUNNING:
-                self._slurm(name.replace("-", "_"), given)
+            elif dot and name and self.verb in RUNNING and clusters.is_engine(prefix):
+                self._of_engine(clusters.engine(prefix), name.replace("-", "_"), given)
             else:
                 self._named(typed, given)
 
@@ -185,15 +185,16 @@ class _Parser:
         self._once(name, target, f"{prefix}.")
         target[name] = to_value(self._value(f"{prefix}.{name}", given, "VALUE"))
 
-    def _slurm(self, name: str, given: str | None) -> None:
-        target = self.parsed.slurm
-        bare = name in SLURM_FLAGS and not (self.tokens and self.tokens[0].lower() in (*TRUE, *FALSE))
-        value = to_value("true" if given is None and bare else self._value(f"slurm.{name}", given, "VALUE"))
+    def _of_engine(self, engine: clusters.Engine, name: str, given: str | None) -> None:
+        target = self.parsed.engines.setdefault(engine.name, {})
+        typed = f"{engine.name}.{name}"
+        bare = name in engine.flags and not (self.tokens and self.tokens[0].lower() in (*TRUE, *FALSE))
+        value = to_value("true" if given is None and bare else self._value(typed, given, "VALUE"))
         value = value.text if isinstance(value, Expression) else value
-        if name in SLURM_LINES:
+        if name in engine.lines:
             target[name] = [*target.get(name, ()), *(value if isinstance(value, list) else [str(value)])]
         else:
-            self._once(name, target, "slurm.")
+            self._once(name, target, f"{engine.name}.")
             target[name] = value
 
     def _value(self, name: str, given: str | None, metavar: str) -> str:
@@ -225,16 +226,26 @@ def _unknown(verb: str, typed: str) -> str:
         homes = ["fit"]
     if verb in RUNNING and name in ("lr", "weight_decay"):
         return f"{text} It is a hyperparameter of the model: --model.{name} VALUE"
-    if verb in RUNNING and name in _SLURM:
-        return f"{text} It is a parameter of Slurm: --slurm.{name} VALUE"
-    if verb in RUNNING and name in ("model", "data", "slurm"):
-        return f"{text} It stands before a name: --{name}.{_AFTER[name]}"
+    if verb in RUNNING and (name in _AFTER or clusters.is_engine(name)):
+        return f"{text} It stands before a name: --{name}.{_AFTER.get(name, 'NAME VALUE')}"
     if homes:
         return f"{text} It is one of %lightning_{homes[0]}."
+    engine = _engine_with(name) if verb in RUNNING else ""
+    if engine:
+        return f"{text} It is a parameter of {engine}: --{engine}.{name} VALUE"
     near, more = _near(verb, name), f" Type %lightning_{verb} --help for what there is."
     if not near and verb in RUNNING:
         more = f" Is it a hyperparameter? --model.{name} VALUE, or --data.{name} VALUE.{more}"
     return text + (near or more)
+
+
+def _engine_with(name: str) -> str:
+    """Name of an engine that has such a parameter, empty if none has."""
+    for engine in clusters.names():
+        with contextlib.suppress(InputError):  # its package cannot be imported
+            if name in clusters.engine(engine).parameter_names():
+                return engine
+    return ""
 
 
 def _near(verb: str, name: str) -> str:

@@ -16,9 +16,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
-from .. import scores
+from .. import clusters, scores
 from ..errors import InputError, RunError, did_you_mean
-from ..launch.slurm.jobs import states
 from . import foreign
 from .events import Status
 from .folder import RECORD, RunFolder, names, root_folder
@@ -177,14 +176,21 @@ def _shared(row: Row, known: dict[str, Any]) -> Row:
 
 def _scheduled(found: list[Row]) -> list[Row]:
     """Runs that say they go on, with what a cluster says of their jobs: these may wait in its queue, or be gone."""
-    going_on = {row.run: RunFolder(row.path).job() for row in found if row.status == "running"}
-    known = states(filter(None, going_on.values()))
+    folders = [(row.run, RunFolder(row.path)) for row in found if row.status == "running"]
+    going_on = {run: (folder.engine(), folder.job()) for run, folder in folders if folder.job()}
+    known: dict[tuple[str, str], clusters.State] = {}
+    for name in {name for name, _ in going_on.values()}:
+        jobs = [job for engine, job in going_on.values() if engine == name]
+        try:
+            states = clusters.engine(name).states(jobs)
+        except InputError:  # its package is not installed here: the record is believed
+            states = {job: clusters.State("unknown") for job in jobs}
+        known |= {(name, job): state for job, state in states.items()}
 
     def scheduled(row: Row) -> Row:
-        job = going_on.get(row.run)
-        if not job:
+        if row.run not in going_on:
             return row
-        state = known.get(job)
+        state = known.get(going_on[row.run])
         if state is None or state.kind == "ended":
             again = _recorded(row.path)  # the cluster was asked later: it may have ended since it was read
             is_told = again.record is None or again.record.status != "running"

@@ -31,6 +31,7 @@ except ImportError:  # Windows: the record is believed
 RECORD = "run.json"
 JOB = "job.pt"
 LOG = "rank_{}.log"  # of each rank
+_YIELDS = "yields"  # beside the name of the engine, in the file that names the job
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system without locks: the record is believed
 _ROOM_BYTES = 1 << 17  # for what the end of a run writes
 _MOST_OF_A_NAME = 100  # characters, in a message
@@ -65,7 +66,6 @@ class RunFolder:
         self.control_path = self.path / "control"
         self.reserve_path = self.path / "reserve"
         self.submission_path = self.path / "submission.json"
-        self.slurm_path = self.path / "slurm"
         self.predictions_path = self.path / "predictions.pt"
         self.tokenizer_path = self.path / "tokenizer"
         self.texts_path = self.path / "texts.json"
@@ -194,18 +194,26 @@ class RunFolder:
             return self.read().status == "running" and (not is_silent or self.job() != "")
         return False
 
+    def engine(self) -> str:
+        """Name of the engine to which the run was submitted, empty if it was not."""
+        return next((name for name in self._submission() if name != _YIELDS), "")
+
+    def engine_path(self, engine: str) -> Path:
+        """Folder of an engine's own files."""
+        return self.path / engine
+
     def job(self) -> str:
-        """Id of the Slurm job that the run was submitted as, empty if it was not."""
-        return str(self._submission().get("slurm", ""))
+        """Id of the job as which the run was submitted, empty if it was not."""
+        return str(self._submission().get(self.engine(), ""))
 
     def yields(self) -> int:
         """How often that job has made room for another one, or was queued again by hand."""
-        found = self._submission().get("yields", 0)
+        found = self._submission().get(_YIELDS, 0)
         return found if isinstance(found, int) else 0
 
-    def submitted(self, job: str, yields: int = 0) -> None:
+    def submitted(self, engine: str, job: str, yields: int = 0) -> None:
         """Keep the run's job: in a file of its own, for it may begin before the one who submits it knows its id."""
-        write_text(self.submission_path, json.dumps({"slurm": job, "yields": yields}) + "\n")
+        write_text(self.submission_path, json.dumps({engine: job, _YIELDS: yields}) + "\n")
 
     def _submission(self) -> dict[str, Any]:
         try:

@@ -1,5 +1,6 @@
 import dataclasses
 import inspect
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ from pytorch_lightning.loggers import CSVLogger
 
 from lightning_magics.errors import InputError, MissingPackage
 from lightning_magics.options import parser
+from lightning_magics.options.declared import DECLARED
 from lightning_magics.options.help import full_help, help_text
 from lightning_magics.options.parser import Expression, Parsed, check_names, make, parse
 from lightning_magics.options.trainer_arguments import trainer_options
@@ -19,7 +21,7 @@ from lightning_magics.options.trainer_arguments import trainer_options
 def test_importing_and_parsing_imports_nothing_heavy():
     code = (
         "import sys; from lightning_magics.options import completion, help as shown, parser as options;"
-        "options.parse('fit', 'Net --max_epochs 3 --precision 16-mixed'); shown.full_help('fit');"
+        "options.parse('fit', 'Net --max_epochs 3 --precision 16-mixed'); shown.full_help('fit', True);"
         "completion.complete('fit', '--precision ', '', [], [], []);"
         "print([name for name in ('torch', 'lightning', 'pytorch_lightning', 'lightning_fabric', 'jsonargparse',"
         " 'IPython') if name in sys.modules])"
@@ -55,7 +57,7 @@ def test_parameters_of_slurm_are_text_unless_they_are_literals_and_setup_lines_a
         " --slurm.setup=ls --slurm.additional-parameters {'reservation':'x'} --slurm.exclusive=user --slurm.qos 1-2",
     )
     assert found.positional == ["Net", "data"]
-    assert found.slurm == {
+    assert found.engines["slurm"] == {
         "inside": True,
         "time": 120,
         "partition": "gpu",
@@ -64,8 +66,8 @@ def test_parameters_of_slurm_are_text_unless_they_are_literals_and_setup_lines_a
         "exclusive": "user",
         "qos": "1-2",
     }
-    assert parse("fit", "--slurm.setup ['a','b']").slurm == {"setup": ["a", "b"]}
-    assert parse("fit", "--slurm.inside false Net").slurm == {"inside": False}
+    assert parse("fit", "--slurm.setup ['a','b']").engines["slurm"] == {"setup": ["a", "b"]}
+    assert parse("fit", "--slurm.inside false Net").engines["slurm"] == {"inside": False}
 
 
 def test_flags_leave_what_follows_positional():
@@ -125,6 +127,7 @@ def test_a_short_flag_is_the_long_one():
 @pytest.mark.parametrize("line", ["--help", "Net -h", "--nonsense --help"])
 def test_help_is_answered_before_anything_is_refused(line):
     assert parse("fit", line) == Parsed(options={"help": True})
+    assert parse("fit", f"{line} --help-all") == Parsed(options={"help_all": True})
 
 
 @pytest.mark.parametrize(
@@ -138,8 +141,8 @@ def test_help_is_answered_before_anything_is_refused(line):
             r"--qqq is not an option of %lightning_fit\. Is it a hyperparameter\? --model\.qqq VALUE, or --data\.qqq "
             r"VALUE\. Type %lightning_fit --help for what there is\.$",
         ),
-        ("fit", "--partition gpu", r"--partition is not .*\. It is a parameter of Slurm: --slurm\.partition VALUE"),
-        ("fit", "--slurm partition=gpu", r"--slurm is not .*\. It stands before a name: --slurm\.partition NAME"),
+        ("fit", "--partition gpu", r"--partition is not .*\. It is a parameter of slurm: --slurm\.partition VALUE"),
+        ("fit", "--slurm partition=gpu", r"--slurm is not .*\. It stands before a name: --slurm\.NAME VALUE"),
         ("fit", "--cluster --nodes 2", r"--cluster needs a value\. Type: --cluster slurm"),
         ("fit", "-x", r"-x is not an option of %lightning_fit\."),
         (
@@ -293,13 +296,22 @@ def test_the_table_of_options_is_aligned():
 
 
 def test_full_help_has_every_option_and_argument():
-    text = full_help("fit")
+    text = full_help("fit", everything=True)
     assert text.startswith("%lightning_fit MODEL [DATA …] [options]")
     for name in parser.own_options("fit"):
         assert f"--{name}" in text
     assert "  --max_epochs  int | None = None\n      Stop training once" in text
     assert text.count("--logger") == 1, "the magic's own option stands for the Trainer's"
-    assert full_help("source") == "%lightning_source NAME"
+    assert full_help("source") == full_help("source", everything=True) == "%lightning_source NAME"
+
+
+@pytest.mark.parametrize("verb", list(DECLARED))
+def test_help_fits_a_screen_and_names_every_option(verb):
+    text = full_help(verb)
+    assert len(text.splitlines()) <= 40
+    assert max(map(len, text.splitlines())) <= 120
+    for name in {*parser.own_options(verb), *(trainer_options() if verb in parser.RUNNING else ())}:
+        assert re.search(rf"--{name}\b", text)
 
 
 @pytest.mark.parametrize("typed", ["accuracy f1", "accuracy,f1", "'accuracy f1'", "'accuracy, f1'"])

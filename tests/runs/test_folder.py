@@ -292,12 +292,12 @@ def test_a_job_of_a_cluster_is_alive_until_its_record_says_otherwise(tmp_path):
     folder.write(record)
     folder.events_path.touch()
     os.utime(folder.events_path, (0, 0))  # it may wait in its queue for days
-    assert folder.job() == ""
+    assert (folder.engine(), folder.job()) == ("", "")
     assert not folder.is_alive()
-    folder.submitted("17")
-    assert (folder.job(), folder.yields()) == ("17", 0)
+    folder.submitted("slurm", "17")
+    assert (folder.engine(), folder.job(), folder.yields()) == ("slurm", "17", 0)
     assert folder.is_alive()
-    folder.submitted("17", yields=2)
+    folder.submitted("slurm", "17", yields=2)
     assert folder.yields() == 2
     folder.write(dataclasses.replace(record, status="completed"))
     assert not folder.is_alive()

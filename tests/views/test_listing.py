@@ -11,6 +11,7 @@ from recorded import add, fitted, plain
 from lightning_magics import clusters
 from lightning_magics.commands.session import DefaultSettings, Session
 from lightning_magics.errors import InputError, MissingPackage
+from lightning_magics.launch.slurm import jobs
 from lightning_magics.options.completion import complete
 from lightning_magics.runs import catalog
 from lightning_magics.views import charts, listing
@@ -289,22 +290,26 @@ def test_a_job_of_a_cluster_is_queued_or_gone_as_the_cluster_says(root, monkeypa
     for job in "1234":
         folder = add(root, status="running")
         folder.events_path.touch()
-        folder.submitted(job)
+        folder.submitted("slurm", job)
     told = {
         "1": clusters.State("queued", "PENDING", "waiting for resources (Resources)"),
         "2": clusters.State("running", "RUNNING"),
         "3": clusters.State("unknown", "", "no answer"),
     }
-    monkeypatch.setattr(catalog, "states", lambda asked: {job: told[job] for job in asked if job in told})
+    unknown = add(root, status="running")
+    unknown.events_path.touch()
+    unknown.submitted("of_another_package", "5")
+    monkeypatch.setattr(jobs, "states", lambda asked: {job: told[job] for job in asked if job in told})
     found = listing.Listing(root)
     assert {row.run[-1]: row.standing for row in found.rows} == {
         "0": "queued",
         "1": "running",
         "2": "running",
         "3": "failed",
+        "4": "running",
     }
-    assert "4 runs in" in repr(found)
-    assert "2 running · 1 queued" in repr(found)
+    assert "5 runs in" in repr(found)
+    assert "3 running · 1 queued" in repr(found)
     assert "Digits/version_0: waiting for resources (Resources)" in repr(found)
 
 

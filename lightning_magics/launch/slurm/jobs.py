@@ -24,6 +24,7 @@ NO_PYTHON = 98
 _NO_OUTPUT_FILE = 53  # "signal" that Slurm reports where a node cannot open the job's output file
 _FAR_S = 300 * 24 * 3600  # a job without a time limit counts as a year: a start after it tells nothing
 _QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
+_CANCELLED = "CANCELLED"
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _WAITS = {
     "Resources": "waiting for resources",
@@ -85,7 +86,7 @@ def state(job: str) -> State:
     found = states([job]).get(job)
     if found is None:
         return _accounted(job) or FORGOTTEN
-    if found.word == "CANCELLED":  # by whom, only the accounting says
+    if found.is_cancelled:  # by whom, only the accounting says
         told = _accounted(job)
         return replace(found, reason=told.reason) if told is not None and told.kind == "ended" else found
     return found
@@ -145,7 +146,7 @@ def why(state: State, folder: Path) -> str:
     if state.exit_code == NO_PYTHON:
         return no_python(where)
     told = {
-        "CANCELLED": f"the job was {state.reason or 'cancelled'}",
+        _CANCELLED: f"the job was {state.reason or 'cancelled'}",
         "TIMEOUT": "the job reached its time limit. More of it: --slurm.time MINUTES",
         "DEADLINE": "the job reached its deadline",
         "NODE_FAIL": f"the job lost a node{f' of {state.nodes}' if state.nodes else ''}",
@@ -216,12 +217,20 @@ def _state(row: dict[str, str], queue: _Queue) -> State:
     word = row["State"]
     kind = _kind(word)
     code, number = _exit(row["exit_code"])
-    found = State(kind, word, nodes=row["NodeList"], restarts=_number(row["RestartCnt"]), exit_code=code, signal=number)
+    found = State(
+        kind,
+        word,
+        nodes=row["NodeList"],
+        restarts=_number(row["RestartCnt"]),
+        exit_code=code,
+        signal=number,
+        is_cancelled=word == _CANCELLED,
+    )
     if kind == "queued":
         place = queue.place(row) or (None, None)
         return replace(found, reason=_waits(row), position=place[0], waiting=place[1], start=_start(row["StartTime"]))
     if kind == "ended":
-        return replace(found, reason="cancelled" if word == "CANCELLED" else _plain(row["Reason"]))
+        return replace(found, reason="cancelled" if found.is_cancelled else _plain(row["Reason"]))
     return replace(found, reason="its processes are being ended") if word == "COMPLETING" else found
 
 
@@ -277,9 +286,10 @@ def _accounted(job: str) -> State | None:
     text, code, nodes = [*rows[-1].split("|"), "", ""][:3]
     word, _, rest = text.partition(" ")
     exit_code, number = _exit(code)
-    reason = _by_whom(rest) if word == "CANCELLED" else ""
+    is_cancelled = word == _CANCELLED
+    reason = _by_whom(rest) if is_cancelled else ""
     nodes = "" if nodes == "None assigned" else nodes
-    return State(_kind(word), word, reason, nodes=nodes, exit_code=exit_code, signal=number)
+    return State(_kind(word), word, reason, nodes=nodes, exit_code=exit_code, signal=number, is_cancelled=is_cancelled)
 
 
 def _by_whom(text: str) -> str:

@@ -13,17 +13,14 @@ import re
 import signal
 import subprocess
 import sys
-import sysconfig
 import time
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
-from pathlib import Path
 
 from ...errors import RunError
 from ...runs.folder import JOB, LOG, RunFolder, marked
 from ...transport import exceptions
 from ...transport.stop_control import Control, Wish, reach
-from ..rank import PATH
 from ..supervision import (
     CANCELLED,
     ENDED_AT_ONCE,
@@ -31,14 +28,13 @@ from ..supervision import (
     KERNEL_ENDED,
     RESUME,
     Supervision,
+    as_job,
     clear,
     died,
-    free_port,
     is_termination,
-    talk_on_loopback,
+    meet,
     tell,
     tell_end,
-    terminations,
 )
 from . import jobs
 from .allocation import hosts
@@ -102,12 +98,7 @@ class NodeRanks(Supervision):
 
     def start(self) -> None:
         """Start the ranks."""
-        os.environ["MASTER_ADDR"] = hosts(os.environ["SLURM_JOB_NODELIST"])[0] if self._nodes > 1 else "127.0.0.1"
-        if self._nodes == 1:
-            talk_on_loopback()
-        os.environ["MASTER_PORT"] = str(free_port())  # of the first node, where this process is if it is the job
-        os.environ["WORLD_SIZE"] = str(self.ranks)
-        os.environ["LOCAL_WORLD_SIZE"] = str(self._processes)
+        meet(self.ranks, self._processes, hosts(os.environ["SLURM_JOB_NODELIST"])[0] if self._nodes > 1 else "")
         command = [
             "srun",
             f"--nodes={self._nodes}",
@@ -262,7 +253,7 @@ class NodeRanks(Supervision):
             return CANCELLED
         else:
             how = "the job was requeued" if cause.startswith("JOB REQUEUE") else "the job was preempted"
-            self.folder.submitted(job, 1 + yields)
+            self.folder.submitted("slurm", job, 1 + yields)
         if not self._is_queued_again(job, _TO_QUEUE_S):
             try:
                 jobs.requeue(job)
@@ -281,15 +272,6 @@ class NodeRanks(Supervision):
             if time.monotonic() >= until:
                 return False
             time.sleep(0.2)
-
-
-def variables(path: Sequence[str]) -> dict[str, str]:
-    """What the processes of a run are told of a kernel's ``sys.path``: this package first, the whole of it later."""
-    found = {PATH: os.pathsep.join(path)}
-    parent = str(Path(__file__).parents[3])
-    if parent not in sysconfig.get_paths().values():
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, [parent, os.environ.get("PYTHONPATH", "")]))
-    return found
 
 
 def _end_with_parent() -> None:
@@ -319,12 +301,7 @@ def job(folder: str, nodes: int, processes: int, requeues: int) -> None:
     """
     run = RunFolder(folder)
     restarts = _restarts()
-    heard = terminations()
-    signal.signal(signal.SIGUSR2, lambda number, frame: _ask_before_the_limit(run))
-    lock = run.lock()
-    try:
-        if run.job() != os.environ["SLURM_JOB_ID"]:
-            run.submitted(os.environ["SLURM_JOB_ID"])
+    with as_job(run, "slurm", os.environ["SLURM_JOB_ID"], longer="--slurm.time MINUTES") as heard:
         losses = restarts - run.yields()
         if losses > requeues:
             tell_end(run, f"its job has lost a node {losses} times, and is not queued again: --slurm.requeues {losses}")
@@ -333,14 +310,6 @@ def job(folder: str, nodes: int, processes: int, requeues: int) -> None:
         if restarts:
             _resume(run)
         NodeRanks(run, nodes, processes, heard, requeues=requeues).run()
-    finally:
-        os.close(lock)
-
-
-def _ask_before_the_limit(folder: RunFolder) -> None:
-    """Ask all ranks to stop: what they save outlives the time limit of their job."""
-    with contextlib.suppress(OSError):
-        Wish(folder.control_path).ask(why="the time limit of its job came near: --slurm.time MINUTES")
 
 
 def _resume(folder: RunFolder) -> None:

@@ -1,4 +1,4 @@
-"""What a run asks of a Slurm cluster, checked before anything is submitted.
+"""What a run requests from a Slurm cluster, checked before anything is submitted.
 
 What the cluster has is in `partitions`, the submission in `submission`.
 """
@@ -9,7 +9,7 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ...clusters import Asked
+from ...clusters import Resources
 from ...errors import InputError, MissingPackage, did_you_mean
 from ...formats import plural
 from .allocation import allocation
@@ -29,8 +29,8 @@ _INSTEAD = {
 _ALIASES = {"timeout_min": "time", "mem_gb": "mem", "name": "job_name", "tasks_per_node": "ntasks_per_node"}
 
 
-def asked(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[str, Any]) -> Asked:
-    """Check what a run asks of Slurm.
+def resources(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[str, Any]) -> Resources:
+    """Check what a run requests from Slurm.
 
     Args:
         nodes: number of nodes.
@@ -58,11 +58,6 @@ def asked(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[str, A
     if inside:
         return _asked_inside(nodes, _count(devices), wants_gpus, [name for name in given if name != "inside"])
     return _asked_of_queue(nodes, _count(devices), wants_gpus, parameters, requeues)
-
-
-def defaults(settings: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
-    """Parameters of a run: what was typed, over the settings; these are of a queue, which ``inside`` has none of."""
-    return dict(typed) if typed.get("inside") else {**settings, **typed}
 
 
 def parameter_names() -> list[str]:
@@ -160,7 +155,7 @@ def _wants_gpus(accelerator: Any) -> bool | None:
 
 def _asked_of_queue(
     nodes: int, count: int | None, wants_gpus: bool | None, given: dict[str, Any], requeues: int
-) -> Asked:
+) -> Resources:
     known = partitions()
     chosen = named(known, str(given.get("partition", "")))
     if wants_gpus and not any(item.most_gpus for item in chosen):
@@ -169,7 +164,7 @@ def _asked_of_queue(
             f"--accelerator gpu: the nodes of partition {names} have no GPUs as far as Slurm knows. "
             f"{with_gpus(known)}. Type --slurm.partition NAME, or --accelerator cpu"
         )
-    possible: list[Asked] = []
+    possible: list[Resources] = []
     refusals: list[InputError] = []
     for partition in chosen:  # of several, Slurm takes the first that can
         try:
@@ -183,7 +178,7 @@ def _asked_of_queue(
 
 def _asked_of_partition(
     partition: Partition, nodes: int, count: int | None, wants_gpus: bool | None, given: dict[str, Any], requeues: int
-) -> Asked:
+) -> Resources:
     has_gpus = bool(partition.most_gpus) and wants_gpus is not False
     processes = (partition.gpus_of(nodes) if has_gpus else 1) if count is None else count
     gpus_asked = processes if has_gpus else 0
@@ -194,7 +189,7 @@ def _asked_of_partition(
             f"type --devices {in_gres}"
         )
     partition.check(nodes, gpus_asked, processes, given.get("cpus_per_task", 1))
-    return Asked(nodes, processes, gpus_asked, {**given, **_times(partition, given)}, requeues=requeues)
+    return Resources("slurm", nodes, processes, gpus_asked, {**given, **_times(partition, given)}, requeues=requeues)
 
 
 def _times(partition: Partition, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -221,7 +216,7 @@ def _times(partition: Partition, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"signal_delay_s": delay_s}
 
 
-def _asked_inside(nodes: int, count: int | None, wants_gpus: bool | None, given: Sequence[str]) -> Asked:
+def _asked_inside(nodes: int, count: int | None, wants_gpus: bool | None, given: Sequence[str]) -> Resources:
     held = allocation()
     if held is None:
         raise InputError(
@@ -248,4 +243,4 @@ def _asked_inside(nodes: int, count: int | None, wants_gpus: bool | None, given:
             f"--devices {processes}: the allocation {held.job} has {held.cpus} processors on this node, and each "
             f"process takes one. Type --devices {held.cpus}, or ask for more: salloc --cpus-per-task {processes}"
         )
-    return Asked(nodes, processes, processes if has_gpus else 0, inside=True)
+    return Resources("slurm", nodes, processes, processes if has_gpus else 0, inside=True)

@@ -1,4 +1,4 @@
-"""Runs as jobs of a Slurm cluster: the submission, through submitit, and the front of all that is about Slurm.
+"""Runs as jobs of a Slurm cluster: the submission, through submitit.
 
 What a run may request is in `request`, the state of jobs in `jobs`. The processes of a job are started on its nodes.
 """
@@ -14,15 +14,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from ...clusters import Asked, State
+from ...clusters import Resources
 from ...errors import InputError
 from ...formats import plural
-from .jobs import NO_FOLDER, NO_PYTHON, cancel, state, why
-from .nodes import variables
+from ..rank import variables
+from .jobs import NO_FOLDER, NO_PYTHON
 from .partitions import gpus
-from .request import SIGNAL_DELAY_S, asked
+from .request import SIGNAL_DELAY_S
 
-__all__ = ["Asked", "State", "asked", "cancel", "state", "submit", "why"]  # what a run is given to Slurm and watched by
 _OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")  # no variables of a job
 # A shell that goes on after the command, and passes on the signal that Slurm sends to the shell alone.
 _SUPERVISED = (
@@ -31,14 +30,14 @@ _SUPERVISED = (
 )
 
 
-def submit(what: Asked, folder: Path, name: str, function: Callable[..., Any], *arguments: Any) -> str:
+def submit(resources: Resources, folder: Path, name: str, function: Callable[..., Any], *arguments: Any) -> str:
     """Submit a job that calls a function on its first node; return the job's id.
 
     The process that calls it gets SIGUSR2 before the time limit, and SIGTERM when the job is cancelled or gives way:
     the batch script becomes that process, or where there are lines to run after it, passes the signal on.
 
     Args:
-        what: it asks for.
+        resources: that it requests.
         folder: of submitit's own files: script, pickle and logs; on a file system that the nodes see.
         name: of the job.
         function: is sent with `arguments` by pickle.
@@ -49,21 +48,23 @@ def submit(what: Asked, folder: Path, name: str, function: Callable[..., Any], *
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
 
-    executor = _executor(what, folder.absolute(), name)
+    executor = _executor(resources, folder.absolute(), name)
     try:
         with _outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's words too
             return str(executor.submit(function, *arguments).job_id)
     except (FailedJobError, FailedSubmissionError) as error:
         words = " ".join(str(error).replace("sbatch: error: ", "").split())
         words = words.removeprefix("Batch job submission failed: ")
-        raise InputError(f"Slurm refuses the job: {words or 'sbatch failed'}. Asked for: {_described(what)}") from error
+        raise InputError(
+            f"Slurm refuses the job: {words or 'sbatch failed'}. Requested: {_described(resources)}"
+        ) from error
 
 
-def _executor(what: Asked, folder: Path, name: str) -> Any:
+def _executor(resources: Resources, folder: Path, name: str) -> Any:
     """Submitit's, with all that the batch script says."""
     from submitit import SlurmExecutor
 
-    parameters = {"job_name": name, "time": None, **what.parameters}  # None leaves the time limit to the partition
+    parameters = {"job_name": name, "time": None, **resources.parameters}  # None leaves the time limit to the partition
     setup = [*parameters.pop("setup", ()), *_checks(folder)]
     delay_s = parameters.get("signal_delay_s", SIGNAL_DELAY_S)
     forced = {"signal": f"B:USR2@{delay_s}", "requeue": True, **parameters.pop("additional_parameters", {})}
@@ -72,12 +73,12 @@ def _executor(what: Asked, folder: Path, name: str) -> Any:
         run = "supervised"
         setup.append(_SUPERVISED)
         parameters["teardown"] = ["code=$?", *parameters["teardown"], "exit $code"]
-    if what.gpus and not gpus(str(parameters.get("gres", ""))):  # which may ask for them by their kind
-        parameters["gpus_per_node"] = what.gpus
+    if resources.gpus and not gpus(str(parameters.get("gres", ""))):  # which may ask for them by their kind
+        parameters["gpus_per_node"] = resources.gpus
     executor = SlurmExecutor(folder, python=f"{run} {shlex.quote(sys.executable)}")
     executor.update_parameters(
-        nodes=what.nodes,
-        ntasks_per_node=what.processes,
+        nodes=resources.nodes,
+        ntasks_per_node=resources.processes,
         setup=setup,
         use_srun=False,
         additional_parameters=forced,
@@ -110,13 +111,13 @@ def _outside_of_jobs() -> Iterator[None]:
         os.environ.update(hidden)
 
 
-def _described(what: Asked) -> str:
-    """What was asked for, in a line."""
-    parts = [plural(what.nodes, "node"), f"{plural(what.processes, 'process')} on each"]
-    parts += [f"{plural(what.gpus, 'GPU')} on each"] if what.gpus else []
+def _described(resources: Resources) -> str:
+    """What was requested, in a line."""
+    parts = [plural(resources.nodes, "node"), f"{plural(resources.processes, 'process')} on each"]
+    parts += [f"{plural(resources.gpus, 'GPU')} on each"] if resources.gpus else []
     parts += [
         f"{name} {value}"
-        for name, value in what.parameters.items()
+        for name, value in resources.parameters.items()
         if name not in ("setup", "teardown", "signal_delay_s")
     ]
     return ", ".join(parts)

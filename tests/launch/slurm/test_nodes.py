@@ -6,10 +6,11 @@ import time
 
 import pytest
 
+from lightning_magics.clusters import State
 from lightning_magics.errors import RunError
 from lightning_magics.launch import scheduler
-from lightning_magics.launch.slurm import submission
-from lightning_magics.launch.slurm.nodes import NodeRanks, _ranks, variables
+from lightning_magics.launch.slurm import jobs
+from lightning_magics.launch.slurm.nodes import NodeRanks, _ranks
 from lightning_magics.launch.supervision import CANCELLED
 from lightning_magics.runs.folder import RunFolder
 from lightning_magics.transport import exceptions
@@ -111,13 +112,6 @@ def test_a_node_that_does_not_answer_is_lost_and_the_ranks_of_the_others_are_not
     assert ranks._scheduled("NODE FAILURE") == "node n2 did not start its processes (Job credential expired)"
 
 
-def test_a_rank_gets_the_kernels_path_in_its_order(monkeypatch):
-    monkeypatch.setenv("PYTHONPATH", "/from/a/module")
-    found = variables(["/one", *sys.path, "/two"])
-    assert found["LIGHTNING_MAGICS_PATH"].split(":") == ["/one", *sys.path, "/two"]
-    assert found.get("PYTHONPATH", "/from/a/module").endswith("/from/a/module")
-
-
 def test_only_sigterm_ends_and_other_signals_do_not(tmp_path):
     """Such as SIGCHLD, which torch handles in Python as soon as a DataLoader has workers."""
     code = (
@@ -139,7 +133,7 @@ def test_only_sigterm_ends_and_other_signals_do_not(tmp_path):
 def test_a_job_that_cannot_be_cancelled_is_tried_again_and_named(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path)
     folder.events_path.touch()
-    folder.submitted("17")
+    folder.submitted("slurm", "17")
     Wish(folder.control_path, make=True).ask(now=True)
     tried, shown = [], []
 
@@ -148,8 +142,8 @@ def test_a_job_that_cannot_be_cancelled_is_tried_again_and_named(tmp_path, monke
         if len(tried) < 2:
             raise RunError("Slurm does not cancel job 17: Socket timed out")
 
-    monkeypatch.setattr(scheduler.submission, "state", lambda job: submission.State("running", "RUNNING"))
-    monkeypatch.setattr(scheduler.submission, "cancel", cancel)
+    monkeypatch.setattr(jobs, "state", lambda job: State("running", "RUNNING"))
+    monkeypatch.setattr(jobs, "cancel", cancel)
     monkeypatch.setattr(scheduler, "_QUEUE_S", 0.05)
     watched = scheduler.Scheduler(folder, shown.append)
     assert watched.goes_on()

@@ -13,9 +13,10 @@ from typing import Any
 import cluster as clusters
 import pytest
 
+from lightning_magics.clusters import Resources, State
 from lightning_magics.errors import InputError, MissingPackage, RunError
 from lightning_magics.launch.slurm import allocation, client, jobs, partitions, request, submission
-from lightning_magics.launch.slurm.submission import Asked, State, asked
+from lightning_magics.launch.slurm.request import resources
 
 BIN = Path(sys.executable).parent
 
@@ -33,13 +34,13 @@ def job(login: clusters.Cluster, tmp_path: Path) -> Iterator[Callable[..., str]]
     submitted: list[str] = []
 
     def submit(command: str, nodes: int = 1, **parameters: Any) -> str:
-        what = asked(nodes, 1, "auto", parameters)
+        what = resources(nodes, 1, "auto", parameters)
         submitted.append(submission.submit(what, tmp_path / "slurm", "Net", os.system, command))
         return submitted[-1]
 
     yield submit
     for left in submitted:
-        submission.cancel(left)
+        jobs.cancel(left)
     until(lambda: all(state.kind == "ended" for state in jobs.states(submitted).values()))
 
 
@@ -51,18 +52,18 @@ def until(done: Callable[[], object], timeout_s: float = 60) -> None:
 
 
 def ended(job: str) -> State:
-    until(lambda: submission.state(job).kind == "ended")
-    return submission.state(job)
+    until(lambda: jobs.state(job).kind == "ended")
+    return jobs.state(job)
 
 
 def test_a_submitted_function_runs_on_the_first_node_and_ends(login: clusters.Cluster, tmp_path: Path) -> None:
     said = tmp_path / "said"
-    what = asked(2, 2, "auto", {"partition": "main", "time": "0:30", "setup": "export SAID=hello"})
+    what = resources(2, 2, "auto", {"partition": "main", "time": "0:30", "setup": "export SAID=hello"})
     assert (what.nodes, what.processes, what.gpus) == (2, 2, 0)
     command = f"echo $(hostname) $SAID $SLURM_NNODES $SLURM_NTASKS_PER_NODE > {said}"
     job = submission.submit(what, tmp_path / "slurm", "Net", os.system, command)
     assert ended(job).word == "COMPLETED"
-    assert submission.why(submission.state(job), tmp_path) == "the job has ended"
+    assert jobs.why(jobs.state(job), tmp_path) == "the job has ended"
     assert said.read_text() == "n1 hello 2 2\n"
     script = (tmp_path / "slurm" / f"{job}_submission.sh").read_text()
     assert "#SBATCH --signal=B:USR2@15\n" in script
@@ -83,30 +84,30 @@ def test_jobs_that_wait_say_why_and_at_which_place(
         assert (found[first].position, found[first].waiting) == (1, 2)
         assert (found[second].position, found[second].waiting) == (2, 2)
         assert 0 < (found[first].start or 0) - time.time() < 600
-        submission.cancel(second)
-        assert submission.why(ended(second), Path()) == "the job was cancelled"
-    until(lambda: submission.state(first).kind == "running")
-    assert submission.state(first).nodes == "n[1-2]"
+        jobs.cancel(second)
+        assert jobs.why(ended(second), Path()) == "the job was cancelled"
+    until(lambda: jobs.state(first).kind == "running")
+    assert jobs.state(first).nodes == "n[1-2]"
 
 
 def test_a_job_gives_way_to_one_of_higher_priority_and_waits_again(
     login: clusters.Cluster, job: Callable[..., str]
 ) -> None:
     ours = job("sleep 60", 2)
-    until(lambda: submission.state(ours).kind == "running")
+    until(lambda: jobs.state(ours).kind == "running")
     with login.filled("urgent"):
-        until(lambda: submission.state(ours).kind == "queued")
-        state = submission.state(ours)
+        until(lambda: jobs.state(ours).kind == "queued")
+        state = jobs.state(ours)
         assert (state.word, state.restarts) == ("PENDING", 1)
         assert state.reason == "put back into the queue; it may begin again in a moment (BeginTime)"
 
 
 def test_a_job_can_be_put_back_into_the_queue(job: Callable[..., str]) -> None:
     ours = job("sleep 60")
-    until(lambda: submission.state(ours).kind == "running")
+    until(lambda: jobs.state(ours).kind == "running")
     jobs.requeue(ours)
-    until(lambda: submission.state(ours).kind == "queued")
-    assert submission.state(ours).restarts == 1
+    until(lambda: jobs.state(ours).kind == "queued")
+    assert jobs.state(ours).restarts == 1
     with pytest.raises(RunError, match=r"^Slurm does not requeue job 4242: Invalid job id specified"):
         jobs.requeue("4242")
 
@@ -114,9 +115,9 @@ def test_a_job_can_be_put_back_into_the_queue(job: Callable[..., str]) -> None:
 def test_how_a_job_ended_is_told(login: clusters.Cluster) -> None:
     failed, killed = login.submit(command="exit 3"), login.submit(command="kill -9 $$")
     assert (ended(failed).word, ended(failed).exit_code) == ("FAILED", 3)
-    assert re.fullmatch(r"the job ended with exit code 3 on n\d \(FAILED\)", submission.why(ended(failed), Path()))
+    assert re.fullmatch(r"the job ended with exit code 3 on n\d \(FAILED\)", jobs.why(ended(failed), Path()))
     assert ended(killed).signal == 9
-    assert re.fullmatch(r"the job ended with signal 9 on n\d \(FAILED\)", submission.why(ended(killed), Path()))
+    assert re.fullmatch(r"the job ended with signal 9 on n\d \(FAILED\)", jobs.why(ended(killed), Path()))
 
 
 def test_a_folder_that_a_node_does_not_see_is_named(
@@ -127,7 +128,7 @@ def test_a_folder_that_a_node_does_not_see_is_named(
         elsewhere = job("true", nodelist="n2", additional_parameters={"output": "/dev/null", "error": "/dev/null"})
         assert ended(elsewhere).exit_code == jobs.NO_FOLDER
         for state in (ended(unseen), ended(elsewhere)):
-            assert submission.why(state, tmp_path) == (
+            assert jobs.why(state, tmp_path) == (
                 f"the folder of the run is not seen on n2: {tmp_path} is not on a file system that all nodes share. "
                 "Set one that is: %config LightningMagics.run_dir = '/a/shared/folder'"
             )
@@ -137,9 +138,7 @@ def test_a_python_that_a_node_lacks_is_named(login: clusters.Cluster, job: Calla
     with login.hidden(BIN):
         state = ended(job("true", nodelist="n2"))
     assert state.exit_code == jobs.NO_PYTHON
-    assert submission.why(state, Path()).startswith(
-        f"this notebook's Python is not found on n2: {sys.executable}. Use an"
-    )
+    assert jobs.why(state, Path()).startswith(f"this notebook's Python is not found on n2: {sys.executable}. Use an")
 
 
 @pytest.mark.parametrize("parameters", [{}, {"teardown": "touch cleaned"}])
@@ -153,7 +152,7 @@ def test_the_job_is_told_of_its_time_limit(
         "(path / 'done').touch(); import os; os._exit(5)"
     )
     setting = {"signal": signal, "path": tmp_path}
-    ours = submission.submit(asked(1, 1, "auto", parameters), tmp_path / "slurm", "Net", exec, program, setting)
+    ours = submission.submit(resources(1, 1, "auto", parameters), tmp_path / "slurm", "Net", exec, program, setting)
     until((tmp_path / "ready").exists)
     login.run("scancel", "--signal=USR2", "--batch", ours)
     assert (ended(ours).word, ended(ours).exit_code) == ("FAILED", 5)
@@ -163,7 +162,7 @@ def test_the_job_is_told_of_its_time_limit(
 
 
 def test_gpus_of_a_node_are_asked_for_and_the_time_is_the_partitions(login: clusters.Cluster, tmp_path: Path) -> None:
-    what = asked(1, "auto", "auto", {"partition": "gpu"})
+    what = resources(1, "auto", "auto", {"partition": "gpu"})
     assert (what.processes, what.gpus, what.parameters["signal_delay_s"]) == (2, 2, submission.SIGNAL_DELAY_S)
     job = submission.submit(what, tmp_path / "slurm", "Net", os.system, f"echo $SLURM_GPUS_ON_NODE > {tmp_path}/gpus")
     assert login.run("squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%l") == "10:00"
@@ -172,24 +171,27 @@ def test_gpus_of_a_node_are_asked_for_and_the_time_is_the_partitions(login: clus
 
 
 def test_gpus_are_left_alone_where_the_cpu_is_asked_for(login: clusters.Cluster) -> None:
-    assert asked(1, 3, "cpu", {"partition": "gpu"}).gpus == 0
-    assert asked(1, None, "gpu", {"partition": "gpu"}).gpus == 1
-    assert asked(1, 1, "auto", {"partition": "gpu", "gres": "gpu:a100:1"}).gpus == 1
-    assert asked(1, "auto", "auto", {}).processes == 1
-    assert asked(1, 2, "auto", {"partition": "main,gpu"}).gpus == 0
+    assert resources(1, 3, "cpu", {"partition": "gpu"}).gpus == 0
+    assert resources(1, None, "gpu", {"partition": "gpu"}).gpus == 1
+    assert resources(1, 1, "auto", {"partition": "gpu", "gres": "gpu:a100:1"}).gpus == 1
+    assert resources(1, "auto", "auto", {}).processes == 1
+    assert resources(1, 2, "auto", {"partition": "main,gpu"}).gpus == 0
 
 
-GPUS = "from lightning_magics.launch.slurm.request import asked; print(asked(1, 'auto', 'auto', {'inside': True}).gpus)"
+GPUS = (
+    "from lightning_magics.launch.slurm.request import resources;"
+    "print(resources(1, 'auto', 'auto', {'inside': True}).gpus)"
+)
 INSIDE = """
 import json
-from lightning_magics.launch.slurm import allocation, submission as slurm
+from lightning_magics.launch.slurm import allocation, request
 from lightning_magics.errors import InputError
 held = allocation.allocation()
-found = slurm.asked(2, 2, "auto", {"inside": True})
+found = request.resources(2, 2, "auto", {"inside": True})
 said = [held.job, *held.hosts, held.gpus, found.nodes, found.processes, found.gpus, found.inside]
 for nodes, accelerator, parameters in ((3, "auto", {}), (1, "gpu", {}), (1, "auto", {"requeues": 1})):
     try:
-        slurm.asked(nodes, 1, accelerator, {"inside": True, **parameters})
+        request.resources(nodes, 1, accelerator, {"inside": True, **parameters})
     except InputError as error:
         said.append(str(error))
 print(json.dumps(said))
@@ -311,12 +313,12 @@ def test_what_the_cluster_cannot_give_is_refused_first(
     login: clusters.Cluster, nodes: int, devices: Any, accelerator: str, parameters: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(InputError, match=f"^{message}"):
-        asked(nodes, devices, accelerator, parameters)
+        resources(nodes, devices, accelerator, parameters)
 
 
 def test_nodes_that_are_down_are_named(login: clusters.Cluster) -> None:
     with login.lost("n2"), pytest.raises(InputError) as refused:
-        asked(2, 1, "auto", {})
+        resources(2, 1, "auto", {})
     said = str(refused.value).replace("down*", "down")  # the star: it does not respond
     assert said == (
         "--nodes 2: of partition main, 1 node can be had now; not: n2 (down). Type --nodes 1, or wait until they are "
@@ -328,7 +330,7 @@ def test_what_slurm_refuses_is_said_in_its_words(job: Callable[..., str], capfd:
     with pytest.raises(
         InputError,
         match=r"^Slurm refuses the job: Invalid generic resource \(gres\) specification\. "
-        r"Asked for: 1 node, 1 process on each, gres ponies:3$",
+        r"Requested: 1 node, 1 process on each, gres ponies:3$",
     ):
         job("true", gres="ponies:3")
     assert capfd.readouterr() == ("", "")
@@ -337,23 +339,23 @@ def test_what_slurm_refuses_is_said_in_its_words(job: Callable[..., str], capfd:
 def test_a_machine_without_slurm_says_where_to_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match=r"^--cluster slurm: there is no sbatch on this machine's path\. Start the "):
-        asked(2, 1, "auto", {})
+        resources(2, 1, "auto", {})
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(MissingPackage, match=r"'submitit', .* Type: %pip install submitit$"):
-        asked(2, 1, "auto", {})
+        resources(2, 1, "auto", {})
 
 
 def test_a_controller_that_does_not_answer_is_no_end(login: clusters.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert submission.state("4242") == jobs.FORGOTTEN
+    assert jobs.state("4242") == jobs.FORGOTTEN
     monkeypatch.setattr(client, "TIMEOUT_S", 0.5)
     [controller] = login.kill("n1", "slurmctld -D", signal.SIGSTOP)
     try:
-        assert submission.state("4242") == State("unknown", "", "squeue had no answer for 0.5 s")
+        assert jobs.state("4242") == State("unknown", "", "squeue had no answer for 0.5 s")
         assert request.partition_names(0.5) == []
         with pytest.raises(InputError, match=r"^Slurm does not answer: sinfo had no answer for 0.5 s\. Try again; "):
-            asked(1, 1, "auto", {})
+            resources(1, 1, "auto", {})
         with pytest.raises(RunError, match=r"^Slurm does not cancel job 4242: scancel had no answer for 0.5 s$"):
-            submission.cancel("4242")
+            jobs.cancel("4242")
     finally:
         os.kill(controller, signal.SIGCONT)
 
@@ -380,11 +382,11 @@ def test_the_accounting_remembers_what_the_queue_has_forgotten(monkeypatch: pyte
     with clusters.started(accounting=True) as cluster:
         monkeypatch.setenv("PATH", f"{cluster.commands}:{os.environ['PATH']}")
         failed, cancelled = cluster.submit(command="exit 3"), cluster.submit("--hold")
-        submission.cancel(cancelled)
-        until(lambda: submission.state(cancelled).reason == "cancelled by root")
-        assert submission.why(submission.state(cancelled), tmp_path) == "the job was cancelled by root"
+        jobs.cancel(cancelled)
+        until(lambda: jobs.state(cancelled).reason == "cancelled by root")
+        assert jobs.why(jobs.state(cancelled), tmp_path) == "the job was cancelled by root"
         until(lambda: not jobs.states([failed]), 180)
-        state = submission.state(failed)
+        state = jobs.state(failed)
         assert (state.kind, state.word, state.exit_code) == ("ended", "FAILED", 3)
 
 
@@ -427,7 +429,7 @@ def test_gpus_are_counted() -> None:
     ],
 )
 def test_why_a_job_ended_is_said_for_a_person(state: State, message: str) -> None:
-    assert submission.why(state, Path()) == message
+    assert jobs.why(state, Path()) == message
 
 
 def test_settings_of_a_queue_do_not_count_inside() -> None:
@@ -437,4 +439,4 @@ def test_settings_of_a_queue_do_not_count_inside() -> None:
 
 def test_what_is_asked_is_frozen() -> None:
     with pytest.raises(AttributeError):
-        Asked(1, 1).nodes = 2  # type: ignore[misc]
+        Resources("slurm", 1, 1).nodes = 2  # type: ignore[misc]
