@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Runs demo.ipynb with the lowest versions that pyproject.toml declares, and with the newest on each Python here.
+"""Runs all notebooks with the lowest versions that pyproject.toml declares, and with the newest on each Python here.
 
 Each environment is made afresh in build/matrix/. Without arguments all run; names choose: lowest newest-3.11 …
 Needs a registry, some gigabytes for each and minutes: it is called by hand or by a scheduled job, not by the tests.
@@ -33,12 +33,14 @@ def lowest() -> list[str]:
 
 
 def run(name: str, python: str, pins: list[str]) -> str:
-    """Make one environment and execute the notebook in it; what went wrong, empty if nothing did."""
+    """Make one environment and execute the notebooks in it; what went wrong, empty if nothing did."""
     folder = PLACE / name
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     (folder / "constraints.txt").write_text("\n".join(pins) + "\n", encoding="utf-8")
-    shutil.copy(ROOT / "demo.ipynb", folder)
+    notebooks = [ROOT / "demo.ipynb", *sorted((ROOT / "docs" / "notebooks").glob("*.ipynb"))]
+    for notebook in notebooks:
+        shutil.copy(notebook, folder)
     environment = folder / "environment"
     bin_ = environment / "bin"
     extras = ",".join(EXTRAS)
@@ -49,7 +51,7 @@ def run(name: str, python: str, pins: list[str]) -> str:
             *("--constraint", str(folder / "constraints.txt"), f"{ROOT}[{extras}]", *TOOLS),
         ],
         [str(bin_ / "python"), "-m", "pip", "check"],
-        [str(bin_ / "jupyter-execute"), "--inplace", "demo.ipynb"],
+        [str(bin_ / "jupyter-execute"), "--inplace", *(notebook.name for notebook in notebooks)],
     ]
     # The kernel is the environment's own, and sees the installed package rather than the checkout.
     variables = {**os.environ, "JUPYTER_PREFER_ENV_PATH": "1"}

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import nbclient
 import nbformat
+import pytest
 from kernel import WIDGET
 
 import lightning_magics
@@ -33,7 +34,7 @@ def test_loading_the_extension_imports_only_what_parses_completes_and_registers(
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
     loaded = json.loads(done.stdout)
     rooms = {name.split(".")[1] for name in loaded if name.startswith("lightning_magics.")}
-    assert rooms == {"errors", "magics", "options", "scores", "shell", "version"}
+    assert rooms == {"clusters", "errors", "magics", "options", "scores", "shell", "version"}
     assert {name.split(".")[0] for name in loaded} <= {"lightning_magics", "IPython", "difflib"}
 
 
@@ -94,7 +95,24 @@ def test_the_demo_runs_and_reaches_nine_tenths(tmp_path: Path) -> None:
         assert WIDGET not in json.dumps(cell.get("outputs", []))
 
 
-def test_the_demo_is_kept_without_outputs() -> None:
-    for cell in nbformat.read(ROOT / "demo.ipynb", as_version=4).cells:
+@pytest.mark.parametrize("path", sorted((ROOT / "docs" / "notebooks").glob("*.ipynb")), ids=lambda path: path.stem)
+def test_the_notebooks_of_the_documentation_run(path: Path, tmp_path: Path) -> None:
+    notebook = nbformat.read(path, as_version=4)
+    execute(notebook, tmp_path)
+    assert not [
+        output for cell in notebook.cells for output in cell.get("outputs", []) if output.get("name") == "stderr"
+    ]
+
+
+def test_a_newcomer_finishes_the_demo() -> None:
+    cells = nbformat.read(ROOT / "demo.ipynb", as_version=4).cells
+    assert sum(cell.cell_type == "code" for cell in cells) <= 25
+    linked = re.findall(r"\]\(([\w/-]+\.ipynb)\)", cells[-1].source)
+    assert sorted(linked) == sorted(str(path.relative_to(ROOT)) for path in (ROOT / "docs").rglob("*.ipynb"))
+
+
+@pytest.mark.parametrize("path", [ROOT / "demo.ipynb", *(ROOT / "docs").rglob("*.ipynb")], ids=lambda path: path.stem)
+def test_notebooks_are_kept_without_outputs(path: Path) -> None:
+    for cell in nbformat.read(path, as_version=4).cells:
         assert not cell.get("outputs")
         assert cell.get("execution_count") is None
