@@ -142,6 +142,20 @@ LOOP = """
 for width in (3, 5):
     net = Net(width)
     run = %lightning_fit net samples --max_epochs 1 --quiet --seed 1"""
+HOOK = """
+class Late(Net):
+    def __init__(self):
+        pl.LightningModule.__init__(self)
+        self.net = None
+
+    def configure_model(self):
+        if self.net is None:
+            self.net = nn.Linear(2, 1)
+"""
+UNNAMED = """
+import lightning_magics
+run = lightning_magics.fit(Net(5), samples, max_epochs=1, quiet=True, seed=1)
+"""
 NOISY = """
 class Noisy(Net):
     def __init__(self, noise=None):
@@ -206,9 +220,28 @@ def test_an_instance_begins_with_the_same_weights_again(notebook, made, options)
     notebook(made)
     notebook(f"run = %lightning_fit net samples --max_epochs 1 --quiet {options} --data.batch_size 4")
     notebook("again = %lightning_rerun run --quiet")
-    assert f"initial weights: those of {notebook.shell.user_ns['run'].name}, whose" in notebook.text
+    assert f"initial weights: those of {notebook.shell.user_ns['run'].name}\n" in notebook.text
     assert "gives the same numbers" in notebook.text
     notebook("%lightning_rerun again --quiet")
+    assert "gives the same numbers" in notebook.text
+
+
+def test_a_network_that_a_definition_copies_begins_with_the_same_weights_again(notebook):
+    notebook("layer = nn.Linear(2, 1)")
+    notebook("%lightning_model layer --loss mse_loss")
+    notebook("with torch.no_grad():\n    for item in layer.parameters():\n        item.fill_(0.1)")
+    notebook("pairs = [(row, row[:1]) for row in samples]")
+    notebook("run = %lightning_fit layer pairs --max_epochs 1 --quiet --seed 1")
+    notebook("%lightning_rerun run --quiet")
+    assert "gives the same numbers" in notebook.text
+
+
+def test_layers_that_a_hook_makes_begin_with_the_same_weights_again(notebook):
+    notebook(HOOK)
+    notebook("run = %lightning_fit Late() samples --max_epochs 1 --quiet --seed 1")
+    notebook("import copy\nnet = copy.deepcopy(run.model)")
+    notebook("run = %lightning_fit net samples --max_epochs 1 --quiet --seed 1")
+    notebook("%lightning_rerun run --quiet")
     assert "gives the same numbers" in notebook.text
 
 
@@ -225,14 +258,16 @@ def test_weights_that_were_not_kept_are_the_reason_and_not_a_training_that_never
     assert "gives the same numbers" in notebook.text
 
 
-def test_an_instance_of_a_loop_is_made_from_its_class_with_its_weights(notebook):
-    notebook(LOOP)
+@pytest.mark.parametrize("made", [LOOP, UNNAMED])
+def test_an_instance_of_a_loop_or_without_a_name_begins_with_the_same_weights_again(notebook, made):
+    notebook(made)
     notebook("again = %lightning_rerun run --quiet")
     assert "gives the same numbers" in notebook.text
     notebook("%lightning_rerun again --quiet")
     assert "gives the same numbers" in notebook.text
-    notebook("%lightning_rerun run --quiet --model.hidden 2")
-    assert "initial weights: those" not in notebook.text
+    if made is UNNAMED:
+        notebook("%lightning_rerun run --quiet --model.hidden 2")
+        assert "initial weights: those" not in notebook.text
     torch.save({}, notebook.shell.user_ns["run"].folder.initial_weights_path)
     with pytest.raises(RunError, match=r"initial weights in \S+ do not fit Net as its source .* Delete the file"):
         notebook("%lightning_rerun run --quiet")
@@ -240,7 +275,7 @@ def test_an_instance_of_a_loop_is_made_from_its_class_with_its_weights(notebook)
 
 def test_an_instance_whose_arguments_are_not_recorded_is_not_made_with_others(notebook):
     notebook(BARE)
-    notebook(LOOP.replace("Net", "Bare"))
+    notebook(UNNAMED.replace("Net", "Bare"))
     for verb in ("rerun", "load"):
         with pytest.raises(RunError, match=r"the value of size of this Bare is not recorded. Call self.save_hyperp"):
             notebook(f"%lightning_{verb} Bare/version_0")
@@ -305,9 +340,14 @@ def test_a_checkpoint_of_this_session_needs_no_trust_in_its_hyperparameters(note
     notebook("%lightning_export more train.py")
     assert "if you trust it, add weights_only=False to fit." in Path("train.py").read_text()
     monkeypatch.setattr(trust, "_written", set())  # as in another kernel
+    evaluated = f"{lines[0]} --weights_only false"
+    notebook(evaluated)
     for line in [*lines, "%lightning_rerun more --quiet"]:
         with pytest.raises(InputError, match=r"has the hyperparameter noise \(__main__\.shifted\): it holds Python"):
             notebook(line)
+    notebook("del shifted")
+    with pytest.raises(InputError, match=r"needs shifted, which this notebook no longer defines\. Run the cell that"):
+        notebook(evaluated)
 
 
 def test_resume_none_begins_anew_with_the_weights(notebook):

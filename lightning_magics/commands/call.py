@@ -99,7 +99,8 @@ class Call:
         random: of a fit that runs once more, the random state that it began with.
         table: of a fit of an instance that runs once more, what its data was matched to: the instance may have been
             trained before, and is not when it is made again.
-        weights: of a fit of an instance that runs once more, where the weights are that it began with.
+        weights: of a fit that runs once more, where the weights are that it began with, if its folder has them.
+        remade: whether that fit was of an instance, in whose place one is made of its class.
     """
 
     verb: events.Verb
@@ -112,6 +113,7 @@ class Call:
     random: RandomState | None = None
     table: columns.Table | None = None
     weights: Path | None = None
+    remade: bool = False
 
     @classmethod
     def of(cls, verb: events.Verb, asked: Mapping[str, Any]) -> Call:
@@ -193,7 +195,7 @@ class Call:
                 return self.run(job, subject, data, how, begins_with)
 
     def made(self, subject: Subject) -> Any:
-        """The model; of an instance's fit that runs once more, with the weights that it began with.
+        """The model; of a fit that runs once more, with the weights that it began with.
 
         Raises:
             RunError: these do not fit it.
@@ -201,12 +203,13 @@ class Call:
         from ..runs.randomness import random_state_kept
         from ..training.checkpoints import take_weights
 
-        if self.weights is None:
-            return subject.make()
-        with random_state_kept():  # the instance was made before its fit
+        with random_state_kept() if self.remade else contextlib.nullcontext():  # the instance was made before its fit
             model = subject.make()
+        if self.weights is None:
+            return model
         try:
-            take_weights(model, self.weights)
+            with random_state_kept():
+                take_weights(model, self.weights)
         except Exception as error:  # whatever torch raises at a file that is another one
             raise RunError(
                 f"the initial weights in {runs.shown(self.weights)} do not fit {subject.name} as its source makes it: "
@@ -355,7 +358,9 @@ class Call:
         """Whether the folder of a fit keeps its initial weights: those of an instance are known by nothing else."""
         trainer = job.trainer
         keeps_none = trainer.get("enable_checkpointing") is False or trainer.get("barebones")
-        is_instance = subject.made is not None or self.weights is not None
+        # A definition may copy a network of the notebook.
+        copies = "deepcopy(" in getattr(subject.part.found, "source", "")
+        is_instance = subject.made is not None or copies or self.remade
         return is_instance and job.checkpoint is None and not (keeps_none or _goes_on(job))
 
     def board(self, job: Job, root: Path) -> frame.Asked | None:
@@ -729,7 +734,7 @@ class Call:
         """How a fit was put together, and the source that it needs; a fit does not fail for this."""
         try:
             writer = Writer(*self.session.history(), self.session.local_names)
-            writer.model(subject.part, job.package, trained=_goes_on(job), remade=self.weights is not None)
+            writer.model(subject.part, job.package, trained=_goes_on(job), remade=self.remade)
             writer.data(data.parts, data.forms)
             if data.parts:
                 writer.classes(job.datamodule, data.parts[0])

@@ -60,9 +60,9 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
     path = recalled.folder.initial_weights_path
     weights = path if path.is_file() and not changed.get("model") else None
     if weights is not None:
-        print(f"initial weights: those of {record.run}, whose model was an instance")  # noqa: T201 -- likewise
+        print(f"initial weights: those of {record.run}")  # noqa: T201 -- likewise
     call = dataclasses.replace(call, session=inner, random=begins_with, table=table, weights=weights)
-    run = call.start(model, datas)
+    run = dataclasses.replace(call, remade=recipe.remade).start(model, datas)
     session.started(run)
     session.interrupted |= inner.interrupted
     return run, Agreement(record, run.record, _shown(changed), repeats=begins_with is not None)

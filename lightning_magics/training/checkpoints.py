@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo
 
 import torch
 
-from .handover import take_type
+from .handover import make_layers, take_type
 from .trust import vouch_for, with_plain_hyperparameters
 
 _MOST_BYTES = 1 << 27  # of initial weights
@@ -64,7 +64,7 @@ def straight_io(package: str) -> Any:
 
 
 def keep_weights(model: Any, path: Path) -> None:
-    """Save the weights that an instance begins a fit with, for its rerun; none where they are large or unusual.
+    """Save the weights that a fit begins with, for its rerun; none where they are large or unusual.
 
     Raises:
         OSError: the disk is full, or the folder cannot be written.
@@ -88,6 +88,7 @@ def take_weights(model: Any, path: Path) -> None:
         Exception: it is another file.
     """
     weights = torch.load(path, map_location="cpu", weights_only=True)
+    make_layers(model, weights)
     take_type(model, weights)
     model.load_state_dict(weights)
 

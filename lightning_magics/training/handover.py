@@ -235,6 +235,12 @@ def absent(model: Any, state: Mapping[str, Any]) -> list[str]:
     return [name for name in model.state_dict() if name not in held]
 
 
+def make_layers(model: Any, weights: Mapping[str, Any]) -> None:
+    """Make layers that weights are for and a model lacks, as its own hooks do at the beginning of a fit."""
+    with _on_its_own():
+        _make_layers(model, [], _shapes(weights), None)
+
+
 def _made(anew: Callable[[], Parts], shapes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The shapes of the weights that the notebook's model can have, and what hooks raised when they were to make them.
 

@@ -235,6 +235,11 @@ def _check_before_start(job: Job, trainer: Any) -> None:
         )
     if job.checkpoint is not None and job.weights_only:
         check_checkpoint(job.checkpoint)
+    elif job.checkpoint is not None and (undefined := trust.undefined_in(job.checkpoint)):
+        raise InputError(
+            f"the checkpoint {shown(job.checkpoint)} needs {undefined[0]}, which this notebook no longer defines. "
+            f"Run the cell that defines it again"
+        )
 
 
 def check_checkpoint(path: Path, defined: Collection[str] = ()) -> None:

@@ -168,6 +168,17 @@ def refused_in(path: Path) -> set[str]:
     return {name for name in names if _resolved(name) is None}
 
 
+def undefined_in(path: Path) -> list[str]:
+    """Names of the notebook that a checkpoint is made of, and that the notebook does not have any more."""
+    try:
+        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except Exception:  # loading it says what it is
+        return []
+    main = sys.modules["__main__"]
+    own = [name.removeprefix("__main__.") for name in names if name.startswith("__main__.")]
+    return [name for name in own if not hasattr(main, name.partition(".")[0])]
+
+
 def objects_in(path: Path) -> list[str]:
     """What a checkpoint holds that is not loaded without trust: hyperparameters, or other parts, with what they are."""
     try:
