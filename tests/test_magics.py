@@ -445,6 +445,29 @@ def test_a_fit_from_a_checkpoint_that_is_at_its_end_says_that_it_trains_nothing(
     assert "nothing was trained" not in notebook.text
 
 
+@pytest.mark.parametrize("how", ["shutil.rmtree(path)", "path.rename(path.with_name('moved'))"])
+@pytest.mark.parametrize("more", ["--quiet", "--logger csv --monitor train_loss", "--logger none"])
+def test_a_fit_whose_folder_is_removed_goes_on_and_says_so_in_a_line(notebook, how, more):
+    notebook(
+        "import shutil, pathlib\nclass Ends(pl.Callback):\n    def on_train_batch_start(self, trainer, *rest):\n"
+        f"        path = pathlib.Path(trainer.default_root_dir)\n        if trainer.current_epoch == 1: {how}\n"
+        "        if trainer.current_epoch == 1: trainer.callbacks.remove(self)"
+    )
+    notebook(f"run = %lightning_fit Net samples --max_epochs 3 --callbacks [Ends()] {more}")
+    run = notebook.shell.user_ns["run"]
+    assert (run.status, run.record.epochs, run.best_model_path) == ("completed", 3, "")
+    (line,) = [line for line in notebook.text.splitlines() if "removed" in line]
+    assert re.search(
+        r"The run folder \S+version_0 was removed in epoch \d\. Its record and checkpoints are lost\. "
+        r"Net in memory keeps its trained weights$",
+        line,
+    )
+    assert "checkpoint " not in notebook.text
+    assert not Path("lightning_logs/Net/version_0").exists()
+    notebook("found = %lightning_predict run samples --quiet")
+    assert len(notebook.shell.user_ns["found"].predictions) == 16
+
+
 def test_a_fit_says_that_a_definition_is_older_than_the_last_one_that_was_typed(notebook):
     said = "the last definition of {} failed, so the earlier one is used: run its cell again"
     fit = "run = %lightning_fit Model data --max_epochs 1"

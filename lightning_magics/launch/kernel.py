@@ -60,7 +60,15 @@ def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], s
                 ending.callback(recorder.close)
                 write_sources(sources)
 
+            lost: list[str] = []
+
             def emit(event: events.Event) -> None:
+                begun = view.state.started
+                if not lost and begun is not None and run.folder.is_removed():
+                    epoch = view.state.train.epoch if view.state.train is not None else begun.first_epoch
+                    lost.append(f"in epoch {epoch + 1}" if job.verb == "fit" else "during the run")
+                if lost and isinstance(event, events.Ended):
+                    event = dataclasses.replace(event, best_model_path="", best_model_score=None)
                 recorder.emit(event)
                 run.record = recorder.record
                 screen.show(event)
@@ -72,9 +80,12 @@ def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], s
                 run.trainer, run._predictions = outcome.trainer, outcome.predictions
             finally:
                 run._stop.end()
-                said = removed(run.folder)
-                if view.state.started is not None and run.folder.is_removed() and said not in run.record.error:
-                    screen.show(events.Notice(said))
+                if lost:
+                    view.state.log_dir = ""
+                if lost and "was removed" not in run.record.error:
+                    text = removed(run.folder, lost[0])
+                    text += f" {run.record.model} in memory keeps its trained weights" if job.verb == "fit" else ""
+                    screen.show(events.Notice(text, level="loss"))
                 screen.close()
                 run.folder.continue_checkpoint_path.unlink(missing_ok=True)
 

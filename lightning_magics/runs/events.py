@@ -176,10 +176,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class Notice:
-    """A message for the user; each text is sent once in a run."""
+    """A message for the user; each text is sent once in a run.
+
+    Attributes:
+        level: that of a loss is shown by ``--quiet`` too.
+    """
 
     text: str
-    level: Literal["info", "warning"] = "warning"
+    level: Literal["info", "warning", "loss"] = "warning"
 
 
 @dataclass(frozen=True)

@@ -386,9 +386,9 @@ def _remove_unfinished(parent: Path) -> None:
                 shutil.rmtree(path)
 
 
-def removed(folder: RunFolder) -> str:
+def removed(folder: RunFolder, when: str = "during the run") -> str:
     """What there is to say of a run whose folder somebody removed."""
-    return f"The run folder {folder.path} was removed during the run. Its record and checkpoints are lost."
+    return f"The run folder {folder.path} was removed {when}. Its record and checkpoints are lost."
 
 
 def folder_of(file: Path) -> RunFolder | None:

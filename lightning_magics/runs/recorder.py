@@ -103,6 +103,8 @@ class Recorder:
     def _update(self, **changes: Any) -> None:
         self.record = dataclasses.replace(self.record, **changes)
         self._behind = False
+        if self._folder.is_removed():  # a folder that others have made anew meanwhile is not the run's
+            return
         try:
             self._folder.write(self.record)
         except OSError as error:

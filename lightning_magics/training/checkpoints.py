@@ -14,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 import torch
 
+from ..runs.folder import RunFolder
 from .handover import make_layers, take_type
 from .trust import vouch_for, with_plain_hyperparameters
 
@@ -46,15 +47,17 @@ class _Pickler(pickle.Pickler):
 _PICKLES: Any = SimpleNamespace(__name__="pickle", Pickler=_Pickler)
 
 
-def straight_io(package: str) -> Any:
+def straight_io(package: str, folder: RunFolder | None = None) -> Any:
     """Make the CheckpointIO for a Trainer of a package: Lightning's own, but for how a local file is written.
 
-    The file is the same, and is there whole or not at all.
+    The file is the same, and is there whole or not at all. In a folder of a run that was removed, none is written.
     """
     fabric = "lightning_fabric" if package == "pytorch_lightning" else "lightning.fabric"
     base = importlib.import_module(f"{fabric}.plugins.io").TorchCheckpointIO
 
     def save_checkpoint(self: Any, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        if folder is not None and Path(path).is_relative_to(folder.path) and folder.is_removed():
+            return
         if "://" in str(path) or storage_options is not None:
             base.save_checkpoint(self, checkpoint, path, storage_options)
         else:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import functools
 import importlib
 import os
 from collections.abc import Iterator
@@ -14,12 +15,16 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import MissingPackage
+from ..runs.folder import RunFolder
 from .tensorboard import tensorboard_logger
 
 try:
     import fcntl
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
+
+
+_WRITING = ("log_hyperparams", "log_metrics", "log_graph", "see_batch", "after_save_checkpoint", "save", "finalize")
 
 
 def logger(name: str, folder: Path, package: Any) -> Any:
@@ -35,13 +40,33 @@ def logger(name: str, folder: Path, package: Any) -> Any:
     """
     root, model, version = folder.parent.parent, folder.parent.name, folder.name
     if name == "tensorboard":
-        return tensorboard_logger(package.__name__, root, model, version)
+        return _writing_in(folder, tensorboard_logger(package.__name__, root, model, version))
     if name == "csv":
-        return package.loggers.CSVLogger(root, name=model, version=version)
+        return _writing_in(folder, package.loggers.CSVLogger(root, name=model, version=version))
     try:
         return _mlflow(folder, package) if name == "mlflow" else _wandb(folder, package)
     except ModuleNotFoundError as error:
         raise MissingPackage(name, f"--logger {name}", f"'lightning-magics[{name}]'") from error
+
+
+def _writing_in(folder: Path, made: Any) -> Any:
+    """Let a logger that writes in the folder of a run write nothing once that was removed: the fit goes on."""
+    base: Any = type(made)
+
+    def unless_removed(name: str) -> Any:
+        @functools.wraps(getattr(base, name))
+        def write(self: Any, *args: Any, **options: Any) -> Any:
+            try:
+                return None if RunFolder(folder).is_removed() else getattr(base, name)(self, *args, **options)
+            except OSError:
+                if not RunFolder(folder).is_removed():
+                    raise
+
+        return write
+
+    own = {name: unless_removed(name) for name in _WRITING if hasattr(base, name)}
+    made.__class__ = type(base.__name__, (base,), {"__module__": base.__module__, **own})
+    return made
 
 
 @contextlib.contextmanager

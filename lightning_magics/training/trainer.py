@@ -77,7 +77,9 @@ def make_trainer(job: Job, ours: Sequence[Any], directions: Directions) -> Any:
     elif not arguments.get("barebones"):
         arguments.setdefault("logger", False)
     arguments["callbacks"] = [*_callbacks(job, package, arguments, directions), *ours]
-    arguments["plugins"] = _plugins(package, arguments.get("plugins"), arguments.get("strategy", "auto"))
+    arguments["plugins"] = _plugins(
+        package, RunFolder(job.folder), arguments.get("plugins"), arguments.get("strategy", "auto")
+    )
     try:
         return package.Trainer(**arguments)
     except (TypeError, ValueError, package.utilities.exceptions.MisconfigurationException) as error:
@@ -198,7 +200,7 @@ def _early_stopping(package: Any, asked: str) -> Any:
     return package.callbacks.EarlyStopping(metric, patience=3 if patience is None else patience)
 
 
-def _plugins(package: Any, given: Any, strategy: Any) -> list[Any]:
+def _plugins(package: Any, folder: RunFolder, given: Any, strategy: Any) -> list[Any]:
     """Name the cluster environment: in a notebook that runs inside a Slurm job, Lightning would guess one.
 
     And write checkpoints straight, where neither the user nor the strategy has a way of their own.
@@ -211,7 +213,7 @@ def _plugins(package: Any, given: Any, strategy: Any) -> list[Any]:
     checkpoint_io = importlib.import_module(f"{fabric}.plugins").CheckpointIO
     plain = isinstance(strategy, str) and (strategy == "auto" or strategy.startswith("ddp"))
     if plain and not any(isinstance(plugin, checkpoint_io) for plugin in plugins):
-        plugins.append(straight_io(package.__name__))
+        plugins.append(straight_io(package.__name__, folder))
     return plugins
 
 

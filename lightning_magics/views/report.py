@@ -191,7 +191,7 @@ def _results_table(results: list[dict[str, float]]) -> Table:
 
 def notices(state: RunState) -> list[str]:
     """Return the notices, warnings with a sign before them."""
-    signs = {"warning": "⚠ ", "info": ""}
+    signs = {"warning": "⚠ ", "loss": "⚠ ", "info": ""}
     return [signs[notice.level] + formats.clip(one_line(notice.text), _MOST_TEXT) for notice in state.notices]
 
 
@@ -263,8 +263,9 @@ def best(state: RunState) -> str:
 
 
 def line(state: RunState) -> str:
-    """Return the run in one line."""
-    return " · ".join(filter(None, [state.run, summary(state), best(state)]))
+    """Return the run in one line, and what was lost of it in another."""
+    lost = [formats.clip(one_line(notice.text), _MOST_TEXT) for notice in state.notices if notice.level == "loss"]
+    return "\n".join([" · ".join(filter(None, [state.run, summary(state), best(state)])), *lost])
 
 
 def position(state: RunState) -> str:
