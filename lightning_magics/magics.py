@@ -1,4 +1,4 @@
-"""The magics: each parses its line, calls a function of `api`, and shows what came of it."""
+"""The magics: each parses its line, calls a function of `api`, and shows the result."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ _CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
 
 
 def _api() -> ModuleType:
-    """What the magics call, imported by the first call."""
+    """The functions that the magics call, imported on first use."""
     from .commands import api
 
     return api
 
 
 def _sees_local_names(magic: Callable[..., Any]) -> Callable[..., Any]:
-    """Let names and expressions of a magic's line be those of the function that calls it."""
+    """Resolve names in a magic's line in the function that calls the magic."""
 
     @functools.wraps(magic)
     def wrapped(self: LightningMagics, *args: Any, local_ns: Mapping[str, Any] | None = None) -> Any:
@@ -54,34 +54,35 @@ def _sees_local_names(magic: Callable[..., Any]) -> Callable[..., Any]:
 class LightningMagics(Magics):
     """Defaults of the magics: ``%config LightningMagics.NAME = VALUE``."""
 
-    run_dir = traitlets.Unicode("lightning_logs", help="Folder that holds the run folders.").tag(config=True)
-    refresh_s = traitlets.Float(0.25, min=0.05, help="Seconds between two refreshes of the live view.").tag(config=True)
+    run_dir = traitlets.Unicode("lightning_logs", help="Folder in which run folders are created.").tag(config=True)
+    refresh_s = traitlets.Float(0.25, min=0.05, help="Seconds between refreshes of the live view.").tag(config=True)
     logger = traitlets.List(
-        traitlets.Enum(parser.LOGGERS), ["tensorboard"], help="Loggers of a fit that names none."
+        traitlets.Enum(parser.LOGGERS), ["tensorboard"], help="Loggers of a fit without --logger."
     ).tag(config=True)
     package = traitlets.Enum(
         ["", "pytorch_lightning", "lightning.pytorch"],
         "",
-        help="Lightning package for cells that do not show theirs; empty: the one that the notebook imported.",
+        help="Lightning package for cells that import neither; if empty, the one that the notebook has imported.",
     ).tag(config=True)
 
     prewarm = traitlets.Bool(
-        help="Whether a process stands ready for runs in processes of their own, once a model has been defined. "
-        "By default where a person sits before the notebook. Set to True, it is started now."
+        help="Whether to keep a warm process ready, so that runs in separate processes start quickly. It starts when a "
+        "model is defined, or at once when this is set to True. Enabled by default in interactive sessions."
     ).tag(config=True)
     start_method = traitlets.Enum(
         declared.START_METHODS,
         declared.DEFAULT_START_METHOD,
-        help="How the processes of a run start: forked from one that stands ready, or each as a new interpreter.",
+        help="How the processes of a run start: forked from a warm process, or each as a new Python interpreter.",
     ).tag(config=True)
 
     slurm = traitlets.Dict(
-        key_trait=traitlets.Unicode(), help='Parameters of runs on a Slurm cluster: {"partition": "gpu", "time": 120}.'
+        key_trait=traitlets.Unicode(),
+        help='Default parameters of Slurm jobs, such as {"partition": "gpu", "time": 120}.',
     ).tag(config=True)
     engines = traitlets.Dict(
         key_trait=traitlets.Unicode(),
         value_trait=traitlets.Dict(key_trait=traitlets.Unicode()),
-        help='The same for runs on the clusters of other engines, by name: {"ray": {"queue": "night"}}.',
+        help='Default parameters of jobs on other engines, by engine name: {"ray": {"queue": "night"}}.',
     ).tag(config=True)
 
     @traitlets.default("prewarm")
@@ -108,7 +109,7 @@ class LightningMagics(Magics):
 
     @functools.cached_property
     def session(self) -> Session:
-        """What this shell has defined and run; made when it is first needed, as loading has to be quick."""
+        """What this shell has defined and run; created on first use, so that the extension loads quickly."""
         from .commands.session import Session
 
         assert self.shell is not None
@@ -117,11 +118,11 @@ class LightningMagics(Magics):
     @line_cell_magic
     @_sees_local_names
     def lightning_model(self, line: str, cell: str | None = None) -> None:
-        """Turn a cell into a LightningModule, or adopt what an ordinary cell defined.
+        """Turn a cell into a LightningModule, or use a class or network that another cell defined.
 
-        The cell holds a LightningModule class; or bare hooks, functions whose first parameter is self; or a
-        network: an expression or a class of torch.nn, or a transformers model. Annotated assignments are
-        hyperparameters. %lightning_source NAME shows the class.
+        The cell contains a LightningModule class; or just its hooks, as functions whose first parameter is self; or
+        a network: a torch.nn expression or class, or a transformers model. Annotated assignments become
+        hyperparameters. To see the generated class, type %lightning_source NAME.
 
         Options of %%lightning_model [NAME]:
         {options}
@@ -144,11 +145,11 @@ class LightningMagics(Magics):
     @line_cell_magic
     @_sees_local_names
     def lightning_data(self, line: str, cell: str | None = None) -> None:
-        """Turn a cell into the data, or adopt what an ordinary cell made.
+        """Turn a cell into a LightningDataModule, or use data that another cell created.
 
-        The cell holds a LightningDataModule class; or bare hooks, functions whose first parameter is self; or
-        ends in an expression: a Dataset, a tuple of training, validation and test sets, a dict of splits,
-        DataLoaders, tensors or a DataFrame. Texts are in files, frames or lists, and need --tokenizer or
+        The cell contains a LightningDataModule class; or just its hooks, as functions whose first parameter is self;
+        or ends in an expression: a Dataset, a tuple of training, validation and test sets, a dict of splits,
+        DataLoaders, tensors or a DataFrame. Text data can be files, DataFrames or lists, and needs --tokenizer or
         --vocab_size: %lightning_data films train.tsv dev.tsv --text sentence --label label --tokenizer NAME
 
         Options of %%lightning_data [NAME]:
@@ -173,7 +174,7 @@ class LightningMagics(Magics):
     @line_magic
     @_sees_local_names
     def lightning_source(self, line: str) -> Code | None:
-        """Show the code of a model or of data: plain Lightning, exactly what runs.
+        """Show the generated code of a model or of data: plain Lightning, exactly as it is run.
 
         Example:
             %lightning_source Digits
@@ -184,8 +185,11 @@ class LightningMagics(Magics):
         known = {**self.session.datas, **self.session.models}
         name = " ".join(parsed.positional)
         if name not in known:
-            listed = f" Defined: {', '.join(known)}." if known else " Nothing is defined yet: see %%lightning_model?"
-            raise InputError(f"%lightning_source takes a name; found {name!r}.{did_you_mean(name, known)}{listed}")
+            listed = f" Defined: {', '.join(known)}." if known else " Nothing is defined yet; see %%lightning_model?"
+            raise InputError(
+                f"%lightning_source takes the name of a model or of data; found {name!r}."
+                f"{did_you_mean(name, known)}{listed}"
+            )
         return Code(known[name].source)
 
     @line_magic
@@ -193,11 +197,11 @@ class LightningMagics(Magics):
     def lightning_fit(self, line: str) -> Run | None:
         """Train a model and return the run.
 
-        Takes every argument of Trainer as an option too (--max_epochs 3, --precision bf16-mixed), and
-        --model.NAME and --data.NAME for the constructors; a value can be any expression of the notebook.
-        %lightning_fit --help-all describes them. With --nodes N --cluster slurm it trains on a Slurm cluster, and
-        --slurm.partition NAME and the like say how. Interrupt the kernel once to stop after the batch and keep the
-        weights, twice to stop at once.
+        Every argument of Trainer is also an option (--max_epochs 3, --precision bf16-mixed), and --model.NAME and
+        --data.NAME set constructor arguments. A value can be any Python expression. For descriptions of all options,
+        type %lightning_fit --help-all. To train on a Slurm cluster, use --nodes N --cluster slurm and options such as
+        --slurm.partition NAME. Interrupt the kernel once to stop after the current batch and keep the weights, twice
+        to stop immediately.
 
         Options of %lightning_fit MODEL [DATA ...]:
         {options}
@@ -210,9 +214,9 @@ class LightningMagics(Magics):
     @line_magic
     @_sees_local_names
     def lightning_validate(self, line: str) -> Run | None:
-        """Validate a trained model: a Run, an instance, or the name of a model that was trained here.
+        """Validate a trained model: a run, an instance, or the name of a model trained in this session.
 
-        Options of %lightning_validate MODEL|RUN [DATA ...], beside the arguments of Trainer:
+        Options of %lightning_validate MODEL|RUN [DATA ...], in addition to the arguments of Trainer:
         {options}
 
         Example:
@@ -223,9 +227,9 @@ class LightningMagics(Magics):
     @line_magic
     @_sees_local_names
     def lightning_test(self, line: str) -> Run | None:
-        """Test a trained model: a Run, an instance, or the name of a model that was trained here.
+        """Test a trained model: a run, an instance, or the name of a model trained in this session.
 
-        Options of %lightning_test MODEL|RUN [DATA ...], beside the arguments of Trainer:
+        Options of %lightning_test MODEL|RUN [DATA ...], in addition to the arguments of Trainer:
         {options}
 
         Example:
@@ -236,12 +240,12 @@ class LightningMagics(Magics):
     @line_magic
     @_sees_local_names
     def lightning_predict(self, line: str) -> Run | None:
-        """Predict with a trained model, in input order; the run's predictions, or the variable of -o, hold them.
+        """Predict with a trained model; the predictions, in input order, are in run.predictions or the variable of -o.
 
-        A model that was trained on texts takes sentences too, and says label and probabilities of each:
+        A model trained on text data also takes sentences, and shows the label and the probabilities of each:
         %lightning_predict Sentiment "a warm and moving film"
 
-        Options of %lightning_predict MODEL|RUN [DATA ...], beside the arguments of Trainer:
+        Options of %lightning_predict MODEL|RUN [DATA ...], in addition to the arguments of Trainer:
         {options}
 
         Example:
@@ -257,12 +261,12 @@ class LightningMagics(Magics):
     @line_magic
     @_sees_local_names
     def lightning_runs(self, line: str) -> Framed | None:
-        """List the runs in the run folder, the newest first, with how they really stand.
+        """List the runs in the run folder with their current status, newest first.
 
-        PATTERN is a part of a run's name, or has * in it: Digits/version_1*. The value shows a table and acts as
-        its pandas DataFrame in all else: runs.sort_values("val_loss"). Runs that plain Lightning wrote are there
-        too. --delete asks nothing, for the runs are named; --keep says what would go until --yes is added. A run
-        that goes on is never deleted.
+        PATTERN is part of a run's name, or contains *: Digits/version_1*. The result is displayed as a table and can
+        be used like a pandas DataFrame: runs.sort_values("val_loss"). Runs written by plain Lightning are included.
+        --delete does not ask for confirmation; --keep only lists what it would delete until --yes is added. A run
+        in progress is never deleted.
 
         Options of %lightning_runs [PATTERN]:
         {options}
@@ -276,9 +280,9 @@ class LightningMagics(Magics):
     @line_magic
     @_sees_local_names
     def lightning_attach(self, line: str) -> Run | None:
-        """Show a run live that goes on in the background, whoever started it, and return it.
+        """Show the live view of a run in the background, wherever it was started, and return the run.
 
-        RUN is a name as %lightning_runs lists it, a folder, or last.
+        RUN is a name as listed by %lightning_runs, a folder, or last.
 
         Example:
             run = %lightning_attach Digits/version_3
@@ -289,7 +293,7 @@ class LightningMagics(Magics):
     @line_magic
     @_sees_local_names
     def lightning_stop(self, line: str) -> None:
-        """End a run in the background: after its batch, and saved.
+        """Stop a run in the background after the current batch, and save its state.
 
         Options of %lightning_stop RUN:
         {options}
@@ -304,10 +308,10 @@ class LightningMagics(Magics):
     @line_magic
     @_sees_local_names
     def lightning_load(self, line: str) -> Any:
-        """Bring the model of a run back, with its weights, in a fresh kernel too; returns the model.
+        """Load the model of a run with its weights, even in a new kernel, and return the model.
 
-        The source that the run recorded is executed, in a namespace of its own; model and data are then known under
-        their names, for %lightning_fit, %lightning_validate and %lightning_predict.
+        The source code that the run recorded is executed in a separate namespace. The model and its data are then
+        available by name to %lightning_fit, %lightning_validate and %lightning_predict.
 
         Options of %lightning_load RUN:
         {options}
@@ -321,11 +325,11 @@ class LightningMagics(Magics):
     @line_magic
     @_sees_local_names
     def lightning_rerun(self, line: str) -> Run | None:
-        """Train a run once more from its record, and show both results side by side; returns the new run.
+        """Repeat a fit from its record, show both results side by side, and return the new run.
 
-        Options that are given take the place of the recorded ones; it takes all that %lightning_fit takes.
+        Takes every option of %lightning_fit; options that you type replace the recorded ones.
 
-        Options of %lightning_rerun RUN, beside the arguments of Trainer:
+        Options of %lightning_rerun RUN, in addition to the arguments of Trainer:
         {options}
 
         Example:
@@ -340,10 +344,10 @@ class LightningMagics(Magics):
     @line_magic
     @_sees_local_names
     def lightning_export(self, line: str) -> None:
-        """Write a run as a script of plain Lightning, which needs nothing of this package.
+        """Write a run as a plain Lightning script, which does not need this package.
 
-        python FILE, and torchrun FILE, train and print the final metrics. Of a MODEL that was not trained, the script
-        trains it on DATA.
+        Run it with python FILE or torchrun FILE: it trains and prints the final metrics. For a MODEL that has not
+        been trained, the script trains it on DATA.
 
         Options of %lightning_export RUN|MODEL [DATA] FILE:
         {options}
@@ -355,15 +359,15 @@ class LightningMagics(Magics):
         if parsed is not None:
             path = _api().export(self._one(parsed, "export"), *parsed.positional[1:], **parsed.options)
             run_it = f"jupyter execute --inplace {path}" if path.suffix == ".ipynb" else f"python {path}"
-            print(f"written: {path}. Run it: {run_it}")  # noqa: T201 -- the cell's answer
+            print(f"Wrote {path}. Run it: {run_it}")  # noqa: T201 -- the cell's answer
 
     @line_magic
     @_sees_local_names
     def lightning_board(self, line: str) -> None:
-        """Show TensorBoard here: all runs, or the named ones alone, or what a folder holds.
+        """Show TensorBoard below the cell: for all runs, for the named ones, or for a folder.
 
-        RUN is a name as %lightning_runs lists it, a folder, or last; DIR a folder of event files. The server listens
-        to this machine alone, and ends with the kernel.
+        RUN is a name as listed by %lightning_runs, a folder, or last; DIR is a folder of event files. The server
+        accepts connections from this machine only, and shuts down with the kernel.
 
         Options of %lightning_board [RUN ...|DIR]:
         {options}
@@ -378,7 +382,7 @@ class LightningMagics(Magics):
     def _one(self, parsed: parser.Parsed, verb: str) -> str:
         """The run that a line names."""
         if not parsed.positional:
-            raise InputError(f"%lightning_{verb} takes a run; found none. %lightning_runs lists them")
+            raise InputError(f"%lightning_{verb} takes a run; found none. To list runs: %lightning_runs")
         if len(parsed.positional) > 1 and verb != "export":
             raise InputError(f"%lightning_{verb} takes one run; found {' '.join(parsed.positional)!r}")
         return parsed.positional[0]
@@ -399,7 +403,7 @@ class LightningMagics(Magics):
                 raise InputError(f"%%lightning_{verb} takes one name; found {' '.join(parsed.positional)!r}")
             return name, self._source(cell, f"<lightning_{verb} {next(self._numbers)}>")
         if name is None:
-            raise InputError(f"%lightning_{verb} takes the name of something that a cell defined; found none")
+            raise InputError(f"%lightning_{verb} takes the name of an object defined in another cell; found none")
         files = [self.session.path_or_value(item, verb) for item in parsed.positional[1:]]
         if files:
             return name, files[0] if len(files) == 1 else tuple(files)
@@ -450,7 +454,7 @@ class LightningMagics(Magics):
         if parsed is None:
             return None
         if not parsed.positional:
-            known = ", ".join(self.session.models) or "none yet, see %%lightning_model?"
+            known = ", ".join(self.session.models) or "none yet; see %%lightning_model?"
             raise InputError(
                 f"%lightning_{verb} takes a model; found none. Type %lightning_{verb} MODEL. Defined: {known}"
             )

@@ -83,7 +83,7 @@ def test_fit_returns_the_run(notebook):
     assert run.trainer.current_epoch == 2
     assert run.wait() is run
     assert "`Trainer.fit` stopped" in run.logs()
-    with pytest.raises(RunError, match="run Net/version_0 has no log of rank 1"):
+    with pytest.raises(RunError, match="run Net/version_0 has no log for rank 1"):
         run.logs(1)
     assert repr(run).startswith("<Run Net/version_0 completed, val_loss=")
 
@@ -438,9 +438,9 @@ def test_a_monitored_metric_that_is_unlike_any_other_is_said_early_and_refused_i
 def test_a_fit_from_a_checkpoint_that_is_at_its_end_says_that_it_trains_nothing(notebook):
     notebook("a = %lightning_fit Net samples --max_epochs 2 --quiet")
     notebook("b = %lightning_fit a.model samples --max_epochs 2 --resume a")
-    assert "nothing was trained: the checkpoint has 2 epochs already, and --max_epochs 2 counts these" in notebook.text
+    assert "nothing was trained: the checkpoint already has 2 epochs, and --max_epochs 2 includes them" in notebook.text
     notebook("b = %lightning_fit a.model samples --max_steps 2 --resume a")
-    assert "has 2 steps already, and --max_steps 2 counts these too" in notebook.text
+    assert "already has 2 steps, and --max_steps 2 includes them" in notebook.text
     notebook("b = %lightning_fit a.model samples --max_epochs 3 --resume a")
     assert "nothing was trained" not in notebook.text
 
@@ -751,8 +751,8 @@ def test_a_line_in_a_function_changes_a_rerun_by_the_functions_names(notebook):
         ("import lightning_magics; lightning_magics.fit(Net, slurm=3)", "slurm= takes a dict of parameters; found a"),
         ("%lightning_fit Net", "there is no data to fit Net with. Type %lightning_fit Net DATA"),
         ("%lightning_predict Net() samples -o 1x", "-o takes the name of a variable; found '1x'"),
-        ("%lightning_source Nothing", "%lightning_source takes a name; found 'Nothing'."),
-        ("%lightning_model", "%lightning_model takes the name of something that a cell defined"),
+        ("%lightning_source Nothing", "%lightning_source takes the name of a model or of data; found 'Nothing'."),
+        ("%lightning_model", "%lightning_model takes the name of an object defined in another cell"),
     ],
 )
 def test_wrong_input_is_one_line_and_leaves_nothing(notebook, line, message):
@@ -825,7 +825,7 @@ def test_mixed_precision_that_a_processor_only_plays_is_told(notebook, monkeypat
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: known, raising=False)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     notebook("run = %lightning_fit Net samples --max_epochs 1 --amp")
-    assert ("this processor has no bfloat16" in notebook.text) == told
+    assert ("this CPU has no bfloat16" in notebook.text) == told
 
 
 def test_parameters_of_a_call_go_over_those_of_the_settings(notebook):
@@ -1098,7 +1098,7 @@ def test_a_run_is_evaluated_on_the_loaders_of_its_model(notebook):
     notebook("run = %lightning_fit Own long --max_epochs 1 --quiet")
     assert notebook("%lightning_validate run --quiet").results == notebook("plainly.validate(run.model, verbose=False)")
     notebook("run = %lightning_fit Each long --max_epochs 1 --quiet")
-    with pytest.raises(InputError, match=r"^there is no data to validate Each with\. Name it in the line"):
+    with pytest.raises(InputError, match=r"^there is no data to validate Each with\. Add it after the model"):
         notebook("%lightning_validate run --quiet")
 
 

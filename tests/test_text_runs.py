@@ -81,7 +81,7 @@ def test_sentences_are_trained_tested_and_predicted(films, capsys):
     assert said[0]["probability"] > 0.8
     shown = capsys.readouterr().out
     assert re.search(r"text +label +bad +good\nwarm film +good +0\.\d{3} +[01]\.\d{3}\ndull +bad", shown)
-    assert "predictions: float32 (2, 2). To keep them: -o NAME" in shown
+    assert "predictions: float32 (2, 2). To store them in a variable: -o NAME" in shown
 
 
 def test_a_run_keeps_its_tokenizer_and_its_classes(films):

@@ -109,7 +109,7 @@ def recording(folder: RunFolder) -> Iterator[None]:
     except OSError as error:
         raise RunError(
             f"the run cannot be recorded in {folder.path}: {error.strerror}. "
-            "Make room, or choose another place: %config LightningMagics.run_dir = 'PATH'"
+            "Free some space, or choose another folder: %config LightningMagics.run_dir = 'PATH'"
         ) from error
 
 
@@ -168,4 +168,4 @@ class Screen:
     def _lost(self, error: Exception) -> None:
         """Note in the run's log that nothing is shown any more."""
         with contextlib.suppress(OSError), self._folder.log_path(0).open("a", encoding="utf-8") as log:
-            log.write(marked(f"the view ended: {type(error).__name__}: {error}\n"))
+            log.write(marked(f"the live view failed: {type(error).__name__}: {error}\n"))

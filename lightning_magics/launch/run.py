@@ -137,7 +137,7 @@ class Run:
         """
         path = self.folder.log_path(rank)
         if not path.is_file():
-            raise RunError(f"run {self.name} has no log of rank {rank}: {path} does not exist")
+            raise RunError(f"run {self.name} has no log for rank {rank}: {path} does not exist")
         return path.read_text(encoding="utf-8", errors="replace")
 
     def __repr__(self) -> str:

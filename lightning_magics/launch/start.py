@@ -100,7 +100,7 @@ class Template:
                 if not part:
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         self._process.wait(1)  # its end of the socket closes before its exit code is there
-                    self.error = f"it ended: {self._last_words()}"
+                    self.error = f"the warm process exited: {self._last_words()}"
                     self.culprit = self._told().get("imports", "")
                 elif "error" in (told := self._told()):
                     self.error, self.culprit = told["error"], told.get("culprit", "")
@@ -137,7 +137,7 @@ class Template:
     def _last_words(self) -> str:
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").split("\n")
-        return next((line for line in reversed(lines) if line.strip()), "without a word")
+        return next((line for line in reversed(lines) if line.strip()), "no output")
 
     def close(self) -> None:
         """End it; the supervisors that it forked go on."""
@@ -245,8 +245,11 @@ def _fork(
         except OSError:
             continue
         return True
-    by = f", {template.culprit}" if template.culprit else ""
-    notice(f"The template process cannot be forked ({template.error or 'it ends'}{by}): processes are spawned, slowly.")
+    by = f" while importing {template.culprit}" if template.culprit else ""
+    notice(
+        f"Fast start is unavailable ({template.error or 'the warm process exited'}{by}). "
+        "Starting new Python processes instead; this takes a few seconds longer."
+    )
     return False
 
 

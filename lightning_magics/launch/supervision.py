@@ -20,8 +20,8 @@ from ..runs.folder import EventWriter, RunFolder
 from ..transport import exceptions
 from ..transport.stop_control import Control, Wish, reach
 
-ENDED_AT_ONCE = "ended at once"
-KERNEL_ENDED = "the kernel ended"
+ENDED_AT_ONCE = "stopped immediately"
+KERNEL_ENDED = "the kernel exited"
 CANCELLED = "its job was cancelled"
 GOES_ON = "the run goes on in another process"
 RESUME = "LIGHTNING_MAGICS_RESUME"  # a variable for the ranks: the checkpoint to go on from
@@ -51,7 +51,7 @@ class Supervision:
                 self.start()
             error = self.watch(control)
         except Exception as failure:  # the last who can tell
-            error = f"its processes cannot be run: {type(failure).__name__}: {failure}"
+            error = f"its processes could not be run: {type(failure).__name__}: {failure}"
         self.end()
         if error == GOES_ON:
             return
@@ -89,7 +89,7 @@ class Supervision:
         rank = silent[0] if silent else next(iter(died))
         error = f"{died[rank]}{full_disk(self.folder)}"
         words = self._last_words(rank)
-        more = f". The end of its log:\n{words}" if words else "; its log is empty"
+        more = f". Last lines of its log:\n{words}" if words else "; its log is empty"
         more = more if self.folder.log_path(rank).exists() else ""  # it did not get as far as to begin one
         with contextlib.suppress(OSError):  # the disk is full
             exceptions.save(RunError(f"{self.folder.name} failed: {error}{more}"), paths[rank], rank)
@@ -162,7 +162,7 @@ def tell_end(folder: RunFolder, error: str) -> None:
         return
     status: events.Status = "interrupted" if error in (ENDED_AT_ONCE, CANCELLED) else "failed"
     elapsed_s = time.time() - record.started
-    error = error or "its process ended without saying how"
+    error = error or "its process exited without reporting a result"
     ended = events.Ended(status, elapsed_s, record.epochs, record.steps, error=error)
     writer = EventWriter(folder.events_path)
     writer.write(ended)
@@ -236,12 +236,12 @@ def died(rank: int, ranks: int, code: int, out_of_memory: bool) -> str:
         except ValueError:  # a real-time signal
             how = f"was killed by signal {-code}"
         if -code == signal.SIGKILL:
-            how += ", by the system: the machine ran out of memory" if out_of_memory else _MAYBE_MEMORY
+            how += ": the machine ran out of memory" if out_of_memory else _MAYBE_MEMORY
     else:
-        how = f"ended with exit code {code}"
+        how = f"exited with code {code}"
         if code == 0:
-            how += " before its work was done"
+            how += " before the run was complete"
     return f"{who} {how}"
 
 
-_MAYBE_MEMORY = " (which is also what a system does that is short of memory)"
+_MAYBE_MEMORY = " (often because the machine ran out of memory)"

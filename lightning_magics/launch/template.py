@@ -84,8 +84,8 @@ def _unfit() -> str:
     except OSError:  # not Linux
         threads = threading.active_count()
     if threads > 1:
-        return f"an import started {threads - 1} more thread(s)"
+        return f"{threads - 1} extra thread(s) started"
     torch = sys.modules.get("torch")
     if torch is not None and torch.cuda.is_initialized():
-        return "an import initialized CUDA"
+        return "CUDA was initialized"
     return ""

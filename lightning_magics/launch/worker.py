@@ -227,7 +227,7 @@ def _end_soon(seconds: float, code: int) -> None:
         try:
             others = [thread for thread in threading.enumerate() if thread is not threading.main_thread()]
             if names := [thread.name for thread in others if not thread.daemon]:
-                print(f"The process was ended, though it was still at work: {', '.join(names)}")  # noqa: T201 -- for all
+                print(f"The process exited while threads were still running: {', '.join(names)}")  # noqa: T201 -- for all
             sys.stdout.flush()
             sys.stderr.flush()
         finally:

@@ -109,7 +109,7 @@ def parse(verb: Verb, line: str) -> Parsed:
     most = {"board": None, "data": None, "export": 3}.get(verb, 1)
     if verb not in RUNNING and most is not None and len(parser.parsed.positional) > most:
         names = " ".join(parser.parsed.positional)
-        raise InputError(f"%lightning_{verb} takes one name; found {names!r}. Put a value with spaces in quotes.")
+        raise InputError(f"%lightning_{verb} takes one name; found {names!r}. Put values with spaces in quotes.")
     return parser.parsed
 
 
@@ -227,15 +227,15 @@ def _unknown(verb: str, typed: str) -> str:
     if verb in RUNNING and name in ("lr", "weight_decay"):
         return f"{text} It is a hyperparameter of the model: --model.{name} VALUE"
     if verb in RUNNING and (name in _AFTER or clusters.is_engine(name)):
-        return f"{text} It stands before a name: --{name}.{_AFTER.get(name, 'NAME VALUE')}"
+        return f"{text} It is a prefix: --{name}.{_AFTER.get(name, 'NAME VALUE')}"
     if homes:
-        return f"{text} It is one of %lightning_{homes[0]}."
+        return f"{text} It belongs to %lightning_{homes[0]}."
     engine = _engine_with(name) if verb in RUNNING else ""
     if engine:
         return f"{text} It is a parameter of {engine}: --{engine}.{name} VALUE"
-    near, more = _near(verb, name), f" Type %lightning_{verb} --help for what there is."
+    near, more = _near(verb, name), f" For all options, type %lightning_{verb} --help."
     if not near and verb in RUNNING:
-        more = f" Is it a hyperparameter? --model.{name} VALUE, or --data.{name} VALUE.{more}"
+        more = f" To set a hyperparameter, type --model.{name} VALUE or --data.{name} VALUE.{more}"
     return text + (near or more)
 
 
@@ -287,7 +287,7 @@ def resolve_loggers(values: tuple[Any, ...], namespace: Mapping[str, Any]) -> li
     for logger in found:
         named = isinstance(logger, str) and logger in LOGGERS
         if not named and not _is_logger(logger):
-            raise InputError(f"--logger takes {', '.join(LOGGERS)}, false or a Logger of Lightning; found {logger!r}.")
+            raise InputError(f"--logger takes {', '.join(LOGGERS)}, false or a Lightning Logger; found {logger!r}.")
     return found
 
 

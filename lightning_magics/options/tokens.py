@@ -92,9 +92,9 @@ class _Tokenizer:
                 char = self.line[self.at]
                 self.at += 1
             text += char
-        other = ', or put what has an apostrophe in double quotes: "it\'s"' if quote == "'" else ""
+        other = ', or put text with an apostrophe in double quotes: "it\'s"' if quote == "'" else ""
         raise InputError(
-            f"The quote {quote} before {self.line[start + 1 :]!r} is never closed. Type another {quote}{other}"
+            f"The quote {quote} before {self.line[start + 1 :]!r} is never closed. Add the closing {quote}{other}"
         )
 
     def _bracketed(self) -> str:
@@ -116,7 +116,7 @@ class _Tokenizer:
                 if not open_brackets:
                     return self.line[start : self.at]
         found = self.line[start:]
-        raise InputError(f"{found!r} has a bracket or a quote that is never closed. Type the closing one")
+        raise InputError(f"{found!r} has a bracket or quote that is never closed. Add the closing one")
 
     def _string(self, quote: str) -> None:
         """Step over a Python string."""

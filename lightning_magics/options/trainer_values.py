@@ -249,7 +249,7 @@ def refuse_other_package(option: str, value: Any, trainer_cls: type) -> None:
             parts = foreign[0].__module__.split(".")
             origin = ".".join(parts[: 2 if parts[0] in _LIGHTNING else 1])
             raise InputError(
-                f"{option}: {cls.__name__} comes from {origin}, but the model is one of {package}. "
+                f"{option}: {cls.__name__} is from {origin}, but the model uses {package}. "
                 f"Type: {_import_line(foreign[0], origin, package)}"
             )
 

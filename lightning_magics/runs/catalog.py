@@ -96,7 +96,8 @@ def rows(root: str | Path, pattern: str = "", model: str = "") -> list[Row]:
         found = [row for row in found if model in (row.model, row.run.partition("/")[0])]
         if models and not found:
             raise InputError(
-                f"--model {model}: no run has that model.{did_you_mean(model, models)} There are: {_listed(models)}"
+                f"--model {model}: no run of this model was found.{did_you_mean(model, models)} "
+                f"Models: {_listed(models)}"
             )
     found = _scheduled([row for row in found if _matches(pattern, row.run, row.model)])
     return sorted(found, key=lambda row: (row.started, row.run), reverse=True)
@@ -139,7 +140,7 @@ def _recorded(path: Path) -> Row:
         record = folder.read()
         status = folder.status(record)
         if not 0 <= record.started < _YEAR_9999_S:
-            raise RunError(f"started is no time: {record.started}")  # noqa: TRY301 -- a broken record like the others
+            raise RunError(f"invalid start time: {record.started}")  # noqa: TRY301 -- a broken record like the others
     except RunError as error:
         problem = f"{RECORD} cannot be read: {' '.join(str(error.__cause__ or error).split())}"
         return Row(folder.name, path, _written(folder.record_path), problem=problem)
@@ -250,7 +251,7 @@ def named(found: Sequence[Row], names: Iterable[str], where: str) -> list[Row]:
     known = {row.run: row for row in found}
     for name in names:
         if name not in known:
-            listed = f"The latest in {where}: {_listed(known)}." if known else f"There is none in {where} yet."
+            listed = f"Latest runs in {where}: {_listed(known)}." if known else f"There are no runs in {where} yet."
             raise RunError(f"no run {name!r} was found.{did_you_mean(name, known)} {listed}")
     return [known[name] for name in dict.fromkeys(names)]
 
@@ -274,9 +275,9 @@ def check_metric(found: Sequence[Row], option: str, metric: str) -> None:
     """
     known = metric_names(found)
     if found and metric not in known:
-        there = f"There are: {_listed(known)}" if known else "None of them has metrics"
+        there = f"Metrics: {_listed(known)}" if known else "None of the listed runs has metrics"
         near = did_you_mean(metric, known)
-        raise InputError(f"{option} {metric}: no run that is listed has that metric.{near} {there}")
+        raise InputError(f"{option} {metric}: none of the listed runs has this metric.{near} {there}")
 
 
 def by_metric(found: Sequence[Row], metric: str) -> list[Row]:

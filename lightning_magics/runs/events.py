@@ -290,7 +290,7 @@ def from_json(line: str) -> Event | None:
     """
     found = json.loads(line)
     if not isinstance(found, dict):
-        raise ValueError(f"an event is a JSON object; found {line[:80]!r}")  # noqa: TRY004 -- a broken file, not a bug
+        raise ValueError(f"an event must be a JSON object; found {line[:80]!r}")  # noqa: TRY004 -- a broken file, not a bug
     cls = _TYPES.get(str(found.get("event")))
     return None if cls is None else typing.cast(Event, read(cls, found))
 

@@ -350,8 +350,8 @@ def create(root: str | Path, model: str, verb: events.Verb = "fit", record: RunR
             raise
     except OSError as error:
         raise RunError(
-            f"a run folder cannot be made in {parent}: {error.strerror}. "
-            "Choose another place: %config LightningMagics.run_dir = 'PATH'"
+            f"the run folder cannot be created in {parent}: {error.strerror}. "
+            "Choose another folder: %config LightningMagics.run_dir = 'PATH'"
         ) from error
 
 
@@ -416,7 +416,7 @@ def find(root: str | Path, name: str) -> RunFolder:
             return RunFolder(path)
     known = names(root)
     near = did_you_mean(name, known)
-    listed = f"The latest in {root}: {', '.join(known[:8])}." if known else f"There is none in {root} yet."
+    listed = f"Latest runs in {root}: {', '.join(known[:8])}." if known else f"There are no runs in {root} yet."
     raise RunError(f"no run {_brief(name)} was found.{near} {listed}")
 
 

@@ -140,7 +140,7 @@ def _of_events(path: Path) -> Iterator[tuple[str, float, float]]:
         try:
             event = Event.FromString(data[place + 12 : end])
         except DecodeError as error:
-            raise ValueError(f"{path.name} is not TensorBoard's") from error
+            raise ValueError(f"{path.name} is not a TensorBoard event file") from error
         for value in event.summary.value:
             if value.HasField("simple_value"):
                 yield value.tag, event.step, value.simple_value
@@ -187,7 +187,7 @@ def _check_depth(events: Iterable[Any]) -> None:
     for event in events:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
         if depth > _MOST_DEEP:
-            raise ValueError(f"it is nested more than {_MOST_DEEP} deep")
+            raise ValueError(f"it is nested more than {_MOST_DEEP} levels deep")
 
 
 def _value(node: Any, text: str, constructor: Any) -> Any:

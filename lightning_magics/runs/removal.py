@@ -21,21 +21,21 @@ def obstacle(root: Path, row: Row) -> str:
     folder, record = RunFolder(row.path), row.record
     if not os.path.lexists(folder.record_path):
         return (
-            f"{row.run} was written by plain Lightning, which does not tell whether it goes on. If it does not, remove "
-            f"its folder yourself: {shown(row.path)}"
+            f"{row.run} was written by plain Lightning, so whether it is still running is unknown. If it is not, "
+            f"delete its folder yourself: {shown(row.path)}"
         )
     place = row.path.resolve()
     if place != root.resolve() / row.path.parent.name / row.path.name:
-        return f"{row.run} is a link to {place}. Remove it yourself"
+        return f"{row.run} is a symbolic link to {place}. Delete it yourself"
     if record is None and not folder.events_path.exists():
         return (
-            f"{row.run} has a record that cannot be read, and may be no run at all. If it is one, remove its folder "
+            f"{row.run} has an unreadable record and may not be a run. If it is one, delete its folder "
             f"yourself: {shown(row.path)}"
         )
     if row.status == "running" or folder.is_alive():
         return f"{row.run} is running. Stop it first: %lightning_stop {row.run}"
     if record is not None and folder.is_elsewhere():
-        return f"{row.run} runs on {record.host}, as far as its record says. Delete it there"
+        return f"{row.run} is running on {record.host}, according to its record. Delete it there"
     return ""
 
 
@@ -75,7 +75,7 @@ def delete(root: Path, found: Sequence[Row]) -> str:
         except OSError as error:
             raise RunError(
                 f"{row.run} cannot be deleted: {error.strerror}: {shown(error.filename or row.path)}. "
-                f"Deleted before it: {', '.join(item.run for item in found[:place]) or 'nothing'}"
+                f"Already deleted: {', '.join(item.run for item in found[:place]) or 'nothing'}"
             ) from error
     return f"deleted {told}"
 

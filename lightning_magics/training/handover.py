@@ -193,9 +193,11 @@ def take(
     kind, why = type(model).__name__, f". {because(raised)}" if raised else ""
     told = []
     if unknown:
-        told.append(f"this {kind} has no layer for {listed(unknown)} of the run; they remain in the checkpoint")
+        told.append(f"this {kind} has no layer for {listed(unknown)} from the run; they remain in the checkpoint")
     if other:
-        told.append(f"{listed(other)} of the run have a different shape in this {kind}; they remain in the checkpoint")
+        told.append(
+            f"{listed(other)} from the run have a different shape in this {kind}; they remain in the checkpoint"
+        )
     told = [f"{text}{f' {place}' if place else ''}{why}" for text in told]
     return told + (_take_data(datamodule, state, beside) if datamodule is not None else [])
 
@@ -378,7 +380,7 @@ def _copies(callbacks: Iterable[Any], model: Any, raised: list[str]) -> list[Any
         try:
             copies.append(copy.deepcopy(item, {id(model): model}))
         except Exception as error:  # of an open file and the like
-            raised.append(f"{_said(error)} when {type(item).__name__} was copied")
+            raised.append(f"{_said(error)} while copying {type(item).__name__}")
     return copies
 
 

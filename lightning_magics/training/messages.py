@@ -29,7 +29,7 @@ _NOISE = re.compile(
 _REWORDED = [
     (
         re.compile(r"^Using `DistributedSampler` with the dataloaders"),
-        "The processes share the data evenly, so that a few samples may count twice. For exact figures: --devices 1.",
+        "Each process gets the same number of samples, so a few may be counted twice. For exact metrics: --devices 1.",
     ),
     (
         re.compile(r"does not have many workers"),
@@ -37,11 +37,11 @@ _REWORDED = [
     ),
     (
         re.compile(r"defined a `validation_step` but have no `val_dataloader`"),
-        "No validation data: only training metrics are shown. Give a second data argument, or --val_split to the data.",
+        "No validation data: only training metrics are shown. Pass a second data argument, or use --val_split.",
     ),
     (
         re.compile(r"`max_epochs` was not set. Setting it to (\d+)"),
-        r"No end was asked for, so Lightning trains \1 epochs: say --max_epochs N, --max_steps N or --max_time.",
+        r"No limit was set, so Lightning will train for \1 epochs. Set --max_epochs N, --max_steps N or --max_time.",
     ),
 ]
 

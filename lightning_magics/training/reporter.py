@@ -197,7 +197,7 @@ class _Reporter:
         self._told = dict(trainer.callback_metrics)  # of two batches: not a result
         for monitor in sorted(_monitored(trainer) - self._told.keys()):
             if monitor.startswith("val"):  # it may still be logged later: at the end of an epoch, every other epoch
-                near = did_you_mean(monitor, self._told) or f" It logged {few(self._told)}" * bool(self._told)
+                near = did_you_mean(monitor, self._told) or f" Logged metrics: {few(self._told)}" * bool(self._told)
                 text = f"the monitored metric {monitor!r} was not logged in the sanity check.{near}"
                 self._emit(Notice(text, level="info"))
         self.cut_short = False
@@ -241,7 +241,8 @@ class _Reporter:
         """End a loop other than training as if its data had ended, so that Lightning leaves no half state behind."""
         self.cut_short = True
         if not trainer.sanity_checking:
-            text = f"The interrupt ended {trainer.state.stage.value} early: its values are of {self._batch} batch(es)."
+            stage = trainer.state.stage.value
+            text = f"The interrupt ended {stage} early: its metrics cover only {self._batch} batch(es)."
             self._emit(Notice(text))
         raise StopIteration
 

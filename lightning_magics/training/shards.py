@@ -100,8 +100,8 @@ def _interleaved(parts: list[list[Any]], cut_short: bool) -> list[Any]:
     if any(len(part) != len(range(rank, total, world)) for rank, part in enumerate(parts)):
         found = ", ".join(str(len(part)) for part in parts)
         raise InputError(
-            f"the processes predicted {found} batches, which cannot be put in order: the data did not give each "
-            "of them the same. Leave out what divides it by rank, or type --devices 1"
+            f"the processes predicted {found} batches, which cannot be put in input order: the data must be the same "
+            "in each process. Remove code that splits it by rank, or type --devices 1"
         )
     return [parts[batch % world][batch // world] for batch in range(total)]
 
@@ -216,8 +216,8 @@ def _undivided(loader: Any) -> Any:
     for sampler in (loader.sampler, getattr(batch_sampler, "sampler", None)):
         if isinstance(sampler, DistributedSampler) and sampler.num_replicas > 1:
             raise InputError(
-                "predict divides the batches among its processes, and the data's DistributedSampler divides the "
-                "samples too. Make its DataLoader without a sampler"
+                "%lightning_predict splits the batches across its processes, but the data has a DistributedSampler, "
+                "which splits the samples too. Create its DataLoader without a sampler"
             )
     if isinstance(loader.dataset, IterableDataset) or not getattr(batch_sampler, "drop_last", False):
         return loader
@@ -261,8 +261,10 @@ def _limited(length: int | None, limit: float | None) -> int | None:
         return limit if length is None else min(length, limit)
     if length is None:
         raise InputError(
-            f"--limit_predict_batches {limit} is a part of a length that the data does not tell. Type a whole number"
+            f"--limit_predict_batches {limit} is a fraction, but the length of the data is unknown. Type a whole number"
         )
     if length and not int(length * limit) and limit:
-        raise InputError(f"--limit_predict_batches {limit} of {length} batches is none. Type at least {1 / length:.2g}")
+        raise InputError(
+            f"--limit_predict_batches {limit} of {length} batches is less than one. Type at least {1 / length:.2g}"
+        )
     return int(length * limit)

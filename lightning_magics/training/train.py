@@ -123,7 +123,7 @@ def train(
         except StopRequested:
             status = "interrupted"
         except Abort:
-            status, error = "interrupted", "ended at once by a second interrupt"
+            status, error = "interrupted", "stopped immediately by a second interrupt"
             raise
         except SystemExit as raised:
             if isinstance(raised.__context__, KeyboardInterrupt):  # Lightning's answer to one
@@ -226,12 +226,12 @@ def _check_before_start(job: Job, trainer: Any) -> None:
     if not job.loaders and not overridden(loader, owner):
         model = type(job.model).__name__
         if job.datamodule is None:
-            how = f"Type %lightning_fit {model} DATA" if job.verb == "fit" else "Name it in the line, behind the model"
+            how = f"Type %lightning_fit {model} DATA" if job.verb == "fit" else "Add it after the model"
             raise InputError(f"there is no data to {job.verb} {model} with. {how}")
         part = f"--{job.verb.replace('validate', 'val')}_split 0.1"
-        more = f", or take a part of it: %lightning_data … {part}" if job.verb in ("validate", "test") else ""
+        more = f", or set aside a fraction of it: %lightning_data … {part}" if job.verb in ("validate", "test") else ""
         raise InputError(
-            f"the data {type(job.datamodule).__name__} has no {loader}, which {job.verb} needs. Give other data{more}"
+            f"the data {type(job.datamodule).__name__} has no {loader}, which {job.verb} needs. Pass other data{more}"
         )
     if job.checkpoint is not None and job.weights_only:
         check_checkpoint(job.checkpoint)
@@ -253,7 +253,7 @@ def check_checkpoint(path: Path, defined: Collection[str] = ()) -> None:
         InputError: it holds other objects, or is no checkpoint.
     """
     if not zipfile.is_zipfile(path):
-        raise InputError(f"{path} is no checkpoint: torch cannot read it. Give a run, or another path")
+        raise InputError(f"{path} is not a checkpoint: torch cannot read it. Type a run or another path")
     try:
         with trust.harmless_allowed(path):
             found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
@@ -262,10 +262,10 @@ def check_checkpoint(path: Path, defined: Collection[str] = ()) -> None:
         if refused and refused <= set(defined):
             return
         objects = trust.objects_in(path)
-        listed = f" has {', '.join(objects[:4])}: it" if objects else ""
+        listed = f" ({', '.join(objects[:4])})" if objects else ""
         raise InputError(
-            f"the checkpoint {path}{listed} holds Python objects besides tensors, and loading those runs code. "
-            "If you trust it, type --weights_only false"
+            f"the checkpoint {path} contains Python objects other than tensors{listed}, and loading them runs "
+            "code. If you trust it, type --weights_only false"
         ) from error
     _check_content(path, found)
 
@@ -280,8 +280,8 @@ def _check_content(path: Path, found: Any) -> None:
         return
     holds = ", ".join(map(str, list(found)[:3])) if isinstance(found, Mapping) else f"a {type(found).__name__}"
     raise InputError(
-        f"{shown(path)} is no checkpoint of Lightning's: it holds no state_dict, but {holds or 'nothing'}. If these "
-        f"are the weights: model.load_state_dict(torch.load({str(path)!r}))"
+        f"{shown(path)} is not a Lightning checkpoint: it has no state_dict, only {holds or 'nothing'}. If these "
+        f"are the weights, type model.load_state_dict(torch.load({str(path)!r}))"
     )
 
 
@@ -322,8 +322,8 @@ class _Left:
     def lost(self) -> str:
         """What has become of it since; empty if it is as it was."""
         if not self.path.exists():
-            return f"{shown(self.path)} is gone"
-        return f"{shown(self.path)} is another file by now" if _mark(self.path) != self.mark else ""
+            return f"{shown(self.path)} no longer exists"
+        return f"{shown(self.path)} has been replaced" if _mark(self.path) != self.mark else ""
 
 
 _left: weakref.WeakKeyDictionary[Any, _Left] = weakref.WeakKeyDictionary()  # instance → state of its last fit
@@ -352,8 +352,8 @@ def load(path: Path, trusted: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=not trusted, mmap=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{shown(path)} holds Python objects besides tensors, and loading those runs code. If you trust it: "
-            f"torch.load({str(path)!r}, weights_only=False)"
+            f"{shown(path)} contains Python objects other than tensors, and loading them runs code. If you trust it, "
+            f"type torch.load({str(path)!r}, weights_only=False)"
         ) from error
 
 
@@ -402,7 +402,7 @@ def continued(job: Job) -> Job:
     state = _state_behind(job.model)
     if state is None:
         lost = _left[job.model].lost if job.model in _left else ""
-        notice = f"the model's weights stay, and this fit begins anew: the rest of its last fit cannot be read, {lost}"
+        notice = f"the last fit cannot be continued, because {lost}. This fit keeps the weights and starts at epoch 0"
         return dataclasses.replace(job, continues=False, notices=(*job.notices, notice)) if lost else job
     path = RunFolder(job.folder).continue_checkpoint_path
     states = state.pop("callbacks")
@@ -479,7 +479,7 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None], gather: Callable
         if gather is not None:
             found = gather(found, trainer)
         predictions = [joined(batches) for batches in found] if several else joined(found)
-        emit(Notice(f"predictions: {describe(predictions)}. To keep them: -o NAME", level="info"))
+        emit(Notice(f"predictions: {describe(predictions)}. To store them in a variable: -o NAME", level="info"))
         return predictions
     with _compiled(job) as model:
         rows = getattr(trainer, job.verb)(model, **data, verbose=False)
@@ -610,8 +610,8 @@ def _nothing_trained(job: Job, trainer: Any, watcher: Any) -> str:
         limit = getattr(trainer, name)
         if limit not in (None, -1) and done >= limit:
             return (
-                f"nothing was trained: the checkpoint has {plural(done, noun)} already, and --{name} {limit} counts "
-                f"these too. Type a larger number, such as --{name} {done + limit}"
+                f"nothing was trained: the checkpoint already has {plural(done, noun)}, and --{name} {limit} includes "
+                f"them. Type a larger number, such as --{name} {done + limit}"
             )
     return ""
 
@@ -629,8 +629,10 @@ def _explain(raised: BaseException, job: Job, watcher: Any) -> None:
     if isinstance(raised, TypeError) and "default_collate: batch must contain" in str(raised):
         name = "PIL images" if "PIL." in str(raised) else "objects"
         raised.add_note(
-            f"The samples hold {name}, which cannot be batched. Convert them to tensors in the dataset, such as "
-            f"by transform=torchvision.transforms.ToTensor(), or give a DataLoader with a collate_fn"
+            f"The samples contain {name}, which cannot be batched. Convert them to tensors in the dataset, for example "
+            f"with transform=torchvision.transforms.ToTensor(), or pass a DataLoader with a collate_fn"
         )
     if isinstance(raised, ValueError | KeyError) and job.first_epoch:
-        raised.add_note("This fit continues the instance's last one. To keep its weights and begin anew: --resume none")
+        raised.add_note(
+            "This fit continues the instance's last one. To start a new fit from its weights: --resume none"
+        )

@@ -58,7 +58,7 @@ def make_trainer(job: Job, ours: Sequence[Any], directions: Directions) -> Any:
     arguments.setdefault("devices", 1)  # on a machine of several GPUs, "auto" would take them all
     if job.amp:
         if arguments.get("precision") is not None:
-            raise InputError(f"--amp chooses the precision; --precision {arguments['precision']} does too: give one")
+            raise InputError(f"--amp and --precision {arguments['precision']} both set the precision. Remove one")
         arguments["precision"] = amp_precision(str(arguments.get("accelerator", "auto")))
     arguments.setdefault("default_root_dir", str(job.folder))
     bars = progress_bars(job)
@@ -83,7 +83,7 @@ def make_trainer(job: Job, ours: Sequence[Any], directions: Directions) -> Any:
     try:
         return package.Trainer(**arguments)
     except (TypeError, ValueError, package.utilities.exceptions.MisconfigurationException) as error:
-        raise InputError(f"the Trainer refuses its arguments: {' '.join(str(error).split())}") from error
+        raise InputError(f"the Trainer does not accept its arguments: {' '.join(str(error).split())}") from error
 
 
 def amp_precision(accelerator: str) -> str:
@@ -104,7 +104,7 @@ def amp_notice(arguments: Mapping[str, Any]) -> tuple[str, ...]:
     known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # of newer torch
     if not known or known.get("architecture") != "x86_64" or known.get("avx512_bf16") or known.get("amx_bf16"):
         return ()
-    return ("this processor has no bfloat16 and computes it in software: without --amp it is faster",)
+    return ("this CPU has no bfloat16 instructions and emulates them in software, so training is faster without --amp",)
 
 
 def given_callbacks(job: Job) -> list[Any]:
@@ -134,7 +134,7 @@ def _check_bars(bars: Sequence[Any], arguments: Mapping[str, Any]) -> None:
     if bars and without:
         raise InputError(
             f"{without[0]} cannot be combined with the progress bar {type(bars[0]).__name__} of --callbacks. "
-            "Leave one of them out"
+            "Remove one of them"
         )
 
 
@@ -174,7 +174,7 @@ def _callbacks(job: Job, package: Any, arguments: dict[str, Any], directions: Di
     if arguments.get("enable_checkpointing") is False:
         if job.monitor:
             raise InputError(
-                f"--monitor {job.monitor} keeps the best checkpoint; --enable_checkpointing false keeps none"
+                f"--monitor {job.monitor} saves checkpoints, but --enable_checkpointing false saves none. Remove one"
             )
     elif job.monitor or not any(isinstance(callback, package.callbacks.Checkpoint) for callback in callbacks):
         folder = RunFolder(job.folder).checkpoints_path

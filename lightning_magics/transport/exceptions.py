@@ -101,7 +101,7 @@ def load(path: Path) -> Raised:
     try:
         return _read(pickle.loads(path.read_bytes()))
     except Exception as error:  # unpickling raises anything; the file may be of another version
-        message = f"what it raised cannot be read from {path}: {type(error).__name__}: {error}"
+        message = f"its exception cannot be read from {path}: {type(error).__name__}: {error}"
         return Raised(_rank(path), _modified(path), "RunError", message, error=RunError(message))
 
 

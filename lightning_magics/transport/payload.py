@@ -41,10 +41,10 @@ _NOUNS = {
     "compiler": "the backend of torch.compile",
 }
 _PLACES = {
-    "model": "in setup() or on_fit_start(), which run there",
-    "datamodule": "in setup(), which runs there",
-    "loaders": "in the dataset's __getitem__ when the first sample is asked for, which runs there",
-    "trainer": "in the callback's setup(), which runs there",
+    "model": "in setup() or on_fit_start(), which run in that process",
+    "datamodule": "in setup(), which runs in that process",
+    "loaders": "on first use in the dataset's __getitem__, which runs in that process",
+    "trainer": "in the callback's setup(), which runs in that process",
 }
 
 
@@ -77,7 +77,7 @@ def save(value: Any, path: Path, name: str = "") -> None:
         _discard(path)
         raise RunError(
             f"{path} cannot be written ({buffers.size_bytes + stream.tell():,} bytes): {error.strerror}. "
-            "Make room, or choose another place: %config LightningMagics.run_dir = 'PATH'"
+            "Free some space, or choose another folder: %config LightningMagics.run_dir = 'PATH'"
         ) from error
     except BaseException:
         _discard(path)
@@ -117,7 +117,7 @@ def _read(file: IO[bytes], path: Path) -> Any:
     except (OSError, ValueError) as error:  # ValueError: an empty file
         raise RunError(f"{path} cannot be read: {error}") from error
     if bytes(view[-len(_MARK) :]) != _MARK:
-        raise RunError(f"{path} is not a whole payload of this version of lightning_magics. Start the run again.")
+        raise RunError(f"{path} is incomplete or from another version of lightning_magics. Start the run again.")
     end = len(view) - len(_MARK) - 8
     begin = int.from_bytes(view[end : end + 8], "little")
     places, sources = pickle.loads(view[begin:end])
@@ -291,12 +291,12 @@ def _refusal(value: Any, name: str, error: Exception) -> InputError:
     if found is None:
         return InputError(
             f"the {name or 'run'} cannot be sent to another process: {type(error).__name__}: {str(error).rstrip('.')}. "
-            "Train in the kernel, without --devices, --ddp and --background."
+            "Train in the kernel, without --devices, --ddp or --background."
         )
     where = _PLACES.get(found.root, "where it is used")
     return InputError(
         f"{_NOUNS.get(found.root, found.root)} cannot be sent to another process: {found.place} is {found.what}. "
-        f"{found.remedy} it {where}, or train in the kernel, without --devices, --ddp and --background."
+        f"{found.remedy} it {where}, or train in the kernel, without --devices, --ddp or --background."
     )
 
 

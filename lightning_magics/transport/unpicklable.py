@@ -21,15 +21,15 @@ _PLAIN = frozenset({type(None), bool, int, float, complex, str, bytes, bytearray
 _LOCKS = (type(threading.Lock()), type(threading.RLock()), threading.Condition, threading.Event)
 _KINDS: tuple[tuple[type | tuple[type, ...], str, str], ...] = (
     (io.IOBase, "an open file", "Open"),
-    (_LOCKS, "a lock", "Make"),
+    (_LOCKS, "a lock", "Create"),
     (threading.Thread, "a thread", "Start"),
-    (types.GeneratorType, "a generator", "Make"),
-    (types.CoroutineType, "a coroutine", "Make"),
+    (types.GeneratorType, "a generator", "Create"),
+    (types.CoroutineType, "a coroutine", "Create"),
     (socket.socket, "a socket", "Open"),
     (sqlite3.Connection, "a database connection", "Open"),
     (subprocess.Popen, "a running process", "Start"),
     (mmap.mmap, "a memory map", "Open"),
-    (weakref.ref, "a weak reference", "Make"),
+    (weakref.ref, "a weak reference", "Create"),
 )
 _MODULE_TABLES = ("_modules", "_parameters", "_buffers")
 _PUBLIC = {"_hparams": "hparams", "_hparams_initial": "hparams"}
@@ -112,8 +112,8 @@ def _obstacle(place: _Place, value: Any, error: Exception | None) -> Obstacle:
         if isinstance(value, kinds):
             name = getattr(value, "name", None) if isinstance(value, io.IOBase) else None
             return Obstacle(place.root, str(place), f"{what} ({str(name)!r})" if name is not None else what, remedy)
-    what = f"an object of the class {type_name(type(value))}, which refuses: {' '.join(str(error).split())}"
-    return Obstacle(place.root, str(place), what, "Make")
+    what = f"an object of class {type_name(type(value))}, which cannot be pickled: {' '.join(str(error).split())}"
+    return Obstacle(place.root, str(place), what, "Create")
 
 
 def _parts(place: _Place, value: Any, pickler: Pickler) -> Iterator[tuple[_Place, Any]]:

@@ -454,7 +454,7 @@ def test_a_checkpoint_that_is_not_safe_asks(fresh: Kernel, metrics) -> None:
     cell = fresh.cell("%lightning_load Odd/version_0")
     assert cell.status == "error"
     assert (
-        "has the hyperparameter scaling (__main__.scaled): it holds Python objects besides tensors, and loading those "
+        "contains Python objects other than tensors (the hyperparameter scaling (__main__.scaled)), and loading them "
         "runs code. If you trust it, type --weights_only" in cell.error
     )
     assert "executing" not in cell.text

@@ -333,7 +333,7 @@ def test_partial_checkpoints_and_layers_that_are_made_later_come_back(notebook: 
             assert notebook.value("torch.equal(here.model.layers[0].weight, net.layers[0].weight)") is True
     there = notebook.cell(f"there = %lightning_fit Late digits {SHORT} --ddp 1")
     last = "checkpoints/last.ckpt"
-    assert "this Late has no layer for late.weight, late.bias of the run; they remain in the checkpoint" in there.text
+    assert "this Late has no layer for late.weight, late.bias from the run; they remain in the checkpoint" in there.text
     assert last in there.text
     notebook.run(f"here = %lightning_fit Late digits {SHORT}")
     assert notebook.value("torch.equal(weights(here.model)[:100], weights(there.model)[:100])") is True
@@ -433,7 +433,7 @@ def test_layers_that_need_data_or_another_shape_come_back_and_what_cannot_is_tol
         assert len(notices) == count
         assert "Metrics" not in events[:place]
         assert "Metrics" in events[place:]
-        assert (f"has no layer for {names} of the run; they remain" in there.text) is ("Groups" not in more)
+        assert (f"has no layer for {names} from the run; they remain" in there.text) is ("Groups" not in more)
     load = re.search(r"model\.load_state_dict\(.*\)", text)
     assert load is not None
     notebook.run(f"model = there.model\nmodel.grown = nn.Linear(2, 3)\n{load[0]}")
@@ -873,7 +873,7 @@ def test_what_ranks_print_appears_in_the_cell_and_in_their_logs(notebook: Kernel
         assert f"hello from {rank}" in shown
         assert f"hello from {rank}" in notebook.value(f"run.logs({rank})")
         assert f"hello from {1 - rank}" not in notebook.value(f"run.logs({rank})")
-    assert "no log of rank 7" in notebook.cell("run.logs(7)").error
+    assert "no log for rank 7" in notebook.cell("run.logs(7)").error
 
 
 # Other kernels

@@ -225,8 +225,8 @@ def test_a_live_model_keeps_its_weights_when_the_run_fails(notebook: Notebook) -
     ("fault", "more", "said"),
     [
         ("rank == 1 and os.kill(os.getpid(), 9)", "--ddp 2", "rank 1 of 2 was killed by SIGKILL"),
-        ("rank == 0 and os._exit(3)", "--ddp 2", "rank 0 of 2 ended with exit code 3"),
-        ("rank == 1 and os._exit(0)", "--ddp 2", "rank 1 of 2 ended with exit code 0 before its work was done"),
+        ("rank == 0 and os._exit(3)", "--ddp 2", "rank 0 of 2 exited with code 3"),
+        ("rank == 1 and os._exit(0)", "--ddp 2", "rank 1 of 2 exited with code 0 before the run was complete"),
         ("rank == 1 and os.abort()", "--ddp 2", "rank 1 of 2 was killed by SIGABRT"),
         ("rank == 0 and os.kill(os.getpid(), 15)", "--ddp 2", "rank 0 of 2 was killed by SIGTERM"),
         ("rank == 1 and os.kill(os.getpid(), 15)", "--ddp 2", "rank 1 of 2 was killed by SIGTERM"),
@@ -240,7 +240,7 @@ def test_a_rank_that_dies_is_named_with_the_end_of_its_log(
     cell = notebook.fit(fault, more)
     assert cell.status == "error"
     assert said in cell.error
-    assert re.search(r"The end of its log:\n(.*\n)*training \d+", cell.error)
+    assert re.search(r"Last lines of its log:\n(.*\n)*training \d+", cell.error)
     assert notebook.record()["error"].startswith(said)
     notebook.wait_for_none()
 
@@ -431,7 +431,7 @@ def test_background_runs_go_on_side_by_side_and_end_as_asked(notebook: Notebook)
     notebook.run("a.model")
     assert notebook.value("bool(torch.equal(net.layer.weight, before))") is False
     notebook.run("b.stop(now=True)\nb.wait()")
-    assert notebook.value("[b.status, b.record.error]") == ["interrupted", "ended at once"]
+    assert notebook.value("[b.status, b.record.error]") == ["interrupted", "stopped immediately"]
 
 
 def test_a_background_run_that_fails_raises_where_it_is_waited_for(notebook: Notebook) -> None:
@@ -616,7 +616,7 @@ def test_a_background_run_can_be_ended_before_its_processes_have_begun(notebook:
     os.kill(notebook.template, signal.SIGKILL)  # the next one imports for seconds
     notebook.run(notebook.faulty("None", "--background"), "run.stop(now=True)")
     assert "KeyboardInterrupt" not in notebook.cell("run.wait()").error
-    assert notebook.value("[run.status, run.record.error]") == ["interrupted", "ended at once"]
+    assert notebook.value("[run.status, run.record.error]") == ["interrupted", "stopped immediately"]
     works(notebook)
 
 
@@ -625,7 +625,7 @@ def test_a_thread_of_the_users_holds_no_run_up(notebook: Notebook) -> None:
     cell = notebook.fit(f"({soon}, threading.Thread(target=time.sleep, args=(1000,), name='sleeper').start())")
     assert cell.status == "ok", cell.error
     assert notebook.value("run.status") == "completed"
-    assert "ended, though it was still at work: sleeper" in notebook.cell("print(run.logs(1))").text
+    assert "exited while threads were still running: sleeper" in notebook.cell("print(run.logs(1))").text
 
 
 def test_what_a_rank_raised_is_read_after_the_others_have_ended(notebook: Notebook) -> None:
@@ -673,7 +673,7 @@ def test_a_package_that_spoils_the_template_is_left_out(notebook: Notebook, tmp_
         for _ in range(2):
             cell = notebook.fit()
             assert cell.status == "ok", cell.error
-            assert "spawned" not in json.dumps(cell.outputs)
+            assert "Fast start" not in json.dumps(cell.outputs)
         assert notebook.value("list(processes._spoilers)") == ["datasets"]
     finally:
         notebook.run(f"processes._spoilers.clear()\nsys.path.remove({str(tmp_path)!r})\ndel sys.modules['datasets']")

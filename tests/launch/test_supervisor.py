@@ -16,15 +16,15 @@ from lightning_magics.transport.children import interpreter
 @pytest.mark.parametrize(
     ("code", "out_of_memory", "message"),
     [
-        (3, False, "rank 1 of 2 ended with exit code 3"),
-        (0, False, "rank 1 of 2 ended with exit code 0 before its work was done"),
+        (3, False, "rank 1 of 2 exited with code 3"),
+        (0, False, "rank 1 of 2 exited with code 0 before the run was complete"),
         (-11, False, "rank 1 of 2 was killed by SIGSEGV"),
         (-11, True, "rank 1 of 2 was killed by SIGSEGV"),
-        (-9, True, "rank 1 of 2 was killed by SIGKILL, by the system: the machine ran out of memory"),
+        (-9, True, "rank 1 of 2 was killed by SIGKILL: the machine ran out of memory"),
         (
             -9,
             False,
-            "rank 1 of 2 was killed by SIGKILL (which is also what a system does that is short of memory)",
+            "rank 1 of 2 was killed by SIGKILL (often because the machine ran out of memory)",
         ),
         (-40, False, "rank 1 of 2 was killed by signal 40"),
     ],
@@ -34,7 +34,7 @@ def test_a_death_names_the_rank_and_how_it_came(code: int, out_of_memory: bool, 
 
 
 def test_the_only_process_of_a_run_has_no_rank() -> None:
-    assert died(0, 1, 3, False) == "the process of the run ended with exit code 3"
+    assert died(0, 1, 3, False) == "the process of the run exited with code 3"
 
 
 def test_kills_for_want_of_memory_are_counted_where_the_system_tells_them(tmp_path: Path) -> None:

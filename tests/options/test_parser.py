@@ -138,11 +138,11 @@ def test_help_is_answered_before_anything_is_refused(line):
         (
             "fit",
             "--qqq",
-            r"--qqq is not an option of %lightning_fit\. Is it a hyperparameter\? --model\.qqq VALUE, or --data\.qqq "
-            r"VALUE\. Type %lightning_fit --help for what there is\.$",
+            r"--qqq is not an option of %lightning_fit\. To set a hyperparameter, type --model\.qqq VALUE or "
+            r"--data\.qqq VALUE\. For all options, type %lightning_fit --help\.$",
         ),
         ("fit", "--partition gpu", r"--partition is not .*\. It is a parameter of slurm: --slurm\.partition VALUE"),
-        ("fit", "--slurm partition=gpu", r"--slurm is not .*\. It stands before a name: --slurm\.NAME VALUE"),
+        ("fit", "--slurm partition=gpu", r"--slurm is not .*\. It is a prefix: --slurm\.NAME VALUE"),
         ("fit", "--cluster --nodes 2", r"--cluster needs a value\. Type: --cluster slurm"),
         ("fit", "-x", r"-x is not an option of %lightning_fit\."),
         (
@@ -153,9 +153,13 @@ def test_help_is_answered_before_anything_is_refused(line):
         (
             "model",
             "Net --max-epochs 3",
-            r"--max-epochs is not an option of %lightning_model\. It is one of %lightning_fit\.",
+            r"--max-epochs is not an option of %lightning_model\. It belongs to %lightning_fit\.",
         ),
-        ("model", "Net --model.x 3", r"--model.x is not an option of %lightning_model\. It is one of %lightning_fit\."),
+        (
+            "model",
+            "Net --model.x 3",
+            r"--model.x is not an option of %lightning_model\. It belongs to %lightning_fit\.",
+        ),
         ("fit", "--max_epochs", r"--max_epochs needs a value\. Type: --max_epochs VALUE"),
         ("fit", "--seed --amp", r"--seed needs a value\. Type: --seed N"),
         ("fit", "--model.hidden", r"--model.hidden needs a value\. Type: --model.hidden VALUE"),
@@ -163,7 +167,11 @@ def test_help_is_answered_before_anything_is_refused(line):
         ("fit", "--slurm.time 1 --slurm.time 2", r"--slurm.time is given twice\. Type it once\."),
         ("fit", "--cluster slrum", r"--cluster 'slrum' is not one of: slurm\. Did you mean 'slurm'\?"),
         ("fit", "--nodes 0", r"--nodes takes a whole number of at least 1; found 0\."),
-        ("runs", "--slurm.time 1", r"--slurm.time is not an option of %lightning_runs\. It is one of %lightning_fit\."),
+        (
+            "runs",
+            "--slurm.time 1",
+            r"--slurm.time is not an option of %lightning_runs\. It belongs to %lightning_fit\.",
+        ),
         ("fit", "--seed x", r"--seed takes a whole number; found 'x'\. For a variable's value type \{x\}\."),
         ("fit", "--seed 1.5", r"--seed takes a whole number; found '1.5'\."),
         ("fit", "--seed -1", r"--seed takes a whole number of at least 0; found -1\."),
@@ -176,7 +184,7 @@ def test_help_is_answered_before_anything_is_refused(line):
         ("fit", "--model.a-b 1 --model.a_b 2", r"--model.a_b is given twice\. Type it once\."),
         ("fit", "--early_stop val_loss:x", r"--early_stop takes METRIC\[:PATIENCE\]\[:min\|max\], such as val_loss:3"),
         ("fit", "--logger csv false", r"--logger false goes with no other logger\. Type either\."),
-        ("model", "a b", r"%lightning_model takes one name; found 'a b'\. Put a value with spaces in quotes\."),
+        ("model", "a b", r"%lightning_model takes one name; found 'a b'\. Put values with spaces in quotes\."),
         ("model", "--lr high", r"--lr takes a number; found 'high'\."),
         ("model", "--task multi", r"--task 'multi' is not one of: binary, multiclass, multilabel\. Did you mean"),
         ("data", "--batch_size 0", r"--batch_size takes a whole number of at least 1; found 0\."),
@@ -262,7 +270,7 @@ def test_loggers_resolve_to_names_and_objects(tmp_path):
 
 @pytest.mark.parametrize(("given", "found"), [(Expression("3"), "3"), (object, "<class 'object'>"), (["scv"], "'scv'")])
 def test_an_object_that_is_no_logger_is_refused(given, found):
-    message = rf"^--logger takes tensorboard, csv, mlflow, wandb, false or a Logger of Lightning; found {found}\."
+    message = rf"^--logger takes tensorboard, csv, mlflow, wandb, false or a Lightning Logger; found {found}\."
     with pytest.raises(InputError, match=message):
         parser.resolve_loggers((given,), {})
 

@@ -52,13 +52,13 @@ def test_on_windows_a_backslash_outside_quotes_is_part_of_a_path():
 
 @pytest.mark.parametrize("line", ["'a b", 'x "a', "--a='b"])
 def test_an_open_quote_is_an_input_error(line):
-    with pytest.raises(InputError, match=r"The quote .* is never closed\. Type another"):
+    with pytest.raises(InputError, match=r"The quote .* is never closed\. Add the closing"):
         tokenize(line)
 
 
 @pytest.mark.parametrize("line", ["f(1, 2", "[1, (2]", "f('a b)", r"f('a\')"])
 def test_an_open_bracket_is_an_input_error(line):
-    with pytest.raises(InputError, match="has a bracket or a quote that is never closed"):
+    with pytest.raises(InputError, match="has a bracket or quote that is never closed"):
         tokenize(line)
 
 

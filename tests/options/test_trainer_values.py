@@ -175,7 +175,7 @@ def test_what_does_not_fit_is_one_line_for_a_user(name, given, message):
 )
 def test_objects_of_lightning_do_not_go_into_a_trainer_of_pytorch_lightning(name, given, shown, imported):
     message = (
-        rf"^--{name}: {shown} comes from lightning\.(pytorch|fabric), but the model is one of pytorch_lightning\. "
+        rf"^--{name}: {shown} is from lightning\.(pytorch|fabric), but the model uses pytorch_lightning\. "
         rf"Type: from {imported}$"
     )
     with pytest.raises(InputError, match=message):

@@ -53,7 +53,7 @@ def test_unknown_keys_and_unknown_events_are_ignored():
             '{"event": "Metrics", "epoch": 1, "step": 1, "elapsed_s": 1, "values": {"a": "b"}}',
             "Metrics.values cannot be",
         ),
-        ("[1]", "an event is a JSON object"),
+        ("[1]", "an event must be a JSON object"),
         ('{"event": "Noti', "Unterminated string"),
     ],
 )

@@ -137,7 +137,7 @@ def test_latest_is_the_highest_number(tmp_path):
 
 def test_place_that_cannot_be_written_says_how_to_choose_another(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunError, match=r"cannot be made in .*%config LightningMagics.run_dir"):
+    with pytest.raises(RunError, match=r"cannot be created in .*%config LightningMagics.run_dir"):
         runs.create(tmp_path / "file", "Net")
 
 

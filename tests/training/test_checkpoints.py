@@ -173,7 +173,7 @@ def test_what_needs_trust_is_named_and_does_not_run(state, named, tmp_path: Path
     with pytest.raises(InputError) as raised:
         train.check_checkpoint(path)
     assert str(raised.value) == (
-        f"the checkpoint {path} has {named}: it holds Python objects besides tensors, and loading those runs code. "
+        f"the checkpoint {path} contains Python objects other than tensors ({named}), and loading them runs code. "
         "If you trust it, type --weights_only false"
     )
     assert not (tmp_path / "evil").exists()
@@ -229,9 +229,9 @@ def test_a_class_of_a_library_is_not_created_without_trust(name, library, tmp_pa
     path = tmp_path / "last.ckpt"
     called = Called(getattr(sys.modules[module], attribute), "evil")
     torch.save({"state_dict": {}, "hyper_parameters": {"config": called}}, path)
-    with pytest.raises(InputError, match=re.escape(f"has the hyperparameter config ({name}): it holds")):
+    with pytest.raises(InputError, match=re.escape(f"tensors (the hyperparameter config ({name})), and")):
         train.check_checkpoint(path)
-    with pytest.raises(InputError, match="holds Python objects besides tensors"):
+    with pytest.raises(InputError, match="contains Python objects other than tensors"):
         train.load(path, trusted=False)
     assert not Path("evil").exists()
 

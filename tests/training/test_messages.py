@@ -133,12 +133,12 @@ def test_deprecations_inside_libraries_are_only_logged(tmp_path):
         ),
         (
             "You defined a `validation_step` but have no `val_dataloader`. Skipping val loop.",
-            "No validation data: only training metrics are shown. "
-            "Give a second data argument, or --val_split to the data.",
+            "No validation data: only training metrics are shown. Pass a second data argument, or use --val_split.",
         ),
         (
             "`max_epochs` was not set. Setting it to 1000 epochs. To train without an epoch limit, set it to -1.",
-            "No end was asked for, so Lightning trains 1000 epochs: say --max_epochs N, --max_steps N or --max_time.",
+            "No limit was set, so Lightning will train for 1000 epochs. "
+            "Set --max_epochs N, --max_steps N or --max_time.",
         ),
         (
             "The `srun` command is available on your system but is not used. HINT: If your intention is to run "

@@ -192,9 +192,11 @@ def test_a_limit_ends_a_stream(kind):
 
 
 def test_limits_that_fit_no_loader_are_refused():
-    with pytest.raises(InputError, match=r"--limit_predict_batches 0\.5 is a part of a length .* Type a whole number"):
+    with pytest.raises(InputError, match=r"--limit_predict_batches 0\.5 is a fraction, but .* Type a whole number"):
         sharded(MAKERS["stream"](), 0, 2, 0.5)
-    with pytest.raises(InputError, match=r"--limit_predict_batches 0\.1 of 4 batches is none\. Type at least 0\.25"):
+    with pytest.raises(
+        InputError, match=r"--limit_predict_batches 0\.1 of 4 batches is less than one\. Type at least 0\.25"
+    ):
         sharded(MAKERS["uneven"](), 0, 2, 0.1)
 
 
@@ -279,7 +281,7 @@ def test_no_worker_is_started_before_the_first_batch():
 def test_samples_that_are_divided_already_are_refused():
     rows = Rows(10)
     divided = DistributedSampler(rows, num_replicas=2, rank=0)
-    expected = r"^predict divides the batches .* DistributedSampler .* Make its DataLoader without a sampler$"
+    expected = r"^%lightning_predict splits the batches .* DistributedSampler, .* its DataLoader without a sampler$"
     for loader in (
         DataLoader(rows, 3, sampler=divided),
         DataLoader(rows, batch_sampler=BatchSampler(divided, 3, False)),

@@ -150,7 +150,7 @@ def test_stopped_fit_is_left_ready_and_resumes_to_its_last_step(tmp_path, looks)
 
 def test_interrupt_during_validation_says_that_its_values_are_partial(tmp_path):
     _, told = go(tmp_path, make_model(), stop=StopAfter(5), trainer={"max_epochs": 3, "num_sanity_val_steps": 0})
-    assert "The interrupt ended validate early: its values are of 1 batch(es)." in [
+    assert "The interrupt ended validate early: its metrics cover only 1 batch(es)." in [
         notice.text for notice in of(events.Notice, told)
     ]
 
@@ -380,11 +380,14 @@ def test_a_metric_that_is_typed_both_ways_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("job", "message"),
     [
-        ({"trainer": {"precision": "64"}, "amp": True}, "--amp chooses the precision; --precision 64 does too"),
-        ({"trainer": {"accelerator": "gpu"}}, "the Trainer refuses its arguments: No supported gpu backend found"),
+        ({"trainer": {"precision": "64"}, "amp": True}, "--amp and --precision 64 both set the precision"),
+        (
+            {"trainer": {"accelerator": "gpu"}},
+            "the Trainer does not accept its arguments: No supported gpu backend",
+        ),
         (
             {"trainer": {"enable_checkpointing": False}, "monitor": "val_loss"},
-            "--enable_checkpointing false keeps none",
+            "--enable_checkpointing false saves none",
         ),
     ],
 )
@@ -429,7 +432,7 @@ def test_missing_validation_data_and_missing_end_are_noticed(tmp_path):
     _, told = go(tmp_path, make_model(), loaders=(loader(),), stop=StopAfter(2), trainer={"max_epochs": None})
     shown = " ".join(notice.text for notice in of(events.Notice, told))
     assert "No validation data: only training metrics are shown." in shown
-    assert "No end was asked for, so Lightning trains 1000 epochs" in shown
+    assert "No limit was set, so Lightning will train for 1000 epochs" in shown
 
 
 def test_validate_and_test_give_a_row_for_each_dataloader(tmp_path):
@@ -448,7 +451,7 @@ def test_predictions_are_joined_in_input_order(tmp_path):
     outcome, told = go(tmp_path, model, "predict", loaders=(loader(batch_size=5),), trainer={})
     with torch.no_grad():
         torch.testing.assert_close(outcome.predictions, model.net(DATA))
-    assert of(events.Notice, told)[-1].text == "predictions: float32 (16, 1). To keep them: -o NAME"
+    assert of(events.Notice, told)[-1].text == "predictions: float32 (16, 1). To store them in a variable: -o NAME"
 
 
 def test_predictions_of_several_dataloaders_stay_apart(tmp_path):
@@ -507,14 +510,14 @@ def test_checkpoint_with_objects_is_not_loaded_unasked(tmp_path):
     go(tmp_path, model)
     path = tmp_path / "object.ckpt"
     torch.save({"state": threading.Event}, path)
-    with pytest.raises(InputError, match=r"holds Python objects besides tensors.*--weights_only false"):
+    with pytest.raises(InputError, match=r"contains Python objects other than tensors.*--weights_only false"):
         go(tmp_path, model, checkpoint=path)
 
 
 def test_file_that_is_no_checkpoint_is_named_before_the_start(tmp_path):
     path, told = tmp_path / "no.ckpt", []
     path.write_text("no")
-    with pytest.raises(InputError, match=r"no\.ckpt is no checkpoint: torch cannot read it"):
+    with pytest.raises(InputError, match=r"no\.ckpt is not a checkpoint: torch cannot read it"):
         go(tmp_path, make_model(), checkpoint=path, told=told)
     assert told == []
 
@@ -543,12 +546,13 @@ def test_a_checkpoint_that_was_replaced_or_is_gone_since_is_not_read(tmp_path, l
         train.take(model, None, left, trusted=False)
     left.write_bytes(b"this would not even load")
     os.utime(left, ns=(0, 0))
-    said = "the model's weights stay, and this fit begins anew: the rest of its last fit cannot be read, "
+    said = "the last fit cannot be continued, because "
+    how = ". This fit keeps the weights and starts at epoch 0"
     _, told = go(tmp_path, replaced, continues=True)
-    assert (told[0].first_epoch, notices(told)) == (0, [f"{said}{runs.shown(left)} is another file by now"])
+    assert (told[0].first_epoch, notices(told)) == (0, [f"{said}{runs.shown(left)} has been replaced{how}"])
     left.unlink()
     _, told = go(tmp_path, gone, continues=True)
-    assert (told[0].first_epoch, notices(told)) == (0, [f"{said}{runs.shown(left)} is gone"])
+    assert (told[0].first_epoch, notices(told)) == (0, [f"{said}{runs.shown(left)} no longer exists{how}"])
 
 
 def test_a_checkpoint_that_is_not_trusted_is_read_as_tensors_by_the_next_fit_too(left):
@@ -556,7 +560,7 @@ def test_a_checkpoint_that_is_not_trusted_is_read_as_tensors_by_the_next_fit_too
     train.take(model, None, left, trusted=False)
     torch.save({"state_dict": {}, "object": threading.Event}, left)
     train._left[model] = train._Left(left, train._mark(left), trusted=False, whole=True)
-    with pytest.raises(InputError, match="holds Python objects besides tensors"):
+    with pytest.raises(InputError, match="contains Python objects other than tensors"):
         train._state_behind(model)
 
 
@@ -579,8 +583,8 @@ def test_a_file_of_something_else_says_what_it_is(tmp_path, read):
     with pytest.raises(InputError) as refused:
         read(path)
     assert str(refused.value) == (
-        f"{runs.shown(path)} is no checkpoint of Lightning's: it holds no state_dict, but "
-        "net.0.weight, net.0.bias, net.2.weight. If these are the weights: "
+        f"{runs.shown(path)} is not a Lightning checkpoint: it has no state_dict, only "
+        "net.0.weight, net.0.bias, net.2.weight. If these are the weights, type "
         f"model.load_state_dict(torch.load({str(path)!r}))"
     )
 
@@ -588,7 +592,7 @@ def test_a_file_of_something_else_says_what_it_is(tmp_path, read):
 @pytest.mark.parametrize("verb", ["fit", "validate", "test", "predict"])
 def test_missing_data_is_named_before_the_start(tmp_path, verb):
     told = []
-    how = "Type %lightning_fit Net DATA" if verb == "fit" else "Name it in the line, behind the model"
+    how = "Type %lightning_fit Net DATA" if verb == "fit" else "Add it after the model"
     with pytest.raises(InputError, match=rf"there is no data to {verb} Net with\. {how}$"):
         go(tmp_path, make_model(), verb, loaders=(), trainer={}, told=told)
     module = pytorch_lightning.LightningDataModule()

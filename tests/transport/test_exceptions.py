@@ -226,7 +226,7 @@ def test_a_broken_file_says_so(content, tmp_path):
     path.write_bytes(content)
     told = exceptions.load(path)
     assert (told.rank, type(exceptions.rebuilt(told))) == (3, RunError)
-    assert told.message.startswith(f"what it raised cannot be read from {path}: ")
+    assert told.message.startswith(f"its exception cannot be read from {path}: ")
 
 
 PEERS = [

@@ -327,7 +327,7 @@ except payload.RunError as error:
     path = tmp_path / "job.pt"
     told = python(code, path)
     assert f"{path} cannot be written (4,19" in told
-    assert f"bytes): {os.strerror(errno.EFBIG)}. Make room" in told
+    assert f"bytes): {os.strerror(errno.EFBIG)}. Free some space" in told
     assert list(tmp_path.iterdir()) == []
 
 
@@ -340,7 +340,7 @@ def test_a_file_that_is_missing_or_not_whole_is_told(tmp_path):
         payload.load(path)
     payload.save(torch.zeros(100_000), path)
     path.write_bytes(path.read_bytes()[:-100])
-    with pytest.raises(RunError, match="not a whole payload"):
+    with pytest.raises(RunError, match="is incomplete or from another version"):
         payload.load(path)
 
 
@@ -377,7 +377,7 @@ class Refuses:
         raise ValueError("I stay\nhere")
 
 
-ADVICE = ", or train in the kernel, without --devices, --ddp and --background."
+ADVICE = ", or train in the kernel, without --devices, --ddp or --background."
 
 
 @pytest.fixture
@@ -391,10 +391,10 @@ def test_an_open_file_is_named_with_its_place_and_the_way_out(cell, file, tmp_pa
     model.log_file = file
     assert refused(job(model), tmp_path) == (
         f"the model cannot be sent to another process: model.log_file is an open file ({file.name!r}). "
-        f"Open it in setup() or on_fit_start(), which run there{ADVICE}"
+        f"Open it in setup() or on_fit_start(), which run in that process{ADVICE}"
     )
     dataset = Held(file=file)
-    assert f"the data cannot be sent to another process: loaders[0].dataset.file is an open file ({file.name!r}). Open it in the dataset's __getitem__" in refused(job(cell.Net(), loaders=(DataLoader(dataset),)), tmp_path)  # fmt: skip  # noqa: E501
+    assert f"the data cannot be sent to another process: loaders[0].dataset.file is an open file ({file.name!r}). Open it on first use in the dataset's __getitem__" in refused(job(cell.Net(), loaders=(DataLoader(dataset),)), tmp_path)  # fmt: skip  # noqa: E501
     data = cell.Data()
     data.train_set = dataset
     assert "datamodule.train_set.file is an open file" in refused(job(cell.Net(), datamodule=data), tmp_path)
@@ -417,7 +417,7 @@ def test_what_a_function_uses_is_named_with_the_function(cell, file, tmp_path):
     assert "the global name `log` that Net.training_step uses is an open file" in told
     cell.log = {"held": [threading.Lock()]}
     told = refused(job(cell.Net()), tmp_path)
-    assert "the global name `log['held'][0]` that Net.training_step uses is a lock. Make it in setup()" in told
+    assert "the global name `log['held'][0]` that Net.training_step uses is a lock. Create it in setup()" in told
     cell.log = None
     loader = DataLoader(Held(), collate_fn=lambda rows: file)
     assert "the variable `file` that a lambda uses is an open file" in refused(job(loaders=(loader,)), tmp_path)
@@ -443,11 +443,14 @@ def test_what_cannot_travel_is_found_in_modules_slots_classes_and_cycles(cell, t
     model = cell.Net()
     model.held = {"k": (1, Refuses())}
     told = refused(job(model), tmp_path)
-    assert "model.held['k'][1] is an object of the class test_payload.Refuses, which refuses: I stay here. Make" in told
+    assert (
+        "model.held['k'][1] is an object of class test_payload.Refuses, which cannot be pickled: I stay here. Create"
+        in told
+    )
 
 
 def test_a_value_that_is_no_job_is_called_by_its_name(tmp_path):
-    assert "the predictions cannot be sent to another process: the predictions[0] is a lock. Make it where it is used" in refused([threading.Lock()], tmp_path, "the predictions")  # fmt: skip  # noqa: E501
+    assert "the predictions cannot be sent to another process: the predictions[0] is a lock. Create it where it is used" in refused([threading.Lock()], tmp_path, "the predictions")  # fmt: skip  # noqa: E501
     deep: list = []
     for _ in range(100_000):
         deep = [deep]

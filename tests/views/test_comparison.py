@@ -103,7 +103,7 @@ def test_a_run_of_plain_lightning_and_a_broken_one_can_be_compared(root):
         (
             ["Digits/version_0", "Digts/version_1"],
             RunError,
-            r"^no run 'Digts/version_1' was found\. Did you mean 'Digits/version_1'\? The latest in lightning_logs: Di",
+            r"^no run 'Digts/version_1' was found\. Did you mean 'Digits/version_1'\? Latest runs in lightning_logs: D",
         ),
     ],
 )

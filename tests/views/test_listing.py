@@ -124,7 +124,7 @@ def test_a_model_is_chosen_by_its_whole_name_and_an_unknown_one_names_those_that
         add(root, model)
     assert [row.run for row in catalog.rows(root, model="Digit")] == ["Digit/version_0"]
     with pytest.raises(
-        InputError, match=r"^--model Digts: no run has that model\. Did you mean 'Digits'\? There are: D"
+        InputError, match=r"^--model Digts: no run of this model was found\. Did you mean 'Digits'\? Models: D"
     ):
         catalog.rows(root, model="Digts")
 
@@ -204,7 +204,7 @@ def test_the_best_by_a_metric_come_first_and_runs_without_it_last(root):
 def test_a_metric_that_no_run_has_is_refused_with_those_that_there_are(root, option):
     add(root, metrics={"val_loss": 0.1, "train_loss": 0.2})
     message = (
-        rf"^--{option} vall_oss: no run that is listed has that metric\. Did you mean 'val_loss'\? There are: val_loss"
+        rf"^--{option} vall_oss: none of the listed runs has this metric\. Did you mean 'val_loss'\? Metrics: val_loss"
     )
     with pytest.raises(InputError, match=message):
         listing.Listing(root, **{option: "vall_oss"})

@@ -231,8 +231,8 @@ def test_evaluation_of_a_model_that_logs_nothing_has_no_table():
 
 
 def test_fit_that_was_ended_at_once_does_not_say_that_weights_were_kept():
-    state = fold(*fit(epochs=1, status="interrupted", error="ended at once by a second interrupt"))
-    assert report.summary(state) == "interrupted in epoch 1, after 660 steps; ended at once by a second interrupt"
+    state = fold(*fit(epochs=1, status="interrupted", error="stopped immediately by a second interrupt"))
+    assert report.summary(state) == "interrupted in epoch 1, after 660 steps; stopped immediately by a second interrupt"
 
 
 LAUNCHED = Launched("Digits/version_3", "fit", 0.0, 2)

@@ -149,7 +149,7 @@ def test_a_rank_that_is_killed_is_named_with_its_node_signal_and_log(notebook: N
     assert cluster.kill("n2", "lightning_magics.launch.rank")
     cell = notebook.finish(sent)
     assert "rank 1 of 2 was killed by SIGKILL" in cell.error
-    assert "on node n2. The end of its log" in cell.error
+    assert "on node n2. Last lines of its log" in cell.error
     assert "last words of 1" in cell.error
     assert notebook.record("Killed/version_0")["status"] == "failed"
     notebook.until(lambda: cluster.run("squeue", "--noheader") == "")
@@ -175,7 +175,7 @@ def test_a_job_that_runs_is_ended_at_once(notebook: Notebook, cluster: Cluster) 
     notebook.until(lambda: notebook.steps("Ended/version_0") > 5)
     assert notebook.cell("%lightning_stop Ended/version_0 --now").text == "Ended/version_0 was ended\n"
     notebook.run("run.wait()")
-    assert notebook.value("[run.status, run.record.error]") == ["interrupted", "ended at once"]
+    assert notebook.value("[run.status, run.record.error]") == ["interrupted", "stopped immediately"]
     assert not (notebook.folder / "lightning_logs/Ended/version_0/job.pt").exists()
     notebook.until(lambda: cluster.run("squeue", "--noheader") == "")
 

@@ -35,9 +35,9 @@ def test_ranks_are_read_from_slurms_list_of_tasks():
         (
             "srun: error: n2: task 3: Killed",
             3,
-            "rank 3 of 4 was killed by SIGKILL (which is also what a system does that is short of memory), on node n2",
+            "rank 3 of 4 was killed by SIGKILL (often because the machine ran out of memory), on node n2",
         ),
-        ("srun: error: n1: tasks 0-1: Exited with exit code 3", 1, "rank 1 of 4 ended with exit code 3, on node n1"),
+        ("srun: error: n1: tasks 0-1: Exited with exit code 3", 1, "rank 1 of 4 exited with code 3, on node n1"),
         (
             "srun: error: n2: task 2: Segmentation fault (core dumped)",
             2,
@@ -46,7 +46,7 @@ def test_ranks_are_read_from_slurms_list_of_tasks():
         (
             "srun: error: n2: task 2: Out Of Memory",
             2,
-            "rank 2 of 4 was killed by SIGKILL, by the system: the machine ran out of memory, on node n2",
+            "rank 2 of 4 was killed by SIGKILL: the machine ran out of memory, on node n2",
         ),
         ("srun: error: n2: task 2: Something new", 2, "rank 2 of 4 ended: Something new, on node n2"),
         (
