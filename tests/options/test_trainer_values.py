@@ -191,7 +191,7 @@ def test_objects_of_lightning_do_not_go_into_a_trainer_of_pytorch_lightning(name
     ],
 )
 def test_objects_of_pytorch_lightning_do_not_go_into_a_trainer_of_lightning(name, given, imported):
-    with pytest.raises(InputError, match=f"comes from pytorch_lightning, .* lightning.pytorch. Type: from {imported}$"):
+    with pytest.raises(InputError, match=f"is from pytorch_lightning, .* lightning.pytorch. Type: from {imported}$"):
         check(name, given, lightning.Trainer)
 
 

@@ -179,7 +179,7 @@ def test_what_is_interrupted_can_be_named_again(monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(shutil, "rmtree", interrupted)
         with pytest.raises(
-            RunError, match=r"^Digits/version_0 cannot be deleted: Input/output error: .*checkpoints\. Del"
+            RunError, match=r"^Digits/version_0 cannot be deleted: Input/output error: .*checkpoints\. Already"
         ):
             removal.delete(ROOT, catalog.rows(ROOT))
     assert folder.record_path.exists()

@@ -530,7 +530,7 @@ def left(tmp_path):
 
 
 def notices(told):
-    return [notice.text for notice in of(events.Notice, told) if "begins anew" in notice.text]
+    return [notice.text for notice in of(events.Notice, told) if "starts at epoch 0" in notice.text]
 
 
 def test_a_fit_goes_on_from_a_checkpoint_that_is_as_it_was_when_it_was_taken(tmp_path, left):

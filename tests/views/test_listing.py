@@ -87,7 +87,7 @@ def test_a_failed_run_says_why(root):
         ("[" * 100_000, "run.json cannot be read: maximum recursion depth exceeded"),
         (
             '{"run": "a", "verb": "fit", "model": "b", "status": "completed", "started": 1e20}',
-            "run.json cannot be read: started",
+            "run.json cannot be read: invalid start time",
         ),
     ],
 )
