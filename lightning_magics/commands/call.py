@@ -179,7 +179,7 @@ class Call:
             if datamodule is not None or self.verb != "predict":
                 names = subject.name, data.name
                 notices += matching.check(model, datamodule, *names, encoding, classes, trains=self.verb == "fit")
-                notices += self.check_samples(model, datamodule, loaders, subject, data)
+            notices += self.check_samples(model, datamodule, loaders, subject, data)
             if self.verb == "predict" and data.read is None:
                 data = dataclasses.replace(data, read=sentences.predicted(datamodule, answers))
             job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
@@ -558,13 +558,13 @@ class Call:
     def check_samples(
         self, model: Any, datamodule: Any, loaders: Sequence[Any], subject: Subject, data: Data
     ) -> tuple[str, ...]:
-        """Check data in memory: its labels are among the classes of the model's outputs, its values are numbers.
+        """Check data in memory: there is some, its labels are among the classes of the outputs, its values are numbers.
 
         Returns:
             Which values are NaN or infinite.
 
         Raises:
-            InputError: the model has no output for a label.
+            InputError: the model has no output for a label, or there is no sample to evaluate.
         """
         from ..definitions.data import samples
         from ..training import class_range
@@ -578,11 +578,15 @@ class Call:
         for place, loader in enumerate(loaders):
             what = str(data.parts[place].typed) if named else data.name
             found.append((what, stages[min(place, len(stages) - 1)], samples.dataset_of(loader)))
+            if self.verb != "fit" and samples.is_empty(getattr(loader, "dataset", None)):
+                raise InputError(f"{what} has no samples to {self.verb}. Give data with at least one sample")
         table = data.table or columns.Table({})
         notices: dict[int, str] = {}
         for what, stage, dataset in found:
             if stage not in stages:
                 continue
+            if self.verb != "fit" and samples.is_empty(dataset):
+                raise InputError(f"{what} has no samples to {self.verb}. Give data with at least one sample")
             tensors, places = samples.tensors_of(dataset)
             batch = class_range.sampled(tensors, places) if class_range.is_judged(model, stage) else ()
             if batch and (text := class_range.problem(model, batch, what, subject.name, table.classes)):

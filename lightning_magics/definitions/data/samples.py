@@ -6,7 +6,7 @@ Generating a DataModule for it is in `datamodule`.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -460,6 +460,11 @@ def dataset_of(loader: Any) -> Any:
     """The dataset of a DataLoader, if its batches are samples of it as they are; else None."""
     is_plain = isinstance(loader, DataLoader) and loader.collate_fn is default_collate
     return loader.dataset if is_plain else None
+
+
+def is_empty(dataset: Any) -> bool:
+    """Whether a dataset is known to have no samples."""
+    return isinstance(dataset, Sized) and not isinstance(dataset, IterableDataset) and len(dataset) == 0
 
 
 def tensors_of(dataset: Any) -> tuple[tuple[torch.Tensor, ...], Any]:

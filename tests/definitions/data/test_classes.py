@@ -268,6 +268,22 @@ def test_labels_to_ignore_are_legal(shell, three):
     assert np.isfinite(three["run"].metrics["train_loss"])
 
 
+def test_an_evaluation_of_no_samples_is_refused(shell, three):
+    run(shell, "run = %lightning_fit Net (F,y) --max_epochs 1 --quiet")
+    run(shell, "parts = {'train': (F, y), 'val': (F[:0], y[:0]), 'test': (F[:0], y[:0])}\n%lightning_data parts")
+    run(shell, "none = DataLoader(TensorDataset(F[:0], y[:0]))")
+    for verb, typed, what in (
+        ("predict", "F[:0]", "F[:0]"),
+        ("predict", "frame[['one','two']][:0]", "frame[['one','two']][:0]"),
+        ("test", "(F[:0],y[:0])", "(F[:0],y[:0])"),
+        ("test", "none", "none"),
+        ("validate", "parts", "the split 'val' of parts"),
+        ("test", "parts", "the split 'test' of parts"),
+    ):
+        said = f"{what} has no samples to {verb}. Give data with at least one sample"
+        assert refused(shell, f"%lightning_{verb} run {typed} --quiet") == said
+
+
 def test_the_labels_of_samples_are_seen_in_the_batch_that_has_them(shell, three):
     options = "--max_epochs 1 --quiet --data.shuffle false --data.batch_size 4"
     for typed in ("samples", "fine samples"):
