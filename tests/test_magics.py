@@ -139,8 +139,7 @@ class Bare(Net):
         self.net = nn.Linear(2, size)
 """
 LOOP = """
-for width in (3, 5):
-    net = Net(width)
+for net in [Net(3), Net(5)]:
     run = %lightning_fit net samples --max_epochs 1 --quiet --seed 1"""
 HOOK = """
 class Late(Net):

@@ -157,7 +157,7 @@ def load(asked: Any, checkpoint: str | None = None, weights_only: bool = True) -
     from .load import restore
 
     session = current()
-    recalled = Recalled.of(session.folder(asked), session.namespace)
+    recalled = Recalled.of(session.folder(asked), session.namespace, session.history()[0])
     if checkpoint not in (None, "best", "last"):
         checkpoint = session.text(checkpoint)
     return restore(session, recalled, checkpoint, weights_only)
@@ -181,7 +181,7 @@ def rerun(asked: Any, **changed: Any) -> Run:
     from .rerun import rerun as train_again
 
     session = current()
-    recalled = Recalled.of(session.folder(asked), session.namespace)
+    recalled = Recalled.of(session.folder(asked), session.namespace, session.history()[0])
     recipe = recalled.recipe
     codes = [*recipe.model_codes, *recipe.data_codes, *recipe.codes]
     print(recalled.announced(codes))  # noqa: T201 -- told first

@@ -91,13 +91,19 @@ def _register_model(session: Session, recalled: Recalled, found: Any, model: Any
     """Make the model known: its definition, its class, and that it has been trained."""
     name, cls = recalled.record.model, type(model)
     before = session.models.pop(name, None)
-    if before is not None:
+    if before is not None and before.cls is cls:
+        found = before
+    elif before is not None:
         print(f"the model {name} of this notebook is replaced by the run's")  # noqa: T201
     if isinstance(found, Definition):
         session.models[name] = found
-    if before is not None and session.namespace.get(cls.__name__) is before.cls:
-        session.namespace[cls.__name__] = cls
+    if before is not None and session.namespace.get(cls.__name__) is before.cls is not cls:
+        session.namespace[cls.__name__] = session.replaced[cls.__name__] = cls
     _bind(session, cls.__name__, cls)
+    for item in sorted(recalled.value_types):  # their members and instances are values of hyperparameters
+        kind = item.rpartition(".")[2]
+        if kind in session.namespace and kind in recalled.namespace:
+            _bind(session, kind, recalled.namespace[kind])
     run = Run(recalled.folder, recalled.record, RunState(folder.shown(recalled.folder.path)), None)
     run._model = model
     session.brought_back(run)
@@ -156,4 +162,5 @@ def _bind(session: Session, name: str, value: Any, replace: bool = True) -> None
         return
     if before is not value:
         print(f"{name} of this notebook is replaced by the run's")  # noqa: T201
-    session.namespace[name] = value
+    if name not in session.namespace or before is not value:
+        session.namespace[name] = session.replaced[name] = value

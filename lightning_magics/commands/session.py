@@ -90,6 +90,7 @@ class Session:
         recalled: source of the run that runs once more; its names come before the notebook's.
         busy: held while something runs; what Lightning and this package change meanwhile is the process's.
         local_names: variables of the function that calls a magic, which come before the notebook's; see `scope`.
+        replaced: variables of the notebook that got their values from loaded runs, with these values.
     """
 
     namespace: dict[str, Any]
@@ -107,6 +108,7 @@ class Session:
     recalled: Unit | None = None
     busy: threading.RLock = field(default_factory=threading.RLock)
     local_names: Mapping[str, Any] = field(default_factory=dict)
+    replaced: dict[str, Any] = field(default_factory=dict)
     _named: weakref.WeakValueDictionary[str, Run] = field(default_factory=weakref.WeakValueDictionary)
     _data_names: dict[str, Any] = field(default_factory=dict)
 
@@ -177,6 +179,7 @@ class Session:
     def history(self) -> tuple[History, int]:
         """What the notebook has run so far, and where in it names are to be looked up first."""
         history = of_notebook(self.namespace, self.units, self.failed)
+        history.replaced = self.replaced
         return history, history.add_home(self.recalled) if self.recalled is not None else 0
 
     def _note(self, definition: Definition, adopted: bool) -> None:

@@ -105,6 +105,26 @@ class Closure:
         self._take_settings(seeded=False)
         return sorted(self._taken)
 
+    @property
+    def names(self) -> set[str]:
+        """Names that were collected."""
+        return {name for names in self._taken.values() for name in names}
+
+    @property
+    def definitions(self) -> frozenset[str] | None:
+        """What was collected, to be compared; None where it is more than definitions, imports and plain values."""
+        made = {text for given in (self._made, *self._values.values()) for text in given.values()}
+        found = {text if _imports(text) else ast.dump(ast.parse(text).body[0]) for text in made}
+        for place, names in self._taken.items():
+            statement = self._history.statements[place][0]
+            if statement.is_import:
+                found |= {text for _, text in _aliases(statement.tree, names)}
+            elif _only_defines(statement) or _is_plain_assignment(statement.tree):
+                found.add(ast.dump(statement.tree))
+            else:
+                return None
+        return None if self.missing else frozenset(found)
+
     def module(self, seeded: bool = False) -> Module:
         """Return what was collected.
 
@@ -144,7 +164,7 @@ class Closure:
             before: place of the statement that reads it; the end for what is called later.
             home: of the code that reads it.
         """
-        home = self._history.home_of(name, home)
+        home = self._history.home_of(name, home, before)
         if (name, before, home) in self._asked:
             return
         self._asked.add((name, before, home))
@@ -306,6 +326,17 @@ class Closure:
                 if path_is_set and _is_local(text):
                     fixed.add(name)
         return fixed | {name for name, texts in meanings.items() if len(texts) > 1 and not _are_submodules(texts)}
+
+
+def _is_plain_assignment(tree: ast.stmt) -> bool:
+    """Whether a statement assigns a value that is written there."""
+    if not isinstance(tree, ast.Assign | ast.AnnAssign) or tree.value is None:
+        return False
+    try:
+        ast.literal_eval(tree.value)
+    except (ValueError, TypeError, SyntaxError):
+        return False
+    return True
 
 
 def _plain_code(value: Any, name: str, place: int) -> str:

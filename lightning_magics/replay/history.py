@@ -98,6 +98,7 @@ class History:
         namespaces: by home.
         local_home: of the function that runs now, which sees the notebook too; None where no function runs.
         local_names: its variables, each with the name that it has in `namespaces` and `statements`.
+        replaced: variables of the notebook that got their values from loaded runs, with these values.
     """
 
     def __init__(self, namespace: Mapping[str, Any], of_package: Iterable[str] = ()) -> None:
@@ -105,6 +106,7 @@ class History:
         self.namespaces: dict[int, Mapping[str, Any]] = {0: namespace}
         self.local_home: int | None = None
         self.local_names: dict[str, str] = {}
+        self.replaced: Mapping[str, Any] = {}
         self._bound: dict[tuple[int, str], list[int]] = {}
         self._changed: dict[tuple[int, str], list[int]] = {}
         self._of_runs = {(0, name) for name in of_package}  # names that a run gave, or something made of it
@@ -164,12 +166,19 @@ class History:
             for part in blocks.in_order(body, frame.f_lineno, functools.partial(self._is_held, home)):
                 self._add_part(part, home)
 
-    def home_of(self, name: str, home: int) -> int:
-        """The home that code of a home finds a name in."""
+    def home_of(self, name: str, home: int, before: int = sys.maxsize) -> int:
+        """The home that code of a home, at a place, finds a name in."""
         local = self.local_home
-        if local is None or home not in (0, local):
+        if home not in (0, local):
             return home
-        return local if name in self.namespaces[local] or (local, name) in self._bound else 0
+        if local is not None and (name in self.namespaces[local] or (local, name) in self._bound):
+            return local
+        value = self.namespaces[0].get(name, self)
+        if self.replaced.get(name) is value:
+            for other, namespace in self.namespaces.items():
+                if other not in (0, local) and namespace.get(name) is value and self.bound(name, before, other):
+                    return other
+        return 0
 
     def is_touched(self, name: str, since: int, home: int) -> bool:
         """Whether a statement from a place on has given a name a value, or changed its object."""

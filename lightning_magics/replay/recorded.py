@@ -24,9 +24,11 @@ from ..runs.folder import RunFolder
 from ..runs.record import RunRecord
 from ..training import main_module
 from .blocks import is_lost
+from .changes import DEFINITIONS
 from .closure import Closure
 from .history import History, Statement, Unit, sets_a_seed
 from .recipe import Recipe
+from .shared import definition_of
 from .starts import PACKAGE
 
 if TYPE_CHECKING:
@@ -44,6 +46,7 @@ class Recalled:
         record: what ``run.json`` holds; `recipe` how the fit was put together.
         text: the source.
         namespace: in which the source runs; empty until something is asked for.
+        notebook: whose definitions of the same source take the place of the run's; None for none.
     """
 
     folder: RunFolder
@@ -51,17 +54,19 @@ class Recalled:
     recipe: Recipe
     text: str
     namespace: dict[str, Any]
+    notebook: History | None = None
     _done: set[int] = field(default_factory=set)
     _random: Any = None  # the random state that its statements left
     _failed: Exception | None = None  # of a statement that the data alone needs
 
     @classmethod
-    def of(cls, folder: RunFolder, known: dict[str, Any]) -> Recalled:
+    def of(cls, folder: RunFolder, known: dict[str, Any], notebook: History | None = None) -> Recalled:
         """Read a run; nothing is executed.
 
         Args:
             folder: of the run.
             known: the notebook's globals: what the source lacks is taken from there.
+            notebook: what it has run.
 
         Raises:
             RunError: it is no fit, its folder does not tell how it was put together, or its source would train.
@@ -81,7 +86,9 @@ class Recalled:
                 f"{folder.name} has no source: {error}. Its weights are in {folder.checkpoints_path}"
             ) from error
         lacking = {name: known[name] for name, why in recipe.missing.items() if name in known and not is_lost(why)}
-        found = cls(folder, record, recipe, text, {"__name__": "__main__", "__builtins__": builtins, **lacking})
+        found = cls(
+            folder, record, recipe, text, {"__name__": "__main__", "__builtins__": builtins, **lacking}, notebook
+        )
         found._check_trains_nothing()
         return found
 
@@ -153,6 +160,8 @@ class Recalled:
                 if place in self._done:
                     continue
                 self._done.add(place)
+                if self._takes_from_notebook(trees[place]):
+                    continue
                 code = compile(ast.Module([trees[place]], []), path, "exec", future_flags(trees), dont_inherit=True)
                 try:
                     with self._lacking_nothing(), main_module.found_in_main(self.namespace):
@@ -164,6 +173,15 @@ class Recalled:
             self._random = RandomState.taken()
         for text in Surroundings.taken().settings_since(before):
             print(f"the run's source changed torch's {text}; the change remains in effect")  # noqa: T201 -- of the whole notebook
+
+    def _takes_from_notebook(self, tree: ast.stmt) -> bool:
+        """Take a definition from the notebook, where it has the same; returns whether it was taken."""
+        if self.notebook is None or not isinstance(tree, DEFINITIONS):
+            return False
+        value = definition_of(self.notebook, tree.name, self._history())
+        if value is not None:
+            self.namespace[tree.name] = value
+        return value is not None
 
     def begins_with(self) -> RandomState | None:
         """The random state that the fit began with; None where it had a seed, or nothing tells.

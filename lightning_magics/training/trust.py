@@ -16,7 +16,7 @@ import pickle
 import sys
 import zipfile
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +177,19 @@ def undefined_in(path: Path) -> list[str]:
     main = sys.modules["__main__"]
     own = [name.removeprefix("__main__.") for name in names if name.startswith("__main__.")]
     return [name for name in own if not hasattr(main, name.partition(".")[0])]
+
+
+def holds(path: Path, defined: Collection[str]) -> bool:
+    """Whether a file would create some of the types that are yet to be defined, and beside these harmless ones alone.
+
+    What has their names now may be other types.
+    """
+    try:
+        names = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # loading it says what it is
+        return False
+    own = names.intersection(defined)
+    return bool(own) and all(_resolved(name) is not None for name in names - own)
 
 
 def objects_in(path: Path) -> list[str]:

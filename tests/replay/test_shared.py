@@ -1,0 +1,100 @@
+"""What a loaded run and the notebook both define: the same objects where the source is the same."""
+
+import pytest
+
+HEAD = """
+import enum, dataclasses, typing
+import torch, pytorch_lightning as pl
+import lightning_magics as lm
+torch.manual_seed(0)
+dl = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(torch.randn(32, 4), torch.arange(32) % 2))
+class Opt(typing.NamedTuple):
+    noise: float = 0.5
+@dataclasses.dataclass
+class Scale:
+    by: float = 1.0
+"""
+ACT = """
+class Act(enum.Enum):
+    RELU = 1
+    TANH = 2
+"""
+NET = """
+class Net(pl.LightningModule):
+    def __init__(self, act=Act.RELU, opt=Opt(), scale=Scale()):
+        super().__init__()
+        self.save_hyperparameters()
+        self.net = torch.nn.Linear(4, 2)
+    def training_step(self, batch, batch_idx):
+        x = batch[0]
+        if self.hparams.act is Act.TANH:
+            x = torch.tanh(x)
+        if isinstance(self.hparams.opt, Opt) and isinstance(self.hparams.scale, Scale):
+            x = (x + self.hparams.opt.noise) * self.hparams.scale.by
+        loss = torch.nn.functional.cross_entropy(self.net(x), batch[1])
+        self.log("loss", loss)
+        return loss
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+"""
+FIT = """
+options = {"act": Act.TANH, "opt": Opt(2.0), "scale": Scale(3.0)}
+{} = lm.fit(Net, dl, model=options, max_epochs=1, quiet=True, seed=1)
+"""
+ONE = "[type(net) is Net, net.hparams.act is Act.TANH, type(net.hparams.opt) is Opt, type(net.hparams.scale) is Scale]"
+
+
+def run(shell, *cells):
+    for cell in cells:
+        shell.run_cell(cell, store_history=True).raise_error()
+
+
+def fit(shell, name):
+    run(shell, FIT.replace("{} =", f"{name} ="))
+    return shell.user_ns[name]
+
+
+@pytest.mark.parametrize("options", ["", ", weights_only=False"])
+def test_a_loaded_run_has_the_notebooks_own_classes_where_their_source_is_the_same(shell, options):
+    run(shell, HEAD, ACT, NET)
+    first = fit(shell, "first")
+    act = shell.user_ns["Act"]
+    run(shell, f"net = lm.load(first{options})")
+    assert shell.ev(ONE) == [True] * 4
+    assert shell.user_ns["Act"] is act
+    assert fit(shell, "second").metrics == first.metrics
+    run(shell, "net = lm.load(second)", "net = lm.load(first)")
+    assert shell.ev(ONE) == [True] * 4
+    run(shell, "again = lm.rerun(first, quiet=True)\nnet = again.model")
+    assert shell.user_ns["again"].metrics == first.metrics
+    assert shell.ev(ONE) == [True] * 4
+
+
+def test_a_loaded_run_has_its_own_classes_where_one_was_edited_since(shell, capsys):
+    run(shell, HEAD, ACT, NET)
+    first = fit(shell, "first")
+    run(shell, ACT.replace("2", "5"), NET.replace("torch.tanh(x)", "torch.tanh(x) - 3"))
+    edited = fit(shell, "edited")
+    assert edited.metrics != first.metrics
+    capsys.readouterr()
+    run(shell, "net = lm.load(first)")
+    assert "Act of this notebook is replaced by the run's" in capsys.readouterr().out
+    assert shell.ev(ONE) == [True] * 4
+    assert shell.user_ns["Act"].TANH.value == 2
+    assert fit(shell, "second").metrics == first.metrics
+    run(shell, "lm.export(second, 'second.py')", "net = lm.load(edited)")
+    assert shell.ev(ONE) == [True] * 4
+    assert shell.user_ns["Act"].TANH.value == 5
+    assert fit(shell, "third").metrics == edited.metrics
+    run(shell, "again = lm.rerun(first, quiet=True)")
+    assert shell.user_ns["again"].metrics == first.metrics
+
+
+def test_a_class_that_reads_a_changed_value_is_the_runs_own(shell):
+    width = NET.replace("self.hparams.opt.noise", "width")
+    run(shell, HEAD, "width = 1", ACT, width)
+    first = fit(shell, "first")
+    run(shell, "width = 7", "again = lm.rerun(first, quiet=True)", "net = lm.load(first)")
+    assert shell.user_ns["again"].metrics == first.metrics
+    assert fit(shell, "second").metrics == first.metrics
+    assert shell.ev("net.hparams.act is Act.TANH")
