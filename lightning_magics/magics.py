@@ -409,13 +409,13 @@ class LightningMagics(Magics):
             return name, files[0] if len(files) == 1 else tuple(files)
         return name, self.session.evaluate(name, verb, ())
 
-    def _source(self, cell: str, otherwise: str) -> cells.Source:
+    def _source(self, cell: str, otherwise: str) -> cells.CellSource:
         """A cell's body and its place; `otherwise` names the file where no cell can be told."""
         from .definitions import cell as cells
 
         blank = cell[: len(cell) - len(cell.lstrip())].count("\n")
         text = "\n" * blank + self._transform(cell)  # its own % and ! lines; IPython drops the blank ones above
-        return cells.Source(text, running_cell() or otherwise, body_line(self._raw_cell, cell))
+        return cells.CellSource(text, running_cell() or otherwise, body_line(self._raw_cell, cell))
 
     def _remember_cell(self, info: Any) -> None:
         self._raw_cell = info.raw_cell or ""

@@ -25,7 +25,7 @@ def namespace(**names):
 
 
 def source(text, filename=CELL):
-    return cells.Source(text.lstrip("\n"), filename)
+    return cells.CellSource(text.lstrip("\n"), filename)
 
 
 def model(text, name="Digits", package="lightning.pytorch", names=None, **asked):

@@ -177,6 +177,15 @@ def test_engines_are_found_by_their_name_alone() -> None:
     assert [name for name, text in texts.items() if "launch.slurm" in text] == ["clusters"]
 
 
+def test_no_two_classes_bear_one_name() -> None:
+    homes: dict[str, list[str]] = {}
+    for name, path in MODULES.items():
+        for node in ast.parse(path.read_text(encoding="utf-8")).body:
+            if isinstance(node, ast.ClassDef):
+                homes.setdefault(node.name, []).append(name)
+    assert {name: found for name, found in homes.items() if len(found) > 1} == {}
+
+
 def test_one_module_spells_the_names_of_a_run_s_files() -> None:
     folder = MODULES["runs/folder"].read_text(encoding="utf-8")
     files = set(re.findall(r'"(\w+\.(?:json|jsonl|py|pt|ckpt))"', folder))

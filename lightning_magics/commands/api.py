@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from .. import clusters
-from ..definitions.cell import Source
+from ..definitions.cell import CellSource
 from ..errors import InputError, RunError, short_traceback
 from ..launch import spawned, start, stopping
 from ..launch.run import Run
@@ -231,7 +231,7 @@ def board(*asked: Any, **given: Any) -> None:
     session = current()
     locals_ = [session.local_names.get(item) if isinstance(item, str) else None for item in asked]
     named = [local if isinstance(local, Run) else item for local, item in zip(locals_, asked, strict=True)]
-    frame.show(frame.Asked(session.source(asked), _command(named, given), made.height, made.port))
+    frame.show(frame.BoardRequest(session.source(asked), _command(named, given), made.height, made.port))
 
 
 def _command(asked: Sequence[Any], given: Mapping[str, Any]) -> str:
@@ -313,7 +313,7 @@ def _with_yes(pattern: str, given: Any) -> str:
     return " ".join(["%lightning_runs", *(repr(word) if " " in word else word for word in words), "--yes"])
 
 
-def _rows(session: Session, root: Path, asked: Sequence[Any]) -> list[catalog.Row]:
+def _rows(session: Session, root: Path, asked: Sequence[Any]) -> list[catalog.RunRow]:
     """The listed runs that are meant by name; a `Run`, a variable that holds one, ``last`` and a path are taken too.
 
     Raises:
@@ -359,7 +359,7 @@ def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
         made = define(
             name, definition, parser.make("model", asked), session.namespace, session.package(), session.local_names
         )
-    session.add_model(made, adopted=not isinstance(definition, Source))
+    session.add_model(made, adopted=not isinstance(definition, CellSource))
     if session.settings.prewarm and session.settings.start_method == "forkserver":
         start.prewarm(made.package)
     return made
@@ -374,7 +374,7 @@ def define_data(name: str | None, definition: Any, **asked: Any) -> Any:
         asked_for, local = parser.make("data", asked), session.local_names
         before = session.datas.get(name or "data")
         made = define(name, definition, asked_for, session.namespace, session.package(), local, before)
-    session.add_data(made, adopted=not isinstance(definition, Source))
+    session.add_data(made, adopted=not isinstance(definition, CellSource))
     return made
 
 

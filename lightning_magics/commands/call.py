@@ -35,7 +35,7 @@ from ..launch.spawned import SpawnedRun, attach, run_in_processes
 from ..launch.stopping import ask_to_stop
 from ..options import parser as options
 from ..replay.closure import Module
-from ..replay.recipe import Part, Recipe, Writer
+from ..replay.recipe import CallArgument, Recipe, Writer
 from ..runs import columns, events, provenance
 from ..runs import folder as runs
 from ..runs.record import RunRecord
@@ -63,7 +63,7 @@ class Subject:
     name: str
     package: str
     make: Callable[[], Any]
-    part: Part
+    part: CallArgument
     knowledge: Knowledge
     made: Any = None  # the instance, where there is one already
     compiler: Any = None  # torch's, where what was given is a compiled instance
@@ -84,7 +84,7 @@ class Data:
 
     name: str = ""
     make: Callable[[], tuple[Any, tuple[Any, ...]]] = lambda: (None, ())  # datamodule, loaders
-    parts: tuple[Part, ...] = ()
+    parts: tuple[CallArgument, ...] = ()
     forms: tuple[str, ...] = ()
     read: Callable[[Any], Any] | None = None  # makes answers of predictions
     notices: tuple[str, ...] = ()
@@ -363,7 +363,7 @@ class Call:
         is_instance = subject.made is not None or copies or self.remade
         return is_instance and job.checkpoint is None and not (keeps_none or _goes_on(job))
 
-    def board(self, job: Job, root: Path) -> frame.Asked | None:
+    def board(self, job: Job, root: Path) -> frame.BoardRequest | None:
         """The board of a fit, if one is asked for.
 
         Raises:
@@ -374,10 +374,10 @@ class Call:
         servers.check_installed()
         for logger in () if job.trainer.get("barebones") else job.loggers:
             if logger == "tensorboard":
-                return frame.Asked(servers.Source.of_folder(root), self.board_command(root))
+                return frame.BoardRequest(servers.BoardSource.of_folder(root), self.board_command(root))
             if has_base(logger, "TensorBoardLogger"):
                 folder = Path(logger.save_dir)
-                return frame.Asked(servers.Source.of_folder(folder), self.board_command(folder))
+                return frame.BoardRequest(servers.BoardSource.of_folder(folder), self.board_command(folder))
         raise InputError(
             "--board shows what the TensorBoard logger writes, and this fit has none: --logger tensorboard"
         )
@@ -403,7 +403,7 @@ class Call:
     def described(self, found: Any, asked: Any) -> Subject:
         """Describe a definition, a LightningModule class or an instance."""
         overrides = {name: self.resolved("model", name, value) for name, value in self.model.items()}
-        part = Part(found, asked, overrides, self.model)
+        part = CallArgument(found, asked, overrides, self.model)
         if isinstance(found, Definition):
             knowledge = Knowledge(self.session, found.package, None)
             return Subject(found.name, found.package, lambda: found.new(**overrides), part, knowledge)
@@ -527,7 +527,7 @@ class Call:
         if len(found) == 1 and self.verb != "fit" and (table := self.whole_table(found[0], typed[0])) is not None:
             told = (f"{found[0].name} has no {_SPLIT_OF[self.verb]} split, so all rows of this frame are used",)
             found = [table]
-        parts = tuple(Part(item, given, overrides, self.data) for item, given in zip(found, typed, strict=True))
+        parts = tuple(CallArgument(item, given, overrides, self.data) for item, given in zip(found, typed, strict=True))
         first = found[0]
         names = [item if isinstance(item, str) else type(item).__name__ for item in typed]
         name = ", ".join(names)
@@ -820,7 +820,7 @@ def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
     return Data(name, make, read=read, notices=notices)
 
 
-def _datamodule(part: Part, name: str) -> Data:
+def _datamodule(part: CallArgument, name: str) -> Data:
     """Describe a data definition, a DataModule class or an instance."""
     found, overrides = part.found, part.arguments
 

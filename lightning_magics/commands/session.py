@@ -425,7 +425,7 @@ class Session:
         value = self.scope.get(typed) if isinstance(typed, str) else None
         return str(value) if isinstance(value, str | PurePath) else typed
 
-    def source(self, asked: Sequence[Any]) -> servers.Source:
+    def source(self, asked: Sequence[Any]) -> servers.BoardSource:
         """Return what a board is to show: all runs; or a folder; or these runs and folders alone.
 
         Raises:
@@ -433,8 +433,8 @@ class Session:
             InputError: a run has nothing that TensorBoard could show.
         """
         if not asked:
-            return servers.Source.of_folder(self.settings.run_dir)
-        return servers.Source.of_places(self._log_folder(item) for item in asked)
+            return servers.BoardSource.of_folder(self.settings.run_dir)
+        return servers.BoardSource.of_places(self._log_folder(item) for item in asked)
 
     def _log_folder(self, typed: Any) -> runs.RunFolder | Path:
         """A run, or the path of a folder that is none: the user's own, or that of all runs of a model."""

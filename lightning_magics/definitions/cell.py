@@ -17,7 +17,7 @@ from .scopes import Function, binds, names_read, parameters, read_first, reads, 
 
 
 @dataclass(frozen=True)
-class Source:
+class CellSource:
     """The text under a cell magic, and where it stands.
 
     Attributes:
@@ -78,7 +78,7 @@ class Cell:
         return set(self.hyperparameters) | binds(self.inner)
 
 
-def parse(source: Source) -> ast.Module:
+def parse(source: CellSource) -> ast.Module:
     """Parse a cell so that every node, and a SyntaxError too, carries the line of the cell that it stands in."""
     return ast.parse("\n" * (source.first_line - 1) + source.text, source.filename)
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from .cell import Cell, Source, statements_of
+from .cell import Cell, CellSource, statements_of
 from .definition import is_datamodule, is_module
 from .generated import cell_text, placed, remember, snippet
 from .scopes import names_read
@@ -19,14 +19,14 @@ from .scopes import names_read
 UNKNOWN = object()  # a value that only the hyperparameters of an instance can tell
 
 
-def execute(statements: list[ast.stmt], source: Source, namespace: dict[str, Any]) -> None:
+def execute(statements: list[ast.stmt], source: CellSource, namespace: dict[str, Any]) -> None:
     """Run statements of a cell in the notebook; errors of the user's code pass."""
     remember(source.filename, cell_text(source))
     exec(compile(ast.Module(deepcopy(statements), []), source.filename, "exec", dont_inherit=True), namespace)
 
 
 def evaluate_cell(
-    cell: Cell, source: Source | None, namespace: dict[str, Any], names: dict[str, Any] | None = None
+    cell: Cell, source: CellSource | None, namespace: dict[str, Any], names: dict[str, Any] | None = None
 ) -> Any:
     """Return the value of a cell's last expression with the default hyperparameters.
 
@@ -58,7 +58,7 @@ def evaluate_cell(
     return value
 
 
-def default_values(cell: Cell, source: Source | None, namespace: dict[str, Any]) -> dict[str, Any]:
+def default_values(cell: Cell, source: CellSource | None, namespace: dict[str, Any]) -> dict[str, Any]:
     """Return the hyperparameters' default values, None for one that has none; each is evaluated once."""
     for name, item in cell.hyperparameters.items():
         if name not in cell.values:
@@ -72,7 +72,7 @@ def default_values(cell: Cell, source: Source | None, namespace: dict[str, Any])
     return {name: deepcopy(value) if isinstance(value, list | dict | set) else value for name, value in values.items()}
 
 
-def _filename(source: Source | None) -> str:
+def _filename(source: CellSource | None) -> str:
     return source.filename if source else "<notebook>"
 
 

@@ -14,7 +14,7 @@ from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from .cell import Source, future_flags
+from .cell import CellSource, future_flags
 
 Node = TypeVar("Node", bound=ast.AST)
 _PLACE = ("lineno", "col_offset", "end_lineno", "end_col_offset")
@@ -79,7 +79,7 @@ class Generated:
     code: types.CodeType
 
 
-def assemble(before: list[ast.stmt], classes: list[ast.ClassDef], name: str, source: Source | None) -> Generated:
+def assemble(before: list[ast.stmt], classes: list[ast.ClassDef], name: str, source: CellSource | None) -> Generated:
     """Compile generated classes.
 
     Methods that hold nothing of the cell belong to the file ``<lightning_source NAME>``, which is the text of all;
@@ -119,7 +119,7 @@ def assemble(before: list[ast.stmt], classes: list[ast.ClassDef], name: str, sou
     return Generated(text, _in_file(code, made, filename))
 
 
-def cell_text(source: Source) -> str:
+def cell_text(source: CellSource) -> str:
     """Return a whole cell as Python reads it: what stands above the body is a comment."""
     return "# the magic's line\n" * (source.first_line - 1) + source.text
 

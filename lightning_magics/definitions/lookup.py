@@ -37,7 +37,7 @@ _HOMES = {
 
 
 @dataclass(frozen=True)
-class Asked:
+class OptionValue:
     """What was given to an option.
 
     Attributes:
@@ -111,7 +111,7 @@ class Notebook:
             tree, places, {name: literal(value) or self.reference(value, name) for name, value in values.items()}
         )
 
-    def ask(self, option: str, given: Any, library: Library, example: str) -> Asked:
+    def ask(self, option: str, given: Any, library: Library, example: str) -> OptionValue:
         """Find what was given to an option.
 
         Args:
@@ -124,7 +124,7 @@ class Notebook:
             InputError: nothing has that name, or the expression cannot be evaluated.
         """
         if not isinstance(given, str):
-            return Asked(getattr(given, "__name__", type(given).__name__), self.reference(given, option), given)
+            return OptionValue(getattr(given, "__name__", type(given).__name__), self.reference(given, option), given)
         tree = parse_expression(option, given, example)
         function, call = _parted(tree)
         if isinstance(function, ast.Name):
@@ -136,7 +136,7 @@ class Notebook:
             known = self.known(function.id, library)
             if known is not None:
                 _, call = _parted(self.without_locals(tree, besides=function))
-                return Asked(given, self.reference(known, option), known, call)
+                return OptionValue(given, self.reference(known, option), known, call)
             if function.id not in self.scope and function.id not in self.hyperparameters:
                 usable = [name for name, value in self.scope.items() if library.usable(value)]
                 near = did_you_mean(function.id, [*library.names, *library.short, *usable])
@@ -147,8 +147,8 @@ class Notebook:
         function, call = _parted(tree)
         value = self.evaluate(ast.unparse(function), option)
         if value is functools.partial:  # makes what is called, rather than being called with more
-            return Asked(given, tree, self.evaluate(ast.unparse(tree), option))
-        return Asked(given, function, value, call)
+            return OptionValue(given, tree, self.evaluate(ast.unparse(tree), option))
+        return OptionValue(given, function, value, call)
 
     def on_instance(self, code: ast.expr) -> ast.expr:
         """Return an option's code for a method: hyperparameters that it reads are attributes of `self` there."""
@@ -256,7 +256,7 @@ def keywords(call: ast.Call | None) -> dict[str, ast.expr]:
     return {item.arg: item.value for item in call.keywords if item.arg} if call else {}
 
 
-def check_keywords(asked: Asked, option: str) -> None:
+def check_keywords(asked: OptionValue, option: str) -> None:
     """Raise InputError for a keyword that the called function does not take."""
     for name in keywords(asked.call):
         if not accepts(asked.value, name):

@@ -203,7 +203,7 @@ def _say(notice: Notice) -> None:
     sys.stderr.write(marked(f"{notice.text}\n"))
 
 
-class _Log(io.FileIO):
+class _OutputFile(io.FileIO):
     """An open file that gives up quietly: a full disk must not end a training run."""
 
     def write(self, data: Any) -> int:
@@ -215,7 +215,7 @@ class _Log(io.FileIO):
 
 
 def _written_to(file: int) -> io.TextIOWrapper:
-    log = io.BufferedWriter(_Log(file, "w", closefd=False))
+    log = io.BufferedWriter(_OutputFile(file, "w", closefd=False))
     return io.TextIOWrapper(log, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 

@@ -107,7 +107,7 @@ class Recipe:
 
 
 @dataclass(frozen=True)
-class Part:
+class CallArgument:
     """A part of a call: what was given, and what it came to.
 
     Attributes:
@@ -145,7 +145,7 @@ class Writer:
         self._recipe = Recipe()
         self._naming: list[str] = []  # names whose values are being looked for
 
-    def model(self, part: Part, package: str, trained: bool, remade: bool = False) -> None:
+    def model(self, part: CallArgument, package: str, trained: bool, remade: bool = False) -> None:
         """Take in the model.
 
         Args:
@@ -168,7 +168,7 @@ class Writer:
         cls = type(uncompiled(found))
         parameters = inspect.signature(cls).parameters
         saved = {name: value for name, value in _saved(found).items() if name in parameters}
-        arguments = self._arguments("model", Part(found, found, saved))
+        arguments = self._arguments("model", CallArgument(found, found, saved))
         self._note(model=self._class(cls), arguments=arguments, remade=True)
         unknown = [name for name, item in parameters.items() if name not in saved and _is_required(item)]
         if unknown:
@@ -177,7 +177,7 @@ class Writer:
                 "Call self.save_hyperparameters() in __init__"
             )
 
-    def data(self, parts: Sequence[Part], forms: Sequence[str]) -> None:
+    def data(self, parts: Sequence[CallArgument], forms: Sequence[str]) -> None:
         """Take in the data: a DataModule, or what the dataloaders are of."""
         if not parts:
             return
@@ -195,7 +195,7 @@ class Writer:
             if forms[0] == "datamodule":
                 self._note(data_arguments=None)
 
-    def classes(self, datamodule: Any, part: Part) -> None:
+    def classes(self, datamodule: Any, part: CallArgument) -> None:
         """Take in the order of the classes of texts, where the model has another than the data."""
         encoded = getattr(datamodule, "data", None)
         if not hasattr(datamodule, "order_classes") or encoded is None:
@@ -270,7 +270,7 @@ class Writer:
         self._closure.need_class(cls, source)
         return name
 
-    def _arguments(self, prefix: str, part: Part) -> dict[str, str]:
+    def _arguments(self, prefix: str, part: CallArgument) -> dict[str, str]:
         given = part.typed_arguments
         return {
             name: self._code(value, given.get(name, value), f"--{prefix}.{name}")

@@ -29,7 +29,7 @@ _MOST_FOREIGN = 4_000_000  # bytes of metrics that plain Lightning logged, read 
 
 
 @dataclass(frozen=True)
-class Row:
+class RunRow:
     """A run folder as it was found.
 
     Attributes:
@@ -69,7 +69,7 @@ class Row:
         return "queued" if self.queued else self.status or ""
 
 
-def rows(root: str | Path, pattern: str = "", model: str = "") -> list[Row]:
+def rows(root: str | Path, pattern: str = "", model: str = "") -> list[RunRow]:
     """Read the runs below a folder, newest first.
 
     Args:
@@ -103,7 +103,7 @@ def rows(root: str | Path, pattern: str = "", model: str = "") -> list[Row]:
     return sorted(found, key=lambda row: (row.started, row.run), reverse=True)
 
 
-def newest(root: str | Path, count: int) -> list[Row]:
+def newest(root: str | Path, count: int) -> list[RunRow]:
     """Read the runs below a folder that were started last: so many of ours, and of plain Lightning's."""
     root = Path(root).expanduser()
     others = [path for path, recorded in _folders(root) if not recorded]
@@ -133,7 +133,7 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _recorded(path: Path) -> Row:
+def _recorded(path: Path) -> RunRow:
     """A folder with a record."""
     folder = RunFolder(path)
     try:
@@ -143,7 +143,7 @@ def _recorded(path: Path) -> Row:
             raise RunError(f"invalid start time: {record.started}")  # noqa: TRY301 -- a broken record like the others
     except RunError as error:
         problem = f"{RECORD} cannot be read: {' '.join(str(error.__cause__ or error).split())}"
-        return Row(folder.name, path, _written(folder.record_path), problem=problem)
+        return RunRow(folder.name, path, _written(folder.record_path), problem=problem)
     took_s = record.elapsed_s
     if took_s is None and status == "running":
         took_s = max(0.0, time.time() - record.started)
@@ -151,7 +151,7 @@ def _recorded(path: Path) -> Row:
     of_data = {**(data if isinstance(data, dict) else {}), **record.data_hyperparameters}
     given = {f"data.{name}": value for name, value in of_data.items()}
     best = record.metrics | {name: item["value"] for name, item in record.best_metrics.items() if "value" in item}
-    return Row(
+    return RunRow(
         run=folder.name,
         path=path,
         started=record.started,
@@ -166,7 +166,7 @@ def _recorded(path: Path) -> Row:
     )
 
 
-def _shared(row: Row, known: dict[str, Any]) -> Row:
+def _shared(row: RunRow, known: dict[str, Any]) -> RunRow:
     """Let what is equal in many records be one object: a listing of thousands stays in the notebook's Out."""
     if row.record is None:
         return row
@@ -175,7 +175,7 @@ def _shared(row: Row, known: dict[str, Any]) -> Row:
     return dataclasses.replace(row, record=dataclasses.replace(row.record, **same))
 
 
-def _scheduled(found: list[Row]) -> list[Row]:
+def _scheduled(found: list[RunRow]) -> list[RunRow]:
     """Runs that say they go on, with what a cluster says of their jobs: these may wait in its queue, or be gone."""
     folders = [(row.run, RunFolder(row.path)) for row in found if row.status == "running"]
     going_on = {run: (folder.engine(), folder.job()) for run, folder in folders if folder.job()}
@@ -188,7 +188,7 @@ def _scheduled(found: list[Row]) -> list[Row]:
             states = {job: clusters.State("unknown") for job in jobs}
         known |= {(name, job): state for job, state in states.items()}
 
-    def scheduled(row: Row) -> Row:
+    def scheduled(row: RunRow) -> RunRow:
         if row.run not in going_on:
             return row
         state = known.get(going_on[row.run])
@@ -208,7 +208,7 @@ def _written(path: Path) -> float:
         return 0.0
 
 
-def _foreign(root: Path, paths: Iterable[Path]) -> Iterator[Row]:
+def _foreign(root: Path, paths: Iterable[Path]) -> Iterator[RunRow]:
     """The runs of plain Lightning; of the newest the metrics too, as long as that takes no time to speak of."""
     left = _MOST_FOREIGN
     for path in sorted(paths, key=foreign.started, reverse=True):
@@ -219,7 +219,7 @@ def _foreign(root: Path, paths: Iterable[Path]) -> Iterator[Row]:
         unread = size > left
         left -= 0 if unread else size
         found = foreign.read(path, with_metrics=not unread)
-        yield Row(
+        yield RunRow(
             run=path.relative_to(root).as_posix(),
             path=path,
             started=found.started,
@@ -242,7 +242,7 @@ def _matches(pattern: str, *names: str) -> bool:
     return any(pattern in name or fnmatchcase(name, pattern) for name in names)
 
 
-def named(found: Sequence[Row], names: Iterable[str], where: str) -> list[Row]:
+def named(found: Sequence[RunRow], names: Iterable[str], where: str) -> list[RunRow]:
     """Return the runs of these names, each once.
 
     Raises:
@@ -256,7 +256,7 @@ def named(found: Sequence[Row], names: Iterable[str], where: str) -> list[Row]:
     return [known[name] for name in dict.fromkeys(names)]
 
 
-def metric_names(found: Iterable[Row]) -> list[str]:
+def metric_names(found: Iterable[RunRow]) -> list[str]:
     """Names of the runs' metrics, those that tell most first: the main one, validation, test, training, the rest."""
     counted: dict[str, int] = {}
     for row in found:
@@ -267,7 +267,7 @@ def metric_names(found: Iterable[Row]) -> list[str]:
     return sorted(counted, key=lambda name: (name != main, rank[scores.stage_of(name)[1]], -counted[name]))
 
 
-def check_metric(found: Sequence[Row], option: str, metric: str) -> None:
+def check_metric(found: Sequence[RunRow], option: str, metric: str) -> None:
     """Refuse a metric that no run has.
 
     Raises:
@@ -280,18 +280,18 @@ def check_metric(found: Sequence[Row], option: str, metric: str) -> None:
         raise InputError(f"{option} {metric}: none of the listed runs has this metric.{near} {there}")
 
 
-def by_metric(found: Sequence[Row], metric: str) -> list[Row]:
+def by_metric(found: Sequence[RunRow], metric: str) -> list[RunRow]:
     """Return the runs, the best by a metric first, those without it last."""
     sign = 1 if direction(found, metric) == "min" else -1
 
-    def key(row: Row) -> tuple[bool, float]:
+    def key(row: RunRow) -> tuple[bool, float]:
         value = row.best.get(metric, math.nan)
         return (False, sign * value) if math.isfinite(value) else (True, 0.0)
 
     return sorted(found, key=key)
 
 
-def direction(found: Iterable[Row], metric: str) -> scores.Mode:
+def direction(found: Iterable[RunRow], metric: str) -> scores.Mode:
     """Return which way a metric of several runs gets better: as the first that tells it decided, else by its name."""
     told = (row.record.directions for row in found if row.record is not None)
     return scores.better(metric, next((item for item in told if metric in item), None))
@@ -306,13 +306,13 @@ def best_of(values: Sequence[float | None], mode: scores.Mode) -> float | None:
     return best
 
 
-def differing(found: Sequence[Row]) -> list[str]:
+def differing(found: Sequence[RunRow]) -> list[str]:
     """Names of the hyperparameters that differ among runs: that is, whose value does, or that one of a model lacks."""
     names = dict.fromkeys(name for row in found for name in row.hyperparameters)
     return [name for name in names if _differs(found, name)]
 
 
-def _differs(found: Sequence[Row], name: str) -> bool:
+def _differs(found: Sequence[RunRow], name: str) -> bool:
     having = [row for row in found if name in row.hyperparameters]
     if len({repr(row.hyperparameters[name]) for row in having}) > 1:
         return True

@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ..errors import MissingPackage
-from .catalog import Row, metric_names
+from .catalog import RunRow, metric_names
 
-_FACTS: dict[str, Callable[[Row], Any]] = {
+_FACTS: dict[str, Callable[[RunRow], Any]] = {
     "model": lambda row: row.model,
     "verb": lambda row: row.record.verb if row.record else None,
     "data": lambda row: row.record.data if row.record else None,
@@ -25,7 +25,7 @@ _FACTS: dict[str, Callable[[Row], Any]] = {
 }
 
 
-def frame(found: Sequence[Row]) -> Any:
+def frame(found: Sequence[RunRow]) -> Any:
     """Return a DataFrame of runs, a row for each, named by the run.
 
     Its columns are facts of the run, then hyperparameters and metrics under their own names: a metric with its best
@@ -59,7 +59,7 @@ class Framed:
         rows: the runs.
     """
 
-    def __init__(self, rows: list[Row]) -> None:
+    def __init__(self, rows: list[RunRow]) -> None:
         self.rows = rows
         self._frame: Any = None
 

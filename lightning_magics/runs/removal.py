@@ -10,13 +10,13 @@ from pathlib import Path
 
 from .. import formats
 from ..errors import RunError
-from .catalog import Row
+from .catalog import RunRow
 from .folder import RunFolder, shown
 
 _MOST_NAMES = 20
 
 
-def obstacle(root: Path, row: Row) -> str:
+def obstacle(root: Path, row: RunRow) -> str:
     """Return why a run is not deleted, and what to do; empty if it can be."""
     folder, record = RunFolder(row.path), row.record
     if not os.path.lexists(folder.record_path):
@@ -39,7 +39,7 @@ def obstacle(root: Path, row: Row) -> str:
     return ""
 
 
-def size_bytes(found: Sequence[Row]) -> int:
+def size_bytes(found: Sequence[RunRow]) -> int:
     """Return how much room runs take on the disk; of a file that has several names each counts."""
     total = 0
     for row in found:
@@ -50,14 +50,14 @@ def size_bytes(found: Sequence[Row]) -> int:
     return total
 
 
-def described(found: Sequence[Row]) -> str:
+def described(found: Sequence[RunRow]) -> str:
     """Return how many runs these are, how much room they take, and their names."""
     names = [row.run for row in found[:_MOST_NAMES]]
     names += [f"{len(found) - _MOST_NAMES} more"] if len(found) > _MOST_NAMES else []
     return f"{formats.plural(len(found), 'run')} ({formats.size(size_bytes(found))}): {', '.join(names)}"
 
 
-def delete(root: Path, found: Sequence[Row]) -> str:
+def delete(root: Path, found: Sequence[RunRow]) -> str:
     """Delete runs, all of them or, where one may not be, none; returns what was deleted.
 
     The record goes last, so that what is interrupted can be named again.

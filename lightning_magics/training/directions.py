@@ -14,7 +14,7 @@ from torchmetrics import Metric
 from ..scores import WORDS, Mode, better, known, stage_of
 
 
-class Directions:
+class MetricDirections:
     """The directions of a run's metrics.
 
     Args:
@@ -78,7 +78,7 @@ class Directions:
 class _Deciding:
     """What makes a ModelCheckpoint or an EarlyStopping of Lightning's decide when it compares for the first time."""
 
-    _directions: Directions
+    _directions: MetricDirections
 
     def on_load_checkpoint(self: Any, trainer: Any, pl_module: Any, checkpoint: Mapping[str, Any]) -> None:
         """Go the way of the fit that is continued: Lightning keeps a callback's state under its direction."""

@@ -52,7 +52,7 @@ def chatter(log_path: Path, notice: Callable[[str], None]) -> Iterator[None]:
 
     Warnings that the user's own code raises are shown as ever. A log that cannot be written is given up.
     """
-    log = _Log(log_path)
+    log = _LogFile(log_path)
     try:
         with _loggers_to(log), _warnings_to(log, notice):
             yield
@@ -60,7 +60,7 @@ def chatter(log_path: Path, notice: Callable[[str], None]) -> Iterator[None]:
         log.close()
 
 
-class _Log:
+class _LogFile:
     """A text file that gives up quietly: a full disk must not end a training run."""
 
     def __init__(self, path: Path) -> None:
@@ -104,13 +104,13 @@ def _of_user(filename: str) -> bool:
     return "site-packages" not in filename and "dist-packages" not in filename and not filename.startswith("<frozen")
 
 
-class _Handler(logging.StreamHandler[_Log]):
+class _Handler(logging.StreamHandler[_LogFile]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
         """Stay silent: a message of Lightning that cannot be formatted is not for the user to see."""
 
 
 @contextlib.contextmanager
-def _loggers_to(log: _Log) -> Iterator[None]:
+def _loggers_to(log: _LogFile) -> Iterator[None]:
     """Let Lightning's loggers write to the log alone, and put their handlers back afterwards.
 
     A logger that got other handlers in the meantime keeps them.
@@ -136,7 +136,7 @@ def _loggers_to(log: _Log) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _warnings_to(log: _Log, notice: Callable[[str], None]) -> Iterator[None]:
+def _warnings_to(log: _LogFile, notice: Callable[[str], None]) -> Iterator[None]:
     """Let warnings go to the log and to `notice`; a ``showwarning`` that others set in the meantime stays."""
     show = _Show(log, notice)
     with warnings.catch_warnings():
@@ -154,7 +154,7 @@ def _warnings_to(log: _Log, notice: Callable[[str], None]) -> Iterator[None]:
 class _Show:
     """Stands in for ``warnings.showwarning``; once no longer active, it hands on to the one before it."""
 
-    def __init__(self, log: _Log, notice: Callable[[str], None]) -> None:
+    def __init__(self, log: _LogFile, notice: Callable[[str], None]) -> None:
         self.active = True
         self._log = log
         self._notice = notice

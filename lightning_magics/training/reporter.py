@@ -23,7 +23,7 @@ from ..runs.provenance import plain
 from ..transport.stop import StopFlag, StopRequested
 from . import class_range, snapshots
 from .batches import adapted
-from .directions import Directions
+from .directions import MetricDirections
 from .handover import KEY, Beginning, because, dumped, listed
 
 _STEP_INTERVAL_S = 0.2  # five a second are enough to look alive
@@ -49,7 +49,7 @@ class _Reporter:
         emit: Callable[[Event], None],
         stop: StopFlag,
         save_to: Path,
-        directions: Directions,
+        directions: MetricDirections,
         beginning: Beginning | None,
         save_end: bool,
         learned: Mapping[str, Any] | None,
@@ -327,7 +327,7 @@ def reporter(
     emit: Callable[[Event], None],
     stop: StopFlag,
     save_to: Path,
-    directions: Directions,
+    directions: MetricDirections,
     beginning: Beginning | None = None,
     save_end: bool = False,
     learned: Mapping[str, Any] | None = None,

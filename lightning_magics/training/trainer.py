@@ -18,7 +18,7 @@ from ..runs.folder import RunFolder
 from ..scores import Mode
 from . import loggers
 from .checkpoints import straight_io
-from .directions import Directions
+from .directions import MetricDirections
 from .job import Job
 
 
@@ -42,7 +42,7 @@ def arguments_of(package: str) -> dict[str, Any]:
     return {name: item.default for name, item in parameters.items() if name != "self"}
 
 
-def make_trainer(job: Job, ours: Sequence[Any], directions: Directions) -> Any:
+def make_trainer(job: Job, ours: Sequence[Any], directions: MetricDirections) -> Any:
     """Make the Trainer of a job.
 
     Args:
@@ -144,7 +144,7 @@ def handed_over(job: Job) -> list[Any]:
     return [*given_callbacks(job), *loggers]
 
 
-def directions_of(job: Job) -> Directions:
+def directions_of(job: Job) -> MetricDirections:
     """Which way the metrics of a job get better, as far as that was typed.
 
     Raises:
@@ -156,10 +156,10 @@ def directions_of(job: Job) -> Directions:
         metric = rest if text == job.monitor else metric_and_patience(rest)[0]
         if mode and typed.setdefault(metric, mode) != mode:
             raise InputError(f"{metric} is set to both :min and :max. Type only one of them")
-    return Directions(typed, given_callbacks(job))
+    return MetricDirections(typed, given_callbacks(job))
 
 
-def _callbacks(job: Job, package: Any, arguments: dict[str, Any], directions: Directions) -> list[Any]:
+def _callbacks(job: Job, package: Any, arguments: dict[str, Any], directions: MetricDirections) -> list[Any]:
     """The user's callbacks, and those that the options stand for."""
     callbacks = listed(arguments.get("callbacks"))
     if job.verb != "fit" or arguments.get("barebones"):

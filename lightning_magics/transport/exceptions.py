@@ -241,7 +241,7 @@ class _Here(Exception):  # noqa: N818 -- no error: it makes a traceback
     """Raised to have a traceback."""
 
 
-class _Pickler(pickling.Pickler):
+class _ExceptionPickler(pickling.Pickler):
     """Takes exceptions apart without a look at their constructors; what cannot be pickled goes as its ``repr``."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -278,7 +278,7 @@ def _remade(cls: type[BaseException], arguments: tuple[Any, ...]) -> BaseExcepti
 
 def _pickled(error: BaseException) -> bytes | None:
     """Pickle an exception so that it can be made again; None where it cannot."""
-    for kind in (_PlainPickler, _Pickler):
+    for kind in (_PlainPickler, _ExceptionPickler):
         try:
             data = _dumps(error, kind)
             again = pickle.loads(data)
@@ -300,7 +300,7 @@ def _unpickled(data: bytes | None) -> BaseException | None:
 
 def _travels(part: Any) -> bool:
     try:
-        pickle.loads(_dumps(part, _Pickler))
+        pickle.loads(_dumps(part, _ExceptionPickler))
     except Exception:  # likewise
         return False
     return True

@@ -26,7 +26,7 @@ def notebook_objects_travel() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns of each fork otherwise
 
 
-class _Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+class _WorkerPickler(cloudpickle.Pickler):  # type: ignore[misc]
     """Multiprocessing's pickles, with classes and functions by value where they cannot be imported."""
 
     # The first is what types register as they are imported: tensors, which travel through shared memory, among them.
@@ -52,7 +52,7 @@ def _arrived(process: BaseProcess) -> BaseProcess:
 
 
 def _dump(obj: Any, file: Any, protocol: int | None = None) -> None:
-    _Pickler(file, protocol).dump(_Arriving(obj) if isinstance(obj, BaseProcess) else obj)
+    _WorkerPickler(file, protocol).dump(_Arriving(obj) if isinstance(obj, BaseProcess) else obj)
 
 
 def _dumps(obj: Any, protocol: int | None = None) -> memoryview:

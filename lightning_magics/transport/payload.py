@@ -64,7 +64,7 @@ def save(value: Any, path: Path, name: str = "") -> None:
         RunError: the file cannot be written.
     """
     stream, buffers = io.BytesIO(), _Buffers()
-    pickler = _Pickler(stream, buffers.add)
+    pickler = _PayloadPickler(stream, buffers.add)
     try:
         pickler.dump(value)
     except Exception as error:  # whatever the user's objects raise when they are taken apart
@@ -168,7 +168,7 @@ def _discard(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-class _Pickler(pickling.Pickler):
+class _PayloadPickler(pickling.Pickler):
     """Knows tensors, arrays, parametrized modules, and what stays behind."""
 
     def reducer_override(self, obj: Any) -> Any:
@@ -287,7 +287,7 @@ def _refusal(value: Any, name: str, error: Exception) -> InputError:
         roots = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     else:
         roots = {name or type(value).__name__: value}
-    found = unpicklable.find(roots, _Pickler(io.BytesIO()), _is_leaf)
+    found = unpicklable.find(roots, _PayloadPickler(io.BytesIO()), _is_leaf)
     if found is None:
         return InputError(
             f"the {name or 'run'} cannot be sent to another process: {type(error).__name__}: {str(error).rstrip('.')}. "

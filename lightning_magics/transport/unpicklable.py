@@ -53,7 +53,7 @@ class Obstacle:
 
 
 @dataclass(frozen=True)
-class _Place:
+class _Access:
     """An expression that leads to an object, and the words around it."""
 
     root: str
@@ -64,19 +64,19 @@ class _Place:
     def __str__(self) -> str:
         return f"{self.before}{self.expression}{self.after}"
 
-    def attribute(self, name: object) -> _Place:
+    def attribute(self, name: object) -> _Access:
         name = _PUBLIC.get(str(name), str(name))
         return replace(self, expression=self.expression + (f"[{name}]" if name.isdigit() else f".{name}"))
 
-    def item(self, key: object) -> _Place:
+    def item(self, key: object) -> _Access:
         return replace(self, expression=f"{self.expression}[{key!r}]")
 
-    def variable(self, kind: str, name: str, function: types.FunctionType) -> _Place:
+    def variable(self, kind: str, name: str, function: types.FunctionType) -> _Access:
         used_by = function.__qualname__.replace("<locals>.", "")
         user = "a lambda" if function.__name__ == "<lambda>" else used_by
         return replace(self, expression=name, before=f"the {kind} `", after=f"` that {user} uses")
 
-    def owner(self, cls: type) -> _Place:
+    def owner(self, cls: type) -> _Access:
         return replace(self, expression=cls.__qualname__.replace("<locals>.", ""), before="", after="")
 
 
@@ -91,7 +91,7 @@ def find(roots: Mapping[str, Any], pickler: Pickler, is_leaf: Callable[[Any], bo
     Returns:
         None where every single object can be pickled.
     """
-    queue: deque[tuple[_Place, Any]] = deque((_Place(name, name), value) for name, value in roots.items())
+    queue: deque[tuple[_Access, Any]] = deque((_Access(name, name), value) for name, value in roots.items())
     seen: dict[int, Any] = {}  # holds what it has seen: the parts made for a pickle would share their ids else
     while queue:
         place, value = queue.popleft()
@@ -107,7 +107,7 @@ def find(roots: Mapping[str, Any], pickler: Pickler, is_leaf: Callable[[Any], bo
     return None
 
 
-def _obstacle(place: _Place, value: Any, error: Exception | None) -> Obstacle:
+def _obstacle(place: _Access, value: Any, error: Exception | None) -> Obstacle:
     for kinds, what, remedy in _KINDS:
         if isinstance(value, kinds):
             name = getattr(value, "name", None) if isinstance(value, io.IOBase) else None
@@ -116,7 +116,7 @@ def _obstacle(place: _Place, value: Any, error: Exception | None) -> Obstacle:
     return Obstacle(place.root, str(place), what, "Create")
 
 
-def _parts(place: _Place, value: Any, pickler: Pickler) -> Iterator[tuple[_Place, Any]]:
+def _parts(place: _Access, value: Any, pickler: Pickler) -> Iterator[tuple[_Access, Any]]:
     """Yield what is pickled with an object, and where it is."""
     kind = type(value)
     if kind is dict:
@@ -150,7 +150,7 @@ def _reduced(value: Any, pickler: Pickler) -> Any:
     return value.__reduce_ex__(5) if reducer is None else reducer(value)
 
 
-def _reduction_parts(place: _Place, reduced: tuple[Any, ...]) -> Iterator[tuple[_Place, Any]]:
+def _reduction_parts(place: _Access, reduced: tuple[Any, ...]) -> Iterator[tuple[_Access, Any]]:
     function, arguments, state, items, pairs, *_ = (*reduced, None, None, None)
     yield place, function
     yield from ((place, part) for part in arguments)
@@ -166,8 +166,8 @@ def _reduction_parts(place: _Place, reduced: tuple[Any, ...]) -> Iterator[tuple[
 
 
 def _function_parts(
-    place: _Place, function: types.FunctionType, state: tuple[dict[str, Any], dict[str, Any]]
-) -> Iterator[tuple[_Place, Any]]:
+    place: _Access, function: types.FunctionType, state: tuple[dict[str, Any], dict[str, Any]]
+) -> Iterator[tuple[_Access, Any]]:
     for name, value in state[1]["__globals__"].items():
         yield place.variable("global name", name, function), value
     for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
@@ -178,7 +178,7 @@ def _function_parts(
     yield from _attributes(place, state[0])
 
 
-def _attributes(place: _Place, state: Mapping[Any, Any]) -> Iterator[tuple[_Place, Any]]:
+def _attributes(place: _Access, state: Mapping[Any, Any]) -> Iterator[tuple[_Access, Any]]:
     for name, value in state.items():
         if name in _MODULE_TABLES and isinstance(value, dict):
             yield from ((place.attribute(key), part) for key, part in value.items())
@@ -186,7 +186,7 @@ def _attributes(place: _Place, state: Mapping[Any, Any]) -> Iterator[tuple[_Plac
             yield place.attribute(name), value
 
 
-def _items(place: _Place, pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[_Place, Any]]:
+def _items(place: _Access, pairs: Iterable[tuple[Any, Any]]) -> Iterator[tuple[_Access, Any]]:
     for key, value in pairs:
         yield place, key
         yield place.item(key), value

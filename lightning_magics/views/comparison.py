@@ -15,7 +15,7 @@ from pathlib import Path
 from .. import formats
 from ..errors import InputError
 from ..runs import catalog, folder
-from ..runs.catalog import Row
+from ..runs.catalog import RunRow
 from ..runs.dataframe import Framed
 from ..runs.folder import RunFolder
 from ..runs.record import RunRecord
@@ -158,7 +158,7 @@ class Comparison(Framed):
         return found
 
 
-def _facts(row: Row) -> dict[str, str]:
+def _facts(row: RunRow) -> dict[str, str]:
     """All that a run was asked for with and was run by, as text."""
     record, found = row.record, dict(row.hyperparameters)
     if record is not None:
@@ -179,7 +179,7 @@ def _surroundings(record: RunRecord) -> dict[str, str]:
     return found | {"git commit": f"{commit} with changes" if record.git.get("dirty") else commit}
 
 
-def _given(row: Row) -> list[str]:
+def _given(row: RunRow) -> list[str]:
     """What of the facts somebody typed, or the model says."""
     options = row.record.options if row.record else {}
     return [*row.hyperparameters, *options, "model", "data"]

@@ -14,7 +14,7 @@ from typing import Any
 from .. import formats, scores
 from ..formats import one_line
 from ..runs import catalog, folder
-from ..runs.catalog import Row
+from ..runs.catalog import RunRow
 from ..runs.dataframe import Framed
 from . import charts, histories, report, tables
 from .charts import RUN_COLOURS, Chart
@@ -144,7 +144,7 @@ class Listing(Framed):
         found = [(row, _problem(row)) for row in self.rows[:_MOST_ROWS]]
         return [f"{status_text(row)[0]} {row.run}: {formats.clip(text, _MOST_ERROR)}" for row, text in found if text]
 
-    def _metric(self, name: str, shown: list[Row]) -> Column:
+    def _metric(self, name: str, shown: list[RunRow]) -> Column:
         """A metric at its best; of the one that is sorted by, the best of all is marked."""
         cells = formats.column([row.best.get(name) for row in shown])
         if name == self._sort and cells[0]:
@@ -152,7 +152,7 @@ class Listing(Framed):
         return Column(formats.clip(name, _MOST_VALUE), cells)
 
 
-def _curves(found: list[Row], metric: str) -> dict[int, Curve]:
+def _curves(found: list[RunRow], metric: str) -> dict[int, Curve]:
     """The curves of the first runs that have one, by the run's place."""
     curves: dict[int, Curve] = {}
     for place, row in enumerate(found):
@@ -165,25 +165,25 @@ def _curves(found: list[Row], metric: str) -> dict[int, Curve]:
     return curves
 
 
-def status_text(row: Row) -> str:
+def status_text(row: RunRow) -> str:
     """Return a run's status with its sign."""
     if row.status:
         return f"{report.SIGNS[row.status][0]} {row.standing}"
     return "⚠ broken" if row.problem else "· unknown"
 
 
-def _html_status(row: Row) -> str:
+def _html_status(row: RunRow) -> str:
     return f"{report.html_sign(row.status)} {row.standing}" if row.status else status_text(row)
 
 
-def ran_on(row: Row) -> str:
+def ran_on(row: RunRow) -> str:
     """Return the devices of a run, and its precision."""
     record = row.record
     found = [record.devices, record.precision] if record else [] if row.problem else ["plain Lightning"]
     return formats.clip(" · ".join(filter(None, found)), _MOST_TEXT)
 
 
-def _problem(row: Row) -> str:
+def _problem(row: RunRow) -> str:
     if row.queued:
         return one_line(row.queued)
     if row.status == "failed" and row.record:
@@ -191,7 +191,7 @@ def _problem(row: Row) -> str:
     return one_line(row.problem)
 
 
-def _parameter(name: str, shown: list[Row]) -> Column:
+def _parameter(name: str, shown: list[RunRow]) -> Column:
     values = [row.hyperparameters.get(name) for row in shown]
     numbers = all(isinstance(value, int | float | None) and not isinstance(value, bool) for value in values)
     cells = [

@@ -35,7 +35,7 @@ _INTERVAL_S = 0.2  # intervals shorter than this say little about the speed
 
 
 @dataclass
-class Row:
+class EpochRow:
     """The metrics of one epoch; of several values for a metric the latest stays.
 
     Attributes:
@@ -104,7 +104,7 @@ class RunState:
         self.elapsed_s = 0.0
         self.watched: Watched | None = None
         self.queued: Queued | None = None
-        self.rows: dict[int, Row] = {}
+        self.rows: dict[int, EpochRow] = {}
         self.charts: dict[str, dict[Line, Curve]] = {}
         self.results: list[dict[str, float]] = []
         self.judged: Judged | None = None
@@ -194,7 +194,7 @@ class RunState:
 
     def _apply_metrics(self, event: Metrics) -> None:
         self.elapsed_s = event.elapsed_s
-        row = self.rows.setdefault(event.epoch, Row(event.epoch))
+        row = self.rows.setdefault(event.epoch, EpochRow(event.epoch))
         row.step = event.step
         row.time_s = max(0.0, event.elapsed_s - self._epoch_end_s)
         row.values.update(event.values)
@@ -284,7 +284,7 @@ class RunState:
         monitored = [self.started.monitor, *self.started.monitors] if self.started else []
         return next((name for name in monitored if name in self._names), scores.main_metric(list(self._names)))
 
-    def best(self, metric: str) -> Row | None:
+    def best(self, metric: str) -> EpochRow | None:
         """Return the row with the best value of a metric; the earlier of equals."""
         known = [row for row in self.rows.values() if math.isfinite(row.values.get(metric, math.nan))]
         sign = 1 if scores.better(metric, self.directions) == "min" else -1

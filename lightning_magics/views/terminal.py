@@ -14,7 +14,7 @@ from typing import Any, TextIO
 from .. import formats
 from ..runs.events import Event, Launched, Metrics, Notice, Printed, Queued, Started, Step, Watched
 from . import prints, report
-from .state import Row, RunState
+from .state import EpochRow, RunState
 
 _NARROWEST = 8  # of a column of numbers
 STOPPING = "stopping after this batch …"
@@ -135,7 +135,7 @@ class TextView:
         self._bar.set_description_str(label, refresh=False)
         self._bar.refresh()
 
-    def _print_row(self, row: Row) -> None:
+    def _print_row(self, row: EpochRow) -> None:
         """Print an epoch: as a row under its header, or where the terminal is too narrow as running text."""
         names = self.state.metrics
         widths = [max(len(name), _NARROWEST) for name in names]

@@ -2,12 +2,19 @@ import ast
 
 import pytest
 
-from lightning_magics.definitions.cell import Source, lightning_package, parse, rename_rebound, split, use_attributes
+from lightning_magics.definitions.cell import (
+    CellSource,
+    lightning_package,
+    parse,
+    rename_rebound,
+    split,
+    use_attributes,
+)
 from lightning_magics.errors import InputError
 
 
 def parts(text):
-    return split(parse(Source(text, "cell.py")))
+    return split(parse(CellSource(text, "cell.py")))
 
 
 def texts(statements):
@@ -15,12 +22,12 @@ def texts(statements):
 
 
 def test_nodes_stand_on_the_lines_of_the_whole_cell():
-    assert parse(Source("x = 1\ny = 2", "cell.py", first_line=2)).body[1].lineno == 3
+    assert parse(CellSource("x = 1\ny = 2", "cell.py", first_line=2)).body[1].lineno == 3
 
 
 def test_a_syntax_error_names_the_cells_file_and_line():
     with pytest.raises(SyntaxError) as caught:
-        parse(Source("x = 1\ny = (", "cell.py"))
+        parse(CellSource("x = 1\ny = (", "cell.py"))
     assert (caught.value.filename, caught.value.lineno) == ("cell.py", 3)
 
 

@@ -100,7 +100,7 @@ def test_the_hparams_tab_compares_runs_of_several_models_by_their_last_values(tm
     other = notebook.model("width: int = 4\nnn.Linear(width, 2)", loss="cross_entropy", package="pytorch_lightning")
     fitted(logs / "Other/version_0", other.new())
     try:
-        board = servers.start(servers.Source.of_folder(logs))
+        board = servers.start(servers.BoardSource.of_folder(logs))
         experiment = asked_of(board, "experiment", experimentName="")
         assert {item["name"] for item in experiment["hparamInfos"]} == {"hidden", "lr", "width"}
         metrics = [item["name"] for item in experiment["metricInfos"]]

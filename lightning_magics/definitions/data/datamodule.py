@@ -24,8 +24,8 @@ from ...runs.fingerprint import of_values
 from ...runs.randomness import RandomState, random_state_kept
 from ..cell import (
     Cell,
+    CellSource,
     Hyperparameter,
-    Source,
     hparams_read,
     last_name,
     lightning_package,
@@ -45,7 +45,7 @@ from . import text_module as text
 from . import text_sources
 from .loaders import classes, has_columns, loaders, noted, setup, splits
 from .loaders import columns as of_columns
-from .samples import FORMS, Part, Split, check_sample, check_sizes, splits_of
+from .samples import FORMS, Split, SplitData, check_sample, check_sizes, splits_of
 
 if TYPE_CHECKING:
     from ...options.parser import DataOptions
@@ -57,7 +57,7 @@ _ANNOTATIONS = {"batch_size": "int", "num_workers": "int", "shuffle": "bool", "s
 
 def define_data(
     name: str | None,
-    cell: Source | Any,
+    cell: CellSource | Any,
     options: DataOptions,
     namespace: dict[str, Any],
     package: str,
@@ -79,7 +79,7 @@ def define_data(
         InputError: the cell holds no data, or an option does not fit it.
     """
     check_name(name)
-    tree = parse(cell) if isinstance(cell, Source) else None
+    tree = parse(cell) if isinstance(cell, CellSource) else None
     package = (lightning_package(tree) if tree is not None else None) or package
     importlib.import_module(package)
     if tree is None:
@@ -139,9 +139,9 @@ class _Data:
     options: DataOptions
     namespace: dict[str, Any]
     package: str
-    source: Source | None
+    source: CellSource | None
     local_names: Mapping[str, Any]
-    parts: dict[Split, Part] = field(default_factory=dict)
+    parts: dict[Split, SplitData] = field(default_factory=dict)
     value: Any = None
     draws: bool = False
     labels: Labels = "apart"
@@ -248,7 +248,7 @@ class _Data:
         notebook = Notebook(self.namespace, {}, self.name, local_names=self.local_names)
         self.options = dataclasses.replace(self.options, tokenizer=text_sources.named(self.options.tokenizer, notebook))
         found, self.tables = text_sources.find(value, self.options, notebook)
-        self.value, self.parts = value, {split: Part("texts", key) for split, key in found.keys.items()}
+        self.value, self.parts = value, {split: SplitData("texts", key) for split, key in found.keys.items()}
         self.text = found
 
     def check_tables(self, value: Any) -> None:
@@ -502,7 +502,7 @@ def _kept(names: list[str]) -> list[ast.stmt]:
     return [statement for name in names for statement in snippet(f"self.{name} = {name}")]
 
 
-def _item(value: Any, part: Part) -> Any:
+def _item(value: Any, part: SplitData) -> Any:
     """The data of a split."""
     return value if part.key is None else value[part.key]
 

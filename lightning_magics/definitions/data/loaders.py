@@ -11,7 +11,7 @@ from typing import Any
 
 from ...runs.columns import Labels
 from ..generated import expression, method, snippet
-from .samples import Part, Split
+from .samples import Split, SplitData
 
 _SETUP = '''
 def setup(self, stage=None):
@@ -159,7 +159,7 @@ def _ordered(self, data):
 '''
 
 
-def setup(parts: dict[Split, Part], carved: list[str], splits: list[ast.stmt]) -> ast.FunctionDef:
+def setup(parts: dict[Split, SplitData], carved: list[str], splits: list[ast.stmt]) -> ast.FunctionDef:
     """Return `setup`.
 
     Args:
@@ -177,7 +177,7 @@ def setup(parts: dict[Split, Part], carved: list[str], splits: list[ast.stmt]) -
     return method(_SETUP_STREAM if forms == {"stream"} else _SETUP, SPLIT=body)
 
 
-def splits(parts: dict[Split, Part], owner: str) -> list[ast.stmt]:
+def splits(parts: dict[Split, SplitData], owner: str) -> list[ast.stmt]:
     """Return the statements that fill ``self.splits`` from what was loaded.
 
     Args:
@@ -198,7 +198,7 @@ def splits(parts: dict[Split, Part], owner: str) -> list[ast.stmt]:
     return made
 
 
-def has_columns(parts: dict[Split, Part]) -> bool:
+def has_columns(parts: dict[Split, SplitData]) -> bool:
     """Whether the features of data are tables, whose columns have names, or its labels are names of classes."""
     return any(part.table is not None or part.names for part in parts.values())
 
@@ -214,7 +214,7 @@ def noted(label: Any, labels: Labels) -> list[ast.stmt]:
     return snippet(text, LABEL=_constant(label), LABELS=ast.Constant(labels))
 
 
-def columns(parts: dict[Split, Part], labels: Labels) -> list[ast.FunctionDef]:
+def columns(parts: dict[Split, SplitData], labels: Labels) -> list[ast.FunctionDef]:
     """Return the methods that read tables by the names of their columns, and labels by the names of their classes."""
     tables = [_table(part) for part in parts.values() if part.table is not None or part.names]
     splits = [ast.Constant(name) for name, part in parts.items() if part.table is not None or part.names]
@@ -237,7 +237,7 @@ def columns(parts: dict[Split, Part], labels: Labels) -> list[ast.FunctionDef]:
     return [*made, method(_ORDERED, FEATURES=expression(ordered, TABLE=ast.Name("table", ast.Load())))]
 
 
-def _table(part: Part) -> ast.expr:
+def _table(part: SplitData) -> ast.expr:
     """Return the table of a split, as an expression over what was loaded."""
     text = "self.data" if part.key is None else "self.data[KEY]"
     text += "" if part.form == "table" else "[0]"
@@ -250,7 +250,7 @@ def _table(part: Part) -> ast.expr:
     return expression(text, KEY=_constant(part.key))
 
 
-def _names(part: Part) -> ast.expr:
+def _names(part: SplitData) -> ast.expr:
     """Return the labels of a split that are names of classes, as an expression over what was loaded."""
     data = "self.data[-1]" if part.key is None else "self.data[KEY][-1]"
     series = f"{data}.reset_index(drop=True)"
@@ -263,7 +263,7 @@ def _constant(value: Any) -> ast.expr:
     return ast.parse(repr(value), mode="eval").body if isinstance(value, tuple) else ast.Constant(value)
 
 
-def _dataset(part: Part, owner: str) -> ast.expr:
+def _dataset(part: SplitData, owner: str) -> ast.expr:
     """Return the dataset of a split, as an expression over what was loaded."""
     key = ast.Constant(part.key)
     data = expression("self.data" if part.key is None else "self.data[KEY]", KEY=key)
@@ -284,7 +284,7 @@ def _dataset(part: Part, owner: str) -> ast.expr:
     return data
 
 
-def loaders(parts: dict[Split, Part], names: list[Split]) -> list[ast.FunctionDef]:
+def loaders(parts: dict[Split, SplitData], names: list[Split]) -> list[ast.FunctionDef]:
     """Return the methods that give a loader for each split, and what they call."""
     made = []
     if any(part.form == "loaders" for part in parts.values()):
@@ -317,7 +317,7 @@ def _named(function: ast.FunctionDef, split: str) -> ast.FunctionDef:
     return function
 
 
-def classes(parts: Iterable[Part], owner: str) -> list[ast.ClassDef]:
+def classes(parts: Iterable[SplitData], owner: str) -> list[ast.ClassDef]:
     """Return the classes that the DataModule needs beside itself: for a stream, and for arrays in files."""
     parts = list(parts)
     wanted = {"Stream": any(part.form == "stream" for part in parts), "Arrays": any(part.is_mapped for part in parts)}

@@ -42,7 +42,7 @@ _EMPTY = "the training data has no samples"
 
 
 @dataclass(frozen=True)
-class Part:
+class SplitData:
     """One split of the data.
 
     Attributes:
@@ -71,7 +71,7 @@ class Part:
         return self.form not in ("loaders", "iterable", "stream")
 
     @classmethod
-    def of(cls, value: Any, form: Form, key: Any = None) -> Part:
+    def of(cls, value: Any, form: Form, key: Any = None) -> SplitData:
         """Describe a split."""
         several = isinstance(value, tuple | list)
         names: Literal["", "series", "array"] = ""
@@ -90,7 +90,7 @@ class Part:
         return cls(form, key, length, several, mapped, of, of is not None and columns.is_mixed(table), names)
 
 
-def splits_of(value: Any, labelled: bool = False) -> dict[Split, Part]:
+def splits_of(value: Any, labelled: bool = False) -> dict[Split, SplitData]:
     """Return the splits that data comes in, training first; data without splits is for training.
 
     Args:
@@ -106,14 +106,14 @@ def splits_of(value: Any, labelled: bool = False) -> dict[Split, Part]:
     return parts
 
 
-def _parts(value: Any, labelled: bool) -> dict[Split, Part]:
+def _parts(value: Any, labelled: bool) -> dict[Split, SplitData]:
     """What `splits_of` returns, of any length."""
     _check_columns(value)
     several = isinstance(value, tuple | list) and 1 < len(value) <= 3
     tables = labelled and several and all(map(columns.is_table, value))
     form = form_of(value) if not tables else None
     if form is not None:
-        return {"train": Part.of(value, form)}
+        return {"train": SplitData.of(value, form)}
     if isinstance(value, Mapping):
         return _named(value, labelled)
     if not tables and columns.has_names(value):
@@ -124,15 +124,15 @@ def _parts(value: Any, labelled: bool) -> dict[Split, Part]:
         if tables or (all(found not in (None, "table") for found in forms) and not all(map(_is_array, value))):
             names: list[Split] = ["train", "val", "test"]
             return {
-                name: Part.of(value[position], found, position)
+                name: SplitData.of(value[position], found, position)
                 for position, (name, found) in enumerate(zip(names, forms, strict=False))  # two or three
                 if found is not None
             }
     raise InputError(_cannot(value))
 
 
-def _named(value: Mapping[Any, Any], labelled: bool) -> dict[Split, Part]:
-    parts: dict[Split, Part] = {}
+def _named(value: Mapping[Any, Any], labelled: bool) -> dict[Split, SplitData]:
+    parts: dict[Split, SplitData] = {}
     for key, item in value.items():
         name = SPLITS.get(str(key).lower())
         if name is None:
@@ -149,7 +149,7 @@ def _named(value: Mapping[Any, Any], labelled: bool) -> dict[Split, Part]:
             raise InputError(f"the split {key!r}: {_cannot(item)}{label}")
         if name in parts:
             raise InputError(f"two keys are for the split {name!r}: {', '.join(map(repr, value))}. Leave one out")
-        parts[name] = Part.of(item, form, key)
+        parts[name] = SplitData.of(item, form, key)
     if len({part.form == "table" for part in parts.values()}) > 1:
         raise InputError("some splits are tables and some are not. Use tables with --label, or (X, y), for all of them")
     if len({part.form == "loaders" for part in parts.values()}) > 1:

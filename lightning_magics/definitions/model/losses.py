@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ...errors import InputError
 from ..generated import expression
-from ..lookup import Asked, Library, Notebook, check_keywords, required
+from ..lookup import Library, Notebook, OptionValue, check_keywords, required
 
 Task = Literal["multiclass", "binary", "multilabel", "regression"]
 
@@ -93,34 +93,34 @@ def find_loss(given: Any, notebook: Notebook) -> Loss:
     Raises:
         InputError: there is none of that name, or it needs more than output and target.
     """
-    asked = notebook.ask("--loss", given, _library(), "cross_entropy, mse_loss or a function of the notebook")
-    value, code = asked.value, asked.code
-    if asked.call is not None:
-        check_keywords(asked, "--loss")
-        call = ast.Call(code, asked.call.args, asked.call.keywords)
+    option = notebook.ask("--loss", given, _library(), "cross_entropy, mse_loss or a function of the notebook")
+    value, code = option.value, option.code
+    if option.call is not None:
+        check_keywords(option, "--loss")
+        call = ast.Call(code, option.call.args, option.call.keywords)
         made = notebook.evaluate(ast.unparse(call), "--loss")
         if not callable(made):
             raise InputError(
-                f"--loss {asked.text} gives a value of type {type(made).__name__}; "
+                f"--loss {option.text} gives a value of type {type(made).__name__}; "
                 f"a loss is called with output and target"
             )
-        return Loss(asked.text, expression("self.loss"), call, _kind(made))
+        return Loss(option.text, expression("self.loss"), call, _kind(made))
     if isinstance(value, type):
-        return _of_class(asked)
+        return _of_class(option)
     if isinstance(value, torch.nn.Module):
-        return Loss(asked.text, expression("self.loss"), expression("deepcopy(MADE)", MADE=code), _kind(value))
+        return Loss(option.text, expression("self.loss"), expression("deepcopy(MADE)", MADE=code), _kind(value))
     if not callable(value):
         raise InputError(
-            f"--loss {asked.text} is of type {type(value).__name__}; a loss is called with output and target. "
+            f"--loss {option.text} is of type {type(value).__name__}; a loss is called with output and target. "
             f"Type --loss cross_entropy, --loss mse_loss or a function of the notebook"
         )
     missing = required(value, None, 2)
     if missing:
         raise InputError(
-            f"--loss {asked.text} needs more than output and target: {', '.join(missing)}. "
+            f"--loss {option.text} needs more than output and target: {', '.join(missing)}. "
             f"Write a function loss(output, target), or training_step in the cell"
         )
-    return Loss(asked.text, notebook.on_instance(code), None, _kind(value))
+    return Loss(option.text, notebook.on_instance(code), None, _kind(value))
 
 
 def _library() -> Library:
@@ -133,13 +133,13 @@ def _library() -> Library:
     return Library({**functions, **classes}, {name: functions[full] for name, full in _SHORT.items()})
 
 
-def _of_class(asked: Asked) -> Loss:
+def _of_class(option: OptionValue) -> Loss:
     """Return the loss of a class, made without arguments; InputError if it cannot be."""
-    missing = required(asked.value, None, 0) if issubclass(asked.value, torch.nn.Module) else []
-    if missing or not issubclass(asked.value, torch.nn.Module):
+    missing = required(option.value, None, 0) if issubclass(option.value, torch.nn.Module) else []
+    if missing or not issubclass(option.value, torch.nn.Module):
         typing = ", ".join(f"{name}=..." for name in missing)
-        raise InputError(f'--loss {asked.text} is a class; type a call of it: --loss "{asked.text}({typing})"')
-    return Loss(asked.text, expression("self.loss"), ast.Call(asked.code, [], []), _kind(asked.value()))
+        raise InputError(f'--loss {option.text} is a class; type a call of it: --loss "{option.text}({typing})"')
+    return Loss(option.text, expression("self.loss"), ast.Call(option.code, [], []), _kind(option.value()))
 
 
 def _kind(value: Any) -> str:

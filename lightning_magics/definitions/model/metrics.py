@@ -17,7 +17,7 @@ import torchmetrics
 
 from ...errors import InputError
 from ..generated import expression
-from ..lookup import Asked, Library, Notebook, accepts, check_keywords, keywords, required
+from ..lookup import Library, Notebook, OptionValue, accepts, check_keywords, keywords, required
 from .losses import Loss, Task
 
 _FRIENDLY = {
@@ -39,7 +39,7 @@ _FRIENDLY = {
 
 
 @dataclass(frozen=True)
-class Metrics:
+class ModelMetrics:
     """The metrics of a model.
 
     Attributes:
@@ -74,7 +74,7 @@ class MetricOptions:
     own_task: Task | None = None
 
 
-def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Notebook) -> Metrics:
+def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Notebook) -> ModelMetrics:
     """Return the metrics that an option asks for.
 
     Raises:
@@ -84,19 +84,19 @@ def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Noteb
     own: dict[str, bool] = {}  # whether a metric's task is ours to tell
     found_task = cast("Task | None", options.task) or (options.loss.task if options.loss else options.own_task)
     for item in given:
-        asked = notebook.ask("--metrics", item, _library(), "accuracy, f1, mae or an object of the notebook")
-        if isinstance(asked.value, type) and issubclass(asked.value, torchmetrics.Metric):
-            name = _logged(item if isinstance(item, str) else asked.value.__name__, asked.value)
-            call = ast.Call(asked.code, *_arguments(asked))
-            if asked.call is None or _lacks(asked.value, asked.call):
-                own[name] = _classifies(asked.value)
-                call, found_task = _filled(call, asked, found_task, options, notebook)
+        option = notebook.ask("--metrics", item, _library(), "accuracy, f1, mae or an object of the notebook")
+        if isinstance(option.value, type) and issubclass(option.value, torchmetrics.Metric):
+            name = _logged(item if isinstance(item, str) else option.value.__name__, option.value)
+            call = ast.Call(option.code, *_arguments(option))
+            if option.call is None or _lacks(option.value, option.call):
+                own[name] = _classifies(option.value)
+                call, found_task = _filled(call, option, found_task, options, notebook)
             _add(entries, name, call)
-        elif asked.call is not None:
-            whole = ast.Call(asked.code, asked.call.args, asked.call.keywords)
-            _add_object(entries, notebook.evaluate(ast.unparse(whole), "--metrics"), whole, asked.text, item)
+        elif option.call is not None:
+            whole = ast.Call(option.code, option.call.args, option.call.keywords)
+            _add_object(entries, notebook.evaluate(ast.unparse(whole), "--metrics"), whole, option.text, item)
         else:
-            _add_object(entries, asked.value, asked.code, asked.text, item)
+            _add_object(entries, option.value, option.code, option.text, item)
     if found_task is None and own:
         found_task = "multiclass" if any(own.values()) else "regression"
     by_output = any(
@@ -104,35 +104,35 @@ def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Noteb
     )
     entries.values = [notebook.on_instance(code) for code in entries.values]
     by_loss = options.loss is not None and options.loss.task == found_task == "binary" and not options.task
-    return Metrics(entries, found_task, by_output, by_loss and any(own.values()))
+    return ModelMetrics(entries, found_task, by_output, by_loss and any(own.values()))
 
 
-def _arguments(asked: Asked) -> tuple[list[ast.expr], list[ast.keyword]]:
+def _arguments(option: OptionValue) -> tuple[list[ast.expr], list[ast.keyword]]:
     """Return the arguments that were typed, and those that a short name stands for."""
-    typed = asked.call or ast.Call(asked.code, [], [])
-    more = [ast.keyword("squared", ast.Constant(False))] if asked.text.lower() == "rmse" else []
+    typed = option.call or ast.Call(option.code, [], [])
+    more = [ast.keyword("squared", ast.Constant(False))] if option.text.lower() == "rmse" else []
     return typed.args, [*more, *typed.keywords]
 
 
 def _filled(
-    call: ast.Call, asked: Asked, task: Task | None, options: MetricOptions, notebook: Notebook
+    call: ast.Call, option: OptionValue, task: Task | None, options: MetricOptions, notebook: Notebook
 ) -> tuple[ast.Call, Task | None]:
     """Return the call of a metric with what it needs to know of the model, and the task that this tells.
 
     Raises:
         InputError: it gives no single number, or it does not fit the loss.
     """
-    check_keywords(asked, "--metrics")
+    check_keywords(option, "--metrics")
     classes = options.num_classes or 10
-    if _classifies(asked.value):
-        task = _task(asked.text, asked.value, task, options)
-        call = _completed(call, asked.value, task, options)
-        _check_scalar(call, asked.text, task, classes, notebook)
+    if _classifies(option.value):
+        task = _task(option.text, option.value, task, options)
+        call = _completed(call, option.value, task, options)
+        _check_scalar(call, option.text, task, classes, notebook)
         return call, task
-    _check_scalar(call, asked.text, "regression", classes, notebook)
+    _check_scalar(call, option.text, "regression", classes, notebook)
     if task == "multiclass":
         raise InputError(
-            f"--metrics {asked.text} compares numbers, and this model classifies. "
+            f"--metrics {option.text} compares numbers, and this model classifies. "
             f"Type --metrics accuracy, or --loss mse_loss"
         )
     return call, task

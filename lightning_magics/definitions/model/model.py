@@ -18,8 +18,8 @@ from ...errors import InputError
 from ...runs.randomness import random_state_kept
 from ..cell import (
     Cell,
+    CellSource,
     Hyperparameter,
-    Source,
     calls,
     hparams_read,
     last_name,
@@ -56,7 +56,7 @@ _JUDGING = ("metrics", "task", "num_classes", "class_weights")
 
 def define_model(
     name: str | None,
-    cell: Source | Any,
+    cell: CellSource | Any,
     options: ModelOptions,
     namespace: dict[str, Any],
     package: str,
@@ -77,7 +77,7 @@ def define_model(
         InputError: the cell holds no model, or an option does not fit it.
     """
     check_name(name)
-    tree = parse(cell) if isinstance(cell, Source) else None
+    tree = parse(cell) if isinstance(cell, CellSource) else None
     package = (lightning_package(tree) if tree is not None else None) or package
     importlib.import_module(package)
     if tree is None:
@@ -131,7 +131,7 @@ class _Model:
     options: ModelOptions
     notebook: Notebook
     package: str
-    source: Source | None
+    source: CellSource | None
     network: Network | None = None
     tuning: FineTuning = field(default_factory=FineTuning)
     summary: str = ""

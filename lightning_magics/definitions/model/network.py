@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from ...errors import InputError
-from ..cell import Cell, Hyperparameter, Source
+from ..cell import Cell, CellSource, Hyperparameter
 from ..definition import has_base, is_module, uncompiled
 from ..evaluation import UNKNOWN, called_class, evaluate_cell
 from ..generated import expression, snippet
@@ -68,7 +68,7 @@ class Network:
     copies: dict[str, str] = field(default_factory=dict)
 
 
-def find_network(cell: Cell, source: Source | None, notebook: Notebook) -> Network | None:
+def find_network(cell: Cell, source: CellSource | None, notebook: Notebook) -> Network | None:
     """Find what a cell's expression is, by evaluating it once with the default hyperparameters.
 
     Parameters of a class or function that makes the network become hyperparameters of the cell. Networks of the
@@ -94,7 +94,7 @@ def find_network(cell: Cell, source: Source | None, notebook: Notebook) -> Netwo
     return _copying(found, read, cell, notebook) if found is not None else None
 
 
-def _found(value: Any, whole: bool, cell: Cell, source: Source | None, notebook: Notebook) -> Network | None:
+def _found(value: Any, whole: bool, cell: Cell, source: CellSource | None, notebook: Notebook) -> Network | None:
     """Return the network that the value of a cell's expression is or makes; see `find_network`."""
     code = cell.expression
     assert code is not None
@@ -150,7 +150,7 @@ def _copying(network: Network, names: set[str], cell: Cell, notebook: Notebook) 
     return dataclasses.replace(network, copies={name: copy for name, copy in copies.items() if name in in_hooks})
 
 
-def _made_by(function: Callable[..., Any], cell: Cell, source: Source | None, notebook: Notebook) -> Network:
+def _made_by(function: Callable[..., Any], cell: Cell, source: CellSource | None, notebook: Notebook) -> Network:
     """Return the network that a function makes; called once if it needs no arguments."""
     assert cell.expression is not None
     code = _called(cell.expression, function, cell, notebook)

@@ -14,7 +14,7 @@ import torch
 from ...errors import InputError
 from ..cell import Hyperparameter
 from ..generated import expression, method, snippet
-from ..lookup import Asked, Library, Notebook, accepts, check_keywords, keywords, literal, required, signature
+from ..lookup import Library, Notebook, OptionValue, accepts, check_keywords, keywords, literal, required, signature
 from ..scopes import names_read
 
 if TYPE_CHECKING:
@@ -81,21 +81,21 @@ def configure(
     Raises:
         InputError: a name is unknown, or an argument is missing or unknown.
     """
-    asked = notebook.ask("--optimizer", options.optimizer or default, _optimizers(), 'Adam, or "SGD(momentum=0.9)"')
-    if not callable(asked.value):
+    option = notebook.ask("--optimizer", options.optimizer or default, _optimizers(), 'Adam, or "SGD(momentum=0.9)"')
+    if not callable(option.value):
         raise InputError(
-            f"--optimizer {asked.text} is of type {type(asked.value).__name__}; it takes a name of torch.optim"
+            f"--optimizer {option.text} is of type {type(option.value).__name__}; it takes a name of torch.optim"
         )
-    check_keywords(asked, "--optimizer")
+    check_keywords(option, "--optimizer")
     rates = {"lr": options.lr, "weight_decay": options.weight_decay}
     found: dict[str, Hyperparameter] = {}
     for name, value in rates.items():
-        item = _rate(name, value, asked, lr, in_cell=name in notebook.hyperparameters)
+        item = _rate(name, value, option, lr, in_cell=name in notebook.hyperparameters)
         if item is not None:
             found[name] = item
-    helpers = [method(_GROUPS)] if grouped and accepts(asked.value, "weight_decay") else []
+    helpers = [method(_GROUPS)] if grouped and accepts(option.value, "weight_decay") else []
     parameters = expression("self._parameter_groups()" if helpers else "self.parameters()")
-    call = _called(asked, [parameters], {name: f"self.hparams.{name}" for name in found})
+    call = _called(option, [parameters], {name: f"self.hparams.{name}" for name in found})
     call = notebook.on_instance(call)
     if options.scheduler is None:
         body = snippet("return CALL", CALL=call)
@@ -151,7 +151,9 @@ def _schedulers(given: Any = None) -> Library:
     return Library(names, short)
 
 
-def _rate(name: str, value: float | None, asked: Asked, usual: float | None, in_cell: bool) -> Hyperparameter | None:
+def _rate(
+    name: str, value: float | None, option: OptionValue, usual: float | None, in_cell: bool
+) -> Hyperparameter | None:
     """Return the hyperparameter of a rate, or None where the optimizer keeps it to itself.
 
     One that the cell has already is used too, with the cell's own default.
@@ -159,61 +161,61 @@ def _rate(name: str, value: float | None, asked: Asked, usual: float | None, in_
     Raises:
         InputError: it is given twice, or the optimizer does not take it.
     """
-    typed = keywords(asked.call).get(name)
+    typed = keywords(option.call).get(name)
     if value is not None and typed is not None:
-        raise InputError(f"--{name} {value} and --optimizer {asked.text} both give {name}: leave one out")
-    if value is not None and not accepts(asked.value, name):
-        raise InputError(f"--{name} has no effect: --optimizer {asked.text} takes no {name!r}. Leave --{name} out")
-    own = {item.name: item.default for item in signature(asked.value)}.get(name)
+        raise InputError(f"--{name} {value} and --optimizer {option.text} both give {name}: leave one out")
+    if value is not None and not accepts(option.value, name):
+        raise InputError(f"--{name} has no effect: --optimizer {option.text} takes no {name!r}. Leave --{name} out")
+    own = {item.name: item.default for item in signature(option.value)}.get(name)
     if typed is not None:
         code: ast.expr | None = typed
     elif value is not None:
         code = literal(value)
-    elif in_cell and accepts(asked.value, name):
+    elif in_cell and accepts(option.value, name):
         code = None
-    elif name == "lr" and name not in getattr(asked.value, "keywords", {}) and own is not None:
+    elif name == "lr" and name not in getattr(option.value, "keywords", {}) and own is not None:
         code = literal(usual if usual is not None else own if isinstance(own, int | float) else 1e-3)
     else:
         return None
     return Hyperparameter(name, ast.Name("float", ast.Load()), code)
 
 
-def _called(asked: Asked, first: list[ast.expr], filled: dict[str, str]) -> ast.expr:
+def _called(option: OptionValue, first: list[ast.expr], filled: dict[str, str]) -> ast.expr:
     """Return the call that was asked for, with arguments put in; those that were typed stay, unless filled."""
-    typed = asked.call or ast.Call(asked.code, [], [])
+    typed = option.call or ast.Call(option.code, [], [])
     kept = [item for item in typed.keywords if item.arg not in filled]
     more = [ast.keyword(name, expression(text)) for name, text in filled.items()]
-    return ast.Call(asked.code, [*first, *typed.args], [*more, *kept])
+    return ast.Call(option.code, [*first, *typed.args], [*more, *kept])
 
 
 def _scheduled(optimizer: ast.expr, given: Any, notebook: Notebook, has_lr: bool) -> list[ast.stmt]:
     """Return the statements that make the optimizer and the scheduler, and return both."""
     example = 'CosineAnnealingLR, or "StepLR(step_size=10)"'
-    asked = notebook.ask("--scheduler", given, _schedulers(given), example)
-    if not callable(asked.value):
-        raise InputError(f"--scheduler {asked.text} is of type {type(asked.value).__name__}; type {example}")
-    check_keywords(asked, "--scheduler")
-    name = getattr(asked.value, "__name__", "")
-    typed = keywords(asked.call)
-    known = _FILLED.get(name, {}) if _schedulers().names.get(name) is asked.value else {}
-    by_step = name in _BY_STEP or getattr(asked.value, "__module__", "").startswith("transformers")
+    option = notebook.ask("--scheduler", given, _schedulers(given), example)
+    if not callable(option.value):
+        raise InputError(f"--scheduler {option.text} is of type {type(option.value).__name__}; type {example}")
+    check_keywords(option, "--scheduler")
+    name = getattr(option.value, "__name__", "")
+    typed = keywords(option.call)
+    known = _FILLED.get(name, {}) if _schedulers().names.get(name) is option.value else {}
+    by_step = name in _BY_STEP or getattr(option.value, "__module__", "").startswith("transformers")
     if by_step and name not in _BY_STEP:
         known = {"num_warmup_steps": f"round(self.hparams.warmup * {_STEPS})", "num_training_steps": _STEPS}
-    named = [item.name for item in signature(asked.value)][1 + len(asked.call.args if asked.call else []) :]
+    named = [item.name for item in signature(option.value)][1 + len(option.call.args if option.call else []) :]
     filled = {key: text for key, text in known.items() if key in named and key not in typed}
     if name == "OneCycleLR" and "epochs" in typed:
         filled.pop("total_steps", None)
     if not has_lr and "self.hparams.lr" in filled.values():
         del filled["max_lr"]
-    missing = [key for key in required(asked.value, asked.call, 1) if key not in filled]
+    missing = [key for key in required(option.value, option.call, 1) if key not in filled]
     if missing:
         typing = _EXAMPLES.get(name, ", ".join(f"{key}=..." for key in missing))
-        raise InputError(f'--scheduler {asked.text} needs {", ".join(missing)}. Type --scheduler "{name}({typing})"')
+        raise InputError(f'--scheduler {option.text} needs {", ".join(missing)}. Type --scheduler "{name}({typing})"')
     by_step = by_step or _STEPS in filled.values()
     # The method must not bind the name of the user's own optimizer or scheduler.
-    read = names_read(optimizer, asked.call or asked.code)
+    read = names_read(optimizer, option.call or option.code)
     local = "optimizer" if "optimizer" not in read else "made_optimizer"
-    call = notebook.on_instance(_called(asked, [expression(local)], filled))
+    call = notebook.on_instance(_called(option, [expression(local)], filled))
     monitor = name == "ReduceLROnPlateau"
     config = expression(
         "{'scheduler': CALL, 'monitor': 'val_loss'}" if monitor else "{'scheduler': CALL, 'interval': WHEN}",

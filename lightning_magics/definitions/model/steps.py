@@ -13,7 +13,7 @@ from ..generated import expression, method, snippet
 from ..scopes import binds, names_read
 from .inputs import Inputs
 from .losses import Loss
-from .metrics import Metrics
+from .metrics import ModelMetrics
 
 _FORWARD = '''
 def forward(self, *inputs, **named):
@@ -278,7 +278,7 @@ class Steps:
     """
 
     loss: Loss | None
-    metrics: Metrics | None
+    metrics: ModelMetrics | None
     transformers: bool = False
     inputs: int = 1
     from_left: bool = False
@@ -355,7 +355,7 @@ class Steps:
         """Whether the loss compares the outputs with targets of their shape."""
         return self.loss is not None and self.loss.task in ("regression", "binary", "multilabel")
 
-    def _log_metrics(self, metrics: Metrics) -> ast.FunctionDef:
+    def _log_metrics(self, metrics: ModelMetrics) -> ast.FunctionDef:
         compare = [] if self._matches() or metrics.task in (None, "multiclass") else snippet(_MATCH)
         if metrics.task == "multiclass":
             compare += snippet(_CLASSES_COMPARED)
@@ -367,7 +367,7 @@ class Steps:
         return method(_LOG_METRICS, COMPARE=compare)
 
     @staticmethod
-    def _make_metrics(metrics: Metrics) -> ast.FunctionDef:
+    def _make_metrics(metrics: ModelMetrics) -> ast.FunctionDef:
         check = snippet(_CHECK_CLASSES) if metrics.by_output else []
         check += snippet(_CHECK_ONE_OUTPUT) if metrics.one_output else []
         return method(_MAKE_METRICS, CHECK=check, ENTRIES=metrics.entries)

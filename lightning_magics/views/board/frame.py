@@ -28,7 +28,7 @@ _NO_PROXY = (
 
 
 @dataclass(frozen=True)
-class Asked:
+class BoardRequest:
     """How a board is to be shown.
 
     Attributes:
@@ -39,25 +39,25 @@ class Asked:
         run: that it shows first; empty for all.
     """
 
-    source: servers.Source
+    source: servers.BoardSource
     command: str
     height: int = 800
     port: int | None = None
     run: str = ""
 
 
-def show(asked: Asked) -> None:
+def show(asked: BoardRequest) -> None:
     """Show a board, once its server answers.
 
     Raises:
         BoardError: there is no server, and why.
     """
-    _Place(asked).fill()
+    _BoardOutput(asked).fill()
 
 
-def show_soon(asked: Asked) -> None:
+def show_soon(asked: BoardRequest) -> None:
     """Show a board as soon as its server answers, while other things go on; or say why there is none."""
-    place = _Place(asked)
+    place = _BoardOutput(asked)
 
     def fill() -> None:
         try:
@@ -71,10 +71,10 @@ def show_soon(asked: Asked) -> None:
         fill()
 
 
-class _Place:
+class _BoardOutput:
     """Where a board goes: what the cell shows until it is there, and then the board."""
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: BoardRequest) -> None:
         self._asked = asked
         self._handle: Any = None
         kernel = running_kernel()
@@ -148,7 +148,7 @@ def _page(found: servers.Board, run: str) -> str:
     return f"{found.path}?{urlencode({'runFilter': f'^{run}$'})}" if run else found.path
 
 
-def framed(found: servers.Board, asked: Asked) -> dict[str, str]:
+def framed(found: servers.Board, asked: BoardRequest) -> dict[str, str]:
     """Return what a notebook shows: the frame, and under it a link and the command.
 
     An ``object`` shows what is within it where its address does not answer, and so does every reader that removes
@@ -172,7 +172,7 @@ def framed(found: servers.Board, asked: Asked) -> dict[str, str]:
     return {"text/html": f"{frame}{_line(below)}", "text/plain": plain}
 
 
-def _in_colab(found: servers.Board, asked: Asked) -> dict[str, str]:
+def _in_colab(found: servers.Board, asked: BoardRequest) -> dict[str, str]:
     """Show a board through Colab's own proxy; returns what to show under it."""
     from google.colab import output
 
@@ -180,7 +180,7 @@ def _in_colab(found: servers.Board, asked: Asked) -> dict[str, str]:
     return _sentence(asked)
 
 
-def _sentence(asked: Asked) -> dict[str, str]:
+def _sentence(asked: BoardRequest) -> dict[str, str]:
     """Return what tells how to see a board where there is none."""
     title, command = asked.source.title, asked.command
     return {

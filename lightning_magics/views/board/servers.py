@@ -35,7 +35,7 @@ _REPAIR = "To repair it: %pip install --upgrade --force-reinstall tensorboard"
 
 
 @dataclass(frozen=True)
-class Source:
+class BoardSource:
     """What a board shows; the same places are equal, however they were spelled.
 
     Attributes:
@@ -47,13 +47,13 @@ class Source:
     title: str = field(compare=False)
 
     @classmethod
-    def of_folder(cls, folder: str | Path) -> Source:
+    def of_folder(cls, folder: str | Path) -> BoardSource:
         """All that is below a folder, which need not exist yet."""
         path = root_folder(folder).resolve()
         return cls((("", str(path)),), shown(path))
 
     @classmethod
-    def of_places(cls, places: Iterable[RunFolder | Path]) -> Source:
+    def of_places(cls, places: Iterable[RunFolder | Path]) -> BoardSource:
         """Some runs or folders alone, each under the last parts of its path; a folder shows all that is below it."""
         asked = {root_folder(item.path if isinstance(item, RunFolder) else item).resolve(): item for item in places}
         paths = [path for path in sorted(asked) if not any(outer in asked for outer in path.parents)]
@@ -105,7 +105,7 @@ class _Server:
         strict: whether no other port will do.
     """
 
-    def __init__(self, source: Source, port: int | None, strict: bool) -> None:
+    def __init__(self, source: BoardSource, port: int | None, strict: bool) -> None:
         self._source = source
         self.port = port
         with contextlib.ExitStack() as undo:
@@ -169,7 +169,7 @@ class _Server:
         return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
 
 
-_servers: dict[Source, _Server] = {}
+_servers: dict[BoardSource, _Server] = {}
 _lock = threading.Lock()  # a fit opens its board in a thread
 
 
@@ -183,7 +183,7 @@ def check_installed() -> None:
         raise MissingPackage("tensorboard", "showing the board", "tensorboard")
 
 
-def start(source: Source, port: int | None = None) -> Board | Failed:
+def start(source: BoardSource, port: int | None = None) -> Board | Failed:
     """Return this kernel's server for a source: the one that answers, else a new one.
 
     A server that takes the place of a dead one listens where that did, if it can: what shows it in the page and in

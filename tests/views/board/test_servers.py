@@ -20,9 +20,9 @@ from lightning_magics.errors import BoardError, InputError, MissingPackage, RunE
 from lightning_magics.runs.folder import RunFolder
 from lightning_magics.transport import children
 from lightning_magics.views.board import frame, servers
-from lightning_magics.views.board.servers import Board, Failed, Source
+from lightning_magics.views.board.servers import Board, BoardSource, Failed
 
-ASKED = frame.Asked(Source.of_folder("/logs"), "%lightning_board", 500)
+ASKED = frame.BoardRequest(BoardSource.of_folder("/logs"), "%lightning_board", 500)
 BOARD = Board(6006, "/logs-1/", "logs")
 
 
@@ -48,7 +48,7 @@ def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def started(source: Source, port: int | None = None) -> Board:
+def started(source: BoardSource, port: int | None = None) -> Board:
     outcome = servers.start(source, port)
     assert isinstance(outcome, Board), outcome.reason
     return outcome
@@ -72,34 +72,34 @@ def eventually(holds: Callable[[], bool], timeout_s: float = 20) -> bool:
 
 
 def test_a_folder_has_one_server_however_it_is_spelled(logs, tmp_path, monkeypatch):
-    first = started(Source.of_folder(logs))
+    first = started(BoardSource.of_folder(logs))
     (tmp_path / "link").symlink_to(logs)
     monkeypatch.chdir(logs.parent)
     for spelled in ("logs", f"{logs}/", "logs/../logs", tmp_path / "link"):
-        assert started(Source.of_folder(spelled)) == first
+        assert started(BoardSource.of_folder(spelled)) == first
     assert eventually(lambda: servers.has_values(first, "Digits/version_1"))
     assert 'src="live.js"' in page(first)
     assert "autoReload" in page(first, "live.js")
 
 
 def test_a_server_listens_to_this_machine_alone(logs):
-    board = started(Source.of_folder(logs))
+    board = started(BoardSource.of_folder(logs))
     found = [item.laddr for item in psutil.Process(pid_of(board)).net_connections() if item.status == "LISTEN"]
     assert [(item.ip, item.port) for item in found] == [("127.0.0.1", board.port)]
 
 
 def test_a_killed_server_is_replaced_where_it_was(logs):
-    first = started(Source.of_folder(logs))
+    first = started(BoardSource.of_folder(logs))
     killed = pid_of(first)
     os.kill(killed, signal.SIGKILL)
-    second = started(Source.of_folder(logs))
+    second = started(BoardSource.of_folder(logs))
     assert second == first
     assert pid_of(second) != killed
     assert eventually(lambda: servers.has_values(second, "Digits/version_0"))
 
 
 def test_a_server_that_is_another_by_now_is_not_taken_for_alive(logs):
-    server = servers._servers[Source.of_folder(logs)]
+    server = servers._servers[BoardSource.of_folder(logs)]
     assert server.answers()
     port, server.port = server.port, 1  # where nobody listens
     assert not server.answers()
@@ -109,8 +109,8 @@ def test_a_server_that_is_another_by_now_is_not_taken_for_alive(logs):
 def test_some_runs_are_shown_alone_and_their_links_go_with_the_server(logs, tmp_path):
     write_run(tmp_path / "logs/Digits/version_1")  # of the same name
     places = [RunFolder(folder / "Digits/version_1") for folder in (logs, tmp_path / "logs")]
-    source = Source.of_places(places)
-    assert source == Source.of_places(reversed(places))
+    source = BoardSource.of_places(places)
+    assert source == BoardSource.of_places(reversed(places))
     board = started(source)
     names = {name for name, _ in source.places}
     assert len(names) == 2
@@ -129,8 +129,10 @@ def test_no_link_is_made_through_a_link(logs, tmp_path):
     write_run(tmp_path / "other/Digits/version_0")
     run, elsewhere = RunFolder(logs / "Digits/version_0"), RunFolder(tmp_path / "other/Digits/version_0")
     before = sorted(logs.rglob("*"))
-    assert Source.of_places([logs / "Digits", run]) == Source.of_folder(logs / "Digits")  # which shows the run
-    board = started(Source.of_places([logs / "Digits", run, elsewhere]))
+    assert BoardSource.of_places([logs / "Digits", run]) == BoardSource.of_folder(
+        logs / "Digits"
+    )  # which shows the run
+    board = started(BoardSource.of_places([logs / "Digits", run, elsewhere]))
     assert eventually(lambda: servers.has_values(board, "logs/Digits/version_0"))
     assert eventually(lambda: servers.has_values(board, "other/Digits/version_0"))
     assert sorted(logs.rglob("*")) == before
@@ -138,17 +140,17 @@ def test_no_link_is_made_through_a_link(logs, tmp_path):
 
 def test_names_are_those_of_the_resolved_paths(tmp_path):
     around = RunFolder(tmp_path / "a/Net/version_0/../version_1")
-    assert Source.of_places([around]).places == (("Net/version_1", f"{tmp_path}/a/Net/version_1"),)
+    assert BoardSource.of_places([around]).places == (("Net/version_1", f"{tmp_path}/a/Net/version_1"),)
     first, inner, last = Path("/y"), RunFolder("/x/y/Net"), RunFolder("/x/Net/z")
-    assert [name for name, _ in Source.of_places([last, inner, first]).places] == ["Net/z", "x/y/Net", "y"]
-    assert Source.of_places([Path("/"), last]) == Source.of_folder("/")
+    assert [name for name, _ in BoardSource.of_places([last, inner, first]).places] == ["Net/z", "x/y/Net", "y"]
+    assert BoardSource.of_places([Path("/"), last]) == BoardSource.of_folder("/")
 
 
 def test_a_server_that_cannot_be_started_leaves_nothing(logs, tmp_path, monkeypatch):
     held = set(children._held)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    outcome = servers.start(Source.of_places([RunFolder(logs / "Digits/version_0")]))
+    outcome = servers.start(BoardSource.of_places([RunFolder(logs / "Digits/version_0")]))
     assert isinstance(outcome, Failed)
     assert outcome.reason.startswith("TensorBoard cannot be started: [Errno 2] No such file or directory")
     assert list(tmp_path.iterdir()) == []
@@ -160,15 +162,15 @@ def test_a_port_that_was_asked_for_is_taken_or_refused(logs):
         stranger.bind(("127.0.0.1", 0))
         stranger.listen()
         port = stranger.getsockname()[1]
-        kept = started(Source.of_folder(logs))
+        kept = started(BoardSource.of_folder(logs))
         pid = pid_of(kept)
-        outcome = servers.start(Source.of_folder(logs), port)
+        outcome = servers.start(BoardSource.of_folder(logs), port)
         assert outcome == Failed(
             f"port {port} is in use by another program. Type another --port, or none: a free one is then found"
         )
-        assert started(Source.of_folder(logs)) == kept  # which goes on
+        assert started(BoardSource.of_folder(logs)) == kept  # which goes on
         assert pid_of(kept) == pid
-    moved = started(Source.of_folder(logs), port)
+    moved = started(BoardSource.of_folder(logs), port)
     assert moved.port == port
     assert not psutil.pid_exists(pid)
 
@@ -177,7 +179,7 @@ def test_a_broken_tensorboard_says_how_to_repair_it(tmp_path, monkeypatch):
     (tmp_path / "tensorboard").mkdir()
     (tmp_path / "tensorboard/__init__.py").write_text("raise ImportError('its insides are missing')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert servers.start(Source.of_folder(tmp_path)) == Failed(
+    assert servers.start(BoardSource.of_folder(tmp_path)) == Failed(
         "TensorBoard cannot start: ImportError: its insides are missing. "
         "To repair it: %pip install --upgrade --force-reinstall tensorboard"
     )
@@ -240,7 +242,7 @@ def test_colab_serves_the_frame_through_its_own_proxy(monkeypatch):
 
 def test_a_terminal_gets_the_link(shell, logs, capsys):
     shell.run_line_magic("lightning_board", f"{logs}")
-    board = started(Source.of_folder(logs))
+    board = started(BoardSource.of_folder(logs))
     assert capsys.readouterr().out == f"TensorBoard of {logs}: http://127.0.0.1:{board.port}{board.path}\n"
 
 
