@@ -16,6 +16,7 @@ import pytest
 from lightning_magics.clusters import Resources, State
 from lightning_magics.errors import InputError, MissingPackage, RunError
 from lightning_magics.launch.slurm import allocation, client, jobs, partitions, request, submission
+from lightning_magics.launch.slurm.engine import Slurm
 from lightning_magics.launch.slurm.request import resources
 
 BIN = Path(sys.executable).parent
@@ -433,8 +434,8 @@ def test_why_a_job_ended_is_said_for_a_person(state: State, message: str) -> Non
 
 
 def test_settings_of_a_queue_do_not_count_inside() -> None:
-    assert request.defaults({"partition": "gpu"}, {"time": 3}) == {"partition": "gpu", "time": 3}
-    assert request.defaults({"partition": "gpu"}, {"inside": True}) == {"inside": True}
+    assert Slurm().defaults({"partition": "gpu"}, {"time": 3}) == {"partition": "gpu", "time": 3}
+    assert Slurm().defaults({"partition": "gpu"}, {"inside": True}) == {"inside": True}
 
 
 def test_what_is_asked_is_frozen() -> None:
