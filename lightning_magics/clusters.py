@@ -21,7 +21,7 @@ _CLASSES = {"slurm": "lightning_magics.launch.slurm.engine:Slurm"}
 
 @dataclass(frozen=True)
 class State:
-    """How a job stands.
+    """The state of a job.
 
     Attributes:
         kind: queued, running, ended; or unknown, where nobody answers.
@@ -133,7 +133,7 @@ class Engine(Protocol):
 
     def why(self, state: State, folder: Path) -> str:
         """How the job of the run in a folder came to its end, for a person, with what to type where that helps."""
-        return state.reason or f"the job has ended ({state.word or 'its engine does not say how'})"
+        return state.reason or f"the job has ended ({state.word or 'reason unknown'})"
 
     def cancel(self, job: str) -> None:
         """Cancel a job; one that has ended stays as it is.
@@ -155,7 +155,7 @@ class Engine(Protocol):
             folder: of the run.
             lifeline: file descriptor whose end means that the kernel is gone, None where that is no matter.
         """
-        raise NotImplementedError(f"{self.name} has no allocations")
+        raise NotImplementedError(f"{self.name} cannot run inside an allocation")
 
 
 def names() -> list[str]:
@@ -181,7 +181,7 @@ def engine(name: str) -> Engine:
         module, _, attribute = (_CLASSES.get(name) or _entry_points()[name]).partition(":")
         made: Engine = getattr(importlib.import_module(module), attribute)()
     except Exception as error:  # whatever another package raises when it is imported
-        raise InputError(f"--cluster {name}: its engine cannot be loaded: {type(error).__name__}: {error}") from error
+        raise InputError(f"--cluster {name}: the engine cannot be loaded: {type(error).__name__}: {error}") from error
     return made
 
 

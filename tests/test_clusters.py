@@ -131,7 +131,7 @@ def test_an_engine_is_found_by_its_name() -> None:
     assert clusters.engine("slurm").name == "slurm"
     with pytest.raises(InputError, match=r"^--cluster 'tyo' is not one of: slurm, broken, toy\. Did you mean 'toy'\?$"):
         clusters.engine("tyo")
-    with pytest.raises(InputError, match=r"^--cluster broken: its engine cannot be loaded: ModuleNotFoundError: "):
+    with pytest.raises(InputError, match=r"^--cluster broken: the engine cannot be loaded: ModuleNotFoundError: "):
         clusters.engine("broken")
 
 

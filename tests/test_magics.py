@@ -429,7 +429,7 @@ def test_misspelled_metric_is_found_after_the_sanity_check(notebook):
 def test_a_monitored_metric_that_is_unlike_any_other_is_said_early_and_refused_in_a_line(notebook):
     with pytest.raises(InputError, match=r"^the monitored metric 'val_f1' is not logged\. Logged metrics: val_loss, "):
         notebook("%lightning_fit Net samples samples --max_epochs 2 --early_stop val_f1")
-    assert "'val_f1' was not logged in the sanity check. It logged val_loss" in notebook.text
+    assert "'val_f1' was not logged in the sanity check. Logged metrics: val_loss" in notebook.text
     with pytest.raises(InputError, match=r"'train_los' is not logged\. Did you mean 'train_loss'\?"):
         notebook("%lightning_fit Net samples samples --max_epochs 2 --monitor train_los --quiet")
 

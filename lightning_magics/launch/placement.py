@@ -31,8 +31,8 @@ def processes(trainer: Mapping[str, Any], package: str) -> int:
     nodes = trainer.get("num_nodes", 1)
     if nodes != 1:
         raise InputError(
-            f"--num_nodes {nodes} asks for other machines; a run takes the one it is on: --num_nodes 1. On "
-            f"a cluster: --nodes {nodes} --cluster slurm"
+            f"--num_nodes {nodes} is not available: a run here uses this machine only. "
+            f"To use a cluster, type --nodes {nodes} --cluster slurm"
         )
     strategy = trainer.get("strategy", "auto")
     check_strategy(strategy, package)
@@ -42,9 +42,9 @@ def processes(trainer: Mapping[str, Any], package: str) -> int:
     accelerator = _accelerator(trainer, package)
     count = len(accelerator.get_parallel_devices(_parsed(trainer, accelerator, package)))
     if count > 1 and _is_of_one_device(strategy, package) and strategy != "auto":
-        raise InputError(f"{_typed(strategy)} trains on one device, --devices asks for {count}: leave one of them out")
+        raise InputError(f"{_typed(strategy)} trains on one device, but --devices requests {count}. Remove one of them")
     if count > 1 and accelerator.name() == "tpu":
-        raise InputError(f"--devices asks for {count} TPU cores; a run takes one of them: --devices 1")
+        raise InputError(f"--devices requests {count} TPU cores, but a run can use only one. Type --devices 1")
     return count
 
 
@@ -86,24 +86,24 @@ def with_ddp(trainer: Mapping[str, Any], asked: bool | int, package: str = "pyto
     if strategy == "auto":
         strategy = "ddp"
     elif _is_of_one_device(strategy, package):
-        raise InputError(f"--ddp trains in several processes and {_typed(strategy)} in one: leave one of them out")
+        raise InputError(f"--ddp trains in several processes, but {_typed(strategy)} in one. Remove one of them")
     made = {**trainer, "strategy": strategy}
     if asked is True:
         if "devices" not in made:
             made["devices"] = _gpus(made, package)
         return made
     if asked < 1:
-        raise InputError(f"--ddp {asked} is no number of processes. Type --ddp 2")
+        raise InputError(f"--ddp needs a positive number of processes, got {asked}. Type --ddp 2")
     made.setdefault("devices", asked)
     if made["devices"] != asked and processes(made, package) != asked:
-        raise InputError(f"--ddp {asked} and --devices {made['devices']} differ: leave one of them out")
+        raise InputError(f"--ddp {asked} and --devices {made['devices']} differ. Remove one of them")
     return made
 
 
 def _gpus(trainer: Mapping[str, Any], package: str) -> int:
     accelerator = _accelerator(trainer, package)
     if accelerator.name() != "cuda":
-        raise InputError("--ddp takes all GPUs, and there is none to take: say how many processes: --ddp 2")
+        raise InputError("--ddp uses all GPUs, but this machine has none. Type a number of processes: --ddp 2")
     count: int = accelerator.auto_device_count()
     return count
 
@@ -124,13 +124,13 @@ def _parsed(trainer: Mapping[str, Any], accelerator: Any, package: str) -> Any:
 
 def _refusal(asked: Any, accelerator: Any) -> InputError:
     if accelerator.name() == "cpu":
-        return InputError(f"--devices {asked} is no number of processes, which it has to be on the CPU: --devices 2")
+        return InputError(f"--devices {asked} is not a number of processes, which the CPU needs. Type --devices 2")
     count = accelerator.auto_device_count()
     kind = _NAMES.get(accelerator.name(), accelerator.name())
-    here = f"has 1 {kind}, which is 0" if count == 1 else f"has {count} {kind}s, numbered from 0"
+    here = f"has 1 {kind} (index 0)" if count == 1 else f"has {count} {kind}s (indices 0 to {count - 1})"
     return InputError(
-        f"--devices {asked} is not to be had: this machine {here}. "
-        f"Type --devices auto for all of them, or --accelerator cpu for processes on the CPU"
+        f"--devices {asked} is not available: this machine {here}. "
+        f"Type --devices auto to use all of them, or --accelerator cpu to train on the CPU"
     )
 
 
@@ -149,12 +149,12 @@ def _accelerator(trainer: Mapping[str, Any], package: str) -> Any:
         chosen = [known[asked]]
     else:
         names = ["auto", "gpu", *known]
-        raise InputError(f"--accelerator {asked} is none of {', '.join(names)}.{did_you_mean(asked, names)}")
+        raise InputError(f"--accelerator {asked} is not one of: {', '.join(names)}.{did_you_mean(asked, names)}")
     for accelerator in chosen:
         if accelerator.is_available():
             return accelerator
     there = ", ".join(name for name, accelerator in known.items() if accelerator.is_available())
-    raise InputError(f"--accelerator {asked} is not to be had; this machine has {there}. Type --accelerator auto")
+    raise InputError(f"--accelerator {asked} is not available: this machine has {there}. Type --accelerator auto")
 
 
 def check_strategy(strategy: Any, package: str) -> None:
@@ -168,13 +168,13 @@ def check_strategy(strategy: Any, package: str) -> None:
         registry = importlib.import_module(f"{package}.strategies").StrategyRegistry
         if strategy != "auto" and strategy not in registry:
             names = ["auto", *registry.available_strategies()]
-            near = did_you_mean(strategy, names) or f" There are: {', '.join(names)}"
-            raise InputError(f"--strategy {strategy} is no strategy of Lightning's.{near}")
+            near = did_you_mean(strategy, names) or f" Available: {', '.join(names)}"
+            raise InputError(f"--strategy {strategy} is not a Lightning strategy.{near}")
         method = registry[strategy]["init_params"].get("start_method") if strategy != "auto" else None
     if method not in (None, "popen"):
         raise InputError(
-            f"{_typed(strategy)} starts processes itself, which a notebook's run does not survive. "
-            "Type --strategy ddp: its processes are spawned for you"
+            f"{_typed(strategy)} starts its own processes, which does not work in a notebook. "
+            "Type --strategy ddp: its processes are started for you"
         )
 
 

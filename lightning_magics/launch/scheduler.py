@@ -57,7 +57,9 @@ class Scheduler:
         try:
             self._engine.cancel(self._job)
         except RunError as error:  # it is tried again
-            self._show(events.Notice(f"{error}. To cancel it by hand: {self._engine.by_hand(self._job, 'cancel')}"))
+            self._show(
+                events.Notice(f"{error}. To cancel the job yourself: {self._engine.by_hand(self._job, 'cancel')}")
+            )
             self._retry = time.monotonic() + _QUEUE_S
         else:
             self._is_cancelled, self._due = True, 0.0

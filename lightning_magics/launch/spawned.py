@@ -297,7 +297,7 @@ class SpawnedRun(Run):
             RunError: the run goes on, or its model is unknown here.
         """
         if not self._ended.is_set():
-            raise RunError(f"{self.name} is still running. Wait for it with run.wait(), or end it with run.stop()")
+            raise RunError(f"{self.name} is still running. Wait for it with run.wait(), or stop it with run.stop()")
         if self._settled:
             return
         if self._model is None and self._build is not None and self.verb == "fit":
@@ -335,7 +335,9 @@ class SpawnedRun(Run):
             return last if last.exists() and not self.record.error else None
         found = last if last.exists() else self.folder.newest_checkpoint()  # which a fit in a kernel has alone
         if found is None:
-            raise RunError(f"{self.name} kept no checkpoint in {shown(self.folder.checkpoints_path)}, and no weights")
+            raise RunError(
+                f"{self.name} has no weights: there is no checkpoint in {shown(self.folder.checkpoints_path)}"
+            )
         return found
 
 
@@ -405,7 +407,7 @@ def _begun(run: SpawnedRun, begin: Callable[[], Line]) -> Line:
         run.finish()
         raise
     except OSError as error:
-        why = f"its processes cannot be started: {error}"
+        why = f"its processes could not be started: {error}"
         run.finish(why)
         raise RunError(f"{run.name} failed: {why}") from error
 
@@ -441,7 +443,7 @@ def _replaced_bars(job: Job) -> tuple[str, ...]:
     if not bars and job.trainer.get("enable_progress_bar"):
         bars = ["the progress bar"]
     verb = "are" if len(bars) > 1 else "is"
-    return (f"{' and '.join(bars)} {verb} replaced by the view of the run",) if bars else ()
+    return (f"{' and '.join(bars)} {verb} replaced by the live view of the run",) if bars else ()
 
 
 def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable[[], Line]:

@@ -99,7 +99,7 @@ def _refuse_elsewhere(folder: RunFolder, more: str) -> None:
     """
     record = folder.read()
     if record.status == "running" and record.pid and record.host != socket.gethostname():
-        raise RunError(f"{folder.name} runs on {record.host}: type %lightning_stop {folder.name}{more} there")
+        raise RunError(f"{folder.name} runs on {record.host}. Type %lightning_stop {folder.name}{more} there")
 
 
 def _refuse_in_kernel(folder: RunFolder) -> None:
@@ -110,7 +110,7 @@ def _refuse_in_kernel(folder: RunFolder) -> None:
     """
     record = folder.read()
     if record.status == "running" and record.pid and folder.is_alive():
-        raise RunError(f"{folder.name} runs in the kernel of its notebook: interrupt that one (■)")
+        raise RunError(f"{folder.name} runs in the kernel of its notebook. Interrupt that kernel (■)")
 
 
 def _ask_job(folder: RunFolder) -> None:
@@ -144,9 +144,7 @@ def _cancel_job(folder: RunFolder) -> None:
         engine.cancel(job)
     while state.kind != "ended":
         if time.monotonic() > until:
-            raise RunError(
-                f"job {job} of {folder.name} was cancelled, and has not ended yet: {engine.by_hand(job, 'show')}"
-            )
+            raise RunError(f"job {job} of {folder.name} was cancelled but has not ended: {engine.by_hand(job, 'show')}")
         time.sleep(_JOB_LOOK_S)
         state = engine.state(job)
     with contextlib.suppress(LightningMagicsError):

@@ -619,7 +619,7 @@ def test_second_names_of_one_logged_value_can_be_read_and_are_not_listed(noteboo
         assert notebook.value(f"{run}.metrics.get('train_loss_epoch') == logged['train_loss_epoch']") is True
         assert notebook.value(f"[{run}.metrics.get('other'), {run}.metrics.get('other', 1)]") == [None, 1]
     told = notebook.value("[item.text for item in there._state.notices]")
-    assert "RichProgressBar is replaced by the view of the run" in told
+    assert "RichProgressBar is replaced by the live view of the run" in told
     assert notebook.value("scored.metrics['val_loss'] == scored.results[0]['val_loss']") is True
     assert "KeyError: 'other'" in str(notebook.cell("here.metrics['other']").error)
 
@@ -639,7 +639,7 @@ def test_names_of_the_user_that_end_like_lightnings_are_recorded_from_ranks(note
     for found in ("run.metrics", "attached.metrics", "run.history[-1]", "attached.history[-1]", "record['metrics']"):
         assert notebook.value(f"{{name: {found}[name] for name in ('env_step', 'x_epoch')}}") == named, found
     told = notebook.value("[item.text for item in run._state.notices]")
-    assert "the progress bar is replaced by the view of the run" in told
+    assert "the progress bar is replaced by the live view of the run" in told
     assert "Epoch 0" not in notebook.value("run.logs()")
 
 

@@ -69,30 +69,34 @@ def test_one_of_many_gpus_is_taken_unless_more_were_asked_for(four_gpus):
 
 @pytest.mark.parametrize("devices", [0, "0", -2, "x", "0,1", [0, 1], [], "", 2.0])
 def test_what_the_cpu_cannot_take_is_refused(devices):
-    with pytest.raises(InputError, match=r"^--devices .* is no number of processes, .* on the CPU: --devices 2$"):
+    with pytest.raises(
+        InputError, match=r"^--devices .* is not a number of processes, .*CPU needs\. Type --devices 2$"
+    ):
         processes({"devices": devices}, PL)
 
 
 @pytest.mark.parametrize("devices", [0, "0", 9, "x", "1,1", [0, 7], [], [True]])
 def test_gpus_that_are_not_there_are_refused(devices, four_gpus):
-    expected = r"^--devices .* is not to be had: this machine has 4 GPUs, numbered from 0\. Type --devices auto .* CPU$"
+    expected = (
+        r"^--devices .* is not available: this machine has 4 GPUs \(indices 0 to 3\)\. Type --devices auto .* CPU$"
+    )
     with pytest.raises(InputError, match=expected):
         processes({"devices": devices}, PL)
 
 
 def test_a_machine_of_one_gpu_is_described_so(monkeypatch):
     monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
-    with pytest.raises(InputError, match=r"--devices 9 is not to be had: this machine has 1 GPU, which is 0\."):
+    with pytest.raises(InputError, match=r"--devices 9 is not available: this machine has 1 GPU \(index 0\)\."):
         processes({"devices": 9}, PL)
 
 
 @pytest.mark.parametrize(
     ("accelerator", "message"),
     [
-        ("tpuu", r"--accelerator tpuu is none of auto, gpu, cpu, cuda, mps, tpu\. Did you mean 'tpu'\?"),
-        ("cuda", r"--accelerator cuda is not to be had; this machine has cpu\. Type --accelerator auto"),
-        ("gpu", r"--accelerator gpu is not to be had; this machine has cpu"),
-        (pytorch_lightning.accelerators.CUDAAccelerator(), r"--accelerator CUDAAccelerator is not to be had"),
+        ("tpuu", r"--accelerator tpuu is not one of: auto, gpu, cpu, cuda, mps, tpu\. Did you mean 'tpu'\?"),
+        ("cuda", r"--accelerator cuda is not available: this machine has cpu\. Type --accelerator auto"),
+        ("gpu", r"--accelerator gpu is not available: this machine has cpu"),
+        (pytorch_lightning.accelerators.CUDAAccelerator(), r"--accelerator CUDAAccelerator is not available"),
     ],
 )
 def test_accelerators_that_are_not_there_are_refused(accelerator, message):
@@ -103,7 +107,7 @@ def test_accelerators_that_are_not_there_are_refused(accelerator, message):
 def test_several_machines_are_refused():
     with pytest.raises(
         InputError,
-        match=r"--num_nodes 2 asks for other machines; a run takes .*1\. On a cluster: --nodes 2",
+        match=r"--num_nodes 2 is not available: a run here .*\. To use a cluster, type --nodes 2",
     ):
         processes({"num_nodes": 2}, PL)
 
@@ -145,7 +149,7 @@ def test_every_strategy_that_starts_processes_itself_is_refused():
         with pytest.raises(InputError, match=rf"^--strategy {name} starts .* Type --strategy ddp: its processes are"):
             processes({"strategy": name}, PL)
     for method in ("spawn", "fork"):
-        with pytest.raises(InputError, match=r"^--strategy DDPStrategy starts processes itself"):
+        with pytest.raises(InputError, match=r"^--strategy DDPStrategy starts its own processes"):
             needs_processes({"strategy": strategies().DDPStrategy(start_method=method)}, PL)
 
 
@@ -155,14 +159,16 @@ def test_lightning_still_names_the_start_method_as_it_did():
 
 
 def test_a_strategy_that_lightning_does_not_know_is_refused():
-    with pytest.raises(InputError, match=r"--strategy dpp is no strategy of Lightning's\. Did you mean 'ddp'\?"):
+    with pytest.raises(InputError, match=r"--strategy dpp is not a Lightning strategy\. Did you mean 'ddp'\?"):
         processes({"strategy": "dpp"}, PL)
-    with pytest.raises(InputError, match=r"--strategy wxyz is no strategy of Lightning's\. There are: auto, ddp, "):
+    with pytest.raises(InputError, match=r"--strategy wxyz is not a Lightning strategy\. Available: auto, ddp, "):
         processes({"strategy": "wxyz"}, PL)
 
 
 def test_a_strategy_of_one_device_goes_with_one():
-    with pytest.raises(InputError, match=r"--strategy single_device trains on one device, --devices asks for 2: leave"):
+    with pytest.raises(
+        InputError, match=r"--strategy single_device trains on one device, but --devices requests 2\. Remove"
+    ):
         processes({"strategy": "single_device", "devices": 2}, PL)
 
 
@@ -180,12 +186,12 @@ def test_ddp_leaves_a_strategy_for_several_processes(package):
 
 def test_a_bare_ddp_takes_all_gpus(four_gpus):
     assert with_ddp({}, True) == {"strategy": "ddp", "devices": 4}
-    with pytest.raises(InputError, match="say how many processes: --ddp 2"):
+    with pytest.raises(InputError, match="Type a number of processes: --ddp 2"):
         with_ddp({"accelerator": "cpu"}, True)
 
 
 def test_a_bare_ddp_without_gpus_asks_for_a_number():
-    with pytest.raises(InputError, match=r"^--ddp takes all GPUs, and there is none to take: say .*: --ddp 2$"):
+    with pytest.raises(InputError, match=r"^--ddp uses all GPUs, but this machine has none\. Type .*: --ddp 2$"):
         with_ddp({}, True)
 
 
@@ -195,15 +201,15 @@ def test_ddp_and_devices_may_agree(devices, four_gpus):
 
 
 def test_ddp_and_other_arguments_may_not_differ():
-    with pytest.raises(InputError, match=r"^--ddp 2 and --devices 4 differ: leave one of them out$"):
+    with pytest.raises(InputError, match=r"^--ddp 2 and --devices 4 differ\. Remove one of them$"):
         with_ddp({"devices": 4}, 2)
-    with pytest.raises(InputError, match=r"^--ddp trains in several processes and --strategy single_device in one"):
+    with pytest.raises(InputError, match=r"^--ddp trains in several processes, but --strategy single_device in one"):
         with_ddp({"strategy": "single_device"}, 2)
 
 
 @pytest.mark.parametrize("asked", [0, -3])
 def test_ddp_needs_a_number_of_processes(asked):
-    with pytest.raises(InputError, match=rf"^--ddp {asked} is no number of processes\. Type --ddp 2$"):
+    with pytest.raises(InputError, match=rf"^--ddp needs a positive number of processes, got {asked}\. Type --ddp 2$"):
         with_ddp({}, asked)
 
 

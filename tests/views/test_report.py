@@ -312,8 +312,8 @@ def test_a_job_in_the_queue_says_how_it_waits_and_has_no_bars():
     assert report.text(state).splitlines()[0] == "Digits · version_3 · 2 processes"
     assert report.text(state).splitlines()[1].startswith(said)
     assert said in report.html_status(state)
-    assert report.waiting(fold(LAUNCHED, Queued("it waits for another job (Dependency)"))) == (
-        "in the queue: it waits for another job (Dependency)"
+    assert report.waiting(fold(LAUNCHED, Queued("waiting for another job (Dependency)"))) == (
+        "in the queue: waiting for another job (Dependency)"
     )
     assert report.waiting(fold(LAUNCHED, WAITING, Queued(""))) == ""
     assert "in the queue" not in report.text(fold(LAUNCHED, WAITING, Ended("interrupted", 1.0)))

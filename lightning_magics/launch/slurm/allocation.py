@@ -51,5 +51,5 @@ def hosts(nodelist: str) -> list[str]:
     """
     answer = ask("scontrol", "show", "hostnames", nodelist)
     if answer.error:
-        raise RunError(f"the nodes {nodelist!r} cannot be told: {answer.error}")
+        raise RunError(f"the node list {nodelist!r} cannot be expanded: {answer.error}")
     return answer.text.split()

@@ -45,11 +45,11 @@ def ask(*command: str, timeout_s: float | None = None) -> Answer:
     except OSError as error:
         return Answer(error=f"{command[0]}: {error.strerror}", silent=True)
     except subprocess.TimeoutExpired:
-        return Answer(error=f"{command[0]} had no answer for {timeout_s:g} s", silent=True)
+        return Answer(error=f"{command[0]} did not respond within {timeout_s:g} s", silent=True)
     text, words = done.stdout.decode(errors="replace"), " ".join(done.stderr.decode(errors="replace").split())
     if not done.returncode:
         return Answer(text)
-    words = words or f"{command[0]} ended with exit code {done.returncode}"
+    words = words or f"{command[0]} exited with code {done.returncode}"
     return Answer(text, words, any(part in words for part in _NO_CONTACT))
 
 

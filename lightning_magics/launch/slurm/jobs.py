@@ -28,25 +28,25 @@ _CANCELLED = "CANCELLED"
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
 _WAITS = {
     "Resources": "waiting for resources",
-    "Priority": "higher-priority jobs are before it",
-    "BeginTime": "it may not begin yet",
-    "Dependency": "it waits for another job",
-    "DependencyNeverSatisfied": "it waits for a job that did not end as it was to",
-    "JobHeldUser": "held by its user: scontrol release JOB lets it go",
+    "Priority": "behind jobs of higher priority",
+    "BeginTime": "its start time has not been reached",
+    "Dependency": "waiting for another job",
+    "DependencyNeverSatisfied": "waiting for a job that did not end as required, so it will never start",
+    "JobHeldUser": "held by its user. To release it: scontrol release JOB",
     "JobHeldAdmin": "held by an administrator",
     "PartitionDown": "its partition is down",
     "PartitionInactive": "its partition is inactive",
-    "PartitionConfig": "no node of the partition has what it asks for",
-    "PartitionNodeLimit": "it asks for more nodes than the partition allows",
-    "PartitionTimeLimit": "it asks for more time than the partition allows",
-    "ReqNodeNotAvail": "a node that it asks for is not available",
+    "PartitionConfig": "no node of the partition has the requested resources",
+    "PartitionNodeLimit": "it requests more nodes than the partition allows",
+    "PartitionTimeLimit": "it requests more time than the partition allows",
+    "ReqNodeNotAvail": "a requested node is not available",
     "Licenses": "waiting for a license",
     "Reservation": "waiting for its reservation",
-    "QOSMaxJobsPerUserLimit": "as many jobs of yours run as you may run",
-    "QOSMaxGRESPerUser": "your jobs use as many GPUs as you may use",
-    "AssocGrpGRES": "your account uses as many GPUs as it may use",
-    "AssocMaxJobsLimit": "as many jobs of your account run as it may run",
-    "launch_failed_requeued_held": "held, since it could not be started on its node",
+    "QOSMaxJobsPerUserLimit": "you have reached your limit of running jobs",
+    "QOSMaxGRESPerUser": "you have reached your GPU limit",
+    "AssocGrpGRES": "your account has reached its GPU limit",
+    "AssocMaxJobsLimit": "your account has reached its limit of running jobs",
+    "launch_failed_requeued_held": "held because it could not be started on its node",
 }
 # Fields of squeue's output, each with its width; read by place, since values may hold any character.
 _FIELDS = {
@@ -62,7 +62,7 @@ _FIELDS = {
 }
 
 
-FORGOTTEN = State("ended", "FORGOTTEN", "Slurm does not know the job any more")
+FORGOTTEN = State("ended", "FORGOTTEN", "Slurm no longer knows the job")
 
 
 def states(jobs: Iterable[str]) -> dict[str, State]:
@@ -120,16 +120,16 @@ def gives_way(job: str) -> bool:
 def not_shared(folder: Path, where: str) -> str:
     """The message for a node that does not see the run's folder."""
     return (
-        f"the folder of the run is not seen{where}: {folder} is not on a file system that all nodes share. "
-        f"Set one that is: %config LightningMagics.run_dir = '/a/shared/folder'"
+        f"the run folder was not found{where}: {folder} is not on a file system that all nodes share. "
+        f"Choose a shared folder: %config LightningMagics.run_dir = '/a/shared/folder'"
     )
 
 
 def no_python(where: str) -> str:
     """The message for a node without the kernel's Python."""
     return (
-        f"this notebook's Python is not found{where}: {sys.executable}. Use an environment on a file system that "
-        f"all nodes share, or a line that makes it available: --slurm.setup 'module load …'"
+        f"the notebook's Python was not found{where}: {sys.executable}. Use an environment on a file system that "
+        f"all nodes share, or make it available there: --slurm.setup 'module load …'"
     )
 
 
@@ -147,14 +147,14 @@ def why(state: State, folder: Path) -> str:
         return no_python(where)
     told = {
         _CANCELLED: f"the job was {state.reason or 'cancelled'}",
-        "TIMEOUT": "the job reached its time limit. More of it: --slurm.time MINUTES",
+        "TIMEOUT": "the job reached its time limit. For more time: --slurm.time MINUTES",
         "DEADLINE": "the job reached its deadline",
-        "NODE_FAIL": f"the job lost a node{f' of {state.nodes}' if state.nodes else ''}",
+        "NODE_FAIL": f"a node of the job failed{f' ({state.nodes})' if state.nodes else ''}",
         "BOOT_FAIL": f"a node of the job did not start{f': {state.nodes}' if state.nodes else ''}",
-        "OUT_OF_MEMORY": f"the job used more memory than it had{where}. More of it: --slurm.mem 64GB",
-        "PREEMPTED": "the job gave way to one of higher priority",
+        "OUT_OF_MEMORY": f"the job ran out of memory{where}. For more memory: --slurm.mem 64GB",
+        "PREEMPTED": "the job was preempted by one of higher priority",
         "COMPLETED": "the job has ended",
-        "FORGOTTEN": "the job has ended, and Slurm has forgotten how",
+        "FORGOTTEN": "the job has ended, and Slurm no longer knows how",
     }
     if state.word in told:
         return told[state.word]
@@ -167,7 +167,7 @@ def why(state: State, folder: Path) -> str:
 def _order(what: str, job: str, *command: str) -> None:
     answer = ask(*command)
     if answer.error:
-        raise RunError(f"Slurm does not {what} job {job}: {answer.error}")
+        raise RunError(f"Slurm did not {what} job {job}: {answer.error}")
 
 
 def _squeue(*options: str) -> Answer:
@@ -231,7 +231,7 @@ def _state(row: dict[str, str], queue: _Queue) -> State:
         return replace(found, reason=_waits(row), position=place[0], waiting=place[1], start=_start(row["StartTime"]))
     if kind == "ended":
         return replace(found, reason="cancelled" if found.is_cancelled else _plain(row["Reason"]))
-    return replace(found, reason="its processes are being ended") if word == "COMPLETING" else found
+    return replace(found, reason="its processes are exiting") if word == "COMPLETING" else found
 
 
 def _kind(word: str) -> Literal["queued", "running", "ended"]:
@@ -241,14 +241,14 @@ def _kind(word: str) -> Literal["queued", "running", "ended"]:
 def _waits(row: dict[str, str]) -> str:
     """Why a job waits: in plain words, with Slurm's own."""
     if row["State"] == "CONFIGURING":
-        return "its nodes are made ready"
+        return "its nodes are being prepared"
     reason = row["Reason"].strip("()")
     first = reason.partition(",")[0]
     if first == "BeginTime" and _number(row["RestartCnt"]):
-        return "put back into the queue; it may begin again in a moment (BeginTime)"
+        return "requeued; it can start again in a moment (BeginTime)"
     if first in ("", "None"):
-        return "waiting for Slurm to look at it"
-    return f"{_WAITS.get(first, 'it waits')} ({reason})"
+        return "waiting to be scheduled"
+    return f"{_WAITS.get(first, 'waiting')} ({reason})"
 
 
 def _plain(reason: str) -> str:

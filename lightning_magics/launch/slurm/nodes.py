@@ -187,14 +187,14 @@ class NodeRanks(Supervision):
         sys.stderr.write(marked(f"{line}\n"))
         self._last_said = line or self._last_said
         if found := _NODE_LOST.match(line):
-            self._lost = f"node {found[1]} was lost"
+            self._lost = f"node {found[1]} failed"
         if found := _NO_ANSWER.match(line):
             self._lost = f"node {found[1]} did not start its processes ({found[2]})"
             self._ends = True  # srun ends those of the other nodes
         if (found := _CANCELLED.match(line)) and not self._ends:
             self._cause = found[1] or ""
         if found := _NO_LAUNCH.match(line):
-            self._died[int(found[1])] = f"rank {found[1]} of {self.ranks} cannot be started: {found[2]}"
+            self._died[int(found[1])] = f"rank {found[1]} of {self.ranks} could not be started: {found[2]}"
         if found := _REPORT.match(line):
             node, tasks, how = found.groups()
             for rank in _ranks(tasks):
@@ -222,7 +222,7 @@ class NodeRanks(Supervision):
             return self._scheduled(self._cause)
         if self._lost or self._peer_is_lost():
             return self._scheduled("NODE FAILURE")
-        return self.why(self._died or {0: f"its processes cannot be started: {self._last_said or 'srun failed'}"})
+        return self.why(self._died or {0: f"its processes could not be started: {self._last_said or 'srun failed'}"})
 
     def _peer_is_lost(self) -> bool:
         """Whether all that ranks say is that another has gone, and nobody says what became of that one."""
@@ -237,9 +237,9 @@ class NodeRanks(Supervision):
         Args:
             cause: Slurm's words; empty where it gave none: the job was cancelled, or it is to make room and has time.
         """
-        lost = self._lost or "a node was lost"
+        lost = self._lost or "a node failed"
         if cause.startswith("TIME LIMIT"):
-            return "its job has reached its time limit, before a batch ended at which it could be saved"
+            return "its job reached its time limit before the current batch ended, so its state was not saved"
         if self._requeues is None:
             return lost if cause.startswith("NODE") else CANCELLED
         job, yields = self.folder.job(), self.folder.yields()
@@ -248,7 +248,7 @@ class NodeRanks(Supervision):
             if _restarts() + 1 - yields > self._requeues:
                 with contextlib.suppress(RunError):  # Slurm queues it again by itself
                     jobs.cancel(job)
-                return f"{how}, and its job is not queued again: --slurm.requeues {self._requeues + 1}"
+                return f"{how}, and its job has no requeues left. To allow more: --slurm.requeues {self._requeues + 1}"
         elif cause == "" and not (jobs.gives_way(job) or self._is_queued_again(job)):
             return CANCELLED
         else:
@@ -258,8 +258,8 @@ class NodeRanks(Supervision):
             try:
                 jobs.requeue(job)
             except RunError as error:
-                return f"{how}, and is not queued again: {error}"
-        tell(self.folder, f"{how}: it waits in the queue again ({time.strftime('%H:%M:%S')})")
+                return f"{how}, but could not be requeued: {error}"
+        tell(self.folder, f"{how}, and is queued again ({time.strftime('%H:%M:%S')})")
         return GOES_ON
 
     def _is_queued_again(self, job: str, seconds: float = 0.0) -> bool:
@@ -304,7 +304,11 @@ def job(folder: str, nodes: int, processes: int, requeues: int) -> None:
     with as_job(run, "slurm", os.environ["SLURM_JOB_ID"], longer="--slurm.time MINUTES") as heard:
         losses = restarts - run.yields()
         if losses > requeues:
-            tell_end(run, f"its job has lost a node {losses} times, and is not queued again: --slurm.requeues {losses}")
+            tell_end(
+                run,
+                f"its job lost a node {losses} times and has no requeues left. "
+                f"To allow more: --slurm.requeues {losses}",
+            )
             clear(run)
             return
         if restarts:
@@ -322,6 +326,6 @@ def _resume(folder: RunFolder) -> None:
     found = folder.newest_checkpoint()
     if found is not None:
         os.environ[RESUME] = str(found)
-    where = f"from {found.name}" if found is not None else "from its beginning, for it had kept no checkpoint"
+    where = f"from {found.name}" if found is not None else "from the beginning, because there is no checkpoint"
     nodes = os.environ.get("SLURM_JOB_NODELIST", "")
-    tell(folder, f"the job has begun again on {nodes}, {where} ({time.strftime('%H:%M:%S')})")
+    tell(folder, f"the job has restarted on {nodes}, {where} ({time.strftime('%H:%M:%S')})")

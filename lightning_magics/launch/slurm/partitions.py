@@ -84,16 +84,16 @@ class Partition:
             InputError: says what it has.
         """
         if gpus > self.most_gpus:
-            has = f"no node of it has more than {self.most_gpus}" if self.most_gpus else "its nodes have none"
+            has = f"its nodes have at most {self.most_gpus}" if self.most_gpus else "its nodes have none"
             raise InputError(
-                f"{plural(gpus, 'GPU')} a node were asked for of partition {self.name}, and {has}. "
+                f"partition {self.name} cannot provide {plural(gpus, 'GPU')} per node: {has}. "
                 f"Type --devices {self.most_gpus or 1}{'' if self.most_gpus else ' --accelerator cpu'}"
             )
         most = max((node.cpus for node in self.nodes), default=0)
         if processes * cpus > most:
-            asked = f"{plural(processes * cpus, 'CPU')} a node ({plural(processes, 'process')} of {cpus})"
+            asked = f"{plural(processes * cpus, 'CPU')} per node ({plural(processes, 'process')} with {cpus} each)"
             raise InputError(
-                f"{asked} were asked for of partition {self.name}, and no node of it has more than {most}. "
+                f"partition {self.name} cannot provide {asked}: its nodes have at most {most}. "
                 f"Type --devices {max(1, most // cpus)}"
             )
         with_gpus = f" with {plural(gpus, 'GPU')}" if gpus else ""
@@ -105,9 +105,10 @@ class Partition:
         working = self.count(gpus, up=True)
         if nodes > working:
             away = ", ".join(f"{node.names} ({node.state})" for node in self.nodes if not node.is_up)
-            typed = f"--nodes {working}" if working else "--slurm.partition NAME for another one"
+            typed = f"--nodes {working}" if working else "another --slurm.partition NAME"
             raise InputError(
-                f"--nodes {nodes}: of partition {self.name}, {_nodes(working)}{with_gpus} can be had now; not: {away}. "
+                f"--nodes {nodes}: partition {self.name} has {_nodes(working)}{with_gpus} available now. "
+                f"Unavailable: {away}. "
                 f"Type {typed}, or wait until they are back"
             )
 
@@ -121,7 +122,7 @@ def partitions(timeout_s: float | None = None) -> list[Partition]:
     answer = ask("sinfo", "--all", "--noheader", "--format=%P|%D|%T|%G|%l|%L|%N|%c", timeout_s=timeout_s)
     if answer.error:
         raise InputError(
-            f"Slurm does not answer: {answer.error}. Try again; `sinfo` in a terminal shows when it is back"
+            f"Slurm does not answer: {answer.error}. Try again later; to check, type `sinfo` in a terminal"
         )
     rows = [line.split("|") for line in answer.rows]
     names = dict.fromkeys(row[0] for row in rows)
@@ -152,8 +153,8 @@ def named(known: Sequence[Partition], asked: str) -> list[Partition]:
 
 def with_gpus(known: Iterable[Partition]) -> str:
     """The partitions that have GPUs, for a message."""
-    listed = ", ".join(f"{item.name} ({item.most_gpus} a node)" for item in known if item.most_gpus)
-    return f"GPUs are in: {listed}" if listed else "No partition of this cluster has any"
+    listed = ", ".join(f"{item.name} ({item.most_gpus} per node)" for item in known if item.most_gpus)
+    return f"GPUs are in: {listed}" if listed else "No partition of this cluster has GPUs"
 
 
 def gpus(gres: str) -> int:

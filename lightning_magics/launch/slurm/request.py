@@ -22,9 +22,9 @@ SIGNAL_DELAY_S = 90  # submitit's own: how long before the time limit a job is t
 _INSTEAD = {
     "nodes": "type --nodes N",
     **dict.fromkeys(("ntasks_per_node", "gpus_per_node", "gpus_per_task", "num_gpus"), "type --devices N"),
-    "array_parallelism": "a run is one job, never an array",
+    "array_parallelism": "a run is a single job, not an array",
     "use_srun": "the processes of a run are started by srun",
-    "srun_args": "srun reads them from variables too: --slurm.setup 'export SRUN_CPUS_PER_TASK=4'",
+    "srun_args": "set them as environment variables instead: --slurm.setup 'export SRUN_CPUS_PER_TASK=4'",
 }
 _ALIASES = {"timeout_min": "time", "mem_gb": "mem", "name": "job_name", "tasks_per_node": "ntasks_per_node"}
 
@@ -51,8 +51,8 @@ def resources(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[st
     parameters = _checked({name: value for name, value in given.items() if name not in OWN})
     if not is_installed("srun" if inside else "sbatch"):
         raise InputError(
-            f"--cluster slurm: there is no {'srun' if inside else 'sbatch'} on this machine's path. Start the notebook "
-            "on a login node of the cluster, or on a node inside of a job, or type `module load slurm` before it starts"
+            f"--cluster slurm: {'srun' if inside else 'sbatch'} was not found on this machine's PATH. Start the "
+            "notebook on a login node of the cluster or inside a job, or run `module load slurm` before starting it"
         )
     wants_gpus = _wants_gpus(accelerator)
     if inside:
@@ -102,13 +102,13 @@ def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
     known = parameter_names()
     for name in given:
         if name in _INSTEAD:
-            raise InputError(f"--slurm.{name} is not taken: {_INSTEAD[name]}")
+            raise InputError(f"--slurm.{name} is not supported: {_INSTEAD[name]}")
         if name not in known:
             alias = _ALIASES.get(name)
             near = f" Did you mean {alias!r}?" if alias in known else did_you_mean(name, known)
             raise InputError(
-                f"--slurm.{name} is not a parameter of Slurm that submitit knows.{near} There are: {', '.join(known)}. "
-                f"Others go through --slurm.additional_parameters \"{{'{name.replace('_', '-')}': VALUE}}\""
+                f"--slurm.{name} is not a submitit parameter of Slurm.{near} Available: {', '.join(known)}. "
+                f"For others, type --slurm.additional_parameters \"{{'{name.replace('_', '-')}': VALUE}}\""
             )
     found = dict(given)
     if isinstance(found.get("time"), str):  # as Slurm writes it: 2:00:00
@@ -138,8 +138,8 @@ def _count(devices: Any) -> int | None:
         return None
     if isinstance(devices, bool) or not text.isdecimal() or int(text) < 1:
         raise InputError(
-            f"--devices {devices}: on a cluster it is the number of processes on each node, and Slurm chooses the "
-            "GPUs: --devices 4, or --devices auto for one for each GPU of a node"
+            f"--devices {devices}: on a cluster, --devices is the number of processes per node; Slurm chooses the "
+            "GPUs. Type --devices 4, for example, or --devices auto for one per GPU"
         )
     return int(text)
 
@@ -149,7 +149,9 @@ def _wants_gpus(accelerator: Any) -> bool | None:
     name = accelerator if isinstance(accelerator, str) else type(accelerator).__name__
     name = name.lower().removesuffix("accelerator")
     if name not in ("auto", "gpu", "cuda", "cpu"):
-        raise InputError(f"--accelerator {name} is not for a cluster. Type --accelerator auto, gpu, cuda or cpu")
+        raise InputError(
+            f"--accelerator {name} is not supported on a cluster. Type --accelerator auto, gpu, cuda or cpu"
+        )
     return {"auto": None, "cpu": False}.get(name, True)
 
 
@@ -161,7 +163,7 @@ def _asked_of_queue(
     if wants_gpus and not any(item.most_gpus for item in chosen):
         names = ", ".join(item.name for item in chosen)
         raise InputError(
-            f"--accelerator gpu: the nodes of partition {names} have no GPUs as far as Slurm knows. "
+            f"--accelerator gpu: according to Slurm, the nodes of partition {names} have no GPUs. "
             f"{with_gpus(known)}. Type --slurm.partition NAME, or --accelerator cpu"
         )
     possible: list[Resources] = []
@@ -185,8 +187,8 @@ def _asked_of_partition(
     in_gres = gpus(str(given.get("gres", "")))
     if in_gres and in_gres != gpus_asked:
         raise InputError(
-            f"--slurm.gres {given['gres']} asks for {plural(in_gres, 'GPU')} a node and --devices for {gpus_asked}: "
-            f"type --devices {in_gres}"
+            f"--slurm.gres {given['gres']} requests {plural(in_gres, 'GPU')} per node, but --devices {gpus_asked}. "
+            f"Type --devices {in_gres}"
         )
     partition.check(nodes, gpus_asked, processes, given.get("cpus_per_task", 1))
     return Resources("slurm", nodes, processes, gpus_asked, {**given, **_times(partition, given)}, requeues=requeues)
@@ -202,14 +204,14 @@ def _times(partition: Partition, given: Mapping[str, Any]) -> dict[str, Any]:
     if partition.longest_s != UNLIMITED and limit_s > partition.longest_s:
         longest = partition.longest_s // 60
         raise InputError(
-            f"--slurm.time {given['time']}: partition {partition.name} allows {longest} minutes at most. "
+            f"--slurm.time {given['time']}: partition {partition.name} allows at most {longest} minutes. "
             f"Type --slurm.time {longest}, or another --slurm.partition"
         )
     delay_s = given.get("signal_delay_s")
     if delay_s is not None and limit_s != UNLIMITED and delay_s >= limit_s:
         raise InputError(
-            f"--slurm.signal_delay_s {delay_s}: the job is told so many seconds before its time limit, which is "
-            f"{limit_s} seconds. Type fewer, or a longer --slurm.time"
+            f"--slurm.signal_delay_s {delay_s}: the job cannot be signalled {delay_s} seconds before its time limit of "
+            f"{limit_s} seconds. Type a smaller value, or a longer --slurm.time"
         )
     if delay_s is None:  # of a short limit, a quarter
         delay_s = SIGNAL_DELAY_S if limit_s == UNLIMITED else min(SIGNAL_DELAY_S, limit_s // 4)
@@ -220,14 +222,16 @@ def _asked_inside(nodes: int, count: int | None, wants_gpus: bool | None, given:
     held = allocation()
     if held is None:
         raise InputError(
-            "--slurm.inside: this notebook is not inside of an allocation of Slurm (SLURM_JOB_ID is not set). Start "
-            "Jupyter in one (salloc, or a job), or leave --slurm.inside out to submit a job"
+            "--slurm.inside: this notebook is not inside a Slurm allocation (SLURM_JOB_ID is not set). Start Jupyter "
+            "inside one (salloc, or a job), or remove --slurm.inside to submit a job"
         )
     if given:
-        raise InputError(f"--slurm.{given[0]} is asked of a queue, and --slurm.inside has none. Leave one of them out")
+        raise InputError(
+            f"--slurm.{given[0]} applies to a new job, but --slurm.inside submits none. Remove one of them"
+        )
     if nodes > len(held.hosts):
         raise InputError(
-            f"--nodes {nodes}: the allocation {held.job} has {len(held.hosts)} ({', '.join(held.hosts)}). "
+            f"--nodes {nodes}: allocation {held.job} has {plural(len(held.hosts), 'node')} ({', '.join(held.hosts)}). "
             f"Type --nodes {len(held.hosts)}"
         )
     if wants_gpus and not held.gpus:
@@ -236,11 +240,11 @@ def _asked_inside(nodes: int, count: int | None, wants_gpus: bool | None, given:
     processes = (held.gpus if has_gpus else 1) if count is None else count
     if has_gpus and processes > held.gpus:
         raise InputError(
-            f"--devices {processes}: the allocation {held.job} has {held.gpus} on each node. Type --devices {held.gpus}"
+            f"--devices {processes}: the allocation {held.job} has {held.gpus} per node. Type --devices {held.gpus}"
         )
     if held.cpus is not None and processes > held.cpus:
         raise InputError(
-            f"--devices {processes}: the allocation {held.job} has {held.cpus} processors on this node, and each "
-            f"process takes one. Type --devices {held.cpus}, or ask for more: salloc --cpus-per-task {processes}"
+            f"--devices {processes}: the allocation {held.job} has {held.cpus} CPUs on this node, and each process "
+            f"needs one. Type --devices {held.cpus}, or request more: salloc --cpus-per-task {processes}"
         )
     return Resources("slurm", nodes, processes, processes if has_gpus else 0, inside=True)

@@ -56,7 +56,7 @@ def submit(resources: Resources, folder: Path, name: str, function: Callable[...
         words = " ".join(str(error).replace("sbatch: error: ", "").split())
         words = words.removeprefix("Batch job submission failed: ")
         raise InputError(
-            f"Slurm refuses the job: {words or 'sbatch failed'}. Requested: {_described(resources)}"
+            f"Slurm rejected the job: {words or 'sbatch failed'}. Requested: {_described(resources)}"
         ) from error
 
 

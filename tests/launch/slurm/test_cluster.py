@@ -220,8 +220,8 @@ def test_a_preempted_job_goes_on_from_its_last_checkpoint(notebook: Notebook, cl
     notebook.run("run.wait()")
     assert notebook.value("[run.status, run.record.epochs, run.record.steps]") == ["completed", 12, 48]
     told = notebook.value("[notice.text for notice in run._state.notices]")
-    assert any(text.startswith("the job was preempted: it waits in the queue again") for text in told)
-    assert any("has begun again on n[1-2], from epoch=" in text for text in told)
+    assert any(text.startswith("the job was preempted, and is queued again") for text in told)
+    assert any("has restarted on n[1-2], from epoch=" in text for text in told)
     assert len(notebook.value("[row['epoch'] for row in run.history]")) == 12
 
 
@@ -232,13 +232,13 @@ def test_a_job_that_lost_a_node_begins_again_and_gives_up_at_last(notebook: Note
     with cluster.lost("n2"):
         time.sleep(1)
     told = "[notice.text for notice in run._state.notices]"
-    notebook.until(lambda: any("has begun again on n[1-2], from epoch=" in text for text in notebook.value(told)))
+    notebook.until(lambda: any("has restarted on n[1-2], from epoch=" in text for text in notebook.value(told)))
     steps = notebook.steps("Lost/version_0")
     notebook.until(lambda: notebook.steps("Lost/version_0") > steps)
     with cluster.lost("n2"):
         cell = notebook.cell("run.wait()")
-    assert "was lost, and its job is not queued again: --slurm.requeues 2" in cell.error
-    assert any("was lost: it waits in the queue again" in text for text in notebook.value(told))
+    assert "failed, and its job has no requeues left. To allow more: --slurm.requeues 2" in cell.error
+    assert any("failed, and is queued again" in text for text in notebook.value(told))
     notebook.until(lambda: cluster.run("squeue", "--noheader") == "")
 
 
@@ -257,8 +257,8 @@ def test_what_a_time_limit_leaves_time_for_is_saved(notebook: Notebook, cluster:
 def test_a_folder_that_a_node_does_not_see_is_said(notebook: Notebook, cluster: Cluster) -> None:
     with cluster.hidden(notebook.folder / "lightning_logs"):
         cell = notebook.cell(f"%lightning_fit Net points {TWO} --max_epochs 1")
-    assert f"the folder of the run is not seen on node n2: {notebook.folder}/lightning_logs/Net/version_" in cell.error
-    assert "Set one that is: %config LightningMagics.run_dir = '/a/shared/folder'" in cell.error
+    assert f"the run folder was not found on node n2: {notebook.folder}/lightning_logs/Net/version_" in cell.error
+    assert "Choose a shared folder: %config LightningMagics.run_dir = '/a/shared/folder'" in cell.error
 
 
 def test_an_allocation_that_is_held_takes_fits_without_a_queue(notebook: Notebook, cluster: Cluster) -> None:
@@ -274,7 +274,7 @@ def test_an_allocation_that_is_held_takes_fits_without_a_queue(notebook: Noteboo
         assert cluster.run("squeue", "--noheader", "--format=%i") == job
         notebook.slow("Inside")
         refused = notebook.cell(f"%lightning_fit Net points {inside} --devices 3")
-        assert f"--devices 3: the allocation {job} has 2 processors on this node" in refused.error
+        assert f"--devices 3: the allocation {job} has 2 CPUs on this node" in refused.error
         one = "--cluster slurm --slurm.inside --devices 2"
         sent = notebook.send(f"run = %lightning_fit Inside points {one} --max_epochs 1000")
         notebook.until(lambda: notebook.steps("Inside/version_0") > 5)

@@ -52,7 +52,7 @@ def test_ranks_are_read_from_slurms_list_of_tasks():
         (
             "srun: error: task 3 launch failed: Error configuring interconnect",
             3,
-            "rank 3 of 4 cannot be started: Error configuring interconnect",
+            "rank 3 of 4 could not be started: Error configuring interconnect",
         ),
     ],
 )
@@ -64,8 +64,8 @@ def test_how_a_rank_ended_is_told_with_its_node(ranks, said, rank, told):
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        (98, f"this notebook's Python is not found on node n2: {sys.executable}. Use an environment on a file system"),
-        (97, "the folder of the run is not seen on node n2: "),
+        (98, f"the notebook's Python was not found on node n2: {sys.executable}. Use an environment on a file system"),
+        (97, "the run folder was not found on node n2: "),
     ],
 )
 def test_what_a_node_lacks_is_said(ranks, code, told):
@@ -154,5 +154,5 @@ def test_a_job_that_cannot_be_cancelled_is_tried_again_and_named(tmp_path, monke
     assert watched.goes_on()
     assert tried == ["17", "17"]
     assert [notice.text for notice in shown] == [
-        "Slurm does not cancel job 17: Socket timed out. To cancel it by hand: scancel 17"
+        "Slurm did not cancel job 17: Socket timed out. To cancel the job yourself: scancel 17"
     ]

@@ -100,7 +100,7 @@ def test_a_job_gives_way_to_one_of_higher_priority_and_waits_again(
         until(lambda: jobs.state(ours).kind == "queued")
         state = jobs.state(ours)
         assert (state.word, state.restarts) == ("PENDING", 1)
-        assert state.reason == "put back into the queue; it may begin again in a moment (BeginTime)"
+        assert state.reason == "requeued; it can start again in a moment (BeginTime)"
 
 
 def test_a_job_can_be_put_back_into_the_queue(job: Callable[..., str]) -> None:
@@ -130,8 +130,8 @@ def test_a_folder_that_a_node_does_not_see_is_named(
         assert ended(elsewhere).exit_code == jobs.NO_FOLDER
         for state in (ended(unseen), ended(elsewhere)):
             assert jobs.why(state, tmp_path) == (
-                f"the folder of the run is not seen on n2: {tmp_path} is not on a file system that all nodes share. "
-                "Set one that is: %config LightningMagics.run_dir = '/a/shared/folder'"
+                f"the run folder was not found on n2: {tmp_path} is not on a file system that all nodes share. "
+                "Choose a shared folder: %config LightningMagics.run_dir = '/a/shared/folder'"
             )
 
 
@@ -139,7 +139,7 @@ def test_a_python_that_a_node_lacks_is_named(login: clusters.Cluster, job: Calla
     with login.hidden(BIN):
         state = ended(job("true", nodelist="n2"))
     assert state.exit_code == jobs.NO_PYTHON
-    assert jobs.why(state, Path()).startswith(f"this notebook's Python is not found on n2: {sys.executable}. Use an")
+    assert jobs.why(state, Path()).startswith(f"the notebook's Python was not found on n2: {sys.executable}. Use an")
 
 
 @pytest.mark.parametrize("parameters", [{}, {"teardown": "touch cleaned"}])
@@ -207,7 +207,7 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
     assert found[7:] == [
         f"--nodes 3: the allocation {job} has 2 (n1, n2). Type --nodes 2",
         f"--accelerator gpu: the allocation {job} has no GPUs. Type --accelerator cpu",
-        "--slurm.requeues is asked of a queue, and --slurm.inside has none. Leave one of them out",
+        "--slurm.requeues applies to a new job, but --slurm.inside submits none. Remove one of them",
     ]
     gpu = ("--partition=gpu", "--gpus-per-node=1", "--nodes=1")
     assert login.run("salloc", "--quiet", *gpu, sys.executable, "-c", GPUS).endswith("1")
@@ -223,16 +223,16 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
             {"partition": "man"},
             "--slurm.partition 'man' is not a partition of this cluster: main, urgent, gpu. Did you mean 'main'?",
         ),
-        (1, 1, "auto", {"nodes": 2}, "--slurm.nodes is not taken: type --nodes N"),
+        (1, 1, "auto", {"nodes": 2}, "--slurm.nodes is not supported: type --nodes N"),
         (
             1,
             1,
             "auto",
             {"gpus_per_node": 2},
-            "--slurm.gpus_per_node is not taken: type --devices N",
+            "--slurm.gpus_per_node is not supported: type --devices N",
         ),
-        (1, 1, "auto", {"partitoin": "x"}, r"--slurm.partitoin is not a parameter .* Did you mean 'partition'\? There"),
-        (1, 1, "auto", {"timeout_min": 3}, r"--slurm.timeout_min is .* Did you mean 'time'\? There are: account, "),
+        (1, 1, "auto", {"partitoin": "x"}, r"--slurm.partitoin is not a parameter .* Did you mean 'partition'\? Avail"),
+        (1, 1, "auto", {"timeout_min": 3}, r"--slurm.timeout_min is .* Did you mean 'time'\? Available: account, "),
         (1, 1, "auto", {"time": 0}, "--slurm.time takes a whole number of minutes, or 2:00:00; found 0."),
         (1, 1, "auto", {"time": "soon"}, "--slurm.time takes a whole number of minutes, or 2:00:00; found 'soon'."),
         (1, 1, "auto", {"requeues": -1}, "--slurm.requeues takes a whole number of at least 0; found -1."),
@@ -241,7 +241,7 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
             1,
             "auto",
             {"partition": "gpu", "time": 100},
-            "--slurm.time 100: partition gpu allows 60 minutes at most. Type --slurm.time 60, or another "
+            "--slurm.time 100: partition gpu allows at most 60 minutes. Type --slurm.time 60, or another "
             "--slurm.partition",
         ),
         (
@@ -249,8 +249,8 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
             1,
             "auto",
             {"time": 1, "signal_delay_s": 90},
-            "--slurm.signal_delay_s 90: the job is told so many seconds before its time limit, which is 60 seconds. "
-            "Type fewer, or a longer --slurm.time",
+            "--slurm.signal_delay_s 90: the job cannot be signalled 90 seconds before its time limit of 60 seconds. "
+            "Type a smaller value, or a longer --slurm.time",
         ),
         (3, 1, "auto", {}, "--nodes 3: partition main has 2 nodes. Type --nodes 2"),
         (
@@ -258,7 +258,7 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
             5,
             "auto",
             {},
-            r"5 CPUs a node \(5 processes of 1\) were asked for of partition main, and no node of it has more than 4. "
+            r"partition main cannot provide 5 CPUs per node \(5 processes with 1 each\): its nodes have at most 4. "
             "Type --devices 4",
         ),
         (
@@ -266,7 +266,7 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
             2,
             "auto",
             {"cpus_per_task": 3},
-            r"6 CPUs a node \(2 processes of 3\) were asked for of partition main, and no node of it has more than 4. "
+            r"partition main cannot provide 6 CPUs per node \(2 processes with 3 each\): its nodes have at most 4. "
             "Type --devices 1",
         ),
         (0, 1, "auto", {}, "--nodes takes a whole number of at least 1; found 0."),
@@ -275,7 +275,7 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
             3,
             "auto",
             {"partition": "gpu"},
-            "3 GPUs a node were asked for of partition gpu, and no node of it has more than 2. Type --devices 2",
+            "partition gpu cannot provide 3 GPUs per node: its nodes have at most 2. Type --devices 2",
         ),
         (
             2,
@@ -289,24 +289,24 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
             1,
             "gpu",
             {},
-            "--accelerator gpu: the nodes of partition main have no GPUs as far as Slurm knows. GPUs are in: "
-            r"gpu \(2 a node\). Type --slurm.partition NAME, or --accelerator cpu",
+            "--accelerator gpu: according to Slurm, the nodes of partition main have no GPUs. GPUs are in: "
+            r"gpu \(2 per node\). Type --slurm.partition NAME, or --accelerator cpu",
         ),
-        (1, 1, "tpu", {}, "--accelerator tpu is not for a cluster. Type --accelerator auto, gpu, cuda or cpu"),
-        (1, [0, 1], "auto", {}, r"--devices \[0, 1\]: on a cluster it is the number of processes on each node, "),
+        (1, 1, "tpu", {}, "--accelerator tpu is not supported on a cluster. Type --accelerator auto, gpu, cuda or cpu"),
+        (1, [0, 1], "auto", {}, r"--devices \[0, 1\]: on a cluster, --devices is the number of processes per node"),
         (
             1,
             2,
             "auto",
             {"partition": "gpu", "gres": "gpu:a100:1"},
-            "--slurm.gres gpu:a100:1 asks for 1 GPU a node and --devices for 2: type --devices 1",
+            "--slurm.gres gpu:a100:1 requests 1 GPU per node, but --devices 2. Type --devices 1",
         ),
         (
             1,
             1,
             "auto",
             {"inside": True},
-            r"--slurm.inside: this notebook is not inside of an allocation of Slurm \(SLURM_JOB_ID is not set\). ",
+            r"--slurm.inside: this notebook is not inside a Slurm allocation \(SLURM_JOB_ID is not set\). ",
         ),
     ],
 )
@@ -322,15 +322,15 @@ def test_nodes_that_are_down_are_named(login: clusters.Cluster) -> None:
         resources(2, 1, "auto", {})
     said = str(refused.value).replace("down*", "down")  # the star: it does not respond
     assert said == (
-        "--nodes 2: of partition main, 1 node can be had now; not: n2 (down). Type --nodes 1, or wait until they are "
-        "back"
+        "--nodes 2: partition main has 1 node available now. Unavailable: n2 (down). Type --nodes 1, or wait until "
+        "they are back"
     )
 
 
 def test_what_slurm_refuses_is_said_in_its_words(job: Callable[..., str], capfd: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(
         InputError,
-        match=r"^Slurm refuses the job: Invalid generic resource \(gres\) specification\. "
+        match=r"^Slurm rejected the job: Invalid generic resource \(gres\) specification\. "
         r"Requested: 1 node, 1 process on each, gres ponies:3$",
     ):
         job("true", gres="ponies:3")
@@ -339,7 +339,7 @@ def test_what_slurm_refuses_is_said_in_its_words(job: Callable[..., str], capfd:
 
 def test_a_machine_without_slurm_says_where_to_go(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match=r"^--cluster slurm: there is no sbatch on this machine's path\. Start the "):
+    with pytest.raises(InputError, match=r"^--cluster slurm: sbatch was not found on this machine's PATH\. Start the "):
         resources(2, 1, "auto", {})
     monkeypatch.setitem(sys.modules, "submitit", None)
     with pytest.raises(MissingPackage, match=r"'submitit', .* Type: %pip install submitit$"):
@@ -351,11 +351,13 @@ def test_a_controller_that_does_not_answer_is_no_end(login: clusters.Cluster, mo
     monkeypatch.setattr(client, "TIMEOUT_S", 0.5)
     [controller] = login.kill("n1", "slurmctld -D", signal.SIGSTOP)
     try:
-        assert jobs.state("4242") == State("unknown", "", "squeue had no answer for 0.5 s")
+        assert jobs.state("4242") == State("unknown", "", "squeue did not respond within 0.5 s")
         assert request.partition_names(0.5) == []
-        with pytest.raises(InputError, match=r"^Slurm does not answer: sinfo had no answer for 0.5 s\. Try again; "):
+        with pytest.raises(
+            InputError, match=r"^Slurm does not answer: sinfo did not respond within 0.5 s\. Try again later; "
+        ):
             resources(1, 1, "auto", {})
-        with pytest.raises(RunError, match=r"^Slurm does not cancel job 4242: scancel had no answer for 0.5 s$"):
+        with pytest.raises(RunError, match=r"^Slurm did not cancel job 4242: scancel did not respond within 0.5 s$"):
             jobs.cancel("4242")
     finally:
         os.kill(controller, signal.SIGCONT)
@@ -419,13 +421,13 @@ def test_gpus_are_counted() -> None:
 @pytest.mark.parametrize(
     ("state", "message"),
     [
-        (State("ended", "TIMEOUT"), "the job reached its time limit. More of it: --slurm.time MINUTES"),
-        (State("ended", "NODE_FAIL", nodes="n2"), "the job lost a node of n2"),
+        (State("ended", "TIMEOUT"), "the job reached its time limit. For more time: --slurm.time MINUTES"),
+        (State("ended", "NODE_FAIL", nodes="n2"), "a node of the job failed (n2)"),
         (
             State("ended", "OUT_OF_MEMORY", nodes="n2"),
-            "the job used more memory than it had on n2. More of it: --slurm.mem 64GB",
+            "the job ran out of memory on n2. For more memory: --slurm.mem 64GB",
         ),
-        (State("ended", "PREEMPTED"), "the job gave way to one of higher priority"),
+        (State("ended", "PREEMPTED"), "the job was preempted by one of higher priority"),
         (State("queued", "PENDING", "waiting for resources (Resources)"), "waiting for resources (Resources)"),
     ],
 )
