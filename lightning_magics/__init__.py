@@ -1,7 +1,7 @@
 """IPython magics that turn notebook cells into a PyTorch LightningModule and a training run.
 
-``%load_ext lightning_magics`` brings the magics; the functions here are the same from Python. Nothing heavy is
-imported before it is needed.
+``%load_ext lightning_magics`` adds the magics; the functions here do the same from Python. Heavy packages are
+imported on first use.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def load_ipython_extension(shell: Any) -> None:
 
 
 def unload_ipython_extension(shell: Any) -> None:
-    """Take out everything that loading put in; ``%unload_ext lightning_magics``."""
+    """Remove everything that loading added; ``%unload_ext lightning_magics``."""
     from .options.completion import uninstall
 
     uninstall(shell)

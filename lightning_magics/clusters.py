@@ -72,7 +72,7 @@ class Resources:
 
 
 class Engine(Protocol):
-    """What an engine provides; where a method has a body here, that serves an engine without such a thing.
+    """What an engine provides. Methods with a body here are optional.
 
     Attributes:
         name: what is typed after ``--cluster``, and before a parameter: ``--slurm.partition``.
@@ -97,7 +97,7 @@ class Engine(Protocol):
         return []
 
     def defaults(self, settings: Mapping[str, Any], typed: Mapping[str, Any]) -> dict[str, Any]:
-        """Parameters of a run: what was typed, over the settings."""
+        """Parameters of a run: those that were typed take precedence over the settings."""
         return {**settings, **typed}
 
     def resources(self, nodes: int, devices: Any, accelerator: Any, parameters: Mapping[str, Any]) -> Resources:
@@ -124,15 +124,15 @@ class Engine(Protocol):
         ...
 
     def state(self, job: str) -> State:
-        """Return how a job stands; one that nobody knows any more has ended."""
+        """Return the state of a job; one that is no longer known has ended."""
         ...
 
     def states(self, jobs: Iterable[str]) -> dict[str, State]:
-        """Return how jobs stand, by id; one that the queue does not know may be left out."""
+        """Return the states of jobs by id; a job that the queue does not know may be left out."""
         return {job: self.state(job) for job in jobs}
 
     def why(self, state: State, folder: Path) -> str:
-        """How the job of the run in a folder came to its end, for a person, with what to type where that helps."""
+        """Why the job of a run ended, as a message for the user, with what to type where that helps."""
         return state.reason or f"the job has ended ({state.word or 'reason unknown'})"
 
     def cancel(self, job: str) -> None:
@@ -144,7 +144,7 @@ class Engine(Protocol):
         ...
 
     def by_hand(self, job: str, what: Literal["cancel", "show"]) -> str:
-        """The command by which a person cancels a job, or looks at it, in a shell."""
+        """The shell command that cancels a job, or shows it."""
         return f"{what} job {job} with the tools of {self.name}"
 
     def supervise(self, resources: Resources, folder: Path, lifeline: int | None) -> None:

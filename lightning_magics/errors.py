@@ -31,7 +31,7 @@ class LightningMagicsError(Exception):
 
 
 class InputError(LightningMagicsError):
-    """What was typed cannot be used: says what was asked, what was found and what to type."""
+    """What was typed cannot be used; the message says why, and what to type instead."""
 
 
 class MissingPackage(InputError):  # noqa: N818 -- reads as what it is in a notebook
@@ -44,11 +44,11 @@ class MissingPackage(InputError):  # noqa: N818 -- reads as what it is in a note
 
 
 class RunError(LightningMagicsError):
-    """A run folder is missing, broken or not in the state that was asked for."""
+    """A run folder is missing, broken or not in the required state."""
 
 
 class BoardError(LightningMagicsError):
-    """TensorBoard does not start."""
+    """TensorBoard could not be started."""
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

@@ -19,7 +19,7 @@ from ..views.state import RunState
 
 
 class LastValues(dict[str, float]):
-    """Metric to its last value; Lightning's second names for some of them can be read, and are not listed."""
+    """The last value of each metric; Lightning's aliases of some can be read too, but are not listed."""
 
     def __init__(self, metrics: Mapping[str, float], doubles: Mapping[str, float]) -> None:
         super().__init__(metrics)
@@ -29,7 +29,7 @@ class LastValues(dict[str, float]):
         return self._doubles[name]
 
     def get(self, name: str, default: Any = None) -> Any:
-        """Last value under a name, second names included."""
+        """The last value of a metric, by name or alias."""
         return super().get(name, self._doubles.get(name, default))
 
 
@@ -63,12 +63,12 @@ class Run:
 
     @property
     def model(self) -> Any:
-        """The LightningModule instance, with the weights that the run left."""
+        """The LightningModule instance, with the weights produced by the run."""
         return self._model
 
     @property
     def predictions(self) -> Any:
-        """Of predict, in input order; of texts a list with a dict for each: label and probabilities by name."""
+        """Predictions in input order; for text, a list of dicts with the label and the probabilities."""
         return self._read(self._predictions)
 
     def _read(self, predictions: Any) -> Any:
@@ -77,7 +77,7 @@ class Run:
 
     @property
     def judged(self) -> events.Judged | None:
-        """Of a test of a classifier: what it found, class by class."""
+        """For a test of a classifier: the results by class."""
         return self._state.judged
 
     @property
@@ -92,7 +92,7 @@ class Run:
 
     @property
     def status(self) -> events.Status:
-        """How it stands: running, completed, interrupted or failed."""
+        """Status of the run: running, completed, interrupted or failed."""
         return self.record.status
 
     @property
@@ -102,7 +102,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Last value of every metric; the second names that Lightning has for some can be read too."""
+        """Last value of every metric; Lightning's aliases of some can be read too."""
         return LastValues(self.record.metrics, self.record.doubles)
 
     @property
@@ -112,12 +112,12 @@ class Run:
 
     @property
     def results(self) -> list[dict[str, float]]:
-        """What validate and test found: a row for each dataloader."""
+        """Results of validate and test: one row per dataloader."""
         return self.record.results
 
     @property
     def best_model_path(self) -> str:
-        """Best checkpoint: by ``--monitor``, else the latest; empty if none was written."""
+        """Path of the best checkpoint: by ``--monitor``, else the latest; empty if there is none."""
         return self.record.best_model_path
 
     def wait(self) -> Run:
@@ -126,11 +126,11 @@ class Run:
         return self
 
     def stop(self) -> None:
-        """Ask a running run to stop after its batch; one that has ended stays as it is."""
+        """Stop the run after the current batch; does nothing if it has ended."""
         self._stop.ask()
 
     def logs(self, rank: int = 0) -> str:
-        """What a process of the run wrote to its log.
+        """The log of one process of the run.
 
         Raises:
             RunError: there is no such rank.

@@ -102,12 +102,12 @@ class SpawnedRun(Run):
 
     @property
     def status(self) -> events.Status:
-        """How it stands: running, completed, interrupted or failed."""
+        """Status of the run: running, completed, interrupted or failed."""
         return "running" if not self._ended.is_set() else self.record.status
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Last value of every metric; the second names that Lightning has for some can be read too."""
+        """Last value of every metric; Lightning's aliases of some can be read too."""
         if self._ended.is_set():
             return super().metrics
         rows = [list(row.values.items()) for row in list(self._state.rows.values())]
@@ -115,7 +115,7 @@ class SpawnedRun(Run):
 
     @property
     def model(self) -> Any:
-        """The LightningModule instance; asking for it takes the weights that the run left into it.
+        """The LightningModule instance, with the weights produced by the run.
 
         Raises:
             RunError: the run goes on, or its model is unknown here.
@@ -151,7 +151,7 @@ class SpawnedRun(Run):
         return self
 
     def stop(self, now: bool = False) -> None:
-        """Ask a running run to stop after its batch; one that has ended stays as it is.
+        """Stop the run after the current batch; does nothing if it has ended.
 
         Args:
             now: end its processes at once; nothing more is saved.
