@@ -140,7 +140,7 @@ def test_a_job_that_cannot_be_cancelled_is_tried_again_and_named(tmp_path, monke
     def cancel(job):
         tried.append(job)
         if len(tried) < 2:
-            raise RunError("Slurm does not cancel job 17: Socket timed out")
+            raise RunError("Slurm did not cancel job 17: Socket timed out")
 
     monkeypatch.setattr(jobs, "state", lambda job: State("running", "RUNNING"))
     monkeypatch.setattr(jobs, "cancel", cancel)
