@@ -235,16 +235,16 @@ def _asked_inside(nodes: int, count: int | None, wants_gpus: bool | None, given:
             f"Type --nodes {len(held.hosts)}"
         )
     if wants_gpus and not held.gpus:
-        raise InputError(f"--accelerator gpu: the allocation {held.job} has no GPUs. Type --accelerator cpu")
+        raise InputError(f"--accelerator gpu: allocation {held.job} has no GPUs. Type --accelerator cpu")
     has_gpus = bool(held.gpus) and wants_gpus is not False
     processes = (held.gpus if has_gpus else 1) if count is None else count
     if has_gpus and processes > held.gpus:
         raise InputError(
-            f"--devices {processes}: the allocation {held.job} has {held.gpus} per node. Type --devices {held.gpus}"
+            f"--devices {processes}: allocation {held.job} has {held.gpus} per node. Type --devices {held.gpus}"
         )
     if held.cpus is not None and processes > held.cpus:
         raise InputError(
-            f"--devices {processes}: the allocation {held.job} has {held.cpus} CPUs on this node, and each process "
+            f"--devices {processes}: allocation {held.job} has {held.cpus} CPUs on this node, and each process "
             f"needs one. Type --devices {held.cpus}, or request more: salloc --cpus-per-task {processes}"
         )
     return Resources("slurm", nodes, processes, processes if has_gpus else 0, inside=True)

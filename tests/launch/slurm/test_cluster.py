@@ -274,7 +274,7 @@ def test_an_allocation_that_is_held_takes_fits_without_a_queue(notebook: Noteboo
         assert cluster.run("squeue", "--noheader", "--format=%i") == job
         notebook.slow("Inside")
         refused = notebook.cell(f"%lightning_fit Net points {inside} --devices 3")
-        assert f"--devices 3: the allocation {job} has 2 CPUs on this node" in refused.error
+        assert f"--devices 3: allocation {job} has 2 CPUs on this node" in refused.error
         one = "--cluster slurm --slurm.inside --devices 2"
         sent = notebook.send(f"run = %lightning_fit Inside points {one} --max_epochs 1000")
         notebook.until(lambda: notebook.steps("Inside/version_0") > 5)

@@ -109,7 +109,7 @@ def test_a_job_can_be_put_back_into_the_queue(job: Callable[..., str]) -> None:
     jobs.requeue(ours)
     until(lambda: jobs.state(ours).kind == "queued")
     assert jobs.state(ours).restarts == 1
-    with pytest.raises(RunError, match=r"^Slurm does not requeue job 4242: Invalid job id specified"):
+    with pytest.raises(RunError, match=r"^Slurm did not requeue job 4242: Invalid job id specified"):
         jobs.requeue("4242")
 
 
@@ -205,8 +205,8 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
     job, *found = json.loads(said.splitlines()[-1])
     assert found[:7] == ["n1", "n2", 0, 2, 2, 0, True]
     assert found[7:] == [
-        f"--nodes 3: the allocation {job} has 2 (n1, n2). Type --nodes 2",
-        f"--accelerator gpu: the allocation {job} has no GPUs. Type --accelerator cpu",
+        f"--nodes 3: allocation {job} has 2 nodes (n1, n2). Type --nodes 2",
+        f"--accelerator gpu: allocation {job} has no GPUs. Type --accelerator cpu",
         "--slurm.requeues applies to a new job, but --slurm.inside submits none. Remove one of them",
     ]
     gpu = ("--partition=gpu", "--gpus-per-node=1", "--nodes=1")
@@ -231,7 +231,7 @@ def test_an_allocation_that_is_held_already_is_used(login: clusters.Cluster, tmp
             {"gpus_per_node": 2},
             "--slurm.gpus_per_node is not supported: type --devices N",
         ),
-        (1, 1, "auto", {"partitoin": "x"}, r"--slurm.partitoin is not a parameter .* Did you mean 'partition'\? Avail"),
+        (1, 1, "auto", {"partitoin": "x"}, r"--slurm.partitoin is not a submitit .* Did you mean 'partition'\? Avail"),
         (1, 1, "auto", {"timeout_min": 3}, r"--slurm.timeout_min is .* Did you mean 'time'\? Available: account, "),
         (1, 1, "auto", {"time": 0}, "--slurm.time takes a whole number of minutes, or 2:00:00; found 0."),
         (1, 1, "auto", {"time": "soon"}, "--slurm.time takes a whole number of minutes, or 2:00:00; found 'soon'."),
