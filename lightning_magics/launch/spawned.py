@@ -252,8 +252,9 @@ class SpawnedRun(Run):
             status = "interrupted"
         elif self._is_to_end():
             status, error = "interrupted", ENDED_AT_ONCE
-        elif not self.folder.path.exists():
-            error = f"its folder {self.folder.path} was removed"
+        elif self.folder.is_removed():
+            error = f"its folder {self.folder.path} was removed or renamed during the run"
+            self._state.log_dir = ""
         elif not error:
             error = self._told() or (
                 "its processes were killed" if self.record.pid else "its processes exited before the run started"
@@ -263,12 +264,13 @@ class SpawnedRun(Run):
         self.folder.make_room()
         ended = events.Ended(status, elapsed_s, self.record.epochs, self.record.steps, error=error)
         self.record = dataclasses.replace(self.record, status=status, elapsed_s=elapsed_s, error=error)
-        with contextlib.suppress(OSError):
-            writer = EventWriter(self.folder.events_path)
-            writer.write(ended)
-            writer.close()
-            self.folder.write(self.record)
-        clear(self.folder)
+        if not self.folder.is_removed():
+            with contextlib.suppress(OSError):
+                writer = EventWriter(self.folder.events_path)
+                writer.write(ended)
+                writer.close()
+                self.folder.write(self.record)
+            clear(self.folder)
         self._screen.show(ended)
 
     def _told(self) -> str:
@@ -282,13 +284,21 @@ class SpawnedRun(Run):
         paths = self.folder.error_paths()
         found = exceptions.earliest(paths) if self._job is not None else None
         if found is None:
-            return RunError(f"{self.name} failed: {self.record.error}. Its log: run.logs()")
+            return RunError(f"{self.name} failed: {self.record.error}. {self._advice()}")
         for path in paths:
             path.unlink(missing_ok=True)
         error = exceptions.rebuilt(found)
         if not isinstance(error, LightningMagicsError) and len(self.folder.log_paths()) > 1:
             error.add_note(f"Raised in rank {found.rank}; its log: run.logs({found.rank})")
         return error
+
+    def _advice(self) -> str:
+        """What to do after a failure that left no exception."""
+        if not self.folder.is_removed():
+            return "Its log: run.logs()"
+        is_ours = self.verb == "fit" and self._job is not None
+        kept = f"{self.record.model} in memory keeps its weights from before the fit. " if is_ours else ""
+        return f"{kept}Run the cell again"
 
     def _settle(self) -> None:
         """Take what the run left into the live model, once.
@@ -433,6 +443,8 @@ def _follow(run: SpawnedRun, line: Line) -> None:
     with contextlib.ExitStack() as ending:
         ending.callback(run.finish)  # once the line is closed
         run.follow(ending.enter_context(contextlib.closing(line)).wait)
+        if run.folder.is_removed():  # the next run may take its name, and must not meet its processes
+            line.wait(TO_END_S)
 
 
 def _replaced_bars(job: Job) -> tuple[str, ...]:

@@ -40,6 +40,7 @@ class Supervision:
     def __init__(self, folder: RunFolder, ranks: int) -> None:
         self.folder = folder
         self.ranks = ranks
+        self._place = _place(folder)
 
     def run(self) -> None:
         """Start the ranks and stay until all are gone and the run's end is recorded."""
@@ -53,10 +54,14 @@ class Supervision:
         except Exception as failure:  # the last who can tell
             error = f"its processes could not be run: {type(failure).__name__}: {failure}"
         self.end()
-        if error == GOES_ON:
+        if error == GOES_ON or self.is_removed():
             return
         tell_end(self.folder, error)
         clear(self.folder)
+
+    def is_removed(self) -> bool:
+        """Whether the folder was removed or renamed; another run may have the same place by now."""
+        return self.folder.is_removed() or _place(self.folder) != self._place
 
     def start(self) -> None:
         """Start the ranks."""
@@ -101,6 +106,13 @@ class Supervision:
         except OSError:
             return ""
         return "\n".join(lines[-_TAIL_LINES:])
+
+
+def _place(folder: RunFolder) -> int:
+    """The inode of a run's events, which no other file gets while they are held locked; 0 where it cannot be read."""
+    with contextlib.suppress(OSError):
+        return os.stat(folder.events_path).st_ino
+    return 0
 
 
 @contextlib.contextmanager

@@ -171,7 +171,7 @@ class _LocalRanks(Supervision):
                 self._end(rank)
                 if self._codes[rank] or not control.is_done(rank):
                     return self._failed(left, control)
-            if self.folder.is_removed():
+            if self.is_removed():
                 return "its folder was removed"
         return ENDED_AT_ONCE
 

@@ -442,16 +442,25 @@ def test_a_background_run_that_fails_raises_where_it_is_waited_for(notebook: Not
     assert "limit_train_batches" in notebook.cell("run.wait()").error
 
 
-def test_a_run_whose_folder_is_removed_ends(notebook: Notebook) -> None:
-    for more in ("--ddp 2", "--background"):
+def test_a_run_whose_folder_is_removed_or_renamed_ends_and_says_so_in_a_line(notebook: Notebook) -> None:
+    for more, moved in (("--ddp 2", False), ("--ddp 2 --quiet", True), ("--background", False), ("--background", True)):
         sent, _ = processes_of(notebook, notebook.faulty(HANG, more))
         folder = notebook.record()["folder"]
-        while folder.exists():  # its processes remove files of it too
-            shutil.rmtree(folder, ignore_errors=True)
-        cell = notebook.finish(sent)
-        error = cell.error if more == "--ddp 2" else notebook.cell("run.wait()").error
-        assert "was removed" in error
+        folder.rename(notebook.folder / "moved")  # at once: its processes remove files of it too
+        if not moved:
+            shutil.rmtree(notebook.folder / "moved")
+        shown = cell = notebook.finish(sent)
+        if more == "--background":
+            cell = notebook.cell("run.wait()")
+            assert notebook.value("run.status") == "failed"
+        assert f"{folder} was removed or renamed during the run" in cell.error
+        assert cell.error.endswith("Net in memory keeps its weights from before the fit. Run the cell again")
+        assert "run.logs()" not in cell.error
+        assert f"lightning_logs/Net/{folder.name}<" not in json.dumps(shown.outputs)
+        assert not folder.exists()
+        works(notebook)  # under the same name, while processes of the other run may still be there
         notebook.wait_for_none()
+        shutil.rmtree(notebook.folder / "moved", ignore_errors=True)
 
 
 def test_a_record_that_was_broken_meanwhile_holds_nothing_up(notebook: Notebook) -> None:

@@ -145,7 +145,7 @@ class NodeRanks(Supervision):
                 return self._scheduled(self._cause or "")
             if self._lifeline in ready:
                 return KERNEL_ENDED
-            if self.folder.is_removed():
+            if self.is_removed():
                 return "its folder was removed"
         return ENDED_AT_ONCE
 
