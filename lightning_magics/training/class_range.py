@@ -94,7 +94,7 @@ def _outputs(model: Any, inputs: Sequence[Any], named: Mapping[str, Any]) -> tor
     """The outputs of a model without their values; None where that cannot be told. Nothing is computed or changed."""
     if any(item._forward_hooks or item._forward_pre_hooks for item in model.modules()):
         return None  # which may keep what they see
-    empty: dict[int, Any] = {id(getattr(model, "_trainer", None)): object()}
+    empty: dict[int, Any] = {}
     try:
         for item in (*model.parameters(), *model.buffers()):
             values = torch.empty_like(item, device="meta")
