@@ -529,11 +529,11 @@ class Call:
             found = [table]
         parts = tuple(CallArgument(item, given, overrides, self.data) for item, given in zip(found, typed, strict=True))
         first = found[0]
-        names = [item if isinstance(item, str) else type(item).__name__ for item in typed]
+        names = _names_of(typed)
         name = ", ".join(names)
         if isinstance(first, Definition) or is_datamodule(first):
             if len(found) > 1:
-                raise InputError(f"data {name}: {typed[0]!r} brings all its splits; it goes with no other data")
+                raise InputError(f"data {name}: {names[0]} brings all its splits; it goes with no other data")
             return _datamodule(parts[0], name)
         if self.verb == "fit" and len(found) > 2:
             raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
@@ -570,30 +570,30 @@ class Call:
         from ..training import class_range
 
         stages = {"fit": ("train", "val"), "validate": ("val",)}.get(self.verb, (self.verb,))
-        found: list[tuple[str, str, Any]] = []
+        found: list[tuple[str, str, Any, Any]] = []  # what it is called, stage, dataset, and that whose samples it has
         for split, dataset in samples.datasets_of(datamodule).items():
             what = data.name if split in ("train", "predict") else f"the split {split!r} of {data.name}"
-            found.append((what, split, dataset))
-        named = len(data.parts) == len(loaders)
+            found.append((what, split, dataset, dataset))
+        named = _names_of([part.typed for part in data.parts]) if len(data.parts) == len(loaders) else []
         for place, loader in enumerate(loaders):
-            what = str(data.parts[place].typed) if named else data.name
-            found.append((what, stages[min(place, len(stages) - 1)], samples.dataset_of(loader)))
-            if self.verb != "fit" and samples.is_empty(getattr(loader, "dataset", None)):
-                raise InputError(f"{what} has no samples to {self.verb}. Give data with at least one sample")
+            what = named[place] if named else data.name
+            stage, dataset = stages[min(place, len(stages) - 1)], getattr(loader, "dataset", None)
+            found.append((what, stage, dataset, samples.dataset_of(loader)))
         table = data.table or columns.Table({})
-        notices: dict[int, str] = {}
-        for what, stage, dataset in found:
+        looked_at: dict[int, tuple[Sequence[Any], list[Any], str]] = {}
+        for what, stage, dataset, looked_into in found:
             if stage not in stages:
                 continue
             if self.verb != "fit" and samples.is_empty(dataset):
                 raise InputError(f"{what} has no samples to {self.verb}. Give data with at least one sample")
-            tensors, places = samples.tensors_of(dataset)
+            tensors, places = samples.tensors_of(looked_into)
             batch = class_range.sampled(tensors, places) if class_range.is_judged(model, stage) else ()
             if batch and (text := class_range.problem(model, batch, what, subject.name, table.classes)):
                 raise InputError(text)
-            if tensors and id(tensors[0]) not in notices:  # of which several splits may be
-                notices[id(tensors[0])] = samples.not_finite(tensors, what, table.names)
-        return tuple(filter(None, notices.values()))
+            if tensors:  # of which several splits may be
+                looked_at.setdefault(id(tensors[0]), (tensors, [], what))[1].append(places)
+        notices = [samples.not_finite(*item, table.names) for item in looked_at.values()]
+        return tuple(filter(None, notices))
 
     def reader(self, subject: Subject, typed: Sequence[Any]) -> Any:
         """What makes sentences the input of a model, None where it was trained on other data.
@@ -818,6 +818,11 @@ def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
     read = functools.partial(answers, texts, reader.classes)
     name, make = formats.plural(len(texts), "text"), lambda: (None, (reader.texts_dataloader(texts),))
     return Data(name, make, read=read, notices=notices)
+
+
+def _names_of(typed: Sequence[Any]) -> list[str]:
+    """What data arguments are called: as they were typed, or by their type where a call gave the objects."""
+    return [item if isinstance(item, str) else type(item).__name__ for item in typed]
 
 
 def _datamodule(part: CallArgument, name: str) -> Data:

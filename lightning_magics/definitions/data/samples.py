@@ -471,26 +471,31 @@ def tensors_of(dataset: Any) -> tuple[tuple[torch.Tensor, ...], Any]:
     """The tensors in memory that a dataset takes its samples from, none for any other, and the places that it takes."""
     places: Any = slice(None)
     while isinstance(dataset, Subset):
-        places = torch.as_tensor(dataset.indices)[places]
+        places = torch.as_tensor(dataset.indices, dtype=torch.long)[places]
         dataset = dataset.dataset
     found = dataset.tensors if isinstance(dataset, TensorDataset) else (dataset,)
     return (tuple(found) if all(isinstance(item, torch.Tensor) for item in found) else ()), places
 
 
-def not_finite(tensors: Sequence[torch.Tensor], what: str, names: Sequence[Any]) -> str:
+def not_finite(tensors: Sequence[torch.Tensor], places: Sequence[Any], what: str, names: Sequence[Any]) -> str:
     """Say which samples have values that are NaN or infinite; empty for none.
 
     Args:
         tensors: a row for each sample.
+        places: the rows that are used, by the splits that take them; others are not looked at.
         what: the data is called.
         names: of the features, if they have any.
     """
     found = []
+    used = torch.zeros(len(tensors[0]), dtype=torch.bool)
+    for some_places in places:
+        used[some_places] = True
     for place, item in enumerate(tensors):
         # A sum is finite only if all values are: unlike a mask of them, it takes no memory.
         if not item.is_floating_point() or item.numel() > _MOST_LOOKED_AT or item.sum().isfinite():
             continue
-        odd = ~item.isfinite().reshape(len(item), -1)
+        odd = ~item.isfinite().reshape(len(item), -1).cpu()
+        odd[~used] = False
         rows = odd.any(dim=1)
         if not rows.any():
             continue
@@ -500,7 +505,7 @@ def not_finite(tensors: Sequence[torch.Tensor], what: str, names: Sequence[Any])
             some = [name for name, is_odd in zip(names, wrong, strict=True) if is_odd]
             where = f"column{'s' if len(some) > 1 else ''} {columns.few(some)}"
         first = int(rows.int().argmax())
-        count, total = int(rows.sum()), formats.plural(len(rows), "sample")
+        count, total = int(rows.sum()), formats.plural(int(used.sum()), "sample")
         found.append(f"{where} ({count:,} of {total}, the first at position {first})")
     listed = " and the ".join(found)
     return f"{what} has NaN or infinite values in the {listed}: fill or remove them" if found else ""

@@ -261,6 +261,30 @@ def test_labels_without_an_output_are_refused_in_definitions_and_evaluations(she
         assert "contain 5 (1 of 60)" in refused(shell, f"%lightning_{verb} run (F,high) --quiet")
 
 
+@pytest.mark.parametrize(
+    ("network", "inputs"),
+    [
+        ("nn.Linear(2, 3, bias=False)", "F"),
+        ("nn.Sequential(nn.Embedding(9, 4), nn.Flatten(), nn.Linear(8, 3))", "ids"),
+        ("nn.Sequential(nn.Unflatten(1, (1, 2)), nn.Conv1d(1, 3, 2, bias=False), nn.Flatten())", "F"),
+    ],
+)
+def test_parts_that_are_none_do_not_hide_the_outputs(shell, three, network, inputs):
+    run(shell, "ids = torch.randint(0, 9, (60, 2))")
+    run(shell, f"%%lightning_model Plain --loss cross_entropy\n{network}")
+    text = refused(shell, f"%lightning_fit Plain ({inputs},high) --max_epochs 1 --quiet")
+    assert text.startswith(f"the labels of ({inputs},high) contain 5 (1 of 60), but Plain has 3 outputs")
+
+
+def test_messages_about_objects_name_their_types(shell, three, capsys):
+    run(shell, "import lightning_magics\nodd = F.clone()\nodd[7, 1] = np.nan")
+    assert refused(shell, "lightning_magics.fit(Net, (F, high), max_epochs=1, quiet=True)").startswith(
+        "the labels of tuple contain 5 (1 of 60), but Net has 3 outputs"
+    )
+    run(shell, "run = lightning_magics.fit(Net, (odd, y), max_epochs=1)")
+    assert "tuple has NaN or infinite values in the features (1 of 60 samples" in capsys.readouterr().out
+
+
 def test_labels_to_ignore_are_legal(shell, three):
     run(shell, "run = %lightning_fit Net (F,ignored) --max_epochs 1 --quiet")
     run(shell, '%%lightning_model Own --loss "CrossEntropyLoss(ignore_index=-1)"\nnn.Linear(2, 3)')
@@ -271,12 +295,13 @@ def test_labels_to_ignore_are_legal(shell, three):
 def test_an_evaluation_of_no_samples_is_refused(shell, three):
     run(shell, "run = %lightning_fit Net (F,y) --max_epochs 1 --quiet")
     run(shell, "parts = {'train': (F, y), 'val': (F[:0], y[:0]), 'test': (F[:0], y[:0])}\n%lightning_data parts")
-    run(shell, "none = DataLoader(TensorDataset(F[:0], y[:0]))")
+    run(shell, "none = DataLoader(TensorDataset(F[:0], y[:0]))\nstacked = DataLoader(none.dataset, collate_fn=list)")
     for verb, typed, what in (
         ("predict", "F[:0]", "F[:0]"),
         ("predict", "frame[['one','two']][:0]", "frame[['one','two']][:0]"),
         ("test", "(F[:0],y[:0])", "(F[:0],y[:0])"),
         ("test", "none", "none"),
+        ("test", "stacked", "stacked"),
         ("validate", "parts", "the split 'val' of parts"),
         ("test", "parts", "the split 'test' of parts"),
     ):
@@ -325,3 +350,16 @@ def test_values_that_are_not_finite_are_told_with_their_place(shell, three, caps
         assert capsys.readouterr().out.count(where) == 1
     run(shell, "run = %lightning_fit Net (F,y) --max_epochs 1")
     assert "NaN" not in capsys.readouterr().out
+
+
+def test_values_of_rows_that_a_subset_leaves_out_are_not_told(shell, three, capsys):
+    run(
+        shell,
+        "from torch.utils.data import Subset\nodd = F.clone()\nodd[7, 1] = np.nan\nkeep = [*range(7), *range(8, 60)]\n"
+        "clean, some = Subset(TensorDataset(odd, y), keep), Subset(TensorDataset(odd, y), [7, 8])",
+    )
+    run(shell, "run = %lightning_fit Net clean --max_epochs 1")
+    assert "NaN" not in capsys.readouterr().out
+    run(shell, "run = %lightning_fit Net some --max_epochs 1")
+    where = "some has NaN or infinite values in the features (1 of 2 samples, the first at position 7)"
+    assert where in capsys.readouterr().out
