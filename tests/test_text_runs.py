@@ -93,6 +93,18 @@ def test_a_run_keeps_its_tokenizer_and_its_classes(films):
     assert kept("the film is warm")["input_ids"] == used("the film is warm")["input_ids"]
 
 
+def test_texts_of_a_prediction_are_encoded_anew_for_the_weights_of_now(films):
+    run_cells(films, FIT, "p = %lightning_predict run 'warm film' dull --quiet", "old = p.data")
+    run_cells(films, "again = %lightning_predict p --quiet")
+    asked, again = films.user_ns["p"], films.user_ns["again"]
+    assert again.predictions == asked.predictions
+    assert again.texts == ("warm film", "dull")
+    assert again.data[1][0] is not asked.data[1][0]
+    error = films.run_cell("%lightning_test p --quiet").error_in_exec
+    assert isinstance(error, InputError)
+    assert str(error).startswith(f"the texts of {asked.name} have no labels. Give data: %lightning_test")
+
+
 def test_what_stands_in_a_line_of_predict_is_a_text_unless_it_is_data(films):
     run_cells(films, FIT, "mine, many = 'so dull', ['warm', 'flat']")
     for typed, texts in (

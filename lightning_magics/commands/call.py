@@ -89,6 +89,7 @@ class Data:
     read: Callable[[Any], Any] | None = None  # makes answers of predictions
     notices: tuple[str, ...] = ()
     table: columns.Table | None = None  # what is learned of it
+    texts: tuple[str, ...] = ()  # typed for a prediction
 
 
 @dataclass(frozen=True)
@@ -336,7 +337,7 @@ class Call:
                 background=background,
             )
             run = Run(folder, record, view.state, job) if how is None else SpawnedRun(folder, record, view, job)
-            run._reading, run.table = data.read, data.table
+            run._reading, run.table, run.texts = data.read, data.table, data.texts
             if self.verb == "fit":
                 with recording(folder):
                     sentences.keep(folder, job.datamodule)
@@ -616,6 +617,12 @@ class Call:
         Raises:
             InputError: its dataloaders are in the form that other weights were trained on.
         """
+        if run.texts:  # encoded for the weights of that time
+            reader = subject.knowledge.reader
+            if self.verb != "predict" or reader is None:
+                why = "have no labels" if self.verb != "predict" else f"cannot be encoded for {subject.name}"
+                raise InputError(f"the texts of {run.name} {why}. Give data: %lightning_{self.verb} {run.name} DATA")
+            return _texts(list(run.texts), reader, ())
         datamodule, loaders = run.data
         if run.verb == "fit" and datamodule is None:
             loaders = loaders[1:] if self.verb == "validate" else ()
@@ -719,7 +726,11 @@ class Call:
             folder = runs.latest(root, model) if asked == "last" else runs.find(root, str(self.session.text(asked)))
         found = folder.newest_checkpoint()
         if found is None:
-            raise InputError(f"--resume {asked}: the run {folder.name} kept no checkpoint in {folder.checkpoints_path}")
+            others = [fit for fit in runs.fits_of(root, model) if fit.newest_checkpoint() is not None]
+            raise InputError(
+                f"--resume {asked}: the run {folder.name} kept no checkpoint in {folder.checkpoints_path}"
+                + (f". Type --resume {others[0].name}, which has one" if others else "")
+            )
         return found
 
     @property
@@ -817,7 +828,7 @@ def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
     """Describe texts to predict for, which are encoded as those that the model was trained on."""
     read = functools.partial(answers, texts, reader.classes)
     name, make = formats.plural(len(texts), "text"), lambda: (None, (reader.texts_dataloader(texts),))
-    return Data(name, make, read=read, notices=notices)
+    return Data(name, make, read=read, notices=notices, texts=tuple(texts))
 
 
 def _names_of(typed: Sequence[Any]) -> list[str]:

@@ -43,6 +43,7 @@ class Run:
         data: the DataModule, or None, and the DataLoaders that it ran on.
         table: columns and classes that the data was matched to, including those a fit recorded; None if the data has
             neither.
+        texts: that a prediction was made for; empty for other data.
         has_weights: whether the live model has the weights produced by the run.
     """
 
@@ -52,6 +53,7 @@ class Run:
         self.trainer: Any = None
         self.data: tuple[Any, tuple[Any, ...]] = (job.datamodule, job.loaders) if job else (None, ())
         self.table: Table | None = None
+        self.texts: tuple[str, ...] = ()
         self.has_weights = True
         self._model: Any = job.model if job else None
         self._predictions: Any = None

@@ -426,12 +426,16 @@ def latest(root: str | Path, model: str) -> RunFolder:
     Raises:
         RunError: there is none.
     """
-    found = sorted(
-        _model_folder(root, model).glob("version_*/run.json"), key=lambda path: _number(path.parent.name, "version")
-    )
+    found = fits_of(root, model)
     if not found:
         raise RunError(f"no run of {model} was found in {root}")
-    return RunFolder(found[-1].parent)
+    return found[0]
+
+
+def fits_of(root: str | Path, model: str) -> list[RunFolder]:
+    """The fits of a model, the newest first."""
+    paths = _model_folder(root, model).glob("version_*/run.json")
+    return [RunFolder(path.parent) for path in sorted(paths, key=lambda path: -_number(path.parent.name, "version"))]
 
 
 def newest(root: str | Path) -> RunFolder:
