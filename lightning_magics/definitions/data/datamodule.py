@@ -307,13 +307,19 @@ class _Data:
         """Check that the features of ``(X, y)``, where X is a table, are alike in all splits.
 
         Raises:
-            InputError: they are not, or a label is named.
+            InputError: they are not, a label is named, or other splits than the training data alone have columns.
         """
         if self.options.label is not None:
             raise InputError(
                 f"--label {self.options.label} has no effect: y already holds the labels of (X, y). Leave it out"
             )
         named = {split for split, part in self.parts.items() if part.names}
+        table = next((split for split, part in self.parts.items() if part.table is not None), None)
+        if table is not None and "train" in self.parts and self.parts["train"].table is None:
+            raise InputError(
+                f"the split {table!r} is a table, but the split 'train' is not, so its columns cannot be matched by "
+                f"name. Use tables in both, or arrays in both, such as table.to_numpy()"
+            )
         parts = {
             split: _item(value, part)
             for split, part in self.parts.items()

@@ -148,6 +148,14 @@ def test_a_loss_of_numbers_takes_no_class_names(shell, ns):
         ("X, np.array(['a', 2.5, 'b'], dtype=object)", r"the labels mix class names with float values, such as 2.5"),
         ("{'train': (X, ['a', 'b', 'c']), 'val': (X, np.arange(3))}", r"the split 'train' are class names, but those"),
         (
+            "{'train': (torch.tensor(X), np.arange(3)), 'val': (pd.DataFrame(X), np.arange(3))}",
+            r"the split 'val' is a table, but the split 'train' is not, .* Use tables in both, or arrays in both",
+        ),
+        (
+            "{'train': (X, ['a', 'b', 'c']), 'val': (pd.DataFrame(X), ['a', 'b', 'c'])}",
+            r"the split 'val' is a table, but the split 'train' is not",
+        ),
+        (
             "{'train': (X, ['a', 'b', 'c']), 'val': (X, ['a', 'b', 'z'])}",
             r"split 'val' contain z, but the training data has only a, b",
         ),
