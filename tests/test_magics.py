@@ -351,6 +351,26 @@ def test_a_checkpoint_of_this_session_needs_no_trust_in_its_hyperparameters(note
         notebook(evaluated)
 
 
+@pytest.mark.parametrize("where", ["", "--ddp 1"])
+def test_a_file_that_a_callback_puts_beside_the_checkpoints_is_not_trusted(notebook, where):
+    notebook(
+        "import shutil, torch, pytorch_lightning as pl\nfrom pathlib import Path\n"
+        "class Odd:\n    def __reduce__(self): return print, ('evil',)\n"
+        "torch.save({'state_dict': {}, 'extra': Odd()}, 'odd.ckpt')\n"
+        "class Copies(pl.Callback):\n"
+        "    def on_train_end(self, trainer, model):\n"
+        "        place = Path(trainer.checkpoint_callback.dirpath)\n"
+        "        shutil.copy('odd.ckpt', place / 'odd.ckpt')\n"
+        "        (place / 'link.ckpt').symlink_to(Path('odd.ckpt').absolute())"
+    )
+    notebook(f"run = %lightning_fit Net samples samples --max_epochs 1 --quiet --callbacks [Copies()] {where}")
+    place = notebook.shell.user_ns["run"].folder.checkpoints_path
+    assert all(trust.is_own(path) == (path.stem not in ("odd", "link")) for path in place.glob("*.ckpt"))
+    for name in ("odd", "link"):
+        with pytest.raises(InputError, match=r"type --weights_only false$"):
+            notebook(f"%lightning_validate run samples --ckpt_path {place}/{name}.ckpt --quiet")
+
+
 def test_resume_none_begins_anew_with_the_weights(notebook):
     notebook("a = %lightning_fit Net samples --max_epochs 1 --quiet")
     notebook("b = %lightning_fit a.model samples --max_epochs 1 --resume none --quiet")

@@ -108,6 +108,7 @@ def _of_run(session: Session, asked: Any) -> tuple[Script, str]:
         strategy=str(record.trainer.get("strategy", "")) if recipe.options.get("ddp") else "",
         notes=tuple(notes),
         directions=record.directions,
+        checkpoint_metric=record.checkpoint_metric,
     )
     script.check(record.run)
     return script, f"Train {record.model} as in {record.run}."

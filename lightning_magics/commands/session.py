@@ -200,17 +200,15 @@ class Session:
 
     def ended(self, run: Run) -> None:
         """Take note of a run that is over; one that was refused has no folder any more, and is forgotten."""
-        from ..training.trust import vouch_for
+        from ..training.trust import vouch_for_marked
 
         if not run.folder.path.exists():
             self._named.pop(run.name, None)
             if self.last is run:
                 self.last = next(reversed(list(self._named.values())), None)
-        if run.verb == "fit":
+        if run.verb == "fit" and run._state.ended is not None and run._state.ended.saved:
             with contextlib.suppress(OSError):  # a folder that goes meanwhile
-                vouch_for(
-                    run.folder.all_checkpoints()
-                )  # not the best one's path: a foreign file resumed from may name it
+                vouch_for_marked(run.folder.all_checkpoints(), run._state.ended.saved)
         if run.verb == "fit" and run.record.steps:
             self.fits[run.record.model] = run
             if run.has_weights:

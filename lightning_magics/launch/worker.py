@@ -27,7 +27,7 @@ from ..errors import cut
 from ..runs.events import Ended, Event, Notice
 from ..runs.folder import RunFolder, marked
 from ..runs.recorder import Recorder
-from ..training import shards
+from ..training import shards, trust
 from ..training.job import Job
 from ..training.train import resumed, train
 from ..transport import exceptions, payload
@@ -160,6 +160,8 @@ def _train_and_tell(job: Job, control: Control | Wish, stop: StopFlag, gather: A
         raise
     finally:
         for event in ended:
+            with contextlib.suppress(OSError):  # a folder that goes meanwhile
+                event = dataclasses.replace(event, saved=trust.own_marks(folder.all_checkpoints()))
             if event.status == "interrupted":
                 event = dataclasses.replace(event, reason=control.why())
             if event.status != "failed" or isinstance(control, Control):

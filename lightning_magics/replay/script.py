@@ -51,6 +51,7 @@ class Script:
         devices: number of processes that ``--ddp`` came to; `strategy` likewise.
         notes: what its reader should know.
         directions: which way the run took its metrics to get better.
+        checkpoint_metric: of the checkpoint that the run kept beside those of the user's own callbacks, if it did.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Script:
     strategy: str = ""
     notes: tuple[str, ...] = ()
     directions: Mapping[str, Mode] = field(default_factory=dict)
+    checkpoint_metric: str = ""
     _imports: dict[str, None] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -243,7 +245,6 @@ class Script:
         """The user's callbacks, and those that options stand for."""
         options, pl = self.recipe.options, self._lightning
         made: list[ast.expr] = []
-        stops = []
         for asked in options.get("early_stop") or ():
             rest, mode = metric_and_mode(asked)
             metric, patience = metric_and_patience(rest)
@@ -251,12 +252,8 @@ class Script:
             patience = 3 if patience is None else patience
             text = f"PL.callbacks.EarlyStopping({metric!r}, patience={patience}, mode={mode!r})"
             made.append(expression(text, PL=pl))
-            stops.append((metric, mode))
-        monitor, keeps = options.get("monitor"), given is not None and "Checkpoint" in ast.unparse(given)
-        chosen = metric_and_mode(monitor) if monitor else None if keeps else next(iter(stops), None)
-        if chosen:
-            metric, mode = chosen
-            mode = mode or better(metric, self.directions)
+        if metric := self.checkpoint_metric:
+            mode = better(metric, self.directions)
             made.append(expression(f"PL.callbacks.ModelCheckpoint(monitor={metric!r}, mode={mode!r})", PL=pl))
         if given is None:
             return ast.List(made) if made else None

@@ -57,6 +57,7 @@ class Started:
         max_steps: global step to end at, or None for no limit.
         monitor: the metric that chooses the best checkpoint, if one was named.
         monitors: the metrics that decide something: that one first, then those that can end the run.
+        checkpoint_metric: see `record.RunRecord`.
     """
 
     run: str
@@ -71,6 +72,7 @@ class Started:
     max_steps: int | None = None
     monitor: str | None = None
     monitors: list[str] = field(default_factory=list)
+    checkpoint_metric: str = ""
 
 
 @dataclass(frozen=True)
@@ -242,6 +244,7 @@ class Ended:
         best_model_path: best checkpoint, empty if there is none.
         best_model_score: its monitored value.
         monitor: the metric that chose the best checkpoint.
+        saved: of a fit in processes of its own, marks of the checkpoints that they wrote themselves, see `trust`.
     """
 
     status: Status
@@ -253,6 +256,7 @@ class Ended:
     best_model_path: str = ""
     best_model_score: float | None = None
     monitor: str | None = None
+    saved: list[list[int]] = field(default_factory=list)
 
 
 Event = (

@@ -39,6 +39,8 @@ class RunRecord:
             the earlier of equals.
         doubles: last values that Lightning has under a second name, see `events.Metrics`.
         directions: metric to ``min`` or ``max``: whether its smallest or its largest value is the best.
+        checkpoint_metric: of a fit, the metric of the best checkpoint that options stand for; empty where the user's
+            own callbacks keep checkpoints, or none chooses the best.
         results: of validate and test, a row for each dataloader, metric to value.
         best_model_path: best checkpoint; `best_model_score` its monitored value.
         checkpoints: those in the run's folder once it has ended, relative to it, the oldest first.
@@ -73,6 +75,7 @@ class RunRecord:
     best_metrics: dict[str, dict[str, float]] = field(default_factory=dict)
     doubles: dict[str, float] = field(default_factory=dict)
     directions: dict[str, Mode] = field(default_factory=dict)
+    checkpoint_metric: str = ""
     results: list[dict[str, float]] = field(default_factory=list)
     best_model_path: str = ""
     best_model_score: float | None = None

@@ -40,7 +40,8 @@ class Recorder:
             self._folder.make_room()
         self._writer.write(event)
         if isinstance(event, events.Started):
-            self._update(devices=event.devices, precision=event.precision)
+            told = {name: getattr(event, name) for name in ("devices", "precision", "checkpoint_metric")}
+            self._update(**told)
         elif isinstance(event, events.Metrics):
             self._note(event)
         elif isinstance(event, events.Directions):

@@ -108,7 +108,7 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
         with passing.open("wb") as file:
             torch.save(with_plain_hyperparameters(checkpoint), file, pickle_module=_PICKLES)
         passing.replace(path)
-        vouch_for([path])
+        vouch_for(path)
     except BaseException as error:
         passing.unlink(missing_ok=True)
         full = error.__context__ if isinstance(error, RuntimeError) else error  # torch's writer covers what it met

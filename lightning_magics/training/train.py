@@ -562,6 +562,7 @@ def _started(job: Job, trainer: Any) -> Started:
         max_steps=None if steps in (None, -1) else steps,
         monitor=_monitor(trainer),
         monitors=_monitors(trainer),
+        checkpoint_metric=_made_monitor(job, trainer),
     )
 
 
@@ -569,6 +570,13 @@ def _monitor(trainer: Any) -> str | None:
     """The metric that chooses the best checkpoint, None if none does."""
     found = getattr(trainer.checkpoint_callback, "monitor", None)
     return found if isinstance(found, str) else None
+
+
+def _made_monitor(job: Job, trainer: Any) -> str:
+    """The metric of the best checkpoint that is kept beside those of the user's callbacks; empty if none is."""
+    given = given_callbacks(job)
+    made = [item for item in trainer.checkpoint_callbacks if item not in given]
+    return next((item.monitor for item in made if getattr(item, "monitor", None)), "") if job.verb == "fit" else ""
 
 
 def _monitors(trainer: Any) -> list[str]:

@@ -77,11 +77,28 @@ _PACKAGE = __name__.partition(".")[0]
 _BASES = ("abc", "builtins", "collections.abc", "enum", "typing")  # of enums, dataclasses and named tuples
 
 
-def vouch_for(paths: Iterable[Path]) -> None:
-    """Take note of checkpoints that a fit of this process has just written, itself or in processes of its own."""
+def vouch_for(path: Path) -> None:
+    """Take note of a checkpoint that a fit of this process has just written."""
+    with contextlib.suppress(OSError):
+        _written.add(_mark(path))
+
+
+def own_marks(paths: Iterable[Path]) -> list[list[int]]:
+    """What `vouch_for_marked` takes of the files that fits of this process wrote; others are left out.
+
+    Without the device, whose number each machine has of its own.
+    """
+    return [list(_mark(path)[1:]) for path in paths if is_own(path)]
+
+
+def vouch_for_marked(paths: Iterable[Path], marks: Iterable[Iterable[int]]) -> None:
+    """Take note of those files that a process of a fit of this one has marked as written by itself."""
+    known = {tuple(item) for item in marks}
     for path in paths:
         with contextlib.suppress(OSError):
-            _written.add(_mark(path))
+            mark = _mark(path)
+            if mark[1:] in known:
+                _written.add(mark)
 
 
 def is_own(path: Path) -> bool:
@@ -92,8 +109,11 @@ def is_own(path: Path) -> bool:
 
 
 def _mark(path: Path) -> tuple[int, ...]:
-    """What differs once a file is another one or was written to, whatever times are set by hand afterwards."""
-    found = path.stat()
+    """What differs once a file is another one or was written to, whatever times are set by hand afterwards.
+
+    A link has a mark of its own: where it leads to can change.
+    """
+    found = path.lstat()
     return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 

@@ -11,10 +11,10 @@ from lightning_magics.replay.script import Script, module_of
 SOURCE = "import pytorch_lightning as pl\n\n\nclass Net(pl.LightningModule): ...\n"
 
 
-def main(source=SOURCE, about="About.", **asked):
+def main(source=SOURCE, about="About.", kept=None, **asked):
     """The `main` of a script."""
     recipe = Recipe(**{"model": "Net", "arguments": {}, **asked})
-    text = Script("Net", recipe, module_of(source, {})).python(about)
+    text = Script("Net", recipe, module_of(source, {}), **(kept or {})).python(about)
     compile(text, "script.py", "exec")
     return text.partition("def main():\n")[2].partition("\n\n\nif __name__")[0]
 
@@ -35,19 +35,18 @@ def test_a_script_of_a_model_that_brings_its_data():
 
 def test_options_are_lightnings_own():
     options = {"seed": 0, "early_stop": ["val_loss:0", "val_acc"], "monitor": "val_acc", "resume": "a.ckpt"}
-    text = main(options=options, trainer={"callbacks": "[mine]", "max_epochs": "3", "devices": "2"})
+    kept = {"checkpoint_metric": "val_acc"}
+    text = main(options=options, kept=kept, trainer={"callbacks": "[mine]", "max_epochs": "3", "devices": "2"})
     assert text.startswith("    pl.seed_everything(0, workers=True)\n")
     assert '            mine,\n            pl.callbacks.EarlyStopping("val_loss", patience=0, mode="min"),\n' in text
     assert 'pl.callbacks.EarlyStopping("val_acc", patience=3, mode="max")' in text
     assert 'pl.callbacks.ModelCheckpoint(monitor="val_acc", mode="max")' in text
     assert 'devices=int(os.environ.get("LOCAL_WORLD_SIZE", 2))' in text
     assert 'trainer.fit(model, ckpt_path="a.ckpt")' in text
-    text = main(options={"early_stop": ["val_x:2:max", "val_y"]})
+    text = main(kept={"checkpoint_metric": "val_x", "directions": {"val_x": "max"}})
     assert 'pl.callbacks.ModelCheckpoint(monitor="val_x", mode="max")' in text
-    assert "ModelCheckpoint(m" not in main(
-        options={"early_stop": ["val_x"]}, trainer={"callbacks": "[pl.callbacks.ModelCheckpoint()]"}
-    )
-    assert "*callbacks" in main(options={"monitor": "val_acc"}, trainer={"callbacks": "callbacks"})
+    assert "ModelCheckpoint(m" not in main(options={"early_stop": ["val_x"]}, trainer={"enable_checkpointing": "False"})
+    assert "*callbacks" in main(kept=kept, trainer={"callbacks": "callbacks"})
 
 
 @pytest.mark.parametrize(

@@ -231,6 +231,8 @@ def test_what_ends_the_fit_chooses_the_best_checkpoint_unless_something_else_doe
     model = Both("val_score", (0.1, 0.9, 0.3, 0.2))
     outcome, told = go(tmp_path, model, trainer={"max_epochs": 4, "callbacks": callbacks}, **asked)
     assert (told[0].monitor, told[-1].monitor) == (monitor, monitor)
+    is_own = way == "beside a checkpoint"
+    assert told[0].checkpoint_metric == ("" if is_own else monitor or "")
     assert told[-1].best_model_score == (pytest.approx({"val_score": 0.9, "val_l1": 0.0}[monitor]) if monitor else None)
     if monitor == "val_score":
         assert outcome.trainer.checkpoint_callback.mode == "max"
