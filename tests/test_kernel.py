@@ -203,7 +203,7 @@ def test_ctrl_c_in_a_terminal_returns_the_run(terminal: Terminal) -> None:
 def test_a_terminal_trains_in_two_processes_and_in_the_background(terminal: Terminal) -> None:
     for cell, text in (
         ("run = %lightning_fit Slow digits --max_steps 6 --ddp 2", "completed: 1 epoch, 6 steps"),
-        ("run = %lightning_fit Slow digits --max_epochs 100 --background", "runs in the background"),
+        ("run = %lightning_fit Slow digits --max_epochs 100 --background", "is running in the background"),
         ("print('it', 'is', run.status)", "it is running"),
         ("again = %lightning_attach {run.name}", ""),
         ("%lightning_stop {run.name}", "stops after its batch, and is saved"),

@@ -248,7 +248,7 @@ def test_weights_that_were_not_kept_are_the_reason_and_not_a_training_that_never
     notebook(LOOP + " --enable_checkpointing False")
     assert not notebook.shell.user_ns["run"].folder.initial_weights_path.exists()
     notebook("%lightning_rerun run --quiet")
-    assert "· the model is an instance: it is made before a fit sets its seed\n" in notebook.text
+    assert "· the model is an instance, created before the fit set its seed\n" in notebook.text
     notebook("more = %lightning_fit net samples --max_epochs 1 --quiet --seed 1")
     notebook("%lightning_rerun more --quiet")
     assert "continued from an instance that was already trained; this run starts from scratch" in notebook.text
@@ -525,7 +525,7 @@ def test_a_fit_says_that_the_cell_of_a_class_failed(notebook):
 
 
 def test_syntax_error_of_a_cell_is_a_line(notebook):
-    with pytest.raises(InputError, match=r"the cell cannot be read: invalid syntax.*, in line 3: x = = 1"):
+    with pytest.raises(InputError, match=r"the cell cannot be parsed: invalid syntax.*, in line 3: x = = 1"):
         notebook("%%lightning_model A\nn: int = 1\nx = = 1")
 
 
@@ -558,7 +558,7 @@ def test_second_thread_is_told_to_wait(notebook):
                 caught.append(str(error))
 
     lightning_magics.fit(scope["Net"], scope["samples"], max_epochs=1, quiet=True, callbacks=Nested())
-    assert caught == ["Net/version_0 runs in this kernel, in another thread. Wait for it, or stop it: run.stop()"]
+    assert caught == ["Net/version_0 is running in another thread of this kernel. Wait for it, or stop it: run.stop()"]
 
 
 def test_predictions_for_a_table_without_labels(notebook):
@@ -758,16 +758,19 @@ def test_a_line_in_a_function_changes_a_rerun_by_the_functions_names(notebook):
         ("%lightning_fit Net samples --max_epochs three", "--max_epochs takes a whole number; found 'three'"),
         ("%lightning_fit Net samples --precision 16-mixd", "Did you mean '16-mixed'?"),
         ("%lightning_fit Net samples --model.hiden 3", "Net has no hyperparameter 'hiden'. Did you mean 'hidden'?"),
-        ("%lightning_fit Net samples samples samples", "a fit takes training data and validation data; found 3"),
-        ("%lightning_fit Net() samples --model.hidden 3", "--model.hidden is given to a constructor"),
+        (
+            "%lightning_fit Net samples samples samples",
+            "a fit takes training data and, optionally, validation data; found 3",
+        ),
+        ("%lightning_fit Net() samples --model.hidden 3", "--model.hidden is a constructor argument"),
         ("%lightning_fit nn.Linear(2,1) samples", "is a Linear, not a LightningModule"),
         ("%lightning_fit Net samples --resume nowhere", "no run 'nowhere' was found"),
         ("%lightning_validate Net samples", "Net was not trained in this session"),
-        ("%lightning_fit Net --data.batch_size 3", "--data.batch_size needs data to set it for"),
-        ("%lightning_fit Net samples --nodes 2", "--nodes 2 asks for machines of a cluster. Type --nodes 2 --cluster"),
+        ("%lightning_fit Net --data.batch_size 3", "--data.batch_size needs the data that it applies to"),
+        ("%lightning_fit Net samples --nodes 2", "--nodes 2 needs a cluster. Type --nodes 2 --cluster"),
         (
             "%lightning_fit Net samples --slurm.time 3",
-            "--slurm.time is a parameter of a cluster. Type --cluster slurm too",
+            "--slurm.time  has no effect without a cluster. Add --cluster slurm",
         ),
         ("import lightning_magics; lightning_magics.fit(Net, slurm=3)", "slurm= takes a dict of parameters; found a"),
         ("%lightning_fit Net", "there is no data to fit Net with. Type %lightning_fit Net DATA"),
@@ -836,7 +839,7 @@ def test_what_is_wrong_with_a_setting_is_said_of_the_setting(notebook, monkeypat
 
     monkeypatch.setattr(engine, "resources", refuse)
     notebook("%config LightningMagics.slurm = {'partion': 'gpu'}")
-    with pytest.raises(InputError, match=r"Slurm\. It may be set by %config LightningMagics\.slurm$"):
+    with pytest.raises(InputError, match=r"Slurm\. It may come from %config LightningMagics\.slurm$"):
         notebook("%lightning_fit Net samples --cluster slurm")
 
 
@@ -923,7 +926,7 @@ def test_a_fit_does_not_fail_where_its_source_cannot_be_collected(notebook, monk
     with pytest.raises(RunError, match="Net/version_0 has no source"):
         notebook("%lightning_load Net/version_0")
     notebook("%lightning_validate Net samples --quiet")
-    with pytest.raises(RunError, match=r"validate_0 is a validate, which trains no model\. Name a fit"):
+    with pytest.raises(RunError, match=r"validate_0 is a validate run, which does not train a model\. Choose a fit"):
         notebook("%lightning_load Net/validate_0")
 
 

@@ -170,11 +170,11 @@ def test_a_column_of_texts_is_predicted(films):
 def test_what_is_no_text_to_predict_for_is_said(films, capsys):
     run_cells(films, FIT, "import pandas as pd", "new, none = pd.DataFrame({'text': ['warm']}), []")
     for typed, message in (
-        ("none", "there are no texts to predict for: the list is empty"),
+        ("none", "the list of texts to predict for is empty"),
         ("['warm', ' ']", "text 2 of 2 is empty"),
-        ("films.tsv", r"films.tsv is a file. Predict for its texts: frame = pandas.read_csv\('films.tsv', sep="),
+        ("films.tsv", r"films.tsv is a file. To predict for its texts: frame = pandas.read_csv\('films.tsv', sep="),
         ("new['txt']", r"^new has no 'txt'\. Did you mean 'text'\? It has text$"),
-        ("new", r"Bag was trained on texts: give a column of them, such as new\['text'\]"),
+        ("new", r"Bag was trained on texts. Pass a column of texts, such as new\['text'\]"),
     ):
         with pytest.raises(InputError, match=message):
             run_cells(films, f"%lightning_predict run {typed}")
@@ -183,7 +183,7 @@ def test_what_is_no_text_to_predict_for_is_said(films, capsys):
     assert "'flims' was read as a text. Did you mean 'films'?" in capsys.readouterr().out
     apart = "%lightning_data apart --text sentence --label feeling --tokenizer {run.log_dir}/tokenizer"
     run_cells(films, "apart = ('films.tsv', 'films.tsv')", apart)
-    with pytest.raises(InputError, match=r"the data has the splits train, val, and none to predict for. Give texts"):
+    with pytest.raises(InputError, match=r"the data has the splits train, val, but no predict split. Pass texts"):
         api.predict(films.user_ns["run"], "apart")
 
 
@@ -244,7 +244,7 @@ FITS = {"vocabulary": 60, "places": 40, "labels": 2, "pad": 0}
         ),
         (
             {"places": 10},
-            r"the longest text of films has \d\d tokens, and Tiny takes 10. Type .* films --max_length 10",
+            r"the longest text of films has \d\d tokens, but Tiny takes at most 10. Type .* films --max_length 10",
         ),
         ({"labels": 1}, r"films has 2 classes, but Tiny has num_labels=1. Pass num_labels=2 to from_pretrained\(…\)"),
         (
@@ -472,25 +472,25 @@ OWN_FITS = {"options": "", "tokens": 60, "places": 64, "outputs": 2, "inputs": "
     [
         (
             {"tokens": 20},
-            r"Own cannot read films: the texts have up to \d\d tokens, of \d\d different ones, and an emb",
+            r"Own cannot process films: the texts have up to \d\d tokens, from a vocabulary of [\d,]+, and an emb",
         ),
         (
             {"places": 10},
-            r"an embedding is smaller \(index out of range in self\). Make it larger, or type .*_length N",
+            r"an embedding is too small \(index out of range in self\). Enlarge it, or type .*_length N",
         ),
         (
             {"options": "--class_weights 1 2 3"},
-            r"--class_weights are 3, and Own has 2 outputs: make it one for each of",
+            r"--class_weights gives 3 weights, but Own has 2 outputs. It needs one for each of ",
         ),
-        ({"options": "--class_weights 1"}, r"--class_weights has 1 numbers, and films has 2 classes"),
+        ({"options": "--class_weights 1"}, r"--class_weights has 1 numbers, but films has 2 classes"),
         ({"outputs": 3, "options": "--class_weights balanced"}, r"--class_weights are 2, and Own has 3 outputs"),
         (
             {"inputs": "tokens, mask"},
             r"films passes its batches to the model as keyword arguments. "
             r"Define forward\(self, input_ids, attention_mask\) in Own",
         ),
-        ({"outputs": 1}, r"Own has 1 output, and cross_entropy takes one for each of the 2 classes"),
-        ({"options": "--freeze *"}, r"--freeze \* leaves nothing to train"),
+        ({"outputs": 1}, r"Own has 1 output, but cross_entropy needs one for each of the 2 classes"),
+        ({"options": "--freeze *"}, r"--freeze \* freezes all parameters"),
     ],
 )
 def test_a_network_that_does_not_fit_the_texts_is_said_before_the_fit(films, tmp_path, asked, message):
@@ -504,7 +504,7 @@ def test_a_network_that_does_not_fit_the_texts_is_said_before_the_fit(films, tmp
 def test_a_network_with_more_outputs_than_classes_is_told(films, capsys):
     run_cells(films, OWN.format(**{**OWN_FITS, "outputs": 3, "first": "input_ids"}))
     run_cells(films, "run = %lightning_fit Own films --max_epochs 1")
-    assert "Own has 3 outputs, and films has 2 classes" in capsys.readouterr().out
+    assert "Own has 3 outputs, but films has only 2 classes" in capsys.readouterr().out
 
 
 def test_what_is_typed_is_what_a_message_names(films):
@@ -521,7 +521,7 @@ def test_a_network_with_too_few_outputs_is_said(films):
     rows = [(f"a film of {stars}", str(stars)) for stars in range(3)] * 4
     films.user_ns["rows"] = rows
     run_cells(films, OWN.format(**{**OWN_FITS, "first": "input_ids"}), "%lightning_data rows --vocab_size 60")
-    with pytest.raises(InputError, match="Own has 2 outputs, and rows has 3 classes"):
+    with pytest.raises(InputError, match="Own has 2 outputs, but rows has 3 classes"):
         api.fit("Own", "rows", max_epochs=1, quiet=True)
 
 
@@ -544,7 +544,7 @@ def test_roberta_counts_its_places_from_behind_the_padding(films):
         "from transformers import RobertaConfig, RobertaForSequenceClassification",
         BERT.format(**{**FITS, "pad": 1, "places": 10}).replace("Bert", "Roberta").replace("BERT", "Roberta"),
     )
-    with pytest.raises(InputError, match=r"and Tiny takes 8. Type .* films --max_length 8"):
+    with pytest.raises(InputError, match=r"but Tiny takes at most 8. Type .* films --max_length 8"):
         api.fit("Tiny", "films", max_epochs=1, quiet=True)
 
 
@@ -552,11 +552,13 @@ def test_what_only_texts_can_do_is_said_of_other_data(films):
     run_cells(films, "pairs = torch.utils.data.TensorDataset(torch.ones(8, 4), torch.tensor([0, 1] * 4))")
     run_cells(films, "%%lightning_model Plain --loss cross_entropy\nnn.Linear(4, 2)")
     plain = api.fit("Plain", films.user_ns["pairs"], max_epochs=1, quiet=True)
-    with pytest.raises(InputError, match=r"'warm film' is no data, and Plain was not trained on texts in this session"):
+    with pytest.raises(
+        InputError, match=r"'warm film' is not defined as data, and Plain was not trained on texts in this session"
+    ):
         api.predict(plain, "warm film", quiet=True)
     run_cells(films, "%%lightning_model Even --class_weights balanced\nnn.Linear(4, 2)")
     with pytest.raises(
-        InputError, match=r"--class_weights balanced counts the labels of texts .*TensorDataset is other"
+        InputError, match=r"--class_weights balanced is only available for texts .*TensorDataset is other"
     ):
         api.fit("Even", films.user_ns["pairs"], max_epochs=1, quiet=True)
 
@@ -614,9 +616,9 @@ def test_each_model_that_was_loaded_reads_sentences_by_its_own_tokenizer(films, 
     capsys.readouterr()
     run_cells(films, *(f"net_{number} = %lightning_load {name}" for number, name in enumerate(names)))
     told = capsys.readouterr().out
-    other = r"films of this notebook stays as it is, and is other data than the run's: train 76 of FilmsTexts, "
+    other = r"films of this notebook is kept; it differs from the run's: train 76 of FilmsTexts, "
     assert re.search(rf"{other}\w+ → 76 of FilmsTexts, \w+\n", told)
-    assert "the data films of this notebook stays as it is: it is the run's own\n" in told
+    assert "the data films of this notebook is kept; it is the run's data\n" in told
     sizes = [len(current().origins[films.user_ns[f"net_{number}"]].reader.tokenizer) for number in (0, 1)]
     assert sizes[0] > sizes[1]
     assert [said_of(films.user_ns[f"net_{number}"]) for number in (0, 1)] == expected
@@ -631,10 +633,10 @@ def test_texts_that_were_cleaned_are_read_with_the_code_that_cleans(films):
     assert said_of(name, "a DULL!! film") == expected
     forget_runs()
     run_cells(films, f"{DATA} --clean whitespace")  # which is not how it was trained
-    with pytest.raises(InputError, match=rf"texts of {name} were cleaned, by code of its data films that this"):
+    with pytest.raises(InputError, match=rf"texts of {name} were cleaned by code of its data films, which this"):
         said_of(name)
     del current().datas["films"]
-    with pytest.raises(InputError, match=rf"texts of {name} were cleaned, by code of its data films that .* {name}$"):
+    with pytest.raises(InputError, match=rf"texts of {name} were cleaned by code of its data films, which .* {name}$"):
         said_of(name)
     run_cells(films, f"net = %lightning_load {name}")
     del current().datas["films"]
@@ -646,15 +648,17 @@ def test_a_run_of_another_session_is_brought_back_first(films):
     name = films.user_ns.pop("run").name
     forget_runs()
     del current().models["Bag"], films.user_ns["Bag"]
-    with pytest.raises(InputError, match=rf"^{name} is a run of another session\. .* %lightning_load {name}, then"):
+    with pytest.raises(InputError, match=rf"^{name} is a run from another session\. .* %lightning_load {name}, then"):
         api.predict(name, "a warm film")
     run_cells(films, f"%lightning_load {name}")
     assert said_of(name)["label"] == "good"
     forget_runs()
-    with pytest.raises(InputError, match=r"^Bag/predict_0 is a predict, which trains no model\. Name a fit: %lightn"):
+    with pytest.raises(
+        InputError, match=r"^Bag/predict_0 is a predict run, which does not train a model\. Choose a fit: %lightn"
+    ):
         api.predict("Bag/predict_0", "a warm film")
     held = current().folder(name).lock()
-    with pytest.raises(InputError, match=rf"^{name} goes on elsewhere: .*%lightning_attach {name} shows it"):
+    with pytest.raises(InputError, match=rf"^{name} is still running in other processes\. .*%lightning_attach {name}"):
         api.predict(name, "a warm film")
     os.close(held)
 

@@ -276,7 +276,7 @@ def list_runs(pattern: str = "", **asked: Any) -> Framed:
         print(removal.delete(root, beyond))  # noqa: T201 -- the cell's answer
         return Listing(root, pattern)
     would = f"would delete {removal.described(beyond)}. To delete: {_with_yes(pattern, given)}"
-    print(would if beyond else f"nothing to delete: --keep {given.keep} keeps all")  # noqa: T201 -- likewise
+    print(would if beyond else f"nothing to delete: --keep {given.keep} keeps every run")  # noqa: T201 -- likewise
     return listed
 
 
@@ -297,10 +297,10 @@ def _check_alone(pattern: str, given: Any) -> None:
     for name in ("--compare", "--delete"):
         others = [item for item in [pattern, *found] if item and item != name]
         if name in found and others:
-            raise InputError(f"{name} names its runs, and goes with nothing else; found {others[0]} too. Type either")
+            raise InputError(f"{name} cannot be combined with {others[0]}. Type one or the other")
     if given.yes and given.keep is None:
         raise InputError(
-            "--yes deletes what --keep N leaves over; found no --keep. Type %lightning_runs --keep N --yes"
+            "--yes has no effect without --keep N, the number of runs to keep. Type %lightning_runs --keep N --yes"
         )
 
 
@@ -333,7 +333,9 @@ def _rows(session: Session, root: Path, asked: Sequence[Any]) -> list[catalog.Ru
         path = held.folder.path if isinstance(held, Run) else Path(str(session.text(item))).expanduser()
         path = session.folder(item).path if item == "last" else path
         if isinstance(held, Run) and path.resolve() not in places:
-            raise RunError(f"{held.name} lies in {path}, outside of {root}. Type %config LightningMagics.run_dir first")
+            raise RunError(
+                f"{held.name} is in {path}, outside the run folder {root}. Set %config LightningMagics.run_dir first"
+            )
         found.append(places.get(path.resolve(), str(item)))
     return catalog.named(listed, found, str(root))
 
@@ -385,4 +387,4 @@ def _syntax_in_a_line() -> Iterator[None]:
         yield
     except SyntaxError as error:
         text = (error.text or "").strip()
-        raise InputError(f"the cell cannot be read: {error.msg}, in line {error.lineno}: {text}") from error
+        raise InputError(f"the cell cannot be parsed: {error.msg}, in line {error.lineno}: {text}") from error

@@ -213,8 +213,8 @@ class Call:
                 take_weights(model, self.weights)
         except Exception as error:  # whatever torch raises at a file that is another one
             raise RunError(
-                f"the initial weights in {runs.shown(self.weights)} do not fit {subject.name} as its source makes it: "
-                f"{formats.clip(' '.join(str(error).split()), 200)}. Delete the file to begin with new weights"
+                f"the initial weights in {runs.shown(self.weights)} do not fit {subject.name} as defined in its "
+                f"source: {formats.clip(' '.join(str(error).split()), 200)}. Delete the file to start with new weights"
             ) from error
         return model
 
@@ -273,7 +273,7 @@ class Call:
             if not any(str(error).startswith(f"--{engine.name}.{name} ") for name in settings):
                 raise
             setting = "slurm" if engine.name == "slurm" else "engines"
-            raise InputError(f"{error}. It may be set by %config LightningMagics.{setting}") from None
+            raise InputError(f"{error}. It may come from %config LightningMagics.{setting}") from None
         ranks = resources.nodes * resources.processes
         trainer = {**trainer, "num_nodes": resources.nodes, "devices": resources.processes}
         if accelerator == "auto":  # of the kernel's machine, it would say nothing of the nodes
@@ -294,8 +294,8 @@ class Call:
         """
         session = self.session
         if not session.busy.acquire(blocking=False):
-            name = session.last.name if session.last else "another one"
-            raise InputError(f"{name} runs in this kernel, in another thread. Wait for it, or stop it: run.stop()")
+            name = session.last.name if session.last else "another run"
+            raise InputError(f"{name} is running in another thread of this kernel. Wait for it, or stop it: run.stop()")
         try:
             if self.verb == "fit" and session.interrupted:
                 raise KeyboardInterrupt
@@ -379,9 +379,7 @@ class Call:
             if has_base(logger, "TensorBoardLogger"):
                 folder = Path(logger.save_dir)
                 return frame.BoardRequest(servers.BoardSource.of_folder(folder), self.board_command(folder))
-        raise InputError(
-            "--board shows what the TensorBoard logger writes, and this fit has none: --logger tensorboard"
-        )
+        raise InputError("--board needs the TensorBoard logger, which this fit does not use. Add --logger tensorboard")
 
     def board_command(self, folder: Path) -> str:
         """The line that shows the board of a folder again."""
@@ -420,7 +418,7 @@ class Call:
             return Subject(cls.__name__, package, lambda: found(**overrides), part, knowledge)
         if overrides:
             raise InputError(
-                f"--model.{next(iter(overrides))} is given to a constructor, and {cls.__name__} here is an instance "
+                f"--model.{next(iter(overrides))} is a constructor argument, but {cls.__name__} is already an instance "
                 f"already. Give the class: %lightning_fit {cls.__name__} --model.{next(iter(overrides))} …"
             )
         definition = next((item for item in self.session.models.values() if item.cls is cls), None)
@@ -445,7 +443,7 @@ class Call:
             if run is None:
                 raise InputError(
                     f"{name} was not trained in this session, so there are no weights to {self.verb} with. "
-                    f"Train it first: %lightning_fit {name} DATA, or give a Run or an instance."
+                    f"Train it first: %lightning_fit {name} DATA, or pass a run or an instance."
                 )
         subject = self.described(run.model, net)
         is_redefined = isinstance(found, Definition) and found.cls is not type(run.model)
@@ -487,16 +485,18 @@ class Call:
         folder = self.session.folder(name)
         record = folder.read()
         if record.verb != "fit":
-            raise InputError(f"{name} is a {record.verb}, which trains no model. Name a fit: %lightning_runs")
+            raise InputError(
+                f"{name} is a {record.verb} run, which does not train a model. Choose a fit: %lightning_runs"
+            )
         model = record.model
         if model not in self.session.models and not is_module(self.session.namespace.get(model)):
             raise InputError(
-                f"{name} is a run of another session. Bring its model back first: net = %lightning_load {name}, then "
+                f"{name} is a run from another session. Load its model first: net = %lightning_load {name}, then "
                 f"%lightning_{self.verb} net"
             )
         if folder.is_alive():
             raise InputError(
-                f"{name} goes on elsewhere: to {self.verb} with it, wait for its end. %lightning_attach {name} shows it"
+                f"{name} is still running in other processes. Wait until it ends, or watch it: %lightning_attach {name}"
             )
         return attach(folder, HiddenView(RunState()), self.session.built)
 
@@ -518,7 +518,9 @@ class Call:
             return _texts(texts, reader, told)
         found = [self.session.find_data(item) for item in typed]
         if not found and self.data:
-            raise InputError(f"--data.{next(iter(self.data))} needs data to set it for: name the data in the line")
+            raise InputError(
+                f"--data.{next(iter(self.data))} needs the data that it applies to. Type the data on the line"
+            )
         if not found and subject.run is not None:
             return self.data_of(subject.run, subject)
         if not found:
@@ -526,7 +528,7 @@ class Call:
         overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
         told = ()
         if len(found) == 1 and self.verb != "fit" and (table := self.whole_table(found[0], typed[0])) is not None:
-            told = (f"{found[0].name} has no {_SPLIT_OF[self.verb]} split, so all rows of this frame are used",)
+            told = (f"{found[0].name} has no {_SPLIT_OF[self.verb]} split, so all rows of the table are used",)
             found = [table]
         parts = tuple(CallArgument(item, given, overrides, self.data) for item, given in zip(found, typed, strict=True))
         first = found[0]
@@ -534,12 +536,14 @@ class Call:
         name = ", ".join(names)
         if isinstance(first, Definition) or is_datamodule(first):
             if len(found) > 1:
-                raise InputError(f"data {name}: {names[0]} brings all its splits; it goes with no other data")
+                raise InputError(
+                    f"data {name}: {names[0]} already contains all splits and cannot be combined with other data"
+                )
             return _datamodule(parts[0], name)
         if self.verb == "fit" and len(found) > 2:
-            raise InputError(f"a fit takes training data and validation data; found {len(found)}: {name}")
+            raise InputError(f"a fit takes training data and, optionally, validation data; found {len(found)}: {name}")
         if self.verb == "predict" and form_of(first) == "table" and subject.knowledge.is_of_texts:
-            raise InputError(f"{subject.name} was trained on texts: give a column of them, such as {name}['text']")
+            raise InputError(f"{subject.name} was trained on texts. Pass a column of texts, such as {name}['text']")
         forms = tuple(form_of(item) or "loaders" for item in found)
         alignment = Alignment(self.verb, subject.name, subject.knowledge)
         aligned = alignment.values(found, names)
@@ -607,8 +611,8 @@ class Call:
         if found is not None or sentence is None:
             return found
         raise InputError(
-            f"{sentence!r} is no data, and {subject.name} was not trained on texts in this session, so that a text "
-            f"means nothing to it. Give data, or a model that was: %lightning_data NAME FILE --text COLUMN …"
+            f"{sentence!r} is not defined as data, and {subject.name} was not trained on texts in this session. "
+            f"Pass data, or train a model on texts first: %lightning_data NAME FILE --text COLUMN …"
         )
 
     def data_of(self, run: Run, subject: Subject) -> Data:
@@ -728,7 +732,7 @@ class Call:
         if found is None:
             others = [fit for fit in runs.fits_of(root, model) if fit.newest_checkpoint() is not None]
             raise InputError(
-                f"--resume {asked}: the run {folder.name} kept no checkpoint in {folder.checkpoints_path}"
+                f"--resume {asked}: the run {folder.name} has no checkpoint in {folder.checkpoints_path}"
                 + (f". Type --resume {others[0].name}, which has one" if others else "")
             )
         return found
@@ -811,16 +815,16 @@ def _check_cluster(made: Any, parameters: Mapping[str, Mapping[str, Any]]) -> No
     """
     if made.cluster is None and made.nodes is not None:
         raise InputError(
-            f"--nodes {made.nodes} asks for machines of a cluster. Type --nodes {made.nodes} --cluster slurm; on this "
-            "machine, --devices N says how many processes"
+            f"--nodes {made.nodes} needs a cluster. Type --nodes {made.nodes} --cluster slurm. On this machine, "
+            "set the number of processes with --devices N"
         )
     for name, of_engine in parameters.items():
         if made.cluster is None:
-            raise InputError(f"--{name}.{next(iter(of_engine))} is a parameter of a cluster. Type --cluster {name} too")
+            raise InputError(f"--{name}.{next(iter(of_engine))} has no effect without a cluster. Add --cluster {name}")
         if name != made.cluster:
             raise InputError(
-                f"--{name}.{next(iter(of_engine))} is a parameter of {name}, and the run is for {made.cluster}: "
-                f"leave it out, or type --cluster {name}"
+                f"--{name}.{next(iter(of_engine))} is a parameter of {name}, but the run is submitted to "
+                f"{made.cluster}. Leave it out, or type --cluster {name}"
             )
 
 
@@ -850,7 +854,7 @@ def _datamodule(part: CallArgument, name: str) -> Data:
         return of(name, lambda: found(**overrides))
     if overrides:
         first = next(iter(overrides))
-        raise InputError(f"--data.{first} is given to a constructor, and {name} is an instance already; give its class")
+        raise InputError(f"--data.{first} is a constructor argument, but {name} is already an instance. Pass its class")
     return of(name, lambda: found)
 
 
@@ -862,7 +866,7 @@ def _changed_since(definition: Definition) -> tuple[str, ...]:
         return ()
     return (
         f"The values of {definition.name} were changed in place after its cell ran. This run uses the changed values; "
-        f"to use the values of the cell, run it again",
+        f"to use the original values, run the cell again",
     )
 
 
@@ -871,6 +875,6 @@ def _not_a_model(found: Any, asked: Any) -> str:
     shown = asked if isinstance(asked, str) else type(found).__name__
     kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
     return (
-        f"the model {shown!r} is {kind}, not a LightningModule. If it is a torch module, say how it trains first: "
+        f"the model {shown!r} is {kind}, not a LightningModule. If it is an nn.Module, define how it trains: "
         f"%lightning_model {shown if str(shown).isidentifier() else 'NAME'} --loss cross_entropy"
     )

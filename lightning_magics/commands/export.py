@@ -52,7 +52,7 @@ def export(session: Session, asked: Any, names: Sequence[Any], notebook: bool, o
     model = _model(session, asked)
     if model is None:
         if len(names) > 1:
-            raise InputError(f"a run has its own data; leave out {names[0]!r}. Type %lightning_export {asked} {path}")
+            raise InputError(f"a run already has its data. Leave out {names[0]!r}: %lightning_export {asked} {path}")
         script, about = _of_run(session, asked)
     else:
         script, about = _of_model(session, model, names[:-1])
@@ -80,12 +80,12 @@ def _of_run(session: Session, asked: Any) -> tuple[Script, str]:
     reasons = unrepeated(record.run, recipe, record.seed, repeats=seeds_itself)
     if seeds_itself:
         reasons.insert(
-            0, "the code sets its own seed: random numbers drawn in other cells of the notebook are not repeated"
+            0, "the code sets its own seed: random numbers drawn in other cells of the notebook are not reproduced"
         )
     if recipe.options.get("resume") and recipe.options.get("weights_only") is False:
         reasons.append(
-            "the run read its checkpoint with weights_only=False, which runs code that the checkpoint may hold: if you "
-            "trust it, add weights_only=False to fit"
+            "the run read its checkpoint with weights_only=False, which runs code that the checkpoint may contain. If "
+            "you trust it, add weights_only=False to fit"
         )
     nodes, devices = record.trainer.get("num_nodes", 1), record.trainer.get("devices", 1)
     if recipe.options.get("cluster") and (nodes, devices) != (1, 1):

@@ -47,7 +47,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
     lacking = {name for name in recipe.missing if name == "model" or name.startswith("--model.")}
     if not recipe.model or lacking:
         why = "; ".join(f"{name}: {why}" for name, why in recipe.missing.items() if name in lacking or not lacking)
-        raise RunError(f"{record.run} cannot be loaded: {why or 'its record is not whole'}")
+        raise RunError(f"{record.run} cannot be loaded: {why or 'its record is incomplete'}")
     print(recalled.announced([*recipe.model_codes, *recipe.data_codes]))  # noqa: T201 -- told before it is done
     with short_traceback(), random_state_kept(), calm():
         recalled.execute(recipe.model_codes, recipe.data_codes)
@@ -57,11 +57,11 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
     if lacks := absent(model, state):
         print(f"not in the checkpoint, so the model's initial values are kept: {listed(lacks)}")  # noqa: T201 -- likewise
     name_outputs(model, recalled.folder)
-    alone = "" if is_whole(state) else ", which holds them alone: a fit of the model begins anew"
+    alone = "" if is_whole(state) else ", which contains only weights: a fit of the model starts at epoch 0"
     print(f"weights: {folder.shown(path)}{alone}")  # noqa: T201 -- which of them
     step = state.get("global_step", record.steps)
     if checkpoint in (None, "last") and step < record.steps:
-        print(f"weights of step {step} of {record.steps}: the run kept no later checkpoint")  # noqa: T201 -- likewise
+        print(f"weights of step {step} of {record.steps}: the run has no later checkpoint")  # noqa: T201 -- likewise
     session.add_recalled(recalled.unit)
     _register_model(session, recalled, found, model)
     data = _register_data(session, recalled)
@@ -121,11 +121,11 @@ def _register_data(session: Session, recalled: Recalled) -> Definition | None:
             found = recalled.data()
     except Exception as error:  # a file of data may be gone; the model is of use all the same
         reason = f"{type(error).__name__}: {error}"
-        print(f"without its data {name}: {' '.join(reason.split())}. Give other data")  # noqa: T201
+        print(f"the data {name} could not be loaded: {' '.join(reason.split())}. Pass other data")  # noqa: T201
         return None
     if isinstance(found, Definition):
         if name in session.datas:
-            print(f"the data {name} of this notebook stays as it is{_compared(session.datas[name], recalled)}")  # noqa: T201
+            print(f"the data {name} of this notebook is kept{_compared(session.datas[name], recalled)}")  # noqa: T201
             return found
         session.add_data(found, adopted=True)
         _bind(session, found.cls.__name__, found.cls)
@@ -150,15 +150,15 @@ def _compared(data: Definition, recalled: Recalled) -> str:
     except Exception:  # of a hook of the user's, or a hyperparameter that this data does not have
         return ""
     if now != before:
-        return f", and is other data than the run's: train {before} → {now}"
-    return ": it is the run's own" if ", " in now else ""  # with a hash of its values
+        return f"; it differs from the run's: train {before} → {now}"
+    return "; it is the run's data" if ", " in now else ""  # with a hash of its values
 
 
 def _bind(session: Session, name: str, value: Any, replace: bool = True) -> None:
     """Give a name of the notebook to something of the run."""
     before = session.namespace.get(name, value)
     if before is not value and not replace:
-        print(f"{name} of this notebook stays as it is")  # noqa: T201
+        print(f"{name} of this notebook is kept")  # noqa: T201
         return
     if before is not value:
         print(f"{name} of this notebook is replaced by the run's")  # noqa: T201

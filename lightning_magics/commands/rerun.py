@@ -39,7 +39,7 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
     from ..runs.randomness import random_state_kept
 
     if changed.get("background"):
-        raise InputError("%lightning_rerun compares when the run has ended, and waits for it: leave --background out")
+        raise InputError("%lightning_rerun waits for the run to end, to compare the results. Leave --background out")
     recipe, record = recalled.recipe, recalled.record
     given = {f"--{name}" for name in changed}
     live = {name: why for name, why in recipe.missing.items() if not name.isidentifier() or name in ("model", "data")}
@@ -55,7 +55,7 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
         model, datas, inner = _parts(session, recalled)
     begins_with = recalled.begins_with() if call.options.seed is None else None
     if begins_with is not None:
-        print(f"random state: the initial one of {record.run}, which had no --seed")  # noqa: T201 -- of what it is
+        print(f"random state: the initial state of {record.run}, which had no --seed")  # noqa: T201 -- of what it is
     table = columns.kept(recalled.folder) if recipe.arguments is None else None
     path = recalled.folder.initial_weights_path
     weights = path if path.is_file() and not changed.get("model") else None
@@ -135,4 +135,4 @@ def _parts(session: Session, recalled: Recalled) -> tuple[Any, list[Any], Sessio
 
 
 def _listed(missing: Mapping[str, str]) -> str:
-    return "; ".join(f"{name}: {why}" for name, why in missing.items()) or "its record is not whole"
+    return "; ".join(f"{name}: {why}" for name, why in missing.items()) or "its record is incomplete"

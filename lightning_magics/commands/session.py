@@ -272,7 +272,7 @@ class Session:
             return model
         raise RunError(
             f"the model of {record.run} is not defined in this notebook. Run the cell that defines {record.model}, "
-            f"then ask again; or let the run's own source define it: %lightning_load {record.run}"
+            f"and try again, or load it from the run's own source: %lightning_load {record.run}"
         )
 
     def _hyperparameters(self, cls: type, record: RunRecord) -> dict[str, Any]:
@@ -334,8 +334,8 @@ class Session:
             if typed in self.local_names:
                 return value
             raise InputError(
-                f"the data {typed!r} was defined before the notebook's variable {typed} got its present value. "
-                f"To use that, type %lightning_data {typed} again; else rename one"
+                f"the data {typed!r} was defined before the variable {typed} got its current value. "
+                f"To use the new value, type %lightning_data {typed} again; otherwise rename one"
             )
         return definition
 
@@ -442,9 +442,7 @@ class Session:
                 return runs.absolute(path).resolve()
         folder = self.folder(typed)
         if not folder.has_summaries() and not folder.is_alive():
-            raise InputError(
-                f"{folder.name} wrote nothing for TensorBoard. A fit does with its logger: --logger tensorboard"
-            )
+            raise InputError(f"{folder.name} has no TensorBoard logs. To write them, fit with --logger tensorboard")
         return folder
 
     def evaluate(self, text: str, what: str, known: Iterable[str]) -> Any:

@@ -147,7 +147,7 @@ def rename_rebound(cell: Cell, known: Collection[str]) -> None:
                 node.id = own
         if name in binds(code):
             raise InputError(
-                f"the cell makes {name} from the notebook's {name}. Give the result a name of its own, such as {own}"
+                f"the cell computes {name} from the notebook's {name}. Give the result a different name, such as {own}"
             )
         if not plain:
             start = ast.Assign([ast.Name(own, ast.Store())], ast.Name(name, ast.Load()))
@@ -279,8 +279,8 @@ def _check_defaults(cell: Cell) -> None:
         if read:
             name = min(read)
             raise InputError(
-                f"the default of the hyperparameter {item.name!r} reads {name!r}, which every instance makes anew. "
-                f"Write the value itself, or make it an ordinary assignment: {item.name} = ..."
+                f"the default of the hyperparameter {item.name!r} uses {name!r}, which the cell creates for each "
+                f"instance. Write the value itself, or use an ordinary assignment: {item.name} = ..."
             )
 
 
@@ -301,7 +301,7 @@ def use_attributes(function: Function, attributes: dict[str, str]) -> None:
         if name in attributes:
             if read.outermost or "self" in read.inner or "self" not in own:
                 raise InputError(
-                    f"{function.name} reads {name!r} in line {read.node.lineno}, where it cannot reach the instance. "
+                    f"{function.name} reads {name!r} in line {read.node.lineno}, where the instance is not accessible. "
                     f"Read it in the body of a hook: value = {attributes[name]}"
                 )
             targets[id(read.node)] = attributes[name]

@@ -153,7 +153,7 @@ def uncompiled(value: Any) -> Any:
 def check_name(name: str | None) -> None:
     """Raise InputError for a name that cannot name a class."""
     if name is not None and (not name.isidentifier() or keyword.iskeyword(name)):
-        raise InputError(f"{name!r} cannot name a class. Type a name of letters, digits and underscores")
+        raise InputError(f"{name!r} is not a valid class name. Use letters, digits and underscores")
 
 
 def given_options(options: Any) -> list[str]:
@@ -185,7 +185,7 @@ def as_it_is(name: str, cls: type, options: Any, namespace: dict[str, Any], text
         kind = "LightningDataModule" if is_datamodule(cls) else "LightningModule"
         raise InputError(
             f"{dashed(given)} would have no effect: {cls.__name__} is a complete {kind} class. "
-            f"Write it in the class, or give {otherwise} alone"
+            f"Set it in the class, or pass {otherwise} alone"
         )
     package = package_of(cls)
     assert package is not None

@@ -37,7 +37,7 @@ def check(name: str, role: Role) -> None:
     folder = Path(name).expanduser()
     if folder.is_dir():
         if not _has(folder, role):
-            raise InputError(f"the folder {name} holds no {role}: it has none of {', '.join(_FILES[role])}")
+            raise InputError(f"the folder {name} does not contain a {role}: it has none of {', '.join(_FILES[role])}")
         return
     if not re.fullmatch(r"[\w.-]+(/[\w.-]+)?", name) or name.startswith("."):
         near = did_you_mean(folder.name, [item.name for item in folder.parent.glob("*")])
@@ -64,16 +64,20 @@ def _reach(name: str, role: Role) -> None:
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-    told = f"the {role} {name!r} is neither a folder here nor in the cache, and"
-    local = f"Give the folder of a {role}"
+    told = f"the {role} {name!r} is neither a local folder nor in the cache, and"
+    local = f"Pass the folder of a {role}"
     if constants.HF_HUB_OFFLINE:
-        raise InputError(f"{told} HF_HUB_OFFLINE forbids to fetch it. {local}, or unset it and restart the kernel")
+        raise InputError(f"{told} HF_HUB_OFFLINE prevents downloading it. {local}, or unset it and restart the kernel")
     try:
         HfApi().repo_info(name, repo_type="dataset" if role == "dataset" else "model", timeout=_TIMEOUT_S)
     except RepositoryNotFoundError as error:
-        raise InputError(f"{told} the hub has none of that name, or it is private. {local}, or log in") from error
+        raise InputError(
+            f"{told} the Hugging Face hub has no {role} with that name, or it is private. {local}, or log in"
+        ) from error
     except HfHubHTTPError:
         return  # the hub answers: what it refuses, the library says
     except Exception as error:  # whatever the transport raises
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
-        raise InputError(f"{told} the hub cannot be reached ({reason}). {local}, or look to the network") from error
+        raise InputError(
+            f"{told} the Hugging Face hub cannot be reached ({reason}). {local}, or check the network connection"
+        ) from error

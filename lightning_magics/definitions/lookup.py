@@ -130,7 +130,7 @@ class Notebook:
         if isinstance(function, ast.Name):
             if function.id in self.instance_names and function.id not in library.names:
                 raise InputError(
-                    f"{option} {given}: the cell makes its own {function.id!r} anew for every instance. "
+                    f"{option} {given}: the cell creates its own {function.id!r} for each instance. "
                     f"Define it in another cell"
                 )
             known = self.known(function.id, library)

@@ -59,8 +59,8 @@ def check(
     if not is_of_texts(datamodule):
         if weights == BALANCED:
             raise InputError(
-                f"--class_weights {BALANCED} counts the labels of texts (%lightning_data --text), and {data or 'this'} "
-                f"is other data. Type the weights: --class_weights 0.5 2"
+                f"--class_weights {BALANCED} is only available for texts (%lightning_data --text), and "
+                f"{data or 'this'} is other data. Type the weights: --class_weights 0.5 2"
             )
         return ()
     load(datamodule)
@@ -83,7 +83,7 @@ def check(
     if trains:
         labels.name_outputs(model, classes)
     if outputs == 1 and _is_cross_entropy(model):
-        raise InputError(f"{name} has 1 output, and cross_entropy takes one for each of the {len(classes)} classes")
+        raise InputError(f"{name} has 1 output, but cross_entropy needs one for each of the {len(classes)} classes")
     told = [f"{cut:,} of {total:,} texts are truncated to {longest} tokens"] if cut else []
     told += filter(None, (other, ordered, alone, _check_outputs(outputs, len(classes), weights, (name, data))))
     return tuple(told)
@@ -232,8 +232,8 @@ def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> tuple[int |
             mixes, side_helps = _tried(model, texts, short, long, others[0]) if depends else (False, False)
     except IndexError as error:
         raise InputError(
-            f"{name} cannot read {data}: the texts have up to {longest:,} tokens, of {len(tokenizer):,} different "
-            f"ones, and an embedding is smaller ({error}). Make it larger, or type %lightning_data {data} "
+            f"{name} cannot process {data}: the texts have up to {longest:,} tokens, from a vocabulary of "
+            f"{len(tokenizer):,}, and an embedding is too small ({error}). Enlarge it, or type %lightning_data {data} "
             f"--max_length N"
         ) from error
     except TypeError as error:
@@ -338,17 +338,17 @@ def _check_outputs(outputs: int | None, classes: int, weights: Any, names: tuple
     name, data = names
     given = None if weights is None else classes if weights == BALANCED else len(weights)
     if given is not None and given < classes:
-        raise InputError(f"--class_weights has {given} numbers, and {data} has {classes} classes")
+        raise InputError(f"--class_weights has {given} numbers, but {data} has {classes} classes")
     if outputs is None:
         return ""
     if outputs < classes and (outputs, classes) != (1, 2):
-        raise InputError(f"{name} has {formats.plural(outputs, 'output')}, and {data} has {classes} classes")
+        raise InputError(f"{name} has {formats.plural(outputs, 'output')}, but {data} has {classes} classes")
     if given is not None and given != outputs:
         raise InputError(
-            f"--class_weights are {given}, and {name} has {formats.plural(outputs, 'output')}: make it one for each of "
-            f"the {classes} classes of {data}"
+            f"--class_weights gives {given} weights, but {name} has {formats.plural(outputs, 'output')}. It needs one "
+            f"for each of the {classes} classes of {data}"
         )
-    return f"{name} has {outputs} outputs, and {data} has {classes} classes" if outputs > classes else ""
+    return f"{name} has {outputs} outputs, but {data} has only {classes} classes" if outputs > classes else ""
 
 
 def _embedding_size(model: Any) -> int | None:
@@ -382,7 +382,7 @@ def _check_config(found: Any, tokenizer: Any, classes: int, longest: int, names:
     places = _places(found)
     if isinstance(places, int) and longest > places > 0:
         raise InputError(
-            f"the longest text of {data} has {longest:,} tokens, and {name} takes {places:,}. "
+            f"the longest text of {data} has {longest:,} tokens, but {name} takes at most {places:,}. "
             f"Type %lightning_data {data} --max_length {places}"
         )
     if not cls.endswith("ForSequenceClassification") or getattr(config, "problem_type", None) is not None:

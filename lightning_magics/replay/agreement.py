@@ -61,7 +61,7 @@ class Agreement:
             "identical": "gives the same numbers as",
             "within tolerance": f"agrees within {_TOLERANCE:.1%} with",
             "different": "differs from",
-            "nothing": "logged no metric, nothing to compare with",
+            "nothing": "logged no metrics to compare with",
         }
         return f"{self._after.run} {how[self.verdict]} {self._before.run}"
 
@@ -148,11 +148,11 @@ def unrepeated(run: str, recipe: Recipe, seed: int | None, repeats: bool, same_w
     """
     found = []
     if seed is None and not repeats:
-        found.append("no seed: weights and the order of the data are drawn anew each time. Give one: --seed 1")
+        found.append("no seed was set: initial weights and data order differ each time. Set one: --seed 1")
     if recipe.trained:
         found.append(f"{run} continued from an instance that was already trained; this run starts from scratch")
     elif not same_weights and seed is not None and _is_instance(recipe) and recipe.model.isidentifier():
-        found.append("the model is an instance: it is made before a fit sets its seed")
+        found.append("the model is an instance, created before the fit set its seed")
     return found
 
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from ..definitions.scopes import binds
 from .changes import DEFINITIONS, changed, outside_functions
 
-_IN_LOOP = "it changes from one iteration of a loop to the next. Make it inside the loop, before the fit"
-_IN_BLOCK = "it was made in a {} block, which is not recorded. Make it outside of that block"
-_GIVEN = "it was passed to {}. Make it inside that function, or assign it to a variable of the notebook first"
+_IN_LOOP = "it changes from one iteration of a loop to the next. Create it inside the loop, before the fit"
+_IN_BLOCK = "it was created in a {} block, which is not recorded. Create it outside that block"
+_GIVEN = "it was passed to {}. Create it inside that function, or assign it to a variable of the notebook first"
 # Context managers that make no difference to what is made within them.
 _TRANSPARENT = ("open", "redirect_stdout", "redirect_stderr", "catch_warnings", "suppress", "capture_output", "no_grad")
 

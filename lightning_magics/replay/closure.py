@@ -90,7 +90,7 @@ class Closure:
             for read in sorted({read for item in statements for read in item.at_once | item.later} - own):
                 self._need(read, self._end, 0)
         else:
-            self.missing[name] = "its source is not known: define it in a cell"
+            self.missing[name] = "its source is not available: define it in a cell"
 
     def need_import(self, name: str, value: Any) -> bool:
         """Collect the import that gives an object of a library; returns whether there is one."""
@@ -182,7 +182,7 @@ class Closure:
             self._need_otherwise(name, home)
             return
         if imports_package(statement.tree, name):
-            self.missing[name] = f"it is of {PACKAGE}, without which the code is to run: leave its use out"
+            self.missing[name] = f"it belongs to {PACKAGE}, and the code must run without that package: remove its use"
             return
         if isinstance(statement.tree, ast.Import):  # import xml.dom adds to what import xml.sax bound
             for place in places[:-1]:
@@ -253,7 +253,7 @@ class Closure:
         """Find what a name means where no statement tells: an import, or a plain value."""
         namespace = self._history.namespaces[home]
         if name == "get_ipython" or (name == "display" and name not in namespace and hasattr(builtins, name)):
-            self.missing[name] = "only IPython has it: leave its use out"
+            self.missing[name] = "it exists only in IPython: remove its use"
             return
         if name not in namespace:
             return  # Python's own, or in code that was never reached
@@ -269,7 +269,7 @@ class Closure:
         if is_plain(value):
             self._made[name] = f"{name} = {value!r}"
         else:
-            self.missing[name] = f"no cell made this {type(value).__name__}, as far as is known: make it in a cell"
+            self.missing[name] = f"no recorded cell created this {type(value).__name__}: create it in a cell"
 
     def _take_settings(self, seeded: bool) -> None:
         """Take statements that set a path, a default of torch, or a seed that something is drawn after."""
@@ -309,7 +309,9 @@ class Closure:
             for name in statement.binds if not statement.is_import else ():
                 other = texts.setdefault(name, (home, statement.text))
                 if other[0] != home and other[1] != statement.text:
-                    self.missing[name] = "the notebook and the loaded run each have one: rename that of the notebook"
+                    self.missing[name] = (
+                        "the notebook and the loaded run define it differently: rename the one in the notebook"
+                    )
 
     def _fixed(self, chosen: list[tuple[Statement, set[str]]]) -> set[str]:
         """Names whose imports stay in their place: another statement binds them too, or sets the path first."""

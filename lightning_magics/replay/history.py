@@ -212,9 +212,11 @@ class History:
         if statement.held or statement.is_import or isinstance(tree, DEFINITIONS):
             return statement.held
         if statement.asks_ipython:
-            return f"a line that only IPython can run gave it: {_first_line(statement)}. Make it in Python"
+            return f"a line that only IPython can run created it: {_first_line(statement)}. Create it in Python"
         if self.starts_a_run(statement, home):
-            return f"it comes from a line that trains or uses a run: {_first_line(statement)}. Make it in another line"
+            return (
+                f"it comes from a line that trains or uses a run: {_first_line(statement)}. Create it on another line"
+            )
         return ""
 
     def starts_a_run(self, statement: Statement, home: int) -> bool:

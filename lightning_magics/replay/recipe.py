@@ -309,7 +309,7 @@ class Writer:
         if made:
             return made
         kind = type(value).__name__
-        self._closure.missing[what] = f"a {kind} that no variable of the notebook holds: give it a name there first"
+        self._closure.missing[what] = f"a {kind} that is not in a variable of the notebook: assign it to one first"
         return kind
 
     def _standing(self, typed: Any) -> str:
@@ -442,7 +442,7 @@ def with_loading(made: Definition) -> str:
         text += f"with isolate_rng():\n{textwrap.indent(made.leaves, '    ')}\n"
     if made.draws:
         text += (
-            f"with isolate_rng():  # loaded where it is defined; what is drawn elsewhere stays the same\n"
+            f"with isolate_rng():  # loading it does not change the random numbers drawn elsewhere\n"
             f"    {loaded_name(name)} = {name}().load()\n"
         )
     return text

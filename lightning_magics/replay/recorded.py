@@ -73,7 +73,9 @@ class Recalled:
         """
         record = folder.read()
         if record.verb != "fit":
-            raise RunError(f"{folder.name} is a {record.verb}, which trains no model. Name a fit: %lightning_runs")
+            raise RunError(
+                f"{folder.name} is a {record.verb} run, which does not train a model. Choose a fit: %lightning_runs"
+            )
         if not record.recipe:
             raise RunError(
                 f"{folder.name} does not record its model and data: it was written by another tool or version"
@@ -273,7 +275,7 @@ class Recalled:
             if os.path.isfile(path):
                 return path
         kept = ", ".join(sorted(str(path.relative_to(folder.checkpoints_path)) for path in folder.all_checkpoints()))
-        has = f"It kept {kept} in" if kept else "There is none in"
+        has = f"It has {kept} in" if kept else "There are none in"
         raise RunError(
             f"{folder.name} has no checkpoint {asked or 'last'}. {has} {runs.shown(folder.checkpoints_path)}"
         )
@@ -330,7 +332,7 @@ class _Lacking:
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if isinstance(error, NameError) and error.name in self._missing:
             why = self._missing[error.name]
-            otherwise = "" if is_lost(why) else f". Or make {error.name} in this notebook first, and type this again"
+            otherwise = "" if is_lost(why) else f". Or define {error.name} in this notebook first, and try again"
             raise RunError(f"{self._run} needs {error.name}, which its source lacks: {why}{otherwise}") from error
 
 

@@ -56,7 +56,7 @@ def class_table(judged: Judged) -> Table:
         for row in shown
     ]
     if len(found) > len(shown):
-        rows.append([f"… {len(found) - len(shown)} that do better", "", "", "", ""])
+        rows.append([f"… {len(found) - len(shown)} classes with higher F1", "", "", "", ""])
     return ["class", "precision", "recall", "F1", "count"], rows
 
 

@@ -112,7 +112,7 @@ class Comparison(Framed):
         """What differs in how the runs were asked for, and in what ran them."""
         differing = self._differing()
         if not differing:
-            return [("nothing that was asked differs", [])]
+            return [("no settings differ", [])]
         shown = [[formats.clip(facts.get(label, "–"), _MOST_VALUE) for facts in self._facts] for label in differing]
         return [("asked", []), *zip(differing, shown, strict=True)]
 

@@ -81,13 +81,13 @@ class Listing(Framed):
     def _headline(self) -> str:
         matching = f" for {self._chosen!r}" if self._chosen else ""
         if not self.rows:
-            hint = "%lightning_runs lists all" if self._chosen else "%lightning_fit MODEL DATA makes one"
+            hint = "%lightning_runs lists all" if self._chosen else "%lightning_fit MODEL DATA starts one"
             return f"no runs{matching} in {self._where}: {hint}"
         standing = [row.standing for row in self.rows]
         facts = [f"{formats.plural(len(self.rows), 'run')}{matching} in {self._where}"]
         facts += [f"{standing.count(word)} {word}" for word in ("running", "queued") if word in standing]
         facts += [f"the best {self._sort} first ({self._better()})"] if self._sort else []
-        return " · ".join([*facts, "metrics at their best"] if self._metrics else facts)
+        return " · ".join([*facts, "best value of each metric"] if self._metrics else facts)
 
     def _better(self) -> str:
         return scores.WORDS[catalog.direction(self.rows, self._sort)]
@@ -187,7 +187,7 @@ def _problem(row: RunRow) -> str:
     if row.queued:
         return one_line(row.queued)
     if row.status == "failed" and row.record:
-        return one_line(row.record.error) or "stopped before its end"
+        return one_line(row.record.error) or "ended unexpectedly"
     return one_line(row.problem)
 
 

@@ -106,7 +106,7 @@ def summary(state: RunState) -> str:
         return f"{verb}starting" if state.starting else f"{verb}running"
     if ended.status == "failed":
         where = f" in epoch {state.train.epoch + 1}" if fit and state.train else ""
-        error = one_line(ended.error or ended.reason or "no error is recorded")
+        error = one_line(ended.error or ended.reason or "no error was recorded")
         return f"{verb}failed{where}: {formats.clip(error, _MOST_ERROR)}"
     if ended.status == "interrupted" and state.launched and not state.started:
         return f"{verb}interrupted before it began{_because(ended.reason)}"

@@ -156,7 +156,7 @@ class RunState:
     def end(self) -> None:
         """Note that nobody told the end of the run: it was killed, or the code around it raised."""
         if self.ended is None:
-            error = "stopped before its end" if self.started else "stopped before it began"
+            error = "ended unexpectedly" if self.started else "ended before it started"
             self.apply(Ended("failed", self.elapsed_s, error=error))
 
     def _apply_started(self, event: Started) -> None:

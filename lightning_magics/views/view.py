@@ -23,10 +23,10 @@ _SHARE = 0.01  # most of the run's time that drawing may take
 _FASTEST_S = 0.15  # a front end is not sent more, whatever is asked for: at most 10 messages a second in all
 _BODY_S = 1.0
 HINT = "interrupt the kernel (■) to stop after the current batch"
-AGAIN = "interrupt once more (■) to stop at once"
+AGAIN = "interrupt again (■) to stop immediately"
 RELOADED = (
-    "The page was loaded anew while this ran, so the notebook cannot save it here: %lightning_attach {run} in a cell "
-    "shows it for good."
+    "The page was reloaded during this run, so the notebook cannot save this view. %lightning_attach {run} in a cell "
+    "shows one that is saved."
 )
 
 
@@ -268,10 +268,10 @@ class BackgroundView:
         if type(event) is not Launched:
             return
         run = event.run
-        how = f"%lightning_attach {run} shows it, %lightning_stop {run} ends it"
+        how = f"%lightning_attach {run} shows it, %lightning_stop {run} stops it"
         if running_shell() is None:
-            how = "run.wait() waits for its end, run.stop() ends it"
-        print(f"{run} runs in the background. {how}.", flush=True)  # noqa: T201 -- the user's terminal or cell
+            how = "run.wait() waits until it ends, run.stop() stops it"
+        print(f"{run} is running in the background. {how}.", flush=True)  # noqa: T201 -- the user's terminal or cell
 
     def close(self) -> None:
         """Note the end; nothing is shown."""

@@ -304,7 +304,7 @@ def test_the_script_reads_as_one_that_a_person_wrote(folder: Path, metrics) -> N
         .read_text()
         .startswith(
             '"""Train Whole as in Whole/version_1.\n\n'
-            "The code sets its own seed: random numbers drawn in other cells of the notebook are not repeated.\n"
+            "The code sets its own seed: random numbers drawn in other cells of the notebook are not reproduced.\n"
         )
     )
 
@@ -323,7 +323,7 @@ def test_what_cannot_be_exported_says_what_to_do(folder: Path, metrics) -> None:
     assert "takes a run or a model, and a file" in errors[2]
     assert errors[3].startswith(
         "InputError: Asking/version_0 cannot be exported. Its source lacks files: a line that only IPython can run "
-        "gave it: files = get_ipython().run_line_magic('timeit', '-o -q -n1"
+        "created it: files = get_ipython().run_line_magic('timeit', '-o -q -n1"
     )
     assert "the script needs data to train on: %lightning_export Net DATA FILE" in errors[4]
     assert "the script needs data to train on: %lightning_export Odd DATA FILE" in errors[5]
@@ -371,7 +371,7 @@ def test_a_fit_without_seed_begins_with_the_random_numbers_that_it_began_with(fr
     for number, line in enumerate(UNSEEDED, start=2):
         cell = fresh.cell(f"again = %lightning_rerun Whole/version_{number} --quiet")
         assert cell.status == "ok", cell.error
-        told = f"random state: the initial one of Whole/version_{number}, which had no --seed\n"
+        told = f"random state: the initial state of Whole/version_{number}, which had no --seed\n"
         assert told in cell.text
         assert fresh.value("again.metrics") == metrics[f"Whole/version_{number}"], line
     assert fresh.value("torch.equal(told, torch.get_rng_state())")
@@ -489,7 +489,7 @@ def test_a_replaced_name_is_said(fresh: Kernel, metrics) -> None:
         ("%lightning_load Net/version_99", "no run 'Net/version_99' was found"),
         (
             "%lightning_load Net/version_0 --checkpoint nowhere.ckpt",
-            "Net/version_0 has no checkpoint nowhere.ckpt. It kept",
+            "Net/version_0 has no checkpoint nowhere.ckpt. It has",
         ),
         ("%lightning_load", "%lightning_load takes a run; found none"),
         ("%lightning_rerun Net/version_0 points", "%lightning_rerun takes one run; found"),

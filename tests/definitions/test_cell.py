@@ -115,7 +115,7 @@ def test_a_name_that_the_hook_binds_stays_its_own(code):
 )
 def test_a_hyperparameter_out_of_reach_of_the_instance_is_named(code):
     with pytest.raises(
-        InputError, match=r"f reads 'h' in line \d+, where it cannot reach the instance.*self.hparams.h"
+        InputError, match=r"f reads 'h' in line \d+, where the instance is not accessible. *self.hparams.h"
     ):
         rewritten(code)
 
@@ -147,7 +147,7 @@ def test_hooks_read_what_was_renamed():
 
 
 def test_a_notebooks_variable_that_is_rebound_without_an_assignment_is_named():
-    with pytest.raises(InputError, match=r"makes net from the notebook's net.*such as net_"):
+    with pytest.raises(InputError, match=r"computes net from the notebook's net.*such as net_"):
         rename_rebound(parts("y: int = 1\nx = net()\ndef net(): return y\nnet"), {"net": 1})
 
 

@@ -11,7 +11,7 @@ def test_a_folder_with_the_files_is_enough(tmp_path):
     (tmp_path / "model-00001-of-00002.safetensors").write_text("")
     hub.check(str(tmp_path), "model")
     with pytest.raises(
-        InputError, match=r"the folder .* holds no tokenizer: it has none of tokenizer.json, tokenizer_con"
+        InputError, match=r"the folder .* does not contain a tokenizer: it has none of tokenizer.json, tokenizer_con"
     ):
         hub.check(str(tmp_path), "tokenizer")
 
@@ -25,8 +25,8 @@ def test_a_folder_that_is_not_there_is_said(tmp_path):
 def test_a_hub_name_offline_is_said_at_once(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     message = (
-        r"the tokenizer 'no/such-thing' is neither a folder here nor in the cache, and HF_HUB_OFFLINE forbids to fetch "
-        r"it. Give the folder of a tokenizer, or unset it and restart the kernel"
+        r"the tokenizer 'no/such-thing' is neither a local folder nor in the cache, and HF_HUB_OFFLINE prevents "
+        r"downloading it. Pass the folder of a tokenizer, or unset it and restart the kernel"
     )
     with pytest.raises(InputError, match=message):
         hub.check("no/such-thing", "tokenizer")
@@ -42,7 +42,8 @@ def test_a_hub_that_cannot_be_reached_is_asked_once(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(HfApi, "repo_info", unreachable)
     message = (
-        r"the model 'bert-base-uncased-0' is neither .* the hub cannot be reached \(Name or service not known\). Give"
+        r"the model 'bert-base-uncased-0' is neither .* the Hugging Face hub cannot be reached "
+        r"\(Name or service not known\). Pass"
     )
     with pytest.raises(InputError, match=message):
         hub.check("bert-base-uncased-0", "model")
@@ -56,7 +57,8 @@ def test_a_name_that_the_hub_does_not_know_is_said(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(HfApi, "repo_info", unknown)
     with pytest.raises(
-        InputError, match=r"and the hub has none of that name, or it is private. Give the folder of a mo"
+        InputError,
+        match=r"and the Hugging Face hub has no model with that name, or it is private. Pass the folder of a mo",
     ):
         hub.check("bert-bass", "model")
 

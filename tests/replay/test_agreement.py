@@ -53,7 +53,7 @@ def test_runs_that_log_nothing_have_nothing_to_compare():
     bare = dataclasses.replace(BEFORE, metrics={})
     found = Agreement(bare, after(metrics={}, versions={"torch": "2.7"}))
     assert (found.verdict, found.reasons) == ("nothing", [])
-    assert repr(found) == "Net/version_1 logged no metric, nothing to compare with Net/version_0"
+    assert repr(found) == "Net/version_1 logged no metrics to compare with Net/version_0"
     assert "<table" not in found._repr_html_()
     assert "Net/version_1 was interrupted, after 1 step" in repr(
         Agreement(bare, after(metrics={}, status="interrupted", steps=1))
@@ -117,7 +117,7 @@ def test_initial_weights_that_are_the_same_are_no_reason():
     before = dataclasses.replace(BEFORE, recipe=recipe, fingerprint={"weights": "a"})
     other = {"metrics": {"val_loss": 1.0}}
     assert Agreement(before, after(**other, fingerprint={"weights": "a"})).reasons == []
-    said = ["the model is an instance: it is made before a fit sets its seed"]
+    said = ["the model is an instance, created before the fit set its seed"]
     assert Agreement(before, after(**other, fingerprint={"weights": "b"})).reasons == said
     only = ["the hyperparameter a is in Net/version_1 only"]
     assert Agreement(before, after(**other, fingerprint={"weights": "a"}, hyperparameters={"a": 1})).reasons == only

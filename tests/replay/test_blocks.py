@@ -117,7 +117,7 @@ def test_the_last_iteration_of_a_loop_that_has_ended_is_what_later_fits_need(she
 def test_what_changes_by_itself_is_missing_and_never_guessed(shell):
     loop = "for _ in range(2):\n    ld = DataLoader(ds, batch_size=size)\n    size += 2\n    run = lm.fit(Net, ld, **K)"
     run(shell, HEAD, f"size = 2\n{loop}")
-    why = "it changes from one iteration of a loop to the next. Make it inside the loop, before the fit"
+    why = "it changes from one iteration of a loop to the next. Create it inside the loop, before the fit"
     assert shell.user_ns["run"].record.recipe["missing"] == {"size": why}
     with pytest.raises(Exception, match=rf"Net/version_1 needs size, which its source lacks: {why}$"):
         shell.ev("lm.rerun(run, quiet=True)")
@@ -145,7 +145,7 @@ def test_source_of_an_earlier_version_that_would_train_is_refused(shell):
     folder = runs.RunFolder(Path("lightning_logs/Net/version_0"))
     loop = "for v in (1, 2):\n    dl = DataLoader(ds, batch_size=v)\n    lm.fit(Net, dl)\n"
     record = json.loads(folder.record_path.read_text())
-    record["recipe"]["missing"] = {"lm": "it is of lightning_magics, without which the code is to run"}
+    record["recipe"]["missing"] = {"lm": "it belongs to lightning_magics, and the code must run without"}
     folder.record_path.write_text(json.dumps(record))
     folder.source_path.write_text(folder.source_path.read_text() + loop)
     for call in ("load", "rerun"):

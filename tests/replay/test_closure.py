@@ -161,18 +161,22 @@ def test_what_ipython_made_is_missing_and_says_so():
     module = closure("files = get_ipython().getoutput('ls')", "def f():\n    return files", code="f()")
     (why,) = module.missing.values()
     assert list(module.missing) == ["files"]
-    assert why == "a line that only IPython can run gave it: files = get_ipython().getoutput('ls'). Make it in Python"
+    assert (
+        why == "a line that only IPython can run created it: files = get_ipython().getoutput('ls'). Create it in Python"
+    )
 
 
 def test_an_object_that_no_cell_made_is_missing():
     module = closure("def f():\n    return thing", code="f()", names={"thing": object()})
-    assert module.missing == {"thing": "no cell made this object, as far as is known: make it in a cell"}
+    assert module.missing == {"thing": "no recorded cell created this object: create it in a cell"}
 
 
 def test_ipython_and_this_package_are_missing_in_code_that_is_to_run_without_them():
     module = closure("def f():\n    get_ipython()", "import lightning_magics", code="(f, lightning_magics)")
-    assert module.missing["get_ipython"] == "only IPython has it: leave its use out"
-    assert module.missing["lightning_magics"].startswith("it is of lightning_magics, without which the code is to run")
+    assert module.missing["get_ipython"] == "it exists only in IPython: remove its use"
+    assert module.missing["lightning_magics"].startswith(
+        "it belongs to lightning_magics, and the code must run without"
+    )
 
 
 def test_builtins_and_names_that_do_not_exist_are_left_alone():
@@ -226,7 +230,7 @@ def test_a_class_of_a_function_is_taken_from_its_source():
     assert found.module().text == "width = 3\n\n\nclass Net:\n    w = width\n"
     found = Closure(history)
     found.need_class(Net, "")
-    assert found.missing == {"Net": "its source is not known: define it in a cell"}
+    assert found.missing == {"Net": "its source is not available: define it in a cell"}
 
 
 def test_a_run_that_was_loaded_sees_nothing_of_the_notebook():
@@ -238,7 +242,7 @@ def test_a_run_that_was_loaded_sees_nothing_of_the_notebook():
     assert found.module().text == "scale = 2\n\n\ndef f():\n    return scale\n"
     found.need_code("other")
     assert found.module().missing == {
-        "scale": "the notebook and the loaded run each have one: rename that of the notebook"
+        "scale": "the notebook and the loaded run define it differently: rename the one in the notebook"
     }
 
 

@@ -64,12 +64,12 @@ def test_a_setting_of_torch_that_the_source_makes_is_told(tmp_path, default_dtyp
 
 def test_weights_that_are_not_the_last_ones_say_so(tmp_path, default_dtype, capsys):
     folder = recorded(tmp_path)
-    told = "weights of step 4 of 8: the run kept no later checkpoint\n"
+    told = "weights of step 4 of 8: the run has no later checkpoint\n"
     restore(Session({}), Recalled.of(folder, {}), "last", weights_only=True)
     out = capsys.readouterr().out
     assert out.endswith(
-        f"weights: {runs.shown(folder.checkpoints_path / 'best.ckpt')}, which holds them alone: a fit of the model "
-        f"begins anew\n{told}"
+        f"weights: {runs.shown(folder.checkpoints_path / 'best.ckpt')}, which contains only weights: a fit of the "
+        f"model starts at epoch 0\n{told}"
     )
     restore(Session({}), Recalled.of(folder, {}), "best.ckpt", weights_only=True)
     assert told not in capsys.readouterr().out  # asked for by name
@@ -79,8 +79,8 @@ def test_weights_that_are_not_the_last_ones_say_so(tmp_path, default_dtype, caps
     ("run", "note"),
     [
         ({}, None),
-        ({"seed": None}, "No seed: weights and the order of the data are drawn anew each time. Give one: --seed 1."),
-        ({"model": "net", "arguments": None}, "The model is an instance: it is made before a fit sets its seed."),
+        ({"seed": None}, "No seed was set: initial weights and data order differ each time. Set one: --seed 1."),
+        ({"model": "net", "arguments": None}, "The model is an instance, created before the fit set its seed."),
         (
             {"trained": True},
             "Net/version_0 continued from an instance that was already trained; this run starts from scratch.",
@@ -128,12 +128,13 @@ def test_what_is_evaluated_is_shown_whole(tmp_path):
 
 
 def test_what_the_record_lacks_is_missing(tmp_path, default_dtype, capsys):
-    why = "a DataLoader that no variable of the notebook holds: give it a name there first"
+    why = "a DataLoader that is not in a variable of the notebook: assign it to one first"
     folder = recorded(tmp_path, data=["torch"], forms=["loaders"], missing={"data": why})
     session = Session({})
     restore(session, Recalled.of(folder, {}), "last", weights_only=True)
-    assert f"without its data : RunError: the data of {folder.name} was not recorded: {why}. Give other data" in (
-        capsys.readouterr().out
+    assert (
+        f"the data : RunError could not be loaded: the data of {folder.name} was not recorded: {why}. Pass other data"
+        in (capsys.readouterr().out)
     )
     assert "torch" not in session.namespace
     folder = recorded(tmp_path, arguments={"net": "torch"}, missing={"--model.net": "a Linear that nothing holds"})
@@ -150,7 +151,7 @@ def test_a_checkpoint_whose_name_has_a_slash_is_found(tmp_path):
     folder.write(dataclasses.replace(folder.read(), best_model_path=best))
     recalled = Recalled.of(folder, {})
     assert [recalled.checkpoint(asked) for asked in ("best", "last", None)] == [inner] * 3
-    with pytest.raises(RunError, match=r"It kept epoch=1-val/loss=0\.25\.ckpt in"):
+    with pytest.raises(RunError, match=r"It has epoch=1-val/loss=0\.25\.ckpt in"):
         recalled.checkpoint("nowhere.ckpt")
 
 

@@ -603,7 +603,7 @@ def test_a_frame_that_is_a_definition_too_is_evaluated_as_the_frame_where_that_h
         capsys.readouterr()
         run(shell, f"found = %lightning_{verb} run frame")
         assert ns["found"].results[0][f"{split}_accuracy"] == pytest.approx(right)
-        assert f"frame has no {split} split, so all rows of this frame are used" in capsys.readouterr().out
+        assert f"frame has no {split} split, so all rows of the table are used" in capsys.readouterr().out
     run(shell, "found = %lightning_predict run frame --quiet")
     assert torch.allclose(ns["found"].predictions, output)
     run(shell, "%lightning_data frame --label kind --test_split 0.5")

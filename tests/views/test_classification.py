@@ -75,7 +75,7 @@ def test_of_many_classes_those_that_do_worst_are_shown():
     _, rows = classification.class_table(judged)
     assert len(rows) == 31
     assert rows[0][0] == "class 0"
-    assert rows[-1][0] == "… 10 that do better"
+    assert rows[-1][0] == "… 10 classes with higher F1"
     assert classification.image(judged, "") == ""
     assert classification.mistake_table(judged) is None
     assert "confusion" not in report.html(state(judged))

@@ -78,7 +78,7 @@ def test_runs_that_were_asked_for_alike_say_so(root):
     for _ in range(2):
         add(root, verb="test", metrics={"test_loss": 0.5}, hyperparameters={"hidden": 3})
     found = Comparison(root, ["Digits/test_0", "Digits/test_1"])
-    assert "nothing that was asked differs" in repr(found)
+    assert "no settings differ" in repr(found)
     assert lines(found)["test_loss"] == ["0.5000 ★", "0.5000 ★"]
     assert "data:image" not in found._repr_html_()
 

@@ -50,7 +50,7 @@ def test_runs_are_listed_newest_first_with_what_they_reached(root):
     assert (test["status"], test["took"], test["epochs"], test["test_loss"]) == ("✓ completed", "0.4 s", "", "0.3000")
     assert (interrupted["status"], interrupted["took"]) == ("■ interrupted", "6:52 min")
     lines = repr(found).splitlines()
-    assert lines[0] == "3 runs in lightning_logs · metrics at their best"
+    assert lines[0] == "3 runs in lightning_logs · best value of each metric"
     assert lines[2].split() == [*labels, "ran", "on"]
     assert re.match(r"Text/test_0 {7}✓ completed {4}2026-09-2\d \d\d:\d\d {5}0\.4 s .* 0\.3000$", lines[3])
 
@@ -66,7 +66,7 @@ def test_a_run_is_running_only_while_something_works_on_it(root):
     assert [row.status for row in found.rows] == ["failed", "running"]
     dead, running = table(found)
     assert (dead["status"], dead["took"]) == ("✗ failed", "")
-    assert "✗ Digits/version_1: stopped before its end" in repr(found)
+    assert "✗ Digits/version_1: ended unexpectedly" in repr(found)
     assert running["status"] == "● running"
     assert running["took"] != ""
     assert "2 runs in lightning_logs · 1 running" in repr(found)
@@ -130,7 +130,7 @@ def test_a_model_is_chosen_by_its_whole_name_and_an_unknown_one_names_those_that
 
 
 def test_where_there_are_none_it_says_what_to_type(root):
-    assert repr(listing.Listing(root)) == "no runs in lightning_logs: %lightning_fit MODEL DATA makes one"
+    assert repr(listing.Listing(root)) == "no runs in lightning_logs: %lightning_fit MODEL DATA starts one"
     add(root)
     found = listing.Listing(root, "<Net>")
     assert repr(found) == "no runs for '<Net>' in lightning_logs: %lightning_runs lists all"

@@ -77,7 +77,7 @@ def test_a_table_that_is_too_wide_is_set_in_parts():
     ("ended", "expected"),
     [
         ({"status": "failed", "error": "ValueError: wrong shape"}, "failed in epoch 1: ValueError: wrong shape"),
-        ({"status": "failed"}, "failed in epoch 1: no error is recorded"),
+        ({"status": "failed"}, "failed in epoch 1: no error was recorded"),
         ({"status": "failed", "error": "E: a\n  b\n\nc \udce9"}, "failed in epoch 1: E: a b c \\udce9"),
         ({"status": "failed", "error": "E: " + "x" * 700}, f"failed in epoch 1: E: {'x' * 596}…"),
         ({"status": "interrupted", "steps": 412}, "interrupted in epoch 1, after 412 steps; weights kept"),
@@ -267,7 +267,7 @@ def test_a_run_that_ended_before_it_began(verb, ended, expected):
 def test_a_run_that_died_before_it_began_says_so():
     state = fold(LAUNCHED)
     state.end()
-    assert report.summary(state) == "failed: stopped before it began"
+    assert report.summary(state) == "failed: ended before it started"
 
 
 def test_what_ranks_printed_is_in_the_text_under_what_was_left_out():

@@ -129,7 +129,7 @@ def test_results_are_kept():
 def test_a_run_whose_end_was_not_told_has_failed():
     state = fold(started(), step(0, 10, 3.0))
     state.end()
-    assert state.ended == Ended("failed", 3.0, error="stopped before its end")
+    assert state.ended == Ended("failed", 3.0, error="ended unexpectedly")
     done = fold(*fit())
     done.end()
     assert done.ended.status == "completed"
@@ -166,7 +166,7 @@ def test_ranks_are_told_apart_where_there_are_several():
 def test_a_launched_run_whose_end_was_not_told_never_began():
     state = fold(LAUNCHED)
     state.end()
-    assert state.ended == Ended("failed", 0.0, error="stopped before it began")
+    assert state.ended == Ended("failed", 0.0, error="ended before it started")
 
 
 def test_what_is_printed_is_kept_and_is_something_new_to_draw():

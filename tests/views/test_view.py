@@ -130,7 +130,7 @@ for event in list(fit(epochs=2))[:14]:
 view.close()
 """
     (update,) = [content for kind, content in messages(kernel, code) if kind == "update_display_data"]
-    assert "failed in epoch 2: stopped before its end" in update["data"]["text/plain"]
+    assert "failed in epoch 2: ended unexpectedly" in update["data"]["text/plain"]
 
 
 BREAKING = """
@@ -340,8 +340,8 @@ def test_without_a_button_the_hint_stays_and_the_start_is_drawn_at_once(kernel):
 
 
 IN_BACKGROUND = (
-    "Digits/version_3 runs in the background. "
-    "%lightning_attach Digits/version_3 shows it, %lightning_stop Digits/version_3 ends it.\n"
+    "Digits/version_3 is running in the background. "
+    "%lightning_attach Digits/version_3 shows it, %lightning_stop Digits/version_3 stops it.\n"
 )
 
 
@@ -358,7 +358,7 @@ def test_a_script_in_the_background_says_what_to_call(capsys):
         view.handle(event)
     view.close()
     assert capsys.readouterr().out == (
-        "Digits/version_3 runs in the background. run.wait() waits for its end, run.stop() ends it.\n"
+        "Digits/version_3 is running in the background. run.wait() waits until it ends, run.stop() stops it.\n"
     )
     assert view.state.ended.status == "completed"
 
@@ -378,4 +378,4 @@ def test_a_run_that_failed_before_it_began_is_shown_as_failed(kernel):
         for item in messages(kernel, "view = views.open_view()\nview.handle(next(spawned()))\nview.close()")
         if item[0] in ("display_data", "update_display_data")
     ]
-    assert update["data"]["text/plain"] == "Digits · version_3 · 2 processes\nfailed: stopped before it began"
+    assert update["data"]["text/plain"] == "Digits · version_3 · 2 processes\nfailed: ended before it started"

@@ -76,7 +76,7 @@ def define_data(
         before: what was defined under that name so far.
 
     Raises:
-        InputError: the cell holds no data, or an option does not fit it.
+        InputError: the cell contains no data, or an option does not fit it.
     """
     check_name(name)
     tree = parse(cell) if isinstance(cell, CellSource) else None
@@ -93,7 +93,7 @@ def define_data(
         return as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text, "hooks or data")
     parts = split(tree)
     if parts.expression is None and not parts.hooks:
-        raise InputError(f"the cell holds no data: it ends with no expression{last_name(tree)}. {FORMS}")
+        raise InputError(f"the cell contains no data: it does not end in an expression{last_name(tree)}. {FORMS}")
     execute(parts.notebook, cell, namespace)
     # What this cell itself has left there is no variable that it reads.
     left = before.left if before is not None else {}
@@ -112,7 +112,10 @@ def _adopt(
     """Make a definition of an object."""
     if is_datamodule(found):
         if not isinstance(found, type):
-            raise InputError(f"{name or type(found).__name__} is a LightningDataModule instance: give it as it is")
+            raise InputError(
+                f"{name or type(found).__name__} is already a LightningDataModule instance. Pass it to %lightning_fit "
+                f"directly"
+            )
         return as_it_is(name or found.__name__, found, options, namespace, class_source(found), "hooks or data")
     name = name or "data"
     here = namespace.get(name) is found
@@ -125,7 +128,7 @@ def _adopt(
     if hasattr(found, "__next__"):
         raise InputError(
             f"{name} is a {type(found).__name__}, which can be read only once. "
-            f"Make it in a cell that starts with %%lightning_data {name}, which makes it anew for every epoch"
+            f"Create it in a cell that starts with %%lightning_data {name}, which recreates it for every epoch"
         )
     return _Data(name, Cell(expression=code), options, namespace, package, None, local_names).define()
 
@@ -194,10 +197,10 @@ class _Data:
         if value is UNKNOWN:
             missing = next(item.name for item in self.cell.hyperparameters.values() if item.default is None)
             raise InputError(
-                f"data is loaded when it is defined, and {missing!r} has no value. Write {missing}: ... = ..."
+                f"data is loaded as soon as it is defined, but {missing!r} has no value. Write {missing}: ... = ..."
             )
         if is_datamodule(value):
-            raise InputError("the last expression is a LightningDataModule itself: give it to %lightning_fit as it is")
+            raise InputError("the last expression is already a LightningDataModule. Pass it to %lightning_fit directly")
         if value is None and self.cell.hooks:
             return  # a call for its effect, such as print
         if text_sources.is_asked(self.options):
@@ -205,8 +208,8 @@ class _Data:
             return
         if text_sources.are_paths(value):
             raise InputError(
-                f"files are read as texts, which takes --text COLUMN --label COLUMN and --tokenizer NAME; "
-                f"found {value!r}. Read other data in the cell, such as by pandas.read_csv"
+                f"files are read as texts, which need --text COLUMN, --label COLUMN and --tokenizer NAME; "
+                f"found {value!r}. To use other data, read it in a cell, for example with pandas.read_csv"
             )
         _check_sparse(value)
         self.value, self.parts = value, splits_of(value, labelled=self.options.label is not None)
@@ -293,9 +296,7 @@ class _Data:
         """
         label, names = self.options.label, [str(name) for name in table.columns]
         if label is None:
-            raise InputError(
-                f"a DataFrame needs to know which column is the label. Add --label COLUMN, of {_few(names)}"
-            )
+            raise InputError(f"a DataFrame needs a label column. Add --label COLUMN, one of {_few(names)}")
         found = columns.named(label, table)
         if found not in table.columns:
             raise InputError(
@@ -357,12 +358,14 @@ class _Data:
         train = self.parts.get("train")
         for name, size in asked.items():
             if name in self.parts:
-                raise InputError(f"--{name}_split {size} would have no effect: the data brings its {name} split")
+                raise InputError(f"--{name}_split {size} would have no effect: the data already has a {name} split")
             if self.text is None and (train is None or train.length is None):
-                what = "no training data" if train is None else {"loaders": "a DataLoader"}.get(train.form, "a stream")
-                raise InputError(
-                    f"--{name}_split {size} cannot be taken: the data is {what}. Give the splits in a dict"
+                what = (
+                    "has no train split"
+                    if train is None
+                    else {"loaders": "is a DataLoader"}.get(train.form, "is a stream")
                 )
+                raise InputError(f"--{name}_split {size} cannot be taken: the data {what}. Pass the splits as a dict")
         if train is not None and train.length is not None:
             check_sizes(asked, train.length)
         return list(asked)
@@ -531,8 +534,8 @@ def _labels_in(table: Any, column: Any, learned: columns.Table | None) -> Labels
     found = sorted(values.unique())
     if found != list(range(len(found))):
         raise InputError(
-            f"{column} holds whole numbers. To predict them as numbers, write df.astype({{{column!r}: 'float32'}}); "
-            f"as classes, 'category' in place of 'float32'"
+            f"{column} contains whole numbers. To predict numbers, write df.astype({{{column!r}: 'float32'}}); "
+            f"to predict classes, use 'category' instead of 'float32'"
         )
     return "indices"
 

@@ -15,7 +15,7 @@ from .samples import Split, SplitData
 
 _SETUP = '''
 def setup(self, stage=None):
-    """Load the data and prepare its splits, once for an instance."""
+    """Load the data and prepare its splits, once per instance."""
     if self.data is None:
         self.data = self.load()
     if not self.splits:
@@ -23,13 +23,13 @@ def setup(self, stage=None):
 '''
 _SETUP_STREAM = '''
 def setup(self, stage=None):
-    """Prepare the splits, which load their samples anew for every epoch."""
+    """Prepare the splits, which reload their samples for every epoch."""
     if not self.splits:
         SPLIT
 '''
 _SETUP_LOADED = '''
 def setup(self, stage=None):
-    """Make the loaders, once for an instance."""
+    """Create the loaders, once per instance."""
     if self.data is None:
         self.data = self.load()
 '''
@@ -70,7 +70,7 @@ def _tensor(values):
 '''
 _STREAM = '''
 class STREAM(torch.utils.data.IterableDataset):
-    """Loads the samples anew for every epoch; each loading worker takes its share."""
+    """Reloads the samples for every epoch; each DataLoader worker takes its share."""
 
     def __init__(self, load, key=None):
         self.load = load

@@ -218,7 +218,7 @@ def _check_columns(value: Any) -> None:
         return
     if any(isinstance(item, list) for item in value) and all(map(_is_column, value)) and _equally_long(value):
         raise InputError(
-            f"the {len(value)} lists of {len(value[0])} may be columns or splits. "
+            f"the {len(value)} lists of {len(value[0])} could be columns or splits. "
             f"Write columns as (np.array(X), np.array(y)), splits as {{'train': ..., 'val': ...}}"
         )
 
@@ -396,11 +396,12 @@ def as_dataset(value: Any, form: Form) -> Any:
     if form == "dataset":
         check_sample(value)
     if form == "table":
-        raise InputError("a DataFrame needs to know its labels: %lightning_data NAME --label COLUMN")
+        raise InputError("a DataFrame needs a label column: %lightning_data NAME --label COLUMN")
     if form == "stream":
         if isinstance(value, Iterator):
             raise InputError(
-                "a generator can be read only once. Define it in a cell, %%lightning_data NAME, which makes it anew"
+                "a generator can be read only once. Create it in a %%lightning_data NAME cell, which recreates it for "
+                "every epoch"
             )
         return _Stream(value)
     return value
@@ -535,13 +536,13 @@ def to_dataloaders(values: Sequence[Any], training: Sequence[bool], options: Map
     for name in options:
         if name not in known:
             raise InputError(
-                f"--data.{name} is unknown here.{did_you_mean(name, known)} Data without a definition takes "
-                f"{', '.join(f'--data.{item}' for item in known)}"
+                f"--data.{name} is not available here.{did_you_mean(name, known)} Data used without %lightning_data "
+                f"takes {', '.join(f'--data.{item}' for item in known)}"
             )
     forms = [_one_form(value) for value in values]
     if options and all(form == "loaders" for form in forms):
         names = ", ".join(f"--data.{name}" for name in options)
-        raise InputError(f"{names} would have no effect on a DataLoader. Set it where the loader is made")
+        raise InputError(f"{names} would have no effect on a DataLoader. Set it where the DataLoader is created")
     return [
         value if form == "loaders" else _loader(as_dataset(value, form), form, options, train)
         for value, form, train in zip(values, forms, training, strict=True)
@@ -585,10 +586,10 @@ def check_sizes(asked: Mapping[str, float], length: int) -> None:
     for name, size in asked.items():
         if not (0 < size < 1 if isinstance(size, float) else 0 < size < length):
             raise InputError(
-                f"--{name}_split {size} is neither a fraction between 0 and 1 nor fewer than "
-                f"the {length} samples. Type such as --{name}_split 0.2"
+                f"--{name}_split {size} is neither a fraction between 0 and 1 nor less than "
+                f"the {length} samples. Use, for example, --{name}_split 0.2"
             )
     counts = [round(size * length) if isinstance(size, float) else size for size in asked.values()]
     if asked and (min(counts) < 1 or sum(counts) >= length):
         typed = " ".join(f"--{name}_split {size}" for name, size in asked.items())
-        raise InputError(f"{typed}: {length} samples leave an empty split. Type such as --val_split 0.2")
+        raise InputError(f"{typed}: {length} samples leave an empty split. Use, for example, --val_split 0.2")

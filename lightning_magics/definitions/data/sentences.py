@@ -113,8 +113,8 @@ def kept(folder: RunFolder, package: str, data: Definition | None) -> Any:
         found = data.cls(max_length=told.max_length, batch_size=told.batch_size)
     else:
         raise InputError(
-            f"the texts of {folder.name} were cleaned, by code of its data {folder.read().data} that this notebook "
-            f"does not have. Run the cell of that, or let the run's own source define it: %lightning_load {folder.name}"
+            f"the texts of {folder.name} were cleaned by code of its data {folder.read().data}, which this notebook "
+            f"does not have. Run its cell, or load it from the run's own source: %lightning_load {folder.name}"
         )
     return _filled(found, tokenizer, told.classes)
 
@@ -143,7 +143,7 @@ def predicted(
     overridden = importlib.import_module(f"{package_of(datamodule)}.utilities.model_helpers").is_overridden
     if not overridden("predict_dataloader", datamodule):
         raise InputError(
-            f"the data has the splits {', '.join(splits)}, and none to predict for. Give texts: "
+            f"the data has the splits {', '.join(splits)}, but no predict split. Pass texts: "
             f'%lightning_predict MODEL "a sentence", or a list of them'
         )
     loader = datamodule.predict_dataloader()
@@ -168,7 +168,7 @@ def check_texts(texts: list[str]) -> None:
         InputError: there are no texts, or one is empty.
     """
     if not texts:
-        raise InputError("there are no texts to predict for: the list is empty")
+        raise InputError("the list of texts to predict for is empty")
     empty = next((number for number, text in enumerate(texts, 1) if not text.strip()), None)
     if empty is not None:
         raise InputError(f"text {empty} of {len(texts)} is empty: there is nothing to predict for it")
@@ -192,7 +192,7 @@ def look_at_words(texts: list[str], model: str, datas: Iterable[str]) -> tuple[s
     file = next((text for text in texts if are_paths(text) and Path(text).is_file()), None)
     if file is not None:
         raise InputError(
-            f"{file} is a file. Predict for its texts: frame = {_reading(file)}, and %lightning_predict {model} "
+            f"{file} is a file. To predict for its texts: frame = {_reading(file)}, and %lightning_predict {model} "
             f"frame['COLUMN']"
         )
     if len(texts) > 1:

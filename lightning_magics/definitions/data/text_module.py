@@ -22,7 +22,7 @@ Vocabulary = Literal["wordpiece", "bpe"]
 
 _SETUP = '''
 def setup(self, stage=None):
-    """Read, split and encode the texts, once for an instance."""
+    """Read, split and encode the texts, once per instance."""
     if self.data is None:
         self.data = self._encoded(self._columns())
     self.tokenizer, self.classes, self.splits = self.data
@@ -42,7 +42,7 @@ def order_classes(self, classes):
 '''
 _OF_SPLIT = '''
 def _texts_and_labels(self, data):
-    """Return the texts and the labels, as text too, of a split."""
+    """Return the texts and the labels of a split, both as text."""
     READ
     return (TEXTS, LABELS)
 '''
@@ -80,7 +80,7 @@ def _label(value):
 _WHOLE = '''
 @staticmethod
 def _whole(text):
-    """Return a text with half characters replaced, such as a truncated emoji."""
+    """Return a text with lone surrogates replaced, such as those of a truncated emoji."""
     if not isinstance(text, str) or text.isascii():
         return text
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
@@ -132,7 +132,7 @@ _BUILT = 'self._build_tokenizer(columns["train"][0])'
 _BUILT_OF_PART = 'self._build_tokenizer([columns["train"][0][place] for place in parts["train"]])'
 _PARTS = '''
 def _parts(self, labels):
-    """Return the places of the samples of each split, with as large a share of every class in each."""
+    """Return the indices of the samples of each split, stratified by class."""
     order = torch.randperm(len(labels), generator=torch.Generator().manual_seed(self.hparams.split_seed))
     order = order[labels[order].argsort(stable=True)]
     parts = {}
@@ -149,8 +149,8 @@ _BUILD: dict[Vocabulary, str] = {
 def _build_tokenizer(self, texts):
     """Return a WordPiece tokenizer with a vocabulary built from texts.
 
-    Of pieces that are as frequent, the trainer joins those first that it numbered first, and it numbers the letters
-    within words as it meets them, in no order: they are found by a training for letters alone, and given to it sorted.
+    Of equally frequent pieces, the trainer merges those with the lowest ids first, and it numbers the letters
+    within words in arbitrary order. So a first training finds the letters alone, and they are passed on sorted.
     """
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     found = tokenizers.Tokenizer(tokenizers.models.WordPiece())
@@ -169,7 +169,7 @@ def _build_tokenizer(self, texts):
 ''',
     "bpe": '''
 def _build_tokenizer(self, texts):
-    """Return a tokenizer of byte pairs with a vocabulary built from texts."""
+    """Return a byte-pair (BPE) tokenizer with a vocabulary built from texts."""
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
     made = tokenizers.Tokenizer(tokenizers.models.BPE())
     made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
@@ -189,7 +189,7 @@ def _build_tokenizer(self, texts):
 # one of its words for no, and tells what is set here from what the user has set.
 _ENCODE = '''
 def _encode(self, tokenizer, texts, labels=None):
-    """Return encoded texts, cut where they are too long."""
+    """Return encoded texts, truncated where they are too long."""
     limit = min(self.hparams.max_length, tokenizer.model_max_length)
     parallel = os.environ.get("TOKENIZERS_PARALLELISM", "off")
     os.environ["TOKENIZERS_PARALLELISM"] = "true" if parallel == "off" else parallel
@@ -214,7 +214,7 @@ def _encode(self, tokenizer, texts, labels=None):
 '''
 _LOADER = '''
 def _loader(self, texts, ordered=False, shuffle=False):
-    """Return a loader of encoded texts: in their order, or in batches of like length."""
+    """Return a loader of encoded texts: in their order, or in batches of similar length."""
     ranks, rank = (self.trainer.world_size, self.trainer.global_rank) if self.trainer else (1, 0)
     return torch.utils.data.DataLoader(
         texts,
@@ -233,9 +233,9 @@ def texts_dataloader(self, texts):
 '''
 _TEXTS_CLASS = '''
 class TEXTS(torch.utils.data.Dataset):
-    """Encoded texts: the token ids of all end to end; of each where it starts, its length, label, and if it was cut.
+    """Encoded texts: all token ids, concatenated; for each text its start, length, label and whether it was truncated.
 
-    The texts themselves are kept likewise, as bytes in UTF-8 end to end, and of each the span of its own.
+    The texts themselves are kept as UTF-8 bytes, concatenated, with the span of each.
     """
 
     def __init__(self, ids, starts, lengths, labels, cut, padding, written, spans):
@@ -275,12 +275,12 @@ class TEXTS(torch.utils.data.Dataset):
         return self.text_at(places[0]) if len(places) else None
 
     def text_at(self, place):
-        """Return the text at a place."""
+        """Return the text at an index."""
         start, end = self.spans[place].tolist()
         return bytes(self.written[start:end].tolist()).decode()
 
     def collate(self, samples):
-        """Return a batch, padded to the longest of its texts."""
+        """Return a batch, padded to its longest text."""
         rows, labels = zip(*samples)
         ids = torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, **self.padding).long()
         ones = [torch.ones(len(row), dtype=torch.long) for row in rows]
@@ -292,7 +292,7 @@ class TEXTS(torch.utils.data.Dataset):
 '''
 _ORDER_CLASS = '''
 class ORDER(torch.utils.data.DistributedSampler):
-    """The order of texts, of each rank its share: those of a batch are of like length, so that little is padding."""
+    """The order of texts for each rank, in batches of similar length, so that there is little padding."""
 
     def __init__(self, texts, batch_size, ranks, rank, shuffle):
         super().__init__(texts, ranks, rank, shuffle=shuffle, seed=int(os.environ.get("PL_GLOBAL_SEED", 0)))

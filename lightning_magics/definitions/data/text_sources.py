@@ -65,7 +65,7 @@ def find(value: Any, options: DataOptions, notebook: Notebook) -> tuple[Text, di
     kind = next(iter(kinds.values()))
     if set(kinds.values()) != {kind}:
         told = ", ".join(f"{split} {name}" for split, name in kinds.items())
-        raise InputError(f"the splits are of different kinds: {told}. Give all as files, or all as DataFrames")
+        raise InputError(f"the splits are of different kinds: {told}. Pass all of them as files, or all as DataFrames")
     parts = dict(splits.values())
     if "train" not in parts:
         raise InputError(
@@ -212,8 +212,8 @@ def _check_tokenizer(tokenizer: Any) -> None:
         kind = type(tokenizer).__name__
         of_tokenizers = type(tokenizer).__module__.partition(".")[0] == "tokenizers"
         how = "transformers.PreTrainedTokenizerFast(tokenizer_object=…, unk_token='[UNK]', pad_token='[PAD]')"
-        more = f"Wrap it: {how}" if of_tokenizers else "Give a name, a folder, or such an object"
-        raise InputError(f"--tokenizer takes a tokenizer of transformers; found a {kind}. {more}")
+        more = f"Wrap it: {how}" if of_tokenizers else "Pass a name, a folder or a tokenizer object"
+        raise InputError(f"--tokenizer takes a transformers tokenizer; found a {kind}. {more}")
 
 
 def are_paths(value: Any) -> bool:
@@ -249,7 +249,7 @@ def _splits(value: Any) -> dict[Any, tuple[Split, Any]]:
             if split is None and hasattr(value, "column_names"):
                 continue  # a DatasetDict may have more, such as "unsupervised"
             if split is None or split == "predict":
-                raise InputError(f"the splits of texts are train, val and test; found {key!r}")
+                raise InputError(f"texts take the splits train, val and test; found {key!r}")
             if split in [item for item, _ in named.values()]:
                 raise InputError(f"two keys are for the split {split!r}: {', '.join(map(repr, value))}. Leave one out")
             named[key] = (split, part)
@@ -341,7 +341,9 @@ def prepared(instance: Any, text: Text, tables: Mapping[Path, Any] | None = None
     if isinstance(hparams.get("tokenizer"), str):
         hub.check(hparams.tokenizer, "tokenizer")
     if text.vocabulary == "bpe" and hparams.vocab_size < _LEAST_BPE:
-        raise InputError(f"--vocab_size {hparams.vocab_size}: byte pairs need {_LEAST_BPE}, or --vocabulary wordpiece")
+        raise InputError(
+            f"--vocab_size {hparams.vocab_size} is too small: bpe needs {_LEAST_BPE}, or type --vocabulary wordpiece"
+        )
     if tables:
         instance._table = lambda path: tables[Path(path)]
     try:
@@ -378,8 +380,8 @@ def _check_encoded(found: Any, known: set[str]) -> None:
     left = {classes[number] for number in train.labels.unique().tolist()}
     if left != known:
         raise InputError(
-            f"no training text is left with the label {_few(sorted(map(repr, known - left)))}: the splits that are "
-            f"taken have all of them. Give more such texts, none of them, or splits of your own"
+            f"no training text is left with the label {_few(sorted(map(repr, known - left)))}: the other splits "
+            f"have all of them. Add more such texts, remove all of them, or pass your own splits"
         )
     unknown = float((train.ids == tokenizer.unk_token_id).float().mean()) if tokenizer.unk_token_id is not None else 0.0
     if unknown > _MOST_UNKNOWN:
@@ -491,7 +493,7 @@ def summary(data: Any, is_built: bool) -> str:
     lengths = whole.lengths if whole is not None else splits["train"].lengths
     about = f"{float(lengths.float().mean()):.0f} tokens on average, at most {longest}"
     told = f"{cut:,} of {total:,} are truncated to {longest} tokens" if cut else "none truncated"
-    vocabulary = f"; {len(tokenizer):,} tokens known" if is_built else ""
+    vocabulary = f"; {len(tokenizer):,} tokens in the vocabulary" if is_built else ""
     return f"{counts} texts; {len(classes)} classes: {_few(classes)}; {about}; {told}{vocabulary}"
 
 

@@ -33,7 +33,7 @@ for name, parameter in self.named_parameters():
 """
 _FROZEN = '''
 def _frozen(self):
-    """Return the names of the parameters that a pattern of `freeze` matches, with what lies before and after it."""
+    """Return the names of the parameters in which a pattern of `freeze` matches a part of the dotted name."""
     names = [name for name, _ in self.named_parameters()]
     found = {
         pattern: [name for name in names if fnmatchcase(f".{name}.", f"*.{pattern}.*")]
@@ -41,13 +41,13 @@ def _frozen(self):
     }
     for pattern, matched in found.items():
         if not matched:
-            raise ValueError(f"no parameter has a name that {pattern!r} matches. Some are {', '.join(names[:4])}")
+            raise ValueError(f"no parameter name matches {pattern!r}. Some names: {', '.join(names[:4])}")
     return [name for name in names if any(name in matched for matched in found.values())]
 '''
 # A parameter without a gradient stays as it is; DDP, which wants a gradient of each, has had it by then.
 _TURNS = '''
 def on_before_optimizer_step(self, optimizer):
-    """Leave out the layers of `freeze` that wait: the last trains first, one more every `unfreeze_every` epochs."""
+    """Skip layers that are still frozen: one more is unfrozen every `unfreeze_every` epochs, the last first."""
     waiting = self.frozen_layers[self.current_epoch // self.hparams.unfreeze_every :]
     for name, parameter in self.named_parameters():
         if self._layer(name) in waiting:
@@ -63,12 +63,12 @@ def _layer(name):
 _LAYERS = "self.frozen_layers = list(dict.fromkeys(self._layer(name) for name in self._frozen()))[::-1]"
 _LOSS = '''
 def _loss(self, output, target):
-    """Return the cross entropy, in which each class has its weight."""
+    """Return the cross entropy with class weights."""
     return torch.nn.functional.cross_entropy(output, target, weight=self.loss_weights)
 '''
 _BALANCE = '''
 def setup(self, stage):
-    """Give each class a weight by how rare it is in the training data."""
+    """Weight each class by how rare it is in the training data."""
     if stage != "predict":
         data = self.trainer.datamodule
         counts = torch.bincount(data.splits["train"].labels, minlength=len(data.classes))
@@ -106,7 +106,7 @@ class FineTuning:
         if options.class_weights:
             weights = _weights(options.class_weights)
             if options.loss not in (None, "cross_entropy"):
-                raise InputError(f"--class_weights are of --loss cross_entropy; found --loss {options.loss}")
+                raise InputError(f"--class_weights needs --loss cross_entropy; found --loss {options.loss}")
         found = cls(options.freeze, options.unfreeze_every, weights)
         for made in found.methods():
             if made.name in hooks and made.name not in HELPERS:
@@ -124,8 +124,8 @@ class FineTuning:
             if not any(fnmatchcase(f".{name}.", f"*.{pattern}.*") for name in names):
                 parts = sorted({part for name in names for part in name.split(".") if not part.isdecimal()})
                 raise InputError(
-                    f"--freeze {pattern}: no parameter has a name that it matches.{did_you_mean(pattern, parts)} "
-                    f"Some are {', '.join(names[:4])}"
+                    f"--freeze {pattern}: no parameter name matches.{did_you_mean(pattern, parts)} "
+                    f"Some names: {', '.join(names[:4])}"
                 )
 
     @property
@@ -221,7 +221,8 @@ def check_trains(model: Any) -> None:
     patterns = getattr(model, "hparams", {}).get("freeze")
     if patterns and not any(parameter.requires_grad for parameter in model.parameters()):
         raise InputError(
-            f"--freeze {' '.join(map(str, patterns))} leaves nothing to train. Leave out the head, or a layer"
+            f"--freeze {' '.join(map(str, patterns))} freezes all parameters, so nothing is left to train. Leave the "
+            f"head or a layer unfrozen"
         )
 
 
@@ -289,10 +290,10 @@ def _without_bars(transformers: Any) -> Iterator[None]:
 def told(names: Sequence[str]) -> str:
     """Say which weights of a model are new, in a line; nothing where all are pretrained."""
     if len(names) <= _FEW:
-        return f"without pretrained weights, for training to learn: {', '.join(names)}" if names else ""
+        return f"newly initialized weights (not in the checkpoint): {', '.join(names)}" if names else ""
     return (
-        f"without pretrained weights: {', '.join(names[:_FEW])} and {len(names) - _FEW} more. Is this the class that "
-        f"the weights are of?"
+        f"newly initialized weights (not in the checkpoint): {', '.join(names[:_FEW])} and {len(names) - _FEW} more. "
+        f"Does the checkpoint belong to this model class?"
     )
 
 

@@ -138,7 +138,7 @@ def _of_class(option: OptionValue) -> Loss:
     missing = required(option.value, None, 0) if issubclass(option.value, torch.nn.Module) else []
     if missing or not issubclass(option.value, torch.nn.Module):
         typing = ", ".join(f"{name}=..." for name in missing)
-        raise InputError(f'--loss {option.text} is a class; type a call of it: --loss "{option.text}({typing})"')
+        raise InputError(f'--loss {option.text} is a class. Type an instance of it: --loss "{option.text}({typing})"')
     return Loss(option.text, expression("self.loss"), ast.Call(option.code, [], []), _kind(option.value()))
 
 

@@ -132,7 +132,7 @@ def _filled(
     _check_scalar(call, option.text, "regression", classes, notebook)
     if task == "multiclass":
         raise InputError(
-            f"--metrics {option.text} compares numbers, and this model classifies. "
+            f"--metrics {option.text} is for regression, but this model classifies. "
             f"Type --metrics accuracy, or --loss mse_loss"
         )
     return call, task
@@ -165,7 +165,7 @@ def _logged(text: str, cls: type) -> str:
 def _add(entries: ast.Dict, name: str, code: ast.expr) -> None:
     known = {key.value for key in entries.keys if isinstance(key, ast.Constant)}
     if name in known:
-        raise InputError(f"--metrics gives {name!r} twice: leave one out, or give it as an object with its own name")
+        raise InputError(f"--metrics gives {name!r} twice. Leave one out, or pass an object with its own name")
     entries.keys.append(ast.Constant(name))
     entries.values.append(code)
 
@@ -210,8 +210,8 @@ def _task(text: str, cls: type, found: Task | None, options: MetricOptions) -> T
     if found == "regression":
         compares = f"--loss {options.loss.text}" if options.loss else "the model's own loss"
         raise InputError(
-            f"--metrics {text} compares classes, and {compares} compares numbers. "
-            f"Type --metrics mae, or say what is classified: --task multiclass"
+            f"--metrics {text} is for classification, but {compares} is for regression. "
+            f"Type --metrics mae, or set the task: --task multiclass"
         )
     return found or "multiclass"
 
@@ -255,9 +255,9 @@ def _check_scalar(call: ast.Call, text: str, task: Task | None, classes: int, no
             value = metric.compute()
     except Exception as error:  # torchmetrics says by any kind of error what it lacks
         reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"--metrics {text} cannot be used on output and target: {reason}") from error
+        raise InputError(f"--metrics {text} cannot be computed from output and target: {reason}") from error
     if not isinstance(value, torch.Tensor) or value.numel() != 1:
         raise InputError(
-            f"--metrics {text} gives no single number, so it cannot be logged. "
+            f"--metrics {text} does not return a single number, so it cannot be logged. "
             f"Type one that does, such as accuracy, f1 or mae"
         )

@@ -74,7 +74,7 @@ def define_model(
         local_names: variables of the function that calls the magic, for options.
 
     Raises:
-        InputError: the cell holds no model, or an option does not fit it.
+        InputError: the cell contains no model, or an option does not fit it.
     """
     check_name(name)
     tree = parse(cell) if isinstance(cell, CellSource) else None
@@ -97,7 +97,7 @@ def define_model(
     if parts.expression is None and not parts.hooks:
         classes = [found for found, kind in kinds.items() if kind == "module"]
         if not classes:
-            raise InputError(f"the cell holds no model{last_name(tree)}. {FORMS}")
+            raise InputError(f"the cell contains no model{last_name(tree)}. {FORMS}")
         chosen = name if name in classes else classes[-1]
         name = name or chosen
         parts.expression = ast.Name(chosen, ast.Load())
@@ -114,7 +114,7 @@ def _adopt(name: str | None, found: Any, options: ModelOptions, notebook: Notebo
     name = name or (own_name if own_name.isidentifier() else "Model")
     if is_module(uncompiled(found)):
         if not isinstance(found, type):
-            raise InputError(f"{name} is a LightningModule instance already: give it to %lightning_fit as it is")
+            raise InputError(f"{name} is already a LightningModule instance. Pass it to %lightning_fit directly")
         return as_it_is(name, found, options, notebook.namespace, class_source(found), "a network or hooks")
     here = notebook.namespace.get(name) is found
     notebook = dataclasses.replace(notebook, owner=name)
@@ -195,11 +195,11 @@ class _Model:
         has_forward = self.network is not None or "forward" in hooks
         if self.is_transformers and self.network is not None and not self.network.has_loss and missing == list(_STEPS):
             raise InputError(
-                "this model of transformers takes no labels: it encodes, and has no loss. Take a class for the task, "
-                "such as AutoModelForSequenceClassification, or make it a part of a network with a head of its own"
+                "this transformers model has no head and no loss. Use a class for the task, "
+                "such as AutoModelForSequenceClassification, or put it into a network with its own head"
             )
         if not missing and objective:
-            raise InputError(f"{dashed(objective)} would have no effect: the cell has all steps. Leave it out")
+            raise InputError(f"{dashed(objective)} would have no effect: the cell defines all steps. Leave it out")
         if not options.metrics and (options.task or options.num_classes):
             raise InputError(
                 f"{dashed(item for item in objective if item != 'loss')} would have no effect without --metrics"
@@ -215,7 +215,7 @@ class _Model:
             verb = "needs" if self.network is not None else "it needs"
             raise InputError(f"{what} {verb} a loss to train. Type --loss cross_entropy, --loss mse_loss or another")
         elif objective:
-            raise InputError(f"{dashed(objective)} would have no effect without --loss: the cell has its training_step")
+            raise InputError(f"{dashed(objective)} would have no effect without --loss: the cell defines training_step")
         return wanted - hooks.keys()
 
     def steps(self, notebook: Notebook, hooks: dict[str, Function], wanted: set[str]) -> Steps:
@@ -229,8 +229,8 @@ class _Model:
         loss = self.tuning.loss or (find_loss(options.loss, notebook) if options.loss is not None else None)
         if options.task in ("binary", "multilabel") and loss is not None and loss.task == "multiclass":
             raise InputError(
-                f"--task {options.task} does not fit --loss {loss.text}, which is for one of several classes. "
-                f"Leave --task out, or type --loss binary_cross_entropy_with_logits"
+                f"--task {options.task} cannot be combined with --loss {loss.text}, which is for one class out of "
+                f"several. Leave --task out, or type --loss binary_cross_entropy_with_logits"
             )
         inputs = self.network.inputs if self.network is not None else 1
         if "forward" in hooks:
@@ -268,7 +268,7 @@ class _Model:
         read = names_read(*hooks.values()) | hparams_read(hooks.values())
         useless += [name for name in rates if name not in read and name not in self.cell.hyperparameters]
         if useless:
-            raise InputError(f"{dashed(useless)} would have no effect: the cell has its configure_optimizers")
+            raise InputError(f"{dashed(useless)} would have no effect: the cell defines configure_optimizers")
         return None
 
     def add_rates(self, hooks: dict[str, Function], optimizing: Optimizing | None) -> None:
@@ -288,7 +288,7 @@ class _Model:
             if value is not None and any(arg.arg == name for arg in own):
                 raise InputError(
                     f"--{name} would have no effect: __init__ in the cell has its own {name}. "
-                    f"Write its default there, or give it at the fit: --model.{name} {value}"
+                    f"Set its default there, or pass it to the fit: --model.{name} {value}"
                 )
         for name, item in found.items():
             if name not in known:
@@ -345,8 +345,8 @@ class _Model:
         for name in kept:
             if hasattr(module, name) or name in ("training", *(hook.name for hook in hooks)) or f"self.{name}" in own:
                 raise InputError(
-                    f"hooks read {name!r}, which the cell makes anew for every instance, and a model has another "
-                    f"attribute of that name. Give it another name in the cell"
+                    f"hooks read {name!r}, which the cell creates for each instance, but a model has another "
+                    f"attribute with that name. Rename it in the cell"
                 )
         return kept
 

@@ -106,7 +106,7 @@ def _found(value: Any, whole: bool, cell: Cell, source: CellSource | None, noteb
     if is_module(module):
         raise InputError(
             f"the last expression is the LightningModule {getattr(module, '__name__', type(module).__name__)} itself. "
-            f"Register a class by %lightning_model NAME, or give an instance to %lightning_fit"
+            f"Register a class with %lightning_model NAME, or pass an instance to %lightning_fit"
         )
     if isinstance(value, torch.nn.Module):
         return _described(expression("deepcopy(CODE)", CODE=code) if whole else code, type(value), value)
@@ -116,7 +116,7 @@ def _found(value: Any, whole: bool, cell: Cell, source: CellSource | None, noteb
         return _made_by(value, cell, source, notebook)
     if cell.hooks:
         return None
-    raise InputError(f"the last expression is of type {type(value).__name__}, which is no network. {FORMS}")
+    raise InputError(f"the last expression is of type {type(value).__name__}, which is not a network. {FORMS}")
 
 
 def _calls_builtin(code: ast.expr, notebook: Notebook) -> bool:

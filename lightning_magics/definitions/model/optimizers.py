@@ -84,7 +84,8 @@ def configure(
     option = notebook.ask("--optimizer", options.optimizer or default, _optimizers(), 'Adam, or "SGD(momentum=0.9)"')
     if not callable(option.value):
         raise InputError(
-            f"--optimizer {option.text} is of type {type(option.value).__name__}; it takes a name of torch.optim"
+            f"--optimizer {option.text} is of type {type(option.value).__name__}; it takes the name of a class in "
+            f"torch.optim"
         )
     check_keywords(option, "--optimizer")
     rates = {"lr": options.lr, "weight_decay": options.weight_decay}
@@ -105,7 +106,7 @@ def configure(
     if any(isinstance(node, ast.Attribute) and node.attr == "warmup" for node in ast.walk(function)):
         found["warmup"] = _warmup(options.warmup)
     elif options.warmup is not None:
-        raise InputError("--warmup would have no effect: it is of a scheduler such as --scheduler linear_warmup")
+        raise InputError("--warmup would have no effect without a scheduler such as --scheduler linear_warmup")
     return Optimizing(function, helpers, found)
 
 
@@ -117,7 +118,7 @@ def _warmup(given: float | None) -> Hyperparameter:
     """
     if given is not None and not 0 <= given < 1:
         raise InputError(
-            f"--warmup {given} is no part of all steps, such as 0.1. For a number of steps: "
+            f"--warmup {given} is not a fraction of all steps, such as 0.1. For a number of steps: "
             f'--scheduler "linear_warmup(num_warmup_steps={given:g})"'
         )
     return Hyperparameter("warmup", ast.Name("float", ast.Load()), literal(_WARMUP if given is None else given))
@@ -163,7 +164,7 @@ def _rate(
     """
     typed = keywords(option.call).get(name)
     if value is not None and typed is not None:
-        raise InputError(f"--{name} {value} and --optimizer {option.text} both give {name}: leave one out")
+        raise InputError(f"--{name} {value} and --optimizer {option.text} both set {name}. Leave one out")
     if value is not None and not accepts(option.value, name):
         raise InputError(f"--{name} has no effect: --optimizer {option.text} takes no {name!r}. Leave --{name} out")
     own = {item.name: item.default for item in signature(option.value)}.get(name)

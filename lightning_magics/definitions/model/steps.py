@@ -17,7 +17,7 @@ from .metrics import ModelMetrics
 
 _FORWARD = '''
 def forward(self, *inputs, **named):
-    """Return what the network gives for the inputs."""
+    """Return the output of the network."""
     return self.net(*inputs, **named)
 '''
 # Positions count from the first place, and the first or the last token is looked for from there.
@@ -160,7 +160,7 @@ def _unpack(self, batch):
             if label in batch:
                 return ((), {name: value for name, value in batch.items() if name != label}, batch[label])
         found = ", ".join(str(name) for name in batch)
-        raise TypeError(f"a batch with names needs labels, label, target, targets or y; found {found}")
+        raise TypeError(f"a dict batch needs the key labels, label, target, targets or y; found {found}")
     if isinstance(batch, (tuple, list)) and len(batch) > 1:
         return (batch[:-1], {}, batch[-1])
     length = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
@@ -215,7 +215,7 @@ def predict_step(self, batch, batch_idx, dataloader_idx=0):
 '''
 _LOG_METRICS = '''
 def _log_metrics(self, output, target, stage, dataloader_idx):
-    """Add a batch to the metrics of a stage and log them: over epoch and ranks, not a mean of batches."""
+    """Update the metrics of a stage and log them, computed over the whole epoch and all ranks."""
     key = f"{stage}_{dataloader_idx}"
     if key not in self.stage_metrics:
         self.stage_metrics[key] = self._make_metrics(output, stage).to(self.device)
@@ -239,8 +239,8 @@ if output.ndim < 2 or output.shape[1] < 2:
 """
 _CHECK_ONE_OUTPUT = """
 if output.ndim == 2 and output.shape[1] > 1:
-    found = f"{output.shape[1]} outputs for a sample. Define the model with --task multilabel"
-    raise ValueError(f"the metrics are for two classes, and there are {found}")
+    found = f"{output.shape[1]} outputs for each sample. Define the model with --task multilabel"
+    raise ValueError(f"the metrics are for two classes, but there are {found}")
 """
 _CLASSES_COMPARED = """
 output = output.softmax(dim=1)

@@ -22,8 +22,8 @@ from . import servers
 
 _FIRST_VALUES_S = 20.0  # for a fit that begins, to write its first values
 _NO_PROXY = (
-    "JupyterHub lets no browser reach TensorBoard by itself. Type %pip install jupyter-server-proxy and start your "
-    "server again, or set TENSORBOARD_PROXY_URL, such as /proxy/%PORT%/"
+    "On JupyterHub, the browser cannot reach TensorBoard without a proxy. Type %pip install jupyter-server-proxy and "
+    "restart your server, or set TENSORBOARD_PROXY_URL, such as /proxy/%PORT%/"
 )
 
 
@@ -80,7 +80,7 @@ class _BoardOutput:
         kernel = running_kernel()
         self.waits = kernel is not None and takes_input(kernel)
         if self.waits:
-            self.say("TensorBoard starts …")
+            self.say("Starting TensorBoard …")
 
     def say(self, text: str) -> None:
         """Show a text there."""
@@ -163,9 +163,9 @@ def framed(found: servers.Board, asked: BoardRequest) -> dict[str, str]:
     if _in_vscode():
         url = address(found, asked.run, "localhost")
         frame = f'<iframe id="tensorboard-frame-{found.port:x}" src="{escape(url)}" {size} frameborder="0"></iframe>'
-        below += f"; its server ends with the kernel, {again}"
+        below += f"; its server stops with the kernel, {again}"
     else:
-        gone = f"TensorBoard does not answer here. Its server ends with the kernel; {again}."
+        gone = f"TensorBoard is not responding. Its server stops with the kernel; {again}."
         frame = f'<object data="{escape(url)}" type="text/html" {size}>{_line(gone)}</object>'
     below += f' · <a href="{escape(url)}" target="_blank" rel="noopener">open in a tab</a>'
     plain = f"TensorBoard of {found.title}: {url}\n{asked.command} starts it again"

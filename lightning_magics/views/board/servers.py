@@ -131,11 +131,13 @@ class _Server:
                 return Failed(f"TensorBoard has not started within {_START_S:.0f} s. Try again. {_REPAIR}")
             part = self._socket.recv(4096)
             if not part:
-                return Failed(f"TensorBoard ended at its start: {self._last_words()}. {_REPAIR}")
+                return Failed(f"TensorBoard exited while starting: {self._last_words()}. {_REPAIR}")
             answer += part
         told = json.loads(answer)
         if told.get("taken"):
-            return Failed(f"{told['error']} by another program. Type another --port, or none: a free one is then found")
+            return Failed(
+                f"{told['error']} by another program. Choose another --port, or leave it out to use a free one"
+            )
         if "error" in told:
             return Failed(f"TensorBoard cannot start: {told['error']}. {_REPAIR}")
         self.port = told["port"]
@@ -166,7 +168,7 @@ class _Server:
     def _last_words(self) -> str:
         self._said.seek(0)
         lines = self._said.read().decode(errors="replace").splitlines()
-        return next((line.strip() for line in reversed(lines) if line.strip()), "without a word")
+        return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
 _servers: dict[BoardSource, _Server] = {}
@@ -180,7 +182,7 @@ def check_installed() -> None:
         MissingPackage: there is none.
     """
     if importlib.util.find_spec("tensorboard") is None:
-        raise MissingPackage("tensorboard", "showing the board", "tensorboard")
+        raise MissingPackage("tensorboard", "showing TensorBoard", "tensorboard")
 
 
 def start(source: BoardSource, port: int | None = None) -> Board | Failed:

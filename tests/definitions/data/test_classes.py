@@ -192,7 +192,7 @@ def test_labels_that_are_no_array_of_all_samples_are_refused_before_anything_sta
         for line in ("fit Net", "validate fit", "predict fit"):
             with pytest.raises(InputError, match=message):
                 run(shell, f"_ = %lightning_{line} (X,{labels})")
-        with pytest.raises(InputError, match=f"{message}|may be columns or splits"):
+        with pytest.raises(InputError, match=f"{message}|could be columns or splits"):
             run(shell, f"%%lightning_data odd\n(X, {labels})")
     for single in ("np.array(1)", "torch.tensor(1)", "np.float32(1)"):
         with pytest.raises(InputError, match=r"item 1 of the data is a single value \(1(\.0)?\), not an array"):

@@ -273,7 +273,7 @@ def test_datamodules_travel_by_value():
     [
         ("x = 1", {}, r"it ends with no expression \(add a last line: x\). Data is a Dataset"),
         ("'train'", {}, r"type str cannot be loaded as data. Data is a Dataset"),
-        ("'train.csv'", {}, r"files are read as texts, which takes --text COLUMN --label COLUMN and --tokenizer NAME"),
+        ("'train.csv'", {}, r"files are read as texts, which need --text COLUMN, --label COLUMN and --tokenizer NAME"),
         ("def f(): pass\nf", {}, r"f is a function, which cannot be loaded as data. Call it: f\(\)"),
         (
             "torch.ones(3, 2), torch.ones(2)",
@@ -292,7 +292,7 @@ def test_datamodules_travel_by_value():
             {"label": "a"},
             r"--label would have no effect: it names a column of a DataFrame; found TensorDataset",
         ),
-        (COUNTED, {"val_split": 1.5}, r"--val_split 1.5 is neither a fraction between 0 and 1 nor fewer than the 20"),
+        (COUNTED, {"val_split": 1.5}, r"--val_split 1.5 is neither a fraction between 0 and 1 nor less than the 20"),
         (COUNTED, {"val_split": 0.01}, r"--val_split 0.01: 20 samples leave an empty split"),
         (COUNTED, {"val_split": 15, "test_split": 5}, r"--val_split 15 --test_split 5: 20 samples leave an empty"),
         (COUNTED, {"split_seed": 3}, r"--split_seed would have no effect on this data. It takes --batch_size, --num_w"),
@@ -301,11 +301,11 @@ def test_datamodules_travel_by_value():
         (
             "{'train': loader.dataset, 'val': loader.dataset}",
             {"val_split": 3},
-            r"--val_split 3 would have no effect: .* brings its val",
+            r"--val_split 3 would have no effect: .* already has a val",
         ),
         ("(i for i in range(3))", {"val_split": 3}, r"--val_split 3 cannot be taken: the data is a stream"),
         ("(i for i in range(3))", {"shuffle": False}, r"--shuffle would have no effect on this data"),
-        ("size: int\ntorch.ones(size, 2)", {}, r"data is loaded when it is defined, and 'size' has no value"),
+        ("size: int\ntorch.ones(size, 2)", {}, r"data is loaded as soon as it is defined, but 'size' has no value"),
     ],
 )
 def test_what_cannot_be_used_is_said(cell, asked, message):
@@ -348,11 +348,11 @@ def test_loaders_pass_and_streams_are_loaded():
 @pytest.mark.parametrize(
     ("value", "options", "message"),
     [
-        (torch.ones(3), {"batchsize": 3}, r"--data.batchsize is unknown here. Did you mean 'batch_size'\?"),
+        (torch.ones(3), {"batchsize": 3}, r"--data.batchsize is not available here. Did you mean 'batch_size'\?"),
         (DataLoader(torch.ones(3)), {"batch_size": 3}, r"--data.batch_size would have no effect on a DataLoader"),
         ("x.csv", {}, r"type str cannot be loaded as data"),
-        (FRAME, {}, r"a DataFrame needs to know its labels: %lightning_data NAME --label COLUMN"),
-        ((i for i in range(3)), {}, r"a generator can be read only once. Define it in a cell"),
+        (FRAME, {}, r"a DataFrame needs a label column: %lightning_data NAME --label COLUMN"),
+        ((i for i in range(3)), {}, r"a generator can be read only once. Create it in a %%lightning_data"),
     ],
 )
 def test_raw_data_that_cannot_be_loaded_is_described(value, options, message):
@@ -459,7 +459,7 @@ def test_a_cells_own_import_tells_its_package():
 
 def test_whole_numbers_as_labels_are_not_guessed_to_be_classes():
     names = namespace(frame=pd.DataFrame({"a": [1.0, 2, 3, 4], "price": [100, 250, 100, 900]}))
-    with pytest.raises(InputError, match=r"price holds whole numbers.*astype\(\{'price': 'float32'\}\).*'category'"):
+    with pytest.raises(InputError, match=r"price contains whole numbers.*astype\(\{'price': 'float32'\}\).*'category'"):
         data("frame", names=names, label="price")
     instance = ready(data("frame.astype({'price': 'category'})", names=names, label="price", shuffle=False))
     assert column(instance.train_dataloader()).tolist() == [0, 1, 0, 2]
@@ -491,7 +491,7 @@ def test_arrays_of_text_are_no_features():
     "cell", ["[[1., 2.], [3., 4.]], [0, 1]", "[[[1, 2], [3, 4]], ['a', 'b']]", "np.ones((2, 4)), [0, 1]"]
 )
 def test_lists_that_may_be_columns_are_not_taken_for_splits(cell):
-    with pytest.raises(InputError, match=r"2 lists of 2 may be columns or splits.*np.array\(X\).*'train'"):
+    with pytest.raises(InputError, match=r"2 lists of 2 could be columns or splits. *np.array\(X\).*'train'"):
         data(cell, names=namespace(np=np))
 
 

@@ -400,7 +400,7 @@ def test_a_delimiter_is_found_by_the_columns(tmp_path):
             r"the label column has 1,001 different values, too many to be classes",
         ),
         ({"val": PAIRS}, {}, r"texts need a training split, which defines the classes; found only val"),
-        ({"train": PAIRS, "extra": PAIRS}, {}, r"the splits of texts are train, val and test; found 'extra'"),
+        ({"train": PAIRS, "extra": PAIRS}, {}, r"texts take the splits train, val and test; found 'extra'"),
         ({"train": PAIRS, "val": ROWS}, COLUMNS, r"the splits are of different kinds: train pairs, val rows. Give all"),
         (
             torch.ones(3),
@@ -414,11 +414,11 @@ def test_a_delimiter_is_found_by_the_columns(tmp_path):
         ),
         (ROWS, {"vocab_size": None, **COLUMNS}, r"texts need either --tokenizer NAME"),
         (PAIRS, {"vocab_size": None, "tokenizer": "/no/such"}, r"there is no folder /no/such with a tokenizer"),
-        (PAIRS, {"vocabulary": "bpe"}, r"--vocab_size 80: byte pairs need 260, or --vocabulary wordpiece"),
+        (PAIRS, {"vocabulary": "bpe"}, r"--vocab_size 80 is too small: bpe needs 260, or type --vocabulary wordpiece"),
         (
             [*PAIRS, ("one", "odd")],
             {"val_split": 16},
-            r"no training text is left with the label 'odd': the splits that are taken have all of them. Give more",
+            r"no training text is left with the label 'odd': the other splits have all of them. Add more",
         ),
         (
             [*ROWS, {"sentence": "a"}, {"label": "good"}],
@@ -430,13 +430,13 @@ def test_a_delimiter_is_found_by_the_columns(tmp_path):
         (
             PAIRS,
             {"vocab_size": None, "tokenizer": tokenizers.Tokenizer(tokenizers.models.WordLevel())},
-            r"--tokenizer takes a tokenizer of transformers; found a Tokenizer. Wrap it: transformers.PreTrainedTok",
+            r"--tokenizer takes a transformers tokenizer; found a Tokenizer. Wrap it: transformers.PreTrainedTok",
         ),
-        (PAIRS, {"val_split": 40}, r"--val_split 40 is neither a fraction between 0 and 1 nor fewer than the 30"),
+        (PAIRS, {"val_split": 40}, r"--val_split 40 is neither a fraction between 0 and 1 nor less than the 30"),
         (
             {"train": PAIRS, "val": PAIRS},
             {"val_split": 0.1},
-            r"--val_split 0.1 would have no effect: the data brings its val split",
+            r"--val_split 0.1 would have no effect: the data already has a val split",
         ),
         ("no.tsv", COLUMNS, r"there is no file no.tsv"),
         ("no.docx", COLUMNS, r"no.docx is not a supported text file. Supported endings: .csv, .tsv"),
@@ -496,9 +496,7 @@ def test_what_a_fit_changes_is_checked_as_what_was_defined(tmp_path):
     definition = define(PAIRS, val_split=0.2)
     with pytest.raises(InputError, match=r"--val_split 1.5 is neither a fraction"):
         definition.new(val_split=1.5)
-    with pytest.raises(
-        InputError, match=r"--val_split 200 is neither a fraction between 0 and 1 nor fewer than the 30"
-    ):
+    with pytest.raises(InputError, match=r"--val_split 200 is neither a fraction between 0 and 1 nor less than the 30"):
         definition.new(val_split=200)
     assert len(ready(definition, val_split=0.5).splits["val"]) == 15
     ready(definition).tokenizer.save_pretrained(tmp_path)

@@ -131,9 +131,7 @@ def test_what_is_frozen_does_not_train():
     changed = moved(before, instance)
     assert not changed & frozen
     assert any("layer.2" in name for name in changed)
-    with pytest.raises(
-        ValueError, match=r"no parameter has a name that 'encodr' matches. Some are net.bert.embeddings"
-    ):
+    with pytest.raises(ValueError, match=r"no parameter name matches 'encodr'. Some names:  net.bert.embeddings"):
         tiny(freeze=("encoder",)).new(freeze=["encodr"])
 
 
@@ -187,15 +185,15 @@ def forward(self, input_ids, attention_mask):
     ("asked", "message"),
     [
         ({"unfreeze_every": 1}, r"--unfreeze_every would have no effect without --freeze PATTERN"),
-        ({"warmup": 0.1}, r"--warmup would have no effect: it is of a scheduler such as --scheduler linear_warmup"),
+        ({"warmup": 0.1}, r"--warmup would have no effect without a scheduler such as --scheduler linear_warmup"),
         (
             {"warmup": 100, "scheduler": "linear_warmup"},
-            r"--warmup 100 is no part of all steps, such as 0.1. .*linear_warmup\(num_warmup_steps=100\)",
+            r"--warmup 100 is not a fraction of all steps, such as 0.1. .*linear_warmup\(num_warmup_steps=100\)",
         ),
         ({"class_weights": ("even",)}, r"--class_weights takes balanced or a number for each class, .* found 'even'"),
         (
             {"class_weights": (1, 2), "loss": "mse_loss"},
-            r"--class_weights are of --loss cross_entropy; found --loss mse",
+            r"--class_weights needs --loss cross_entropy; found --loss mse",
         ),
         (
             {"scheduler": "linear_warmpu"},
@@ -219,12 +217,18 @@ def test_a_hook_that_an_option_needs_is_the_cell_s():
     [
         ("AutoModel.from_pretrained('/no/such')", r"there is no folder /no/such with a model"),
         ("name: str = '/no/such'\nAutoModel.from_pretrained(name)", r"there is no folder /no/such with a model"),
-        ("AutoModel.from_pretrained(FOLDER)", r"the folder .* holds no model: it has none of \*.safetensors, "),
+        (
+            "AutoModel.from_pretrained(FOLDER)",
+            r"the folder .* does not contain a model: it has none of \*.safetensors, ",
+        ),
         (
             "AutoModel.from_pretrained(pretrained_model_name_or_path='/no/such')",
             r"there is no folder /no/such with a model",
         ),
-        ("AutoTokenizer.from_pretrained(FOLDER)", r"the folder .* holds no tokenizer: it has none of tokenizer.json"),
+        (
+            "AutoTokenizer.from_pretrained(FOLDER)",
+            r"the folder .* does not contain a tokenizer: it has none of tokenizer.json",
+        ),
     ],
 )
 def test_a_pretrained_name_is_checked_before_the_cell_runs(cell, message, tmp_path):
@@ -254,7 +258,7 @@ def test_which_weights_are_new_is_said_in_a_line(tmp_path, capfd):
     capfd.readouterr()
     cell = "BertForSequenceClassification.from_pretrained(FOLDER)"
     definition = model(cell, "Tiny", names=names(FOLDER=str(tmp_path)))
-    line = "without pretrained weights, for training to learn: classifier.weight, classifier.bias"
+    line = "newly initialized weights (not in the checkpoint): classifier.weight, classifier.bias"
     assert definition.summary.replace("bias, classifier.weight", "weight, classifier.bias") == line
     assert capfd.readouterr() == ("", "")
     assert tiny().summary == ""
@@ -277,7 +281,9 @@ def test_a_pattern_that_matches_nothing_is_said_with_the_cell():
 
 
 def test_an_encoder_alone_is_no_classifier():
-    with pytest.raises(InputError, match=r"this model of transformers takes no labels: .* AutoModelForSequenceClass"):
+    with pytest.raises(
+        InputError, match=r"this transformers model has no head and no loss. .* AutoModelForSequenceClass"
+    ):
         model("BertModel(BertConfig(vocab_size=60, hidden_size=8, num_attention_heads=2))", names=names())
 
 

@@ -137,7 +137,7 @@ def test_the_notebooks_loss_of_an_unknown_kind_is_called_as_it_is():
         ({"loss": "dict"}, r"neither torch nor the notebook has 'dict'"),
         (
             {"metrics": ("ConfusionMatrix",)},
-            r"--metrics ConfusionMatrix gives no single number, so it cannot be logged",
+            r"--metrics ConfusionMatrix does not return a single number, so it cannot be logged",
         ),
         (
             {"metrics": ("FBetaScore(bta=2)",)},
@@ -145,7 +145,7 @@ def test_the_notebooks_loss_of_an_unknown_kind_is_called_as_it_is():
         ),
         (
             {"loss": "mse_loss", "metrics": ("f1",)},
-            r"--metrics f1 compares classes, and --loss mse_loss compares numbers",
+            r"--metrics f1 is for classification, but --loss mse_loss is for regression",
         ),
     ],
 )

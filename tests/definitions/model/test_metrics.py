@@ -186,19 +186,19 @@ print("agreed", flush=True)
         ({"metrics": ("acuracy",)}, r"--metrics acuracy: neither torch nor the notebook has 'acuracy'. Did you mean"),
         (
             {"metrics": ("ConfusionMatrix",)},
-            r"--metrics ConfusionMatrix gives no single number, so it cannot be logged",
+            r"--metrics ConfusionMatrix does not return a single number, so it cannot be logged",
         ),
         (
             {"metrics": ("FBetaScore(bta=2)",)},
             r"--metrics FBetaScore\(bta=2\) cannot be used.*Unexpected keyword arguments: `bta`",
         ),
-        ({"metrics": ("BLEUScore",)}, r"--metrics BLEUScore cannot be used on output and target"),
-        ({"metrics": ("mae",)}, r"--metrics mae compares numbers, and this model classifies"),
+        ({"metrics": ("BLEUScore",)}, r"--metrics BLEUScore cannot be computed from output and target"),
+        ({"metrics": ("mae",)}, r"--metrics mae is for regression, but this model classifies"),
         ({"metrics": ("number",)}, r"--metrics number is of type int. Type a name of torchmetrics such as accuracy"),
         ({"metrics": ("accuracy", "Accuracy")}, r"--metrics gives 'accuracy' twice"),
         (
             {"loss": "mse_loss", "metrics": ("f1",)},
-            r"--metrics f1 compares classes, and --loss mse_loss compares numbers",
+            r"--metrics f1 is for classification, but --loss mse_loss is for regression",
         ),
     ],
 )

@@ -507,7 +507,7 @@ def test_batches_by_name_and_by_position_train():
     [
         ([X], r"a batch is \(\*inputs, target\) or a dict with labels; found a list of length 1"),
         (X, r"found a Tensor"),
-        ({"x": X, "z": Y}, r"a batch with names needs labels, label, target, targets or y; found x, z"),
+        ({"x": X, "z": Y}, r"a dict batch needs the key labels, label, target, targets or y; found x, z"),
     ],
 )
 def test_a_batch_that_fits_nothing_is_described(batch, message):
@@ -519,20 +519,24 @@ def test_a_batch_that_fits_nothing_is_described(batch, message):
     ("cell", "asked", "message"),
     [
         ("nn.Linear(4, 3)", {}, r"the network needs a loss to train. Type --loss cross_entropy"),
-        ("3 + 4", {"loss": "mse_loss"}, r"the last expression is of type int, which is no network. A model cell takes"),
+        (
+            "3 + 4",
+            {"loss": "mse_loss"},
+            r"the last expression is of type int, which is not a network. A model cell takes",
+        ),
         (
             "x = 1",
             {"loss": "mse_loss"},
-            r"the cell holds no model \(add a last line: x\). A model cell takes a LightningModule class",
+            r"the cell contains no model \(add a last line: x\). A model cell takes a LightningModule class",
         ),
-        ("int", {"loss": "mse_loss"}, r"the last expression is of type type, which is no network"),
+        ("int", {"loss": "mse_loss"}, r"the last expression is of type type, which is not a network"),
         (
             "def f(): return 3\nf",
             {"loss": "mse_loss"},
             r"f returns a value of type int. A model takes a function",
         ),
         ("nn.Linear(4, 3)", {"loss": "mse_loss", "task": "binary"}, r"--task would have no effect without --metrics"),
-        (HOOKS, {"lr": 0.1}, r"--lr would have no effect: the cell has its configure_optimizers"),
+        (HOOKS, {"lr": 0.1}, r"--lr would have no effect: the cell defines configure_optimizers"),
         (HOOKS, {"optimizer": "Adam", "scheduler": "StepLR"}, r"--optimizer, --scheduler would have no effect"),
         (HOOKS, {"metrics": ("accuracy",)}, r"--metrics would have no effect without --loss"),
         ("def training_step(self, b, i): pass", {"loss": "mse_loss"}, r"--loss needs a network: end the cell with one"),
@@ -540,7 +544,7 @@ def test_a_batch_that_fits_nothing_is_described(batch, message):
         (
             "".join(f"def {name}_step(self, b, i): pass\n" for name in ("training", "validation", "test")),
             {"loss": "mse_loss"},
-            r"--loss would have no effect: the cell has all steps",
+            r"--loss would have no effect: the cell defines all steps",
         ),
         (
             "def __init__(self, lr=1): pass\ndef forward(self, x): return x",
@@ -550,12 +554,13 @@ def test_a_batch_that_fits_nothing_is_described(batch, message):
         (
             "wl = nn.CrossEntropyLoss()\nnn.Linear(4, 3)",
             {"loss": "wl"},
-            r"--loss wl: the cell makes its own 'wl' anew for every instance. Define it in another cell",
+            r"--loss wl: the cell creates its own 'wl' for each instance. Define it in another cell",
         ),
         (
             "nn.Linear(4, 3)",
             {"loss": "cross_entropy", "metrics": ("f1",), "task": "binary"},
-            r"--task binary does not fit --loss cross_entropy, which is for one of several classes. Leave --task out",
+            r"--task binary cannot be combined with --loss cross_entropy, which is for one class out of several. Leave "
+            r"--task out",
         ),
         (
             "logger = print\ndef on_fit_start(self): logger(1)\nnn.Sequential(logger and nn.Linear(4, 3))",
@@ -580,7 +585,7 @@ def test_what_cannot_be_used_is_said(cell, asked, message):
 
 
 def test_a_model_needs_a_name_that_a_class_can_have():
-    with pytest.raises(InputError, match=r"'my-model' cannot name a class"):
+    with pytest.raises(InputError, match=r"'my-model' is not a valid class name"):
         model("nn.Linear(4, 3)", name="my-model", loss="mse_loss")
 
 

@@ -107,9 +107,9 @@ def test_a_plateau_is_one_of_the_validation_loss():
             {"optimizer": "SGD(momentm=1)"},
             r"--optimizer SGD\(momentm=1\): there is no argument 'momentm'. Did you mean 'mome",
         ),
-        ({"optimizer": "SGD(lr=1)", "lr": 0.1}, r"--lr 0.1 and --optimizer SGD\(lr=1\) both give lr: leave one out"),
+        ({"optimizer": "SGD(lr=1)", "lr": 0.1}, r"--lr 0.1 and --optimizer SGD\(lr=1\) both set lr. Leave one out"),
         ({"optimizer": "Rprop", "weight_decay": 0.1}, r"--weight_decay has no effect: --optimizer Rprop takes no"),
-        ({"optimizer": "number"}, r"--optimizer number is of type int; it takes a name of torch.optim"),
+        ({"optimizer": "number"}, r"--optimizer number is of type int; it takes the name of a class in torch.optim"),
         ({"scheduler": "StepLr"}, r"--scheduler StepLr needs step_size. Type --scheduler \"StepLR\(step_size=10\)\""),
         (
             {"scheduler": "CyclicLR(base_lr=1)"},

@@ -166,7 +166,7 @@ def test_a_port_that_was_asked_for_is_taken_or_refused(logs):
         pid = pid_of(kept)
         outcome = servers.start(BoardSource.of_folder(logs), port)
         assert outcome == Failed(
-            f"port {port} is in use by another program. Type another --port, or none: a free one is then found"
+            f"port {port} is in use by another program. Choose another --port, or leave it out to use a free one"
         )
         assert started(BoardSource.of_folder(logs)) == kept  # which goes on
         assert pid_of(kept) == pid
@@ -260,7 +260,7 @@ def test_what_cannot_be_shown_is_said_before_anything_starts(shell, tmp_path):
     (tmp_path / "lightning_logs/Digits/version_0").mkdir(parents=True)
     (tmp_path / "lightning_logs/Digits/version_0/run.json").write_text("{}")
     with pytest.raises(
-        InputError, match=r"Digits/version_0 wrote nothing for TensorBoard\. A fit does with its logger"
+        InputError, match=r"Digits/version_0 has no TensorBoard logs\. To write them, fit with --logger"
     ):
         shell.run_line_magic("lightning_board", "Digits/version_0")
     with pytest.raises(InputError, match="--port takes a whole number of at most 65535; found 70000"):
@@ -287,7 +287,7 @@ torch.nn.Linear(2, 1)
 def test_a_fit_in_a_terminal_tells_where_its_board_is(shell, capsys):
     shell.run_cell(NET)
     shell.run_cell("data = torch.utils.data.DataLoader([(torch.ones(2), torch.ones(1))] * 4)")
-    with pytest.raises(InputError, match="--board shows what the TensorBoard logger writes, and this fit has none"):
+    with pytest.raises(InputError, match="--board needs the TensorBoard logger, which this fit does not use"):
         shell.run_line_magic("lightning_fit", "Net data --max_epochs 1 --board --logger csv")
     assert not Path("lightning_logs").exists()
     shell.run_line_magic("lightning_fit", "Net data --max_epochs 1 --board --quiet")
@@ -319,7 +319,7 @@ def test_a_server_ends_with_its_kernel_and_survives_its_interrupts(running):
     (shown,) = cell.outputs
     assert 'type="text/html" width="100%" height="640">' in shown["text/html"]
     assert [item["msg_type"] for item in cell.messages if "data" in item["content"]] == [
-        "display_data",  # "TensorBoard starts …", which it takes the place of
+        "display_data",  # "Starting TensorBoard …", which it takes the place of
         "update_display_data",
     ]
     (pid,) = pids(running)
