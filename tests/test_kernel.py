@@ -206,7 +206,7 @@ def test_a_terminal_trains_in_two_processes_and_in_the_background(terminal: Term
         ("run = %lightning_fit Slow digits --max_epochs 100 --background", "is running in the background"),
         ("print('it', 'is', run.status)", "it is running"),
         ("again = %lightning_attach {run.name}", ""),
-        ("%lightning_stop {run.name}", "stops after its batch, and is saved"),
+        ("%lightning_stop {run.name}", "will stop after the current batch and be saved"),
         ("print('then', run.wait().status)", "then interrupted"),
     ):
         terminal.enter(cell)

@@ -46,7 +46,7 @@ def fit(net: Any, /, *datas: Any, **asked: Any) -> Run:
             `data` for hyperparameters, and `slurm` (the name of the engine) for its parameters.
 
     Raises:
-        InputError: something given cannot be used; nothing was started.
+        InputError: an argument cannot be used; nothing was started.
         KeyboardInterrupt: interrupted twice; the first interrupt returns the run with its weights.
     """
     return Call.of("fit", asked).start(net, datas)
@@ -65,18 +65,18 @@ def validate(net: Any, /, *datas: Any, **asked: Any) -> Run:
         The run; its `results` hold a row of metrics for each dataloader.
 
     Raises:
-        InputError: something given cannot be used; nothing was started.
+        InputError: an argument cannot be used; nothing was started.
     """
     return Call.of("validate", asked).start(net, datas)
 
 
 def test(net: Any, /, *datas: Any, **asked: Any) -> Run:
-    """Test a trained model; ``%lightning_test`` from Python. Arguments, value and errors as of `validate`."""
+    """Test a trained model; ``%lightning_test`` from Python. Arguments, result and errors are as for `validate`."""
     return Call.of("test", asked).start(net, datas)
 
 
 def predict(net: Any, /, *datas: Any, **asked: Any) -> Run:
-    """Predict with a trained model; ``%lightning_predict`` from Python. Arguments and errors as of `validate`.
+    """Predict with a trained model; ``%lightning_predict`` from Python. Arguments and errors are as for `validate`.
 
     Returns:
         The run; its `predictions` are in input order: the batches' outputs joined, a list of these for several
@@ -92,7 +92,7 @@ def attach(asked: Any) -> Run:
         asked: name of a run (``Digits/version_3``), its folder, ``last``, or a `Run`.
 
     Returns:
-        The run. Its `model` is made with the definition of that name in this notebook, and takes the run's weights.
+        The run. Its `model` is built from the definition of that name in this notebook, with the run's weights.
 
     Raises:
         RunError: there is no such run.
@@ -113,14 +113,14 @@ def attach(asked: Any) -> Run:
 
 
 def stop(asked: Any, now: bool = False) -> str:
-    """Ask a running run to stop after its batch; ``%lightning_stop`` from Python.
+    """Ask a run in progress to stop after the current batch; ``%lightning_stop`` from Python.
 
     Args:
         asked: as of `attach`.
-        now: end its processes at once; nothing more is saved.
+        now: end its processes immediately, without saving.
 
     Returns:
-        What comes of it, in a sentence.
+        A sentence that describes the outcome.
 
     Raises:
         RunError: there is no such run, or it cannot be stopped from here.
@@ -132,11 +132,11 @@ def stop(asked: Any, now: bool = False) -> str:
         stopping.kill(folder)
     else:
         stopping.ask_to_stop(folder)
-    return f"{folder.name} {'stops after its batch, and is saved' if folder.is_alive() else 'was ended'}"
+    return f"{folder.name} {'will stop after the current batch and be saved' if folder.is_alive() else 'was ended'}"
 
 
 def load(asked: Any, checkpoint: str | None = None, weights_only: bool = True) -> Any:
-    """Bring a run's model back with its weights; ``%lightning_load`` from Python.
+    """Load a run's model with its weights; ``%lightning_load`` from Python.
 
     The recorded source is executed in a namespace of its own, and its model and data are registered under their
     names: `fit`, `validate` and `predict` take them. Nothing else is executed, and nothing is downloaded.
@@ -147,7 +147,7 @@ def load(asked: Any, checkpoint: str | None = None, weights_only: bool = True) -
         weights_only: load only tensors from it; False also runs code in it.
 
     Returns:
-        The LightningModule instance. A fit of it goes on from there; of the name, it begins anew.
+        The LightningModule instance. A fit of the instance continues from there; a fit of the name starts from scratch.
 
     Raises:
         RunError: there is no such run or checkpoint, or the source lacks something.
@@ -164,11 +164,11 @@ def load(asked: Any, checkpoint: str | None = None, weights_only: bool = True) -
 
 
 def rerun(asked: Any, **changed: Any) -> Run:
-    """Train a run once more from its record, and show both results; ``%lightning_rerun`` from Python.
+    """Train a run again from its record, and compare the results; ``%lightning_rerun`` from Python.
 
     Args:
         asked: as of `load`.
-        changed: options of `fit` that take the place of the recorded ones.
+        changed: options of `fit` that replace the recorded ones.
 
     Returns:
         The new run.
@@ -193,11 +193,11 @@ def rerun(asked: Any, **changed: Any) -> Run:
 
 
 def export(asked: Any, *names: Any, notebook: bool = False, overwrite: bool = False) -> Path:
-    """Write a fit as a script of plain Lightning; ``%lightning_export`` from Python.
+    """Write a fit as a plain Lightning script; ``%lightning_export`` from Python.
 
     Args:
-        asked: a fit, as of `load`; or a model, by name or as a class, that need not have been trained.
-        names: data for a model, and last the file.
+        asked: a fit, as of `load`; or a model, by name or as a class, trained or not.
+        names: data for a model, followed by the file.
         notebook: write a notebook of the same content.
         overwrite: replace an existing file.
 
@@ -218,7 +218,7 @@ def board(*asked: Any, **given: Any) -> None:
     """Show TensorBoard; ``%lightning_board`` from Python.
 
     Args:
-        asked: runs, each as of `attach`, or folders: these alone are shown. Without any, all runs.
+        asked: runs, each as of `attach`, or folders to show; all runs by default.
         given: `height` of the frame in pixels, and `port` of the server.
 
     Raises:
@@ -241,18 +241,18 @@ def _command(asked: Sequence[Any], given: Mapping[str, Any]) -> str:
 
 
 def list_runs(pattern: str = "", **asked: Any) -> Framed:
-    """List runs, set them side by side or delete them; ``%lightning_runs`` from Python.
+    """List, compare or delete runs; ``%lightning_runs`` from Python.
 
     Args:
-        pattern: a part of a run's name, or with ``*`` what it looks like; all runs if empty.
+        pattern: part of a run's name, or a pattern with ``*``; all runs if empty.
         asked: the options of ``%lightning_runs``: `model`, `sort`, `plot`, `compare`, `delete`, `keep` and `yes`. Runs
             are names, or `Run` objects.
 
     Returns:
-        The runs: their `rows`, their DataFrame `df`, and a display of their own. After a deletion those that are left.
+        The runs: their `rows`, their DataFrame `df`, and their own display. After a deletion, the remaining runs.
 
     Raises:
-        InputError: there is no such model or metric, or the options do not go together.
+        InputError: there is no such model or metric, or the options cannot be combined.
         RunError: there is no such run, or it may not be deleted; then none was.
     """
     session, given = current(), parser.make("runs", asked)
@@ -368,7 +368,7 @@ def define_model(name: str | None, definition: Any, **asked: Any) -> Any:
 
 
 def define_data(name: str | None, definition: Any, **asked: Any) -> Any:
-    """Register data under a name; ``%lightning_data`` from Python. As `define_model`."""
+    """Register data under a name; ``%lightning_data`` from Python. Like `define_model`."""
     from ..definitions.data.datamodule import define_data as define
 
     session = current()

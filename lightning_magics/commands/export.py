@@ -29,7 +29,7 @@ def export(session: Session, asked: Any, names: Sequence[Any], notebook: bool, o
     Args:
         session: of the notebook.
         asked: a run, or a model.
-        names: data for a model, and last the file.
+        names: data for a model, followed by the file.
         notebook: whether a notebook is written.
         overwrite: whether an existing file is replaced.
 
