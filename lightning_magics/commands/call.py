@@ -1,4 +1,4 @@
-"""One call of fit, validate, test or predict: everything that it was given is found and checked, then it runs.
+"""One call of fit, validate, test or predict: its arguments are resolved and checked, then it runs.
 
 The functions that users call are in `api`; how a run goes is in `launch/kernel` and `launch/spawned`.
 """
@@ -58,7 +58,7 @@ _SPLIT_OF = {"validate": "val", "test": "test", "predict": "predict"}
 
 @dataclass(frozen=True)
 class Subject:
-    """What the model argument came to."""
+    """The resolved model argument."""
 
     name: str
     package: str
@@ -74,13 +74,13 @@ class Subject:
 
     @property
     def shown(self) -> str:
-        """What to type to mean it."""
+        """What to type to refer to it."""
         return self.typed or self.name
 
 
 @dataclass(frozen=True)
 class Data:
-    """What the data arguments came to."""
+    """The resolved data arguments."""
 
     name: str = ""
     make: Callable[[], tuple[Any, tuple[Any, ...]]] = lambda: (None, ())  # datamodule, loaders
@@ -196,7 +196,7 @@ class Call:
                 return self.run(job, subject, data, how, begins_with)
 
     def made(self, subject: Subject) -> Any:
-        """The model; of a fit that runs once more, with the weights that it began with.
+        """The model; for a rerun, with the initial weights of that fit.
 
         Raises:
             RunError: these do not fit it.
@@ -220,7 +220,7 @@ class Call:
 
     @contextlib.contextmanager
     def random_numbers(self) -> Iterator[None]:
-        """Within it, random numbers of ``--seed``, or of the fit that runs once more; else the notebook's own."""
+        """Apply the random state of ``--seed``, or of the fit that is rerun; otherwise the notebook's own."""
         from ..runs.randomness import random_state_kept
         from ..training.numerics import seeded
 
@@ -286,7 +286,7 @@ class Call:
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[None]:
-        """One run at a time, but for those that it starts itself; no further fit in a cell that was interrupted.
+        """Allow one run at a time, apart from those it starts itself, and no further fit in an interrupted cell.
 
         Raises:
             InputError: another thread runs one.
@@ -356,7 +356,7 @@ class Call:
             return run
 
     def keeps_weights(self, job: Job, subject: Subject) -> bool:
-        """Whether the folder of a fit keeps its initial weights: those of an instance are known by nothing else."""
+        """Whether the folder of a fit keeps its initial weights: nothing else records those of an instance."""
         trainer = job.trainer
         keeps_none = trainer.get("enable_checkpointing") is False or trainer.get("barebones")
         # A definition may copy a network of the notebook.
@@ -365,7 +365,7 @@ class Call:
         return is_instance and job.checkpoint is None and not (keeps_none or _goes_on(job))
 
     def board(self, job: Job, root: Path) -> frame.BoardRequest | None:
-        """The board of a fit, if one is asked for.
+        """The board of a fit, if one was requested.
 
         Raises:
             InputError: there is nothing that it could show, or no TensorBoard.
@@ -387,7 +387,7 @@ class Call:
         return "%lightning_board" if folder == usual else f"%lightning_board {shlex.quote(str(folder))}"
 
     def subject(self, net: Any) -> Subject:
-        """Find the model that is meant.
+        """Resolve the model argument.
 
         Raises:
             InputError: it is none.
@@ -426,7 +426,7 @@ class Call:
         return Subject(name, package, lambda: found, part, Knowledge(self.session, package, found), found, compiler)
 
     def trained(self, net: Any) -> Subject:
-        """Find a model that has weights worth evaluating.
+        """Find a model that has trained weights.
 
         Raises:
             InputError: there is none.
@@ -450,13 +450,13 @@ class Call:
         return dataclasses.replace(subject, name=run.record.model, run=run, is_redefined=is_redefined)
 
     def outdated(self, subject: Subject, data: Data) -> tuple[str, ...]:
-        """Say which of the definitions that are used were to be replaced by cells that failed."""
+        """Name the definitions in use whose newer cells failed."""
         found = [self.session.is_outdated("model", subject.part.found)]
         found += [self.session.is_outdated("data", part.found) for part in data.parts]
         return tuple(filter(None, found))
 
     def weights_of(self, subject: Subject) -> tuple[str, ...]:
-        """Say whose weights an evaluation has, where a run was named or stands for its model."""
+        """Name the run whose weights an evaluation uses, where a run was named or stands for its model."""
         if self.verb != "fit" and subject.checkpoint is not None:
             return (f"weights of {runs.shown(subject.checkpoint)}",)
         if subject.run is None:
@@ -501,7 +501,7 @@ class Call:
         return attach(folder, HiddenView(RunState()), self.session.built)
 
     def datas(self, typed: Sequence[Any], subject: Subject) -> Data:
-        """Find the data that is meant.
+        """Resolve the data arguments.
 
         Raises:
             InputError: it is none, or too many.
@@ -601,7 +601,7 @@ class Call:
         return tuple(filter(None, notices))
 
     def reader(self, subject: Subject, typed: Sequence[Any]) -> Any:
-        """What makes sentences the input of a model, None where it was trained on other data.
+        """What turns sentences into input of a model, None if it was trained on other data.
 
         Raises:
             InputError: it was, and what was typed can be nothing but a sentence; or the texts cannot be read.
@@ -739,7 +739,7 @@ class Call:
 
     @property
     def own(self) -> dict[str, Any]:
-        """The verb's own options, those that differ from nothing."""
+        """The verb's own options that were set."""
         given = vars(self.options).items()
         return {name: value for name, value in given if value is not None and value is not False and value != ()}
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 class Knowledge:
-    """What is known of one model, for one call: each part is looked up when it is first needed, and once.
+    """What is known about one model, for one call: each part is looked up once, when first needed.
 
     Args:
         session: of the notebook.
@@ -84,7 +84,7 @@ class Knowledge:
 
     @functools.cached_property
     def reader(self) -> Any:
-        """What makes sentences the input of the model, None where it was trained on other data.
+        """What turns sentences into input of the model, None if it was trained on other data.
 
         Raises:
             InputError: the texts were cleaned, by code that is not there.

@@ -1,4 +1,4 @@
-"""What a test of a classifier looks like: precision, recall and F1 by class, the confusion matrix, the worst mistakes.
+"""How the test of a classifier is displayed: precision, recall and F1 by class, the confusion matrix, mistakes.
 
 What there is to show comes as an event of the run (`training/classification` finds it).
 """

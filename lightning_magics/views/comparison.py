@@ -1,4 +1,4 @@
-"""Runs side by side: what was asked, what came of it, and their curves over one another.
+"""Runs side by side: their settings, their results, and their curves in one chart.
 
 The runs are found by `catalog`; the table of many is in `listing`.
 """

@@ -1,4 +1,4 @@
-"""The runs of a folder in a table: what each was, how it stands and what it reached.
+"""The runs of a folder in a table: what each was, its status and its results.
 
 They are read and chosen by `catalog`; set side by side they are in `comparison`, and how a run looks by itself is
 in `report`.

@@ -154,7 +154,7 @@ class RunState:
             self.elapsed_s = event.elapsed_s
 
     def end(self) -> None:
-        """Note that nobody told the end of the run: it was killed, or the code around it raised."""
+        """Record that the run ended without reporting it: it was killed, or the code around it raised."""
         if self.ended is None:
             error = "ended unexpectedly" if self.started else "ended before it started"
             self.apply(Ended("failed", self.elapsed_s, error=error))
@@ -306,12 +306,12 @@ class RunState:
 
     @property
     def fraction(self) -> float | None:
-        """Part of the whole run that is done, from 0 to 1, or None if there is no telling."""
+        """Fraction of the whole run that is done, from 0 to 1; None if unknown."""
         return self._fraction_at(self._position)
 
     @property
     def left_s(self) -> float | None:
-        """Seconds left: of the whole run if its end is known, else of the epoch; None if there is no telling."""
+        """Seconds left: of the whole run if its end is known, else of the epoch; None if unknown."""
         now = self._position
         if now is None or self.ended:
             return None

@@ -171,7 +171,7 @@ class TextView:
             _say("\n".join(tag + formats.clip(line, _MOST_PRINTED) for line in shown))
 
     def close(self) -> None:
-        """Take the bar away, give the streams back, and print how the run ended."""
+        """Remove the bar, restore the streams, and print how the run ended."""
         if self._closed or not self.state.run:
             return
         self._closed = True

@@ -163,7 +163,7 @@ class LiveView:
         view, opened = self, threading.Event()
 
         class Status(ipywidgets.HTML):  # type: ignore[misc]  # ipywidgets has no types
-            """Notices that a page asks for what is shown already: it was loaded anew."""
+            """Notices that a page requests what is shown already: it was reloaded."""
 
             def get_state(self, key: Any = None, drop_defaults: bool = False) -> Any:
                 view._reloaded |= key is None and opened.is_set()
@@ -233,7 +233,7 @@ class LiveView:
     def close(self) -> None:
         """Put the static result in the widgets' place, so that the saved notebook reads without a kernel.
 
-        The widgets are closed whatever fails before. A page that was loaded anew does not hear of the result in their
+        The widgets are closed whatever fails before. A page that was reloaded does not hear of the result in their
         place: there they show it themselves, as long as the kernel lives.
         """
         if self._closed or not self.state.run:

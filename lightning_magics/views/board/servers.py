@@ -176,7 +176,7 @@ _lock = threading.Lock()  # a fit opens its board in a thread
 
 
 def check_installed() -> None:
-    """Find out early whether there is a TensorBoard at all.
+    """Check early that TensorBoard is installed.
 
     Raises:
         MissingPackage: there is none.
