@@ -75,7 +75,7 @@ def test_a_string_that_opens_the_cell_is_its_docstring():
 
 
 def test_a_default_cannot_read_what_every_instance_makes_anew():
-    with pytest.raises(InputError, match=r"default of the hyperparameter 'b' reads 'a'.*b = \.\.\."):
+    with pytest.raises(InputError, match=r"default of the hyperparameter 'b' uses 'a'.*b = \.\.\."):
         parts("a: int = 1\nb: int = a * 2\nNet(b)")
 
 
@@ -115,7 +115,7 @@ def test_a_name_that_the_hook_binds_stays_its_own(code):
 )
 def test_a_hyperparameter_out_of_reach_of_the_instance_is_named(code):
     with pytest.raises(
-        InputError, match=r"f reads 'h' in line \d+, where the instance is not accessible. *self.hparams.h"
+        InputError, match=r"f reads 'h' in line \d+, where the instance is not accessible.*self.hparams.h"
     ):
         rewritten(code)
 

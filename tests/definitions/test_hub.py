@@ -75,5 +75,5 @@ def test_what_is_in_the_cache_needs_no_network(tmp_path, monkeypatch):
     hub.check("some/bert", "model")
     (snapshot / "model.safetensors").unlink()  # as after one who loaded the tokenizer alone
     hub.check("some/bert", "configuration")
-    with pytest.raises(InputError, match=r"the model 'some/bert' is neither a folder here nor in the cache"):
+    with pytest.raises(InputError, match=r"the model 'some/bert' is neither a local folder nor in the cache"):
         hub.check("some/bert", "model")

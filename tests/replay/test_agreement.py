@@ -100,7 +100,7 @@ def test_the_reasons_that_the_records_show():
 def test_runs_that_cannot_be_repeated_say_why():
     recipes = {
         "no seed": (None, Recipe(model="Net", arguments={}), "completed"),
-        "made before a fit sets its seed": (1, Recipe(model="net"), "completed"),
+        "created before the fit set its seed": (1, Recipe(model="net"), "completed"),
         "continued from an instance that was already trained": (1, Recipe(model="net", trained=True), "completed"),
         "Net/version_0 was interrupted, after 7 steps": (1, Recipe(model="Net", arguments={}), "interrupted"),
     }

@@ -133,7 +133,7 @@ def test_what_the_record_lacks_is_missing(tmp_path, default_dtype, capsys):
     session = Session({})
     restore(session, Recalled.of(folder, {}), "last", weights_only=True)
     assert (
-        f"the data : RunError could not be loaded: the data of {folder.name} was not recorded: {why}. Pass other data"
+        f"the data  could not be loaded: RunError: the data of {folder.name} was not recorded: {why}. Pass other data"
         in (capsys.readouterr().out)
     )
     assert "torch" not in session.namespace

@@ -271,7 +271,7 @@ def test_datamodules_travel_by_value():
 @pytest.mark.parametrize(
     ("cell", "asked", "message"),
     [
-        ("x = 1", {}, r"it ends with no expression \(add a last line: x\). Data is a Dataset"),
+        ("x = 1", {}, r"it does not end in an expression \(add a last line: x\). Data is a Dataset"),
         ("'train'", {}, r"type str cannot be loaded as data. Data is a Dataset"),
         ("'train.csv'", {}, r"files are read as texts, which need --text COLUMN, --label COLUMN and --tokenizer NAME"),
         ("def f(): pass\nf", {}, r"f is a function, which cannot be loaded as data. Call it: f\(\)"),
@@ -283,7 +283,7 @@ def test_datamodules_travel_by_value():
         ("{'trian': loader}", {}, r"a key for each split; found 'trian'. Did you mean 'train'\?"),
         ("{'train': loader, 'val': frame['b'].values}", {}, r"some splits are DataLoaders and some are not"),
         ("{'val': loader, 'dev': loader}", {}, r"two keys are for the split 'val': 'val', 'dev'"),
-        ("frame", {}, r"which column is the label. Add --label COLUMN, of a, b, kind, price"),
+        ("frame", {}, r"a label column. Add --label COLUMN, one of a, b, kind, price"),
         ("frame", {"label": "prize"}, r"--label prize: there is no such column. Did you mean 'price'\?"),
         ("frame", {"label": "a"}, r"columns that are not numeric: kind. Encode them"),
         ("frame.replace(2.0, float('nan'))", {"label": "kind"}, r"columns with missing values: a, b, price. Fill them"),
@@ -491,7 +491,7 @@ def test_arrays_of_text_are_no_features():
     "cell", ["[[1., 2.], [3., 4.]], [0, 1]", "[[[1, 2], [3, 4]], ['a', 'b']]", "np.ones((2, 4)), [0, 1]"]
 )
 def test_lists_that_may_be_columns_are_not_taken_for_splits(cell):
-    with pytest.raises(InputError, match=r"2 lists of 2 could be columns or splits. *np.array\(X\).*'train'"):
+    with pytest.raises(InputError, match=r"2 lists of 2 could be columns or splits.*np.array\(X\).*'train'"):
         data(cell, names=namespace(np=np))
 
 

@@ -401,7 +401,7 @@ def test_a_delimiter_is_found_by_the_columns(tmp_path):
         ),
         ({"val": PAIRS}, {}, r"texts need a training split, which defines the classes; found only val"),
         ({"train": PAIRS, "extra": PAIRS}, {}, r"texts take the splits train, val and test; found 'extra'"),
-        ({"train": PAIRS, "val": ROWS}, COLUMNS, r"the splits are of different kinds: train pairs, val rows. Give all"),
+        ({"train": PAIRS, "val": ROWS}, COLUMNS, r"the splits are of different kinds: train pairs, val rows. Pass all"),
         (
             torch.ones(3),
             {},

@@ -141,7 +141,7 @@ def test_the_notebooks_loss_of_an_unknown_kind_is_called_as_it_is():
         ),
         (
             {"metrics": ("FBetaScore(bta=2)",)},
-            r"--metrics FBetaScore\(bta=2\) cannot be used.*Unexpected keyword arguments: `bta`",
+            r"--metrics FBetaScore\(bta=2\) cannot be computed.*Unexpected keyword arguments: `bta`",
         ),
         (
             {"loss": "mse_loss", "metrics": ("f1",)},

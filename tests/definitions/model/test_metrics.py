@@ -67,7 +67,7 @@ def test_several_labels_at_once_are_a_task():
 
 def test_several_labels_are_not_pooled_as_two_classes():
     asked = {"loss": "binary_cross_entropy_with_logits", "metrics": ("f1",)}
-    with pytest.raises(ValueError, match=r"for two classes, and there are 3 outputs.*--task multilabel"):
+    with pytest.raises(ValueError, match=r"for two classes, but there are 3 outputs.*--task multilabel"):
         validated(model("nn.Linear(4, 3)", **asked).new(), X, LABELS)
     pooled = model("nn.Linear(4, 3)", **asked, task="binary").new()
     expected = by_hand.f1_score(LABELS.flatten(), (pooled(X) > 0).flatten())
@@ -190,7 +190,7 @@ print("agreed", flush=True)
         ),
         (
             {"metrics": ("FBetaScore(bta=2)",)},
-            r"--metrics FBetaScore\(bta=2\) cannot be used.*Unexpected keyword arguments: `bta`",
+            r"--metrics FBetaScore\(bta=2\) cannot be computed.*Unexpected keyword arguments: `bta`",
         ),
         ({"metrics": ("BLEUScore",)}, r"--metrics BLEUScore cannot be computed from output and target"),
         ({"metrics": ("mae",)}, r"--metrics mae is for regression, but this model classifies"),
