@@ -302,4 +302,4 @@ def test_the_board_shows_a_running_fit_after_its_server_and_its_kernel_were_kill
     nbformat.write(saved, jupyter.folder / "tomorrow.ipynb")
     for trusted in (True, False):
         jupyter.open_notebook("tomorrow.ipynb", trusted=trusted, kernel=False)
-        jupyter.wait_for_text("Its server ends with the kernel; %lightning_board --height 560 starts it again.")
+        jupyter.wait_for_text("Its server stops with the kernel; %lightning_board --height 560 starts it again.")

@@ -268,7 +268,9 @@ def test_an_instance_of_a_loop_or_without_a_name_begins_with_the_same_weights_ag
         notebook("%lightning_rerun run --quiet --model.hidden 2")
         assert "initial weights: those" not in notebook.text
     torch.save({}, notebook.shell.user_ns["run"].folder.initial_weights_path)
-    with pytest.raises(RunError, match=r"initial weights in \S+ do not fit Net as its source .* Delete the file"):
+    with pytest.raises(
+        RunError, match=r"initial weights in \S+ do not fit Net as defined in its source: .* Delete the file"
+    ):
         notebook("%lightning_rerun run --quiet")
 
 
@@ -317,7 +319,7 @@ def test_trust_in_a_checkpoint_is_not_taken_from_a_record(notebook):
     notebook("%lightning_export b train.py")
     script = Path("train.py").read_text()
     assert not Path("evil").exists()
-    assert "if you trust it, add weights_only=False to fit." in script
+    assert "If you trust it, add weights_only=False to fit." in script
     assert "weights_only" not in script.split('"""')[2]
     notebook("again = %lightning_rerun b --quiet --weights_only false")
     assert Path("evil").is_file()
@@ -339,7 +341,7 @@ def test_a_checkpoint_of_this_session_needs_no_trust_in_its_hyperparameters(note
     notebook("%lightning_rerun more --quiet")
     assert "gives the same numbers" in notebook.text
     notebook("%lightning_export more train.py")
-    assert "if you trust it, add weights_only=False to fit." in Path("train.py").read_text()
+    assert "If you trust it, add weights_only=False to fit." in Path("train.py").read_text()
     monkeypatch.setattr(trust, "_written", set())  # as in another kernel
     evaluated = f"{lines[0]} --weights_only false"
     notebook(evaluated)
@@ -431,7 +433,7 @@ def test_data_whose_variable_changed_since_is_not_guessed_at(notebook):
     notebook("%lightning_data samples --batch_size 4")
     notebook("%lightning_fit Net samples --max_epochs 1 --quiet")
     notebook("samples = samples[:4]")
-    with pytest.raises(InputError, match="type %lightning_data samples again; else rename one"):
+    with pytest.raises(InputError, match="type %lightning_data samples again; otherwise rename one"):
         notebook("%lightning_fit Net samples --max_epochs 1 --quiet")
     notebook("%lightning_data samples --batch_size 4")
     notebook("run = %lightning_fit Net samples --max_epochs 1 --quiet")

@@ -493,7 +493,7 @@ def test_a_replaced_name_is_said(fresh: Kernel, metrics) -> None:
         ),
         ("%lightning_load", "%lightning_load takes a run; found none"),
         ("%lightning_rerun Net/version_0 points", "%lightning_rerun takes one run; found"),
-        ("%lightning_rerun Net/version_0 --background", "leave --background out"),
+        ("%lightning_rerun Net/version_0 --background", "Leave --background out"),
         ("%lightning_rerun Net/version_0 --max_epoch 3", "Did you mean '--max_epochs'"),
     ],
 )

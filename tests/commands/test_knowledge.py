@@ -444,5 +444,5 @@ def test_a_fit_says_how_it_takes_the_columns_of_its_validation_data(shell, ns):
 def test_a_resumption_from_a_run_without_a_checkpoint_names_the_last_one_that_has_one(shell, ns):
     run(shell, "bare = %lightning_fit Net frame --max_epochs 1 --enable_checkpointing False --quiet")
     said = refused(shell, "%lightning_fit Net frame --resume last --max_epochs 2 --quiet")
-    assert said.startswith(f"--resume last: the run {ns['bare'].name} kept no checkpoint in ")
+    assert said.startswith(f"--resume last: the run {ns['bare'].name} has no checkpoint in ")
     assert said.endswith(f". Type --resume {ns['table'].name}, which has one")

@@ -266,7 +266,7 @@ def test_which_weights_are_new_is_said_in_a_line(tmp_path, capfd):
 
 def test_weights_of_another_class_are_said_to_be_no_use():
     names = [f"encoder.layer.{number}.weight" for number in range(9)]
-    assert re.search(r"encoder.layer.5.weight and 3 more. Is this the class that", fine_tuning.told(names))
+    assert re.search(r"encoder.layer.5.weight and 3 more. Does the checkpoint belong", fine_tuning.told(names))
     old = "Some weights of Bert were newly initialized: ['head.bias', 'head.weight']\nYou should probably TRAIN"
     with fine_tuning.new_weights() as found:
         logging.getLogger("transformers.modeling_utils").warning(old)

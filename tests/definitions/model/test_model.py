@@ -565,7 +565,7 @@ def test_a_batch_that_fits_nothing_is_described(batch, message):
         (
             "logger = print\ndef on_fit_start(self): logger(1)\nnn.Sequential(logger and nn.Linear(4, 3))",
             {"loss": "mse_loss"},
-            r"hooks read 'logger', .* has another attribute of that name. Give it another name",
+            r"hooks read 'logger', .* has another attribute with that name. Rename it",
         ),
         (
             "net = nn.Linear(4, 3)\ndef on_fit_start(self): net.eval()\nnn.Sequential(net)",
@@ -592,7 +592,7 @@ def test_a_model_needs_a_name_that_a_class_can_have():
 def test_instances_of_lightning_are_not_wrapped():
     names = namespace()
     exec("import lightning.pytorch as pl\nclass Mine(pl.LightningModule): pass\nmine = Mine()", names)
-    with pytest.raises(InputError, match=r"mine is a LightningModule instance already: give it to %lightning_fit"):
+    with pytest.raises(InputError, match=r"mine is already a LightningModule instance. Pass it to %lightning_fit"):
         adopt("mine", names["mine"], names)
     with pytest.raises(InputError, match=r"the last expression is the LightningModule Mine itself"):
         model("mine", names=names, loss="mse_loss")

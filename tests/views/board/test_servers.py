@@ -197,7 +197,7 @@ def test_the_frame_holds_a_sentence_for_when_its_server_is_gone():
         '<object data="http://127.0.0.1:6006/logs-1/" type="text/html" width="100%" height="500">' in shown["text/html"]
     )
     assert (
-        "Its server ends with the kernel; <code>%lightning_board</code> starts it again.</div></object>"
+        "Its server stops with the kernel; <code>%lightning_board</code> starts it again.</div></object>"
         in (shown["text/html"])
     )
     assert 'TensorBoard of logs · <a href="http://127.0.0.1:6006/logs-1/" target="_blank"' in shown["text/html"]
