@@ -77,7 +77,7 @@ class Engine(Protocol):
     Attributes:
         name: what is typed after ``--cluster``, and before a parameter: ``--slurm.partition``.
         about: what it runs on, in a line of the documentation.
-        help: rows of ``--help``: a parameter as it is typed, and what it does.
+        help: rows of ``--help-all``: a parameter as it is typed, and what it does.
         flags: parameters that mean true without a value.
         lines: parameters that may be given again, each a line of a script.
     """

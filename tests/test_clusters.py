@@ -3,16 +3,21 @@
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 from kernel import SETUP, Kernel
 from toy_engine import Toy
 
 from lightning_magics import clusters
+from lightning_magics.commands import rerun
 from lightning_magics.errors import InputError
 from lightning_magics.options.completion import complete
 from lightning_magics.options.help import full_help
 from lightning_magics.options.parser import parse
+from lightning_magics.replay.recipe import Recipe
+from lightning_magics.replay.recorded import Recalled
 
 NET = """
 X = torch.randn(128, 8, generator=torch.Generator().manual_seed(0))
@@ -144,3 +149,15 @@ def test_the_line_of_a_magic_knows_the_engines_that_are_installed() -> None:
     assert complete("fit", "--cluster t", "t", [], [], []) == ["toy"]
     assert complete("fit", "--to", "--to", [], [], []) == ["--toy."]
     assert "With --cluster toy:" in full_help("fit", everything=True)
+
+
+@pytest.mark.usefixtures("installed")
+def test_a_rerun_on_another_engine_leaves_out_what_was_recorded_for_the_first() -> None:
+    recipe = Recipe(options={"cluster": "slurm", "nodes": 2, "slurm": {"partition": "gpu", "time": 10}})
+    recalled = cast(Recalled, SimpleNamespace(recipe=recipe))
+    options = rerun.asked(recalled, {"slurm": {"time": 20}})
+    assert (options["nodes"], options["slurm"]) == (2, {"partition": "gpu", "time": 20})
+    options = rerun.asked(recalled, {"cluster": "toy", "toy": {"queue": "night"}})
+    assert (options["nodes"], options["toy"], "slurm" in options) == (2, {"queue": "night"}, False)
+    options = rerun.asked(recalled, {"cluster": None})
+    assert options.keys() & {"nodes", "slurm"} == set()

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from .. import clusters
 from ..definitions.cell import CellSource
 from ..errors import InputError, RunError, short_traceback
 from ..launch import spawned, start, stopping
@@ -185,7 +184,8 @@ def rerun(asked: Any, **changed: Any) -> Run:
     recipe = recalled.recipe
     codes = [*recipe.model_codes, *recipe.data_codes, *recipe.codes]
     print(recalled.announced(codes))  # noqa: T201 -- told first
-    for engine in filter(recipe.options.get, clusters.names()):
+    engine = changed.get("cluster", recipe.options.get("cluster"))
+    if recipe.options.get(engine):
         print(f"submitting with the recorded parameters of {engine}: {recipe.options[engine]}")  # noqa: T201 -- likewise
     run, agreement = train_again(session, recalled, changed)
     show(agreement)

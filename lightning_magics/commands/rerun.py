@@ -76,9 +76,13 @@ def asked(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
     found = {**_as_typed(recipe.trainer), **own, **changed}
     if found.get("logger") == []:
         found["logger"] = False
-    for engine in clusters.names():
-        if own.get(engine) or changed.get(engine):
-            found[engine] = {**own.get(engine, {}), **(changed.get(engine) or {})}
+    engine = found.get("cluster")
+    for other in {*clusters.names()} - {engine, *changed}:  # what was recorded for it means nothing to this engine
+        found.pop(other, None)
+    if engine is None and "nodes" not in changed:
+        found.pop("nodes", None)
+    if engine is not None:
+        found[engine] = {**own.get(engine, {}), **(changed.get(engine) or {})}
     for part, codes in (("model", recipe.arguments), ("data", recipe.data_arguments)):
         found[part] = {**typed(codes), **(changed.get(part) or {})}
     return found

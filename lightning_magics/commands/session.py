@@ -137,8 +137,7 @@ class Session:
 
     def engine_settings(self, engine: str) -> Mapping[str, Any]:
         """Parameters of an engine that the settings give."""
-        settings: dict[str, dict[str, Any]] = {**self.settings.engines, "slurm": self.settings.slurm}
-        return settings.get(engine, {})
+        return {**self.settings.engines.get(engine, {}), **(self.settings.slurm if engine == "slurm" else {})}
 
     def package(self) -> str:
         """Lightning package for a model whose code does not say: the one that the notebook imported."""
