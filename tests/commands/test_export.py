@@ -433,6 +433,7 @@ def test_a_fit_of_a_loaded_model_is_recorded_whole(fresh: Kernel, metrics) -> No
     assert fresh.value("again.metrics") == metrics["Hooks"]
     assert fresh.value("again.record.recipe['missing']") == {}
     cell = fresh.cell("%lightning_rerun {again.name} --quiet")
+    assert cell.status == "ok", cell.error + cell.text
     assert "gives the same numbers as" in cell.outputs[-1]["text/plain"], cell.error
 
 
