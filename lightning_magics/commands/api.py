@@ -184,7 +184,7 @@ def rerun(asked: Any, **changed: Any) -> Run:
     recipe = recalled.recipe
     codes = [*recipe.model_codes, *recipe.data_codes, *recipe.codes]
     print(recalled.announced(codes))  # noqa: T201 -- told first
-    engine = changed.get("cluster", recipe.options.get("cluster"))
+    engine = str(changed.get("cluster", recipe.options.get("cluster")) or "")
     if recipe.options.get(engine):
         print(f"submitting with the recorded parameters of {engine}: {recipe.options[engine]}")  # noqa: T201 -- likewise
     run, agreement = train_again(session, recalled, changed)
