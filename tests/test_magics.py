@@ -225,6 +225,12 @@ def test_an_instance_begins_with_the_same_weights_again(notebook, made, options)
     assert "gives the same numbers" in notebook.text
 
 
+def test_a_rerun_that_resumes_does_not_claim_the_initial_weights(notebook):
+    notebook("net = Net()\nrun = %lightning_fit net samples --max_epochs 1 --quiet --seed 1")
+    notebook("%lightning_rerun run --quiet --resume last --max_epochs 2")
+    assert "initial weights: those" not in notebook.text
+
+
 def test_a_network_that_a_definition_copies_begins_with_the_same_weights_again(notebook):
     notebook("layer = nn.Linear(2, 1)")
     notebook("%lightning_model layer --loss mse_loss")

@@ -58,7 +58,8 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
         print(f"random state: the initial state of {record.run}, which had no --seed")  # noqa: T201 -- of what it is
     table = columns.kept(recalled.folder) if recipe.arguments is None else None
     path = recalled.folder.initial_weights_path
-    weights = path if path.is_file() and not changed.get("model") else None
+    resumes = str(call.options.resume).lower() not in ("none", "false")
+    weights = path if path.is_file() and not changed.get("model") and not resumes else None
     if weights is not None:
         print(f"initial weights: those of {record.run}")  # noqa: T201 -- likewise
     call = dataclasses.replace(call, session=inner, random=begins_with, table=table, weights=weights)

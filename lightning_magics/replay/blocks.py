@@ -10,10 +10,11 @@ from ..definitions.scopes import binds
 from .changes import DEFINITIONS, changed, outside_functions
 
 _IN_LOOP = "it changes from one iteration of a loop to the next. Create it inside the loop, before the fit"
-_IN_BLOCK = "it was created in a {} block, which is not recorded. Create it outside that block"
+_IN_BLOCK = "it was created in {} block, which is not recorded. Create it outside that block"
+_LEFT = "it was created after a {} that may have skipped it. Create it before that line"
 _GIVEN = "it was passed to {}. Create it inside that function, or assign it to a variable of the notebook first"
 # Context managers that make no difference to what is made within them.
-_TRANSPARENT = ("open", "redirect_stdout", "redirect_stderr", "catch_warnings", "suppress", "capture_output", "no_grad")
+_TRANSPARENT = ("open", "redirect_stdout", "redirect_stderr", "catch_warnings", "capture_output")
 
 
 @dataclass(frozen=True)
@@ -38,8 +39,8 @@ def passed(tree: ast.stmt, line: int | None, is_run: Callable[[ast.stmt], bool])
         line: that runs now, or that failed; None of a block that has ended.
         is_run: whether a statement makes a run; it is asked when all that was yielded before is known.
     """
-    kind = type(tree).__name__.removeprefix("Async").lower()
-    in_block = _held(_IN_BLOCK.format(kind), tree)
+    kind = type(tree).__name__.removeprefix("Async").removesuffix("Star").lower()
+    in_block = _held(_IN_BLOCK.format(f"an {kind}" if kind == "if" else f"a {kind}"), tree)
     if isinstance(tree, ast.For | ast.AsyncFor | ast.While):
         yield _held(_IN_LOOP, tree)
         if _holds(tree.orelse, line):
@@ -68,7 +69,7 @@ def given(function: str) -> str:
 
 def is_lost(why: str) -> bool:
     """Whether what is missing had its value in a block or function alone: today's variable of its name is another."""
-    return why.startswith(tuple(text.partition("{")[0] for text in (_IN_LOOP, _IN_BLOCK, _GIVEN)))
+    return why.startswith(tuple(text.partition("{")[0] for text in (_IN_LOOP, _IN_BLOCK, _LEFT, _GIVEN)))
 
 
 def in_order(
@@ -82,9 +83,8 @@ def in_order(
             return
         if isinstance(tree, ast.Delete):
             continue
-        if _leaves(tree):
-            why = _IN_BLOCK.format(type(tree).__name__.lower())
-            yield _held(why, *(statements[place:] if line is None else [tree]))
+        if leaves := _leaves(tree):
+            yield _held(_LEFT.format(leaves), *(statements[place:] if line is None else [tree]))
             if line is None:
                 return
         elif _is_block(tree) and is_run(tree):
@@ -111,13 +111,18 @@ def _is_transparent(item: ast.withitem) -> bool:
     return ast.unparse(called).rpartition(".")[2] in _TRANSPARENT
 
 
-def _leaves(tree: ast.stmt) -> bool:
-    """Whether a statement may end the loop or function that it is in."""
-    loops = [node for node in outside_functions(tree) if isinstance(node, ast.For | ast.AsyncFor | ast.While)]
-    own = {id(inner) for loop in loops for inner in outside_functions(loop)}
+def _leaves(tree: ast.stmt) -> str:
+    """Which word in a statement may end the loop or function that it is in, empty where none does."""
     nodes = list(outside_functions(tree))
-    return any(
-        isinstance(node, ast.Return | ast.Yield | ast.YieldFrom | ast.Await)
-        or (isinstance(node, ast.Break | ast.Continue) and id(node) not in own)
-        for node in nodes
-    )
+    loops = [node for node in nodes if isinstance(node, ast.For | ast.AsyncFor | ast.While)]
+    own = {id(inner) for loop in loops for inner in outside_functions(loop)}
+    words = {
+        ast.Return: "return",
+        ast.Yield: "yield",
+        ast.YieldFrom: "yield",
+        ast.Break: "break",
+        ast.Continue: "continue",
+    }
+    found = [node for node in nodes if type(node) in words]
+    found = [node for node in found if not (isinstance(node, ast.Break | ast.Continue) and id(node) in own)]
+    return words[type(found[0])] if found else ""

@@ -21,10 +21,19 @@ from . import blocks
 from .changes import DEFINITIONS, changed, outside_functions
 from .layout import wrapped
 from .plain import is_plain
-from .starts import OF_A_TRAINER, PACKAGE, class_of, imports_package, is_trainer, method_calls, starts_a_run
+from .starts import (
+    DEFINING_MAGICS,
+    OF_A_TRAINER,
+    PACKAGE,
+    class_of,
+    imports_package,
+    is_trainer,
+    method_calls,
+    starts_a_run,
+)
 
 _RUNS_PYTHON = ("time", "capture")  # magics whose last argument is code that runs in the notebook
-_DEFINES = ("lightning_model", "lightning_data")
+_NOTHING = object()  # what a name has that has no value
 
 
 @dataclass(frozen=True, eq=False)
@@ -124,7 +133,7 @@ class History:
         """
         made = iter([unit for unit in units if unit.namespace is None])
         for statement in statements_of(text):
-            if statement.magic in _DEFINES:
+            if statement.magic in DEFINING_MAGICS:
                 unit = next(made, None)
                 self._add_all(_as_typed(unit.text, unit.typed) if unit is not None else ())
             else:
@@ -174,9 +183,13 @@ class History:
         if local is not None and (name in self.namespaces[local] or (local, name) in self._bound):
             return local
         value = self.namespaces[0].get(name, self)
-        if self.replaced.get(name) is value:
+        if self.replaced.get(name, _NOTHING) is value:
             for other, namespace in self.namespaces.items():
-                if other not in (0, local) and namespace.get(name) is value and self.bound(name, before, other):
+                if (
+                    other not in (0, local)
+                    and namespace.get(name, _NOTHING) is value
+                    and self.bound(name, before, other)
+                ):
                     return other
         return 0
 

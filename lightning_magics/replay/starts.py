@@ -7,7 +7,7 @@ import functools
 from collections.abc import Iterable
 
 PACKAGE = __name__.partition(".")[0]
-_DEFINES = ("lightning_model", "lightning_data")
+DEFINING_MAGICS = ("lightning_model", "lightning_data")
 OF_A_TRAINER = ("fit", "validate", "test", "predict", "train")
 
 
@@ -67,5 +67,5 @@ def _is_magic(node: ast.AST) -> bool:
     if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Attribute) or not node.args:
         return False
     first = getattr(node.args[0], "value", None)
-    is_ours = isinstance(first, str) and first.startswith("lightning_") and first not in _DEFINES
+    is_ours = isinstance(first, str) and first.startswith("lightning_") and first not in DEFINING_MAGICS
     return is_ours and node.func.attr in ("run_line_magic", "run_cell_magic")

@@ -165,6 +165,9 @@ def test_source_of_an_earlier_version_that_would_train_is_refused(shell):
         ("if x:\n    a = 1", None, []),
         ("with lock:\n    a = 1", None, []),
         ("with open(p) as f:\n    a = 1", None, ["a = 1"]),
+        ("with torch.no_grad():\n    a = net(x)\n    fit()", None, []),
+        ("with suppress(E):\n    a = 1\n    fit()", 3, []),
+        ("for i in x:\n    a = await i\n    b = i", None, ["a = await i", "b = i"]),
         ("try:\n    a = 1\n    fit()\nexcept E:\n    b = 2\nelse:\n    c = 3", 3, ["a = 1"]),
         ("try:\n    a = 1\nexcept E:\n    b = 2\n    fit()", 5, []),
     ],
@@ -173,3 +176,23 @@ def test_what_has_run_in_a_block(code, line, found):
     (tree,) = ast.parse(code).body
     parts = blocks.passed(tree, line, lambda item: "fit" in ast.unparse(item))
     assert [ast.unparse(part) for part in parts if isinstance(part, ast.stmt)] == found
+
+
+@pytest.mark.parametrize(
+    ("code", "why"),
+    [
+        ("if x:\n    a = 1", "created in an if block, which"),
+        ("async with x:\n    a = 1", "created in a with block, which"),
+        (
+            "for i in x:\n    if i: break\n    a = i",
+            "created after a break that may have skipped it. Create it before that line",
+        ),
+        ("for i in x:\n    if i: continue\n    a = i", "created after a continue that may have skipped it"),
+        ("for i in x:\n    b = yield i\n    a = i", "created after a yield that may have skipped it"),
+    ],
+)
+def test_why_a_value_of_a_block_is_not_recorded(code, why):
+    (tree,) = ast.parse(code).body
+    parts = [part for part in blocks.passed(tree, None, bool) if isinstance(part, blocks.Held)]
+    assert why in next(part.why for part in reversed(parts) if "a" in part.binds)
+    assert all(blocks.is_lost(part.why) for part in parts)

@@ -90,3 +90,11 @@ def test_outside_of_ipython_the_script_is_the_history(monkeypatch, tmp_path):
     monkeypatch.setattr(history.sys.modules["__main__"], "__file__", str(script), raising=False)
     monkeypatch.setattr(history, "running_shell", lambda: None)
     assert texts(history.of_notebook({}, [Unit("class Net: pass")])) == ["a = 1", "class Net: pass"]
+
+
+def test_a_variable_that_is_none_is_not_taken_for_a_loaded_runs():
+    found = history.History({"a": None})
+    home = found.add_home(history.Unit("a = None", namespace={"a": None}))
+    assert found.home_of("a", 0) == 0
+    found.replaced = {"a": None}
+    assert found.home_of("a", 0) == home
