@@ -188,7 +188,8 @@ class Writer:
             given = parts[0].arguments.keys()
             if isinstance(first, Definition) and first.draws and not first.reloads_for & given:
                 name = loaded_name(first.cls.__name__)
-                self._closure.need_code(name)
+                place = self._history.class_place(first.cls.__name__)
+                self._closure.need_code(name, 0 if place is None else self._history.statements[place][1])
                 self._note(loaded=name)
         else:
             self._note(data=[self._code(part.found, part.typed, "data") for part in parts])
