@@ -516,6 +516,8 @@ def test_a_fit_says_that_a_definition_is_older_than_the_last_one_that_was_typed(
             notebook(failing)
         notebook(fit)
         assert notebook.text.count("the last definition") == notebook.text.count(said.format(name)) == 1
+        notebook(f"{fit} --quiet")
+        assert notebook.text.count(said.format(name)) == 1
         notebook(good)
         notebook(fit)
         assert "the last definition" not in notebook.text
@@ -781,7 +783,7 @@ def test_a_line_in_a_function_changes_a_rerun_by_the_functions_names(notebook):
         ("%lightning_fit Net samples --nodes 2", "--nodes 2 needs a cluster. Type --nodes 2 --cluster"),
         (
             "%lightning_fit Net samples --slurm.time 3",
-            "--slurm.time  has no effect without a cluster. Add --cluster slurm",
+            "--slurm.time has no effect without a cluster. Add --cluster slurm",
         ),
         ("import lightning_magics; lightning_magics.fit(Net, slurm=3)", "slurm= takes a dict of parameters; found a"),
         ("%lightning_fit Net", "there is no data to fit Net with. Type %lightning_fit Net DATA"),

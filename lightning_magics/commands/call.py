@@ -325,7 +325,8 @@ class Call:
             if begins_with is not None:
                 sources[folder.random_path] = begins_with.text
             background = how is not None and how.background
-            for text in removed if self.options.quiet or background else ():  # neither shows notices
+            told = (*self.outdated(subject, data), *removed)
+            for text in told if self.options.quiet or background else ():  # neither shows notices
                 print(text)  # noqa: T201 -- the numbers depend on it
             if board is not None:
                 frame.show_soon(dataclasses.replace(board, run=folder.name if "tensorboard" in job.loggers else ""))

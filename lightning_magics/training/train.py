@@ -119,7 +119,7 @@ def train(
                 predictions = _run(job, trainer, emit, gather)
             status = "interrupted" if watcher.cut_short else "completed"
             if text := _nothing_trained(job, trainer, watcher):
-                emit(Notice(text))
+                emit(Notice(text, level="loss"))
         except StopRequested:
             status = "interrupted"
         except Abort:
