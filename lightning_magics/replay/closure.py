@@ -82,6 +82,10 @@ class Closure:
             now = self._history.namespaces[self._history.statements[place][1]].get(name)
             if now is cls or type(now) is cls or not source:
                 self._take(place, self._end, name)
+                for change in self._history.changed(name, place, self._end, self._history.statements[place][1]):
+                    statement = self._history.statements[change][0]
+                    if isinstance(statement.tree, ast.Assign | ast.AugAssign) and not statement.held:
+                        self._take(change, self._end, name)
                 return
         if any(isinstance(item.tree, ast.ClassDef) and item.tree.name == name for item in statements_of(source)):
             statements = statements_of(source)
@@ -106,24 +110,17 @@ class Closure:
         return sorted(self._taken)
 
     @property
-    def names(self) -> set[str]:
-        """Names that were collected."""
-        return {name for names in self._taken.values() for name in names}
-
-    @property
-    def definitions(self) -> frozenset[str] | None:
-        """What was collected, to be compared; None where it is more than definitions, imports and plain values."""
-        made = {text for given in (self._made, *self._values.values()) for text in given.values()}
-        found = {text if _imports(text) else ast.dump(ast.parse(text).body[0]) for text in made}
+    def trees(self) -> list[ast.stmt] | None:
+        """What was collected, each import with the one name that is wanted of it; None where something is missing."""
+        texts = [text for given in (self._made, *self._values.values()) for text in given.values()]
+        found = []
         for place, names in self._taken.items():
-            statement = self._history.statements[place][0]
-            if statement.is_import:
-                found |= {text for _, text in _aliases(statement.tree, names)}
-            elif _only_defines(statement) or _is_plain_assignment(statement.tree):
-                found.add(ast.dump(statement.tree))
+            tree = self._history.statements[place][0].tree
+            if isinstance(tree, ast.Import | ast.ImportFrom):
+                texts += [text for _, text in _aliases(tree, names)]
             else:
-                return None
-        return None if self.missing else frozenset(found)
+                found.append(tree)
+        return None if self.missing else found + [tree for text in texts for tree in ast.parse(text).body]
 
     def module(self, seeded: bool = False) -> Module:
         """Return what was collected.
@@ -328,17 +325,6 @@ class Closure:
                 if path_is_set and _is_local(text):
                     fixed.add(name)
         return fixed | {name for name, texts in meanings.items() if len(texts) > 1 and not _are_submodules(texts)}
-
-
-def _is_plain_assignment(tree: ast.stmt) -> bool:
-    """Whether a statement assigns a value that is written there."""
-    if not isinstance(tree, ast.Assign | ast.AnnAssign) or tree.value is None:
-        return False
-    try:
-        ast.literal_eval(tree.value)
-    except (ValueError, TypeError, SyntaxError):
-        return False
-    return True
 
 
 def _plain_code(value: Any, name: str, place: int) -> str:
