@@ -1150,3 +1150,33 @@ def test_an_interrupt_before_the_start_leaves_no_folder(shell: InteractiveShell,
     with capture_output():
         shell.run_cell("%lightning_fit Small dl --max_epochs 1")
     assert list(Path("lightning_logs").iterdir()) == []
+
+
+def test_a_loaded_model_has_the_hyperparameters_of_its_checkpoint_and_a_rerun_names_those_that_differ(notebook):
+    notebook(
+        """
+class Weighted(pl.LightningModule):
+    def __init__(self, scale, made_at=None, rate=0.1):
+        super().__init__()
+        self.save_hyperparameters()
+        self.layer = nn.Linear(2, 1)
+    def training_step(self, batch, batch_idx):
+        loss = (self.layer(batch) * self.hparams.scale).mean()
+        self.log("loss", loss)
+        return loss
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), self.hparams.rate)
+"""
+    )
+    notebook("torch.seed()")
+    notebook("scale = torch.rand(1, dtype=torch.bfloat16) + 1")
+    fit = "Weighted samples --max_epochs 1 --seed 1 --quiet --model.scale scale --model.made_at time.time_ns()"
+    notebook(f"import time\nrun = %lightning_fit {fit}")
+    notebook("net = %lightning_load run")
+    run, net = notebook.shell.user_ns["run"].model, notebook.shell.user_ns["net"]
+    assert torch.equal(net.hparams.scale, run.hparams.scale)
+    assert (net.hparams.made_at, net.hparams.rate) == (run.hparams.made_at, 0.1)
+    assert torch.equal(net.layer.weight, run.layer.weight)
+    notebook("%lightning_rerun run --quiet --model.rate 0.2")
+    assert "the hyperparameter scale: tensor(" in notebook.text
+    assert "the hyperparameter rate: " not in notebook.text, notebook.text  # which was typed

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import inspect
+from collections.abc import Mapping
+from datetime import date, time, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import UUID
 
 from ..definitions.data.sentences import kept, name_outputs
 from ..definitions.definition import Definition, load
 from ..errors import LightningMagicsError, RunError, short_traceback
 from ..launch.run import Run
+from ..replay.plain import is_plain
 from ..replay.recorded import Recalled
 from ..runs import folder
 from ..views.state import RunState
@@ -53,7 +59,15 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         recalled.execute(recipe.model_codes, recipe.data_codes)
         found = recalled.model()
         model = found.new(**recalled.values(recipe.arguments)) if isinstance(found, Definition) else found
-        state = take(model, functools.partial(_callbacks, recalled), path, trusted=not weights_only)
+        callbacks = functools.partial(_callbacks, recalled)
+        state = take(model, callbacks, path, trusted=not weights_only)
+        own = _of_checkpoint(model, state)
+        if own and isinstance(found, Definition):
+            model = found.new(**{**recalled.values(recipe.arguments), **own})
+            state = take(model, callbacks, path, trusted=not weights_only)
+        elif own:
+            names = ", ".join(own)
+            print(f"the recorded source gives other values of {names} than the checkpoint contains")  # noqa: T201 -- likewise
     if lacks := absent(model, state):
         print(f"not in the checkpoint, so the model's initial values are kept: {listed(lacks)}")  # noqa: T201 -- likewise
     name_outputs(model, recalled.folder)
@@ -69,6 +83,36 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         session.trained(model, recalled.folder, of_checkpoint(state, path).table)
         session.origins[model].reader = kept(recalled.folder, recipe.package, data)
     return model
+
+
+def _of_checkpoint(model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+    """Hyperparameters of a checkpoint that the source does not give again, such as one that was drawn or timed.
+
+    Of those that are numbers, texts, times, tensors, arrays and the like; the notebook's own objects are made anew.
+    """
+    recorded, parameters = state.get("hyper_parameters"), inspect.signature(type(model)).parameters
+    if not isinstance(recorded, Mapping):
+        return {}
+    known = {name: value for name, value in recorded.items() if name in parameters and name in model.hparams}
+    return {name: value for name, value in known.items() if _is_value(value) and _differ(value, model.hparams[name])}
+
+
+def _is_value(value: Any) -> bool:
+    import numpy as np
+    import torch
+
+    return is_plain(value) or isinstance(value, torch.Tensor | np.ndarray | UUID | date | time | timedelta | Decimal)
+
+
+def _differ(one: Any, other: Any) -> bool:
+    import numpy as np
+    import torch
+
+    if type(one) is not type(other):
+        return False  # it was converted on its way
+    if isinstance(one, torch.Tensor):
+        return one.dtype != other.dtype or not torch.equal(one.cpu(), other.cpu())
+    return not np.array_equal(one, other) if isinstance(one, np.ndarray) else bool(one != other)
 
 
 def _callbacks(recalled: Recalled) -> list[Any]:

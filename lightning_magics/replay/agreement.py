@@ -114,6 +114,10 @@ def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str], repeat
             for name in one.hyperparameters
             if name not in other.hyperparameters
         ]
+    given = {
+        name: value for name, value in before.hyperparameters.items() if f"--model.{name} " not in " ".join(changed)
+    }
+    found += _differing("the hyperparameter", _without_addresses(given), _without_addresses(after.hyperparameters))
     data = {name: text for name, text in before.fingerprint.items() if name != "weights"}
     found += _differing("data", data, after.fingerprint)
     if not found and before.precision == after.precision and _differing("", before.fingerprint, after.fingerprint):
@@ -168,6 +172,10 @@ def _endings(*records: RunRecord) -> list[str]:
         for record in records
         if record.status != "completed"
     ]
+
+
+def _without_addresses(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in values.items() if " at 0x" not in str(value)}
 
 
 def _differing(what: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
