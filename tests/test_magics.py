@@ -695,6 +695,28 @@ run, again, tested, predicted, attached, listed = train(Net, samples[:4])
     assert "gives the same numbers" in notebook.text[before:]
 
 
+def test_a_line_in_a_function_within_another_sees_the_variables_of_both(notebook):
+    notebook(
+        """
+hidden, width = 3, 4
+def outer(hidden, width):
+    def inner(width):
+        def innermost():
+            run = %lightning_fit Net samples --max_epochs 1 --seed 1 --quiet --model.hidden "hidden * 10 + width"
+            return run
+        return [innermost() for _ in range(1)][0]
+    return inner(2)
+
+run = outer(1, 7)
+"""
+    )
+    run = notebook.shell.user_ns["run"]
+    assert run.model.hparams.hidden == 12
+    assert run.record.recipe["missing"] == {}
+    notebook("%lightning_rerun run --quiet")
+    assert "gives the same numbers" in notebook.text
+
+
 def test_what_is_defined_in_a_function_takes_the_functions_own_names(notebook):
     notebook(
         """

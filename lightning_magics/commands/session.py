@@ -28,7 +28,7 @@ from ..errors import InputError, RunError, did_you_mean
 from ..options.declared import DEFAULT_START_METHOD
 from ..options.tokens import Expression, to_value
 from ..replay import recipe
-from ..replay.history import History, Unit, of_notebook
+from ..replay.history import History, Unit, frames_of, of_notebook, variables_of
 from ..runs import catalog, provenance
 from ..runs import folder as runs
 from ..runs.record import RunRecord
@@ -125,7 +125,11 @@ class Session:
             local_names: its local variables; those of a cell are the notebook's.
         """
         before = self.local_names
-        self.local_names = {} if local_names is None or local_names is self.namespace else dict(local_names)
+        self.local_names = {}
+        if local_names is not None and local_names is not self.namespace:
+            frames = frames_of(self.namespace)
+            is_function = bool(frames) and frames[0].f_code.co_name != "<module>"
+            self.local_names = {**(variables_of(frames[0]) if is_function else {}), **local_names}
         try:
             yield
         finally:

@@ -159,7 +159,7 @@ class History:
         """Add what a function of the notebook has run so far: its parameters, and its statements before the call."""
         home = self.local_home = len(self.namespaces)
         notebook, tree = self.namespaces[0], _function_of(frame)
-        found = {name: value for name, value in _locals_of(frame).items() if name.isidentifier()}
+        found = {name: value for name, value in variables_of(frame).items() if name.isidentifier()}
         found = {name: value for name, value in found.items() if notebook.get(name) is not value or is_plain(value)}
         for name in found:
             new = name
@@ -330,7 +330,7 @@ def of_notebook(
         units: what came into it other than as text of its cells.
         failed: of each cell that failed, the line that it failed in.
     """
-    history, frames = History(namespace), _frames(namespace)
+    history, frames = History(namespace), frames_of(namespace)
     lines = [frame.f_lineno for frame in frames if frame.f_code.co_name == "<module>"]
     running, inner = (lines[-1], lines[0]) if lines else (None, None)
     shell = running_shell()
@@ -358,7 +358,7 @@ def _script() -> str:
         return ""
 
 
-def _frames(namespace: Mapping[str, Any]) -> list[FrameType]:
+def frames_of(namespace: Mapping[str, Any]) -> list[FrameType]:
     """Frames of the notebook's code that runs now, the innermost first; none where a thread or the like asks."""
     found, frame = [], sys._getframe().f_back
     while frame is not None:
@@ -368,12 +368,13 @@ def _frames(namespace: Mapping[str, Any]) -> list[FrameType]:
     return found
 
 
-def _locals_of(frame: FrameType) -> dict[str, Any]:
-    """Variables of a function, those of comprehensions that it is called in among them."""
-    around = frame.f_back
-    inside = frame.f_code.co_name in ("<listcomp>", "<setcomp>", "<dictcomp>") and around is not None
-    is_function = inside and around is not None and around.f_code.co_name != "<module>"
-    return {**(_locals_of(around) if is_function and around is not None else {}), **frame.f_locals}
+def variables_of(frame: FrameType) -> dict[str, Any]:
+    """Variables that a function sees: its own, and those of the functions around it as far as they still run."""
+    around, _, _ = frame.f_code.co_qualname.rpartition(".<locals>.")
+    outer = frame.f_back if around else None
+    while outer is not None and (outer.f_globals is not frame.f_globals or outer.f_code.co_qualname != around):
+        outer = outer.f_back
+    return {**(variables_of(outer) if outer is not None else {}), **frame.f_locals}
 
 
 def _text_of(frame: FrameType) -> str:
