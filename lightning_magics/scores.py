@@ -26,7 +26,7 @@ _MIN = frozenset(
     loss losses nll nlpd kl kld divergence energy cost crossentropy entropy hinge error err errors mae
     mse rmse mape smape wmape msle rmsle rse nrmse perplexity ppl bpc bpb bpd wer cer mer ter eer wil edit fid
     kid lpips dists ece mce brier crps hamming distance deviance regret ergas bce ce epe hd hausdorff chamfer
-    huber fpr fnr fdr frr miss false disparity misclassification latency bouldin
+    huber fpr fnr fdr frr miss false disparity misclassification latency bouldin gap std stddev deviation
     """.split()  # noqa: SIM905 -- a list of a hundred words reads worse
 )
 _MAX = frozenset(
@@ -52,7 +52,8 @@ WORDS: dict[Mode, str] = {"min": "lower is better", "max": "higher is better"}
 @functools.lru_cache(maxsize=1024)  # asked for every metric of every epoch
 def known(metric: str) -> Mode | None:
     """Return whether the smaller or the larger value of a metric is the better one, None where its name is unknown."""
-    words = _words(metric)
+    inverse = re.search(r"(?:^|[_/. ])(?:1 ?- ?|one_minus_)(.+)$", metric)  # 1-ssim
+    words = _words(f"neg_{inverse[1]}" if inverse else metric)
     if "at" in words[1:]:  # fpr_at_95_recall
         words = words[: words.index("at", 1)]
     if "neg" in words:  # neg_mean_squared_error, of scikit-learn

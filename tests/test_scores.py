@@ -40,6 +40,11 @@ from lightning_magics.scores import better, improves, known, main_metric, stage_
         "negative_log_likelihood",
         "brier_score",
         "lossless_ratio",
+        "val_acc_gap",
+        "val_accuracy_std",
+        "val_1-iou",
+        "1 - ssim",
+        "one_minus_dice",
     ],
 )
 def test_errors_and_losses_are_better_when_smaller(name):
@@ -50,6 +55,8 @@ def test_errors_and_losses_are_better_when_smaller(name):
     "name",
     [
         "val_accuracy",
+        "val_1-error",
+        "explained_variance",
         "acc",
         "MulticlassF1Score",
         "val_auroc",

@@ -483,7 +483,10 @@ OWN_FITS = {"options": "", "tokens": 60, "places": 64, "outputs": 2, "inputs": "
             r"--class_weights gives 3 weights, but Own has 2 outputs. It needs one for each of ",
         ),
         ({"options": "--class_weights 1"}, r"--class_weights has 1 numbers, but films has 2 classes"),
-        ({"outputs": 3, "options": "--class_weights balanced"}, r"--class_weights gives 2 weights, but Own has 3 outputs"),
+        (
+            {"outputs": 3, "options": "--class_weights balanced"},
+            r"--class_weights gives 2 weights, but Own has 3 outputs",
+        ),
         (
             {"inputs": "tokens, mask"},
             r"films passes its batches to the model as keyword arguments. "
