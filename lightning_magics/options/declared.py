@@ -102,7 +102,7 @@ class ModelOptions:
     weight_decay: float | None = _option(None, "weight decay of the optimizer", "NUMBER")
     scheduler: Any = _option(
         None,
-        "a class of torch.optim.lr_scheduler by name, linear_warmup, cosine_warmup, or any callable",
+        "a class of torch.optim.lr_scheduler by name, linear_warmup, or any callable",
         "NAME",
         words=(
             "linear_warmup",
@@ -201,7 +201,7 @@ class FitOptions(RunOptions):
         repeated=True,
         words=(*LOGGERS, "false"),
     )
-    weights_only: bool = _option(True, "load only tensors from a checkpoint; false also runs code in it")
+    weights_only: bool = _option(True, "load only tensors from a checkpoint; false runs its code too")
     board: bool = _option(False, "show TensorBoard above the fit")
 
 
@@ -212,7 +212,7 @@ class EvaluationOptions(RunOptions):
     ckpt_path: str | None = _option(
         None, "checkpoint to load the weights from, instead of the last ones", "best|PATH", words=("best",)
     )
-    weights_only: bool = _option(True, "load only tensors from a checkpoint; false also runs code in it")
+    weights_only: bool = _option(True, "load only tensors from a checkpoint; false runs its code too")
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class LoadOptions:
     checkpoint: str | None = _option(
         None, "checkpoint to load the weights from (default: the last)", "best|last|PATH", words=("best", "last")
     )
-    weights_only: bool = _option(True, "load only tensors from a checkpoint; false also runs code in it")
+    weights_only: bool = _option(True, "load only tensors from a checkpoint; false runs its code too")
 
 
 @dataclass(frozen=True)

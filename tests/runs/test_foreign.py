@@ -86,7 +86,7 @@ def test_hyperparameters_are_read_as_data_and_never_run(tmp_path, text, expected
     [
         ("a: [1", "hparams.yaml cannot be read: while parsing a flow sequence"),
         ("x" * 300_000, "hparams.yaml cannot be read: it is larger than 262144 bytes"),
-        ("[" * 100_000, "hparams.yaml cannot be read: it is nested more than 50 deep"),
+        ("[" * 100_000, "hparams.yaml cannot be read: it is nested more than 50 levels deep"),
         ("a: !!int x", "hparams.yaml cannot be read: invalid literal for int()"),
     ],
 )

@@ -31,6 +31,7 @@ nn.Sequential(nn.Linear(4, hidden), nn.BatchNorm1d(hidden), nn.Dropout(0.5), nn.
 def fitted(folder: Path, model, package="pytorch_lightning", stop=None, trainer=None, inputs=X, **asked):
     """Train for two epochs; returns the events that were told, and what TensorBoard reads."""
     RunFolder(folder).checkpoints_path.mkdir(parents=True)
+    RunFolder(folder).events_path.touch()
     told = []
     arguments = {"accelerator": "cpu", "max_epochs": 2, "log_every_n_steps": 1, **(trainer or {})}
     job = Job("fit", folder, package, model, arguments, loaders=(loader(inputs, Y), loader(inputs, Y)), **asked)

@@ -80,6 +80,7 @@ def go(root, model, verb="fit", stop=NEVER, package="pytorch_lightning", told=No
     """Run a job in a new folder; returns the outcome and the events."""
     told = [] if told is None else told
     folder = runs.create(root, "Net", verb)
+    folder.events_path.touch()  # as whoever starts a run does: without it, the folder counts as removed
     job.setdefault("loaders", (loader(), loader()))
     job.setdefault("trainer", {"max_epochs": 2})
     job["trainer"] = {"accelerator": "cpu", **job["trainer"]}

@@ -131,7 +131,7 @@ def test_what_is_frozen_does_not_train():
     changed = moved(before, instance)
     assert not changed & frozen
     assert any("layer.2" in name for name in changed)
-    with pytest.raises(ValueError, match=r"no parameter name matches 'encodr'. Some names:  net.bert.embeddings"):
+    with pytest.raises(ValueError, match=r"no parameter name matches 'encodr'. Some names: net.bert.embeddings"):
         tiny(freeze=("encoder",)).new(freeze=["encodr"])
 
 

@@ -570,12 +570,12 @@ def test_a_batch_that_fits_nothing_is_described(batch, message):
         (
             "net = nn.Linear(4, 3)\ndef on_fit_start(self): net.eval()\nnn.Sequential(net)",
             {"loss": "mse_loss"},
-            r"hooks read 'net', .* has another attribute of that name",
+            r"hooks read 'net', .* has another attribute with that name",
         ),
         (
             "loss = nn.Linear(4, 3)\ndef on_fit_start(self): loss.eval()\nnn.Sequential(loss)",
             {"loss": "MSELoss"},
-            r"hooks read 'loss', .* has another attribute of that name",
+            r"hooks read 'loss', .* has another attribute with that name",
         ),
     ],
 )
