@@ -10,13 +10,16 @@ import importlib
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from .errors import InputError, did_you_mean
 
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
+
 ENTRY_POINTS = "lightning_magics.engines"  # the group in which other packages name theirs
-BUILT_IN = ("slurm",)
-_CLASSES = {"slurm": "lightning_magics.launch.slurm.engine:Slurm"}
+_CLASSES = {"slurm": ("lightning_magics.launch.slurm.engine", "Slurm")}
+BUILT_IN = tuple(_CLASSES)
 
 
 @dataclass(frozen=True)
@@ -178,16 +181,20 @@ def engine(name: str) -> Engine:
     if not is_engine(name):
         raise InputError(f"--cluster {name!r} is not one of: {', '.join(names())}.{did_you_mean(name, names())}")
     try:
-        module, _, attribute = (_CLASSES.get(name) or _entry_points()[name]).partition(":")
-        made: Engine = getattr(importlib.import_module(module), attribute)()
+        if name in _CLASSES:
+            module, attribute = _CLASSES[name]
+            cls = getattr(importlib.import_module(module), attribute)
+        else:
+            cls = _entry_points()[name].load()
+        made: Engine = cls()
     except Exception as error:  # whatever another package raises when it is imported
         raise InputError(f"--cluster {name}: the engine cannot be loaded: {type(error).__name__}: {error}") from error
     return made
 
 
 @functools.cache
-def _entry_points() -> dict[str, str]:
-    """The engines of other packages: where the class of each is, by name."""
+def _entry_points() -> dict[str, EntryPoint]:
+    """The engines of other packages, by name."""
     from importlib import metadata  # takes longer to import than all of %load_ext
 
-    return {found.name: found.value for found in metadata.entry_points(group=ENTRY_POINTS)}
+    return {item.name: item for item in metadata.entry_points(group=ENTRY_POINTS)}

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import cast
 
 import pytest
+import toy_engine
 from kernel import SETUP, Kernel
 from toy_engine import Toy
 
@@ -133,6 +134,7 @@ def test_a_rank_that_fails_says_why(notebook: Kernel) -> None:
 def test_an_engine_is_found_by_its_name() -> None:
     assert clusters.names() == ["slurm", "broken", "toy"]
     assert isinstance(clusters.engine("toy"), Toy)
+    assert len(Path(toy_engine.__file__).read_text(encoding="utf-8").splitlines()) < 60  # as the documentation says
     assert clusters.engine("slurm").name == "slurm"
     with pytest.raises(InputError, match=r"^--cluster 'tyo' is not one of: slurm, broken, toy\. Did you mean 'toy'\?$"):
         clusters.engine("tyo")

@@ -373,7 +373,7 @@ def test_a_file_that_a_callback_puts_beside_the_checkpoints_is_not_trusted(noteb
     )
     notebook(f"run = %lightning_fit Net samples samples --max_epochs 1 --quiet --callbacks [Copies()] {where}")
     place = notebook.shell.user_ns["run"].folder.checkpoints_path
-    assert all(trust.is_own(path) == (path.stem not in ("odd", "link")) for path in place.glob("*.ckpt"))
+    assert all(trust.is_vouched_for(path) == (path.stem not in ("odd", "link")) for path in place.glob("*.ckpt"))
     for name in ("odd", "link"):
         with pytest.raises(InputError, match=r"type --weights_only false$"):
             notebook(f"%lightning_validate run samples --ckpt_path {place}/{name}.ckpt --quiet")

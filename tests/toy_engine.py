@@ -38,9 +38,8 @@ class Ranks(Supervision):
         for rank in range(self.ranks):
             command = [sys.executable, "-m", "lightning_magics.launch.rank", str(self.folder.path)]
             with self.folder.log_path(rank).open("a") as log:
-                self.processes.append(
-                    subprocess.Popen(command, env={**os.environ, "RANK": str(rank)}, stdout=log, stderr=log)
-                )
+                own = {**os.environ, "RANK": str(rank)}
+                self.processes.append(subprocess.Popen(command, env=own, stdout=log, stderr=log))
 
     def watch(self, control):
         while not control.asked_now() and None in (codes := [process.poll() for process in self.processes]):

@@ -120,9 +120,10 @@ class Call:
     def of(cls, verb: events.Verb, asked: Mapping[str, Any]) -> Call:
         """Sort keyword arguments into the verb's own options, the Trainer's, and hyperparameters."""
         asked = dict(asked)
+        parts = {name: asked.pop(name, None) or {} for name in ("model", "data")}
         named = {name for name, value in asked.items() if isinstance(value, Mapping) and clusters.is_engine(name)}
-        engines = {*clusters.BUILT_IN, *filter(None, [asked.get("cluster")]), *named} - {"model", "data"}
-        parts = {name: asked.pop(name, None) or {} for name in ("model", "data", *engines)}
+        engines = {*clusters.BUILT_IN, *filter(None, [asked.get("cluster")]), *named} - parts.keys()
+        parts |= {name: asked.pop(name, None) or {} for name in engines}
         for name, value in parts.items():
             if not isinstance(value, Mapping):
                 kind = "parameters" if name in engines else "hyperparameters"
@@ -575,7 +576,7 @@ class Call:
         from ..definitions.data import samples
         from ..training import class_range
 
-        stages = {"fit": ("train", "val"), "validate": ("val",)}.get(self.verb, (self.verb,))
+        stages = ("train", "val") if self.verb == "fit" else (_SPLIT_OF[self.verb],)
         found: list[tuple[str, str, Any, Any]] = []  # what it is called, stage, dataset, and that whose samples it has
         for split, dataset in samples.datasets_of(datamodule).items():
             what = data.name if split in ("train", "predict") else f"the split {split!r} of {data.name}"

@@ -82,7 +82,7 @@ def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], s
                 run._stop.end()
                 if lost:
                     view.state.log_dir = ""
-                if lost and "was removed" not in run.record.error:
+                if lost and removed(run.folder) not in run.record.error:
                     text = removed(run.folder, lost[0])
                     text += f" {run.record.model} in memory keeps its trained weights" if job.verb == "fit" else ""
                     screen.show(events.Notice(text, level="loss"))

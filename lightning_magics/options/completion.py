@@ -135,9 +135,9 @@ def _of_engine(prefix: str, given: Set[str]) -> list[str]:
 
 
 def _engine(name: str) -> clusters.Engine | None:
-    """The engine of a name; None where there is none that works."""
+    """The engine of a name; None where there is none that works, as for a hyperparameter of model or data."""
     try:
-        return clusters.engine(name) if clusters.is_engine(name) else None
+        return clusters.engine(name) if name not in ("model", "data") and clusters.is_engine(name) else None
     except InputError:
         return None
 
@@ -156,7 +156,7 @@ def _find(verb: Verb, name: str) -> Option | TrainerOption:
     if name in _known(verb):
         return trainer_options()[name]
     prefix, _, parameter = name.partition(".")
-    if prefix not in ("model", "data") and (engine := _engine(prefix)) is not None:
+    if (engine := _engine(prefix)) is not None:
         return Option(name, (bool,) if parameter in engine.flags else (str,), None, "")
     return Option(name, (object,), None, "")
 
@@ -200,7 +200,7 @@ def _values(option: Option | TrainerOption, names: Sequence[str]) -> list[str]:
     if option.flag:
         return list(_BOOLS)
     prefix, dot, parameter = option.name.partition(".")
-    if dot and prefix not in ("model", "data") and (engine := _engine(prefix)) is not None:
+    if dot and (engine := _engine(prefix)) is not None:
         return engine.parameter_values(parameter)
     words = [*option.all_choices(), *option.words, *_loaded(option.name)]
     return [*words, *names] if option.kinds == (object,) else words

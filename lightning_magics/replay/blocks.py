@@ -68,7 +68,7 @@ def given(function: str) -> str:
 
 
 def is_lost(why: str) -> bool:
-    """Whether what is missing had its value in a block or function alone: today's variable of its name is another."""
+    """Whether what is said of a name tells that it had its value in a block or function alone."""
     return why.startswith(tuple(text.partition("{")[0] for text in (_IN_LOOP, _IN_BLOCK, _LEFT, _GIVEN)))
 
 
@@ -78,7 +78,7 @@ def in_order(
     """Yield the same of statements that follow each other: a block's, or those of a function that runs."""
     for place, tree in enumerate(statements):
         if line is not None and (tree.end_lineno or 0) >= line:
-            if _is_block(tree) and tree.lineno <= line:
+            if is_block(tree) and tree.lineno <= line:
                 yield from passed(tree, line, is_run)
             return
         if isinstance(tree, ast.Delete):
@@ -87,7 +87,7 @@ def in_order(
             yield _held(_LEFT.format(leaves), *(statements[place:] if line is None else [tree]))
             if line is None:
                 return
-        elif _is_block(tree) and is_run(tree):
+        elif is_block(tree) and is_run(tree):
             yield from passed(tree, None, is_run)
         else:
             yield tree
@@ -97,7 +97,8 @@ def _held(why: str, *trees: ast.AST) -> Held:
     return Held(frozenset(binds(trees)), frozenset(name for tree in trees for name in changed(tree)), why)
 
 
-def _is_block(tree: ast.stmt) -> bool:
+def is_block(tree: ast.stmt) -> bool:
+    """Whether a statement holds others that run with it."""
     return (hasattr(tree, "body") and not isinstance(tree, DEFINITIONS)) or isinstance(tree, ast.Match)
 
 

@@ -82,10 +82,8 @@ class Closure:
             now = self._history.namespaces[self._history.statements[place][1]].get(name)
             if now is cls or type(now) is cls or not source:
                 self._take(place, self._end, name)
-                for change in self._history.changed(name, place, self._end, self._history.statements[place][1]):
-                    statement = self._history.statements[change][0]
-                    if isinstance(statement.tree, ast.Assign | ast.AugAssign) and not statement.held:
-                        self._take(change, self._end, name)
+                home = self._history.statements[place][1]
+                self._take_changes(name, self._history.changed(name, place, self._end, home), self._end, True)
                 return
         if any(isinstance(item.tree, ast.ClassDef) and item.tree.name == name for item in statements_of(source)):
             statements = statements_of(source)
@@ -172,7 +170,10 @@ class Closure:
             return
         changes = self._history.changed(name, places[-1], before, home)
         held = [item for place in (places[-1], *changes) if (item := self._history.statements[place][0]).held]
-        if (held and not statement.is_import) or (statement.in_block and self._is_known(name, before, home)):
+        is_plain_in_block = (
+            statement.in_block and self._is_known(name, before, home) and is_plain(self._history.namespaces[home][name])
+        )
+        if (held and not statement.is_import) or is_plain_in_block:
             self._need_value(name, places[-1], before, home, held[-1].held if held else "")
             return
         if self._is_outdated(name, statement, before, home):
@@ -186,10 +187,14 @@ class Closure:
                 if isinstance(self._history.statements[place][0].tree, ast.Import):
                     self._take(place, before, name)
         self._take(places[-1], before, name)
-        for place in changes:
+        if not statement.is_import or name != "os":  # which holds secrets, too
+            self._take_changes(name, changes, before, statement.is_import)
+
+    def _take_changes(self, name: str, places: Iterable[int], before: int, assigned: bool) -> None:
+        """Take the statements that changed an object; `assigned` says that only assignments count."""
+        for place in places:
             change = self._history.statements[place][0]
-            assigned = isinstance(change.tree, ast.Assign | ast.AugAssign) and name != "os"  # holds secrets, too
-            if not change.held and (assigned or not statement.is_import):
+            if not change.held and (not assigned or isinstance(change.tree, ast.Assign | ast.AugAssign)):
                 self._take(place, before, name)
 
     def _take(self, place: int, before: int, name: str) -> None:
@@ -223,10 +228,9 @@ class Closure:
             return False
 
     def _is_known(self, name: str, before: int, home: int) -> bool:
-        """Whether a name still has the value that the statement at a place reads, and that is a plain one."""
-        namespace = self._history.namespaces[home]
+        """Whether a name still has the value that the statement at a place reads."""
         is_touched = before != self._end and self._history.is_touched(name, before, home)
-        return name in namespace and is_plain(namespace[name]) and not is_touched
+        return name in self._history.namespaces[home] and not is_touched
 
     def _need_value(self, name: str, place: int, before: int, home: int, why: str) -> None:
         """Collect the value of a name whose statement is not repeated.
@@ -238,12 +242,11 @@ class Closure:
             home: of the code that reads it.
             why: what to say where the value is not known.
         """
-        namespace = self._history.namespaces[home]
-        is_touched = before != self._end and self._history.is_touched(name, before, home)
-        code = "" if name not in namespace or is_touched else self._code_of(namespace[name], name, place)
-        if code:
+        is_known = self._is_known(name, before, home)
+        value = self._history.namespaces[home][name] if is_known else None
+        if is_known and (code := self._code_of(value, name, place)):
             self._values.setdefault(place, {})[name] = f"{name} = {code}"
-        elif name not in namespace or is_touched or not self.need_import(name, namespace[name]):
+        elif not is_known or not self.need_import(name, value):
             self.missing[name] = why
 
     def _need_otherwise(self, name: str, home: int) -> None:

@@ -21,16 +21,7 @@ from . import blocks
 from .changes import DEFINITIONS, changed, outside_functions
 from .layout import wrapped
 from .plain import is_plain
-from .starts import (
-    DEFINING_MAGICS,
-    OF_A_TRAINER,
-    PACKAGE,
-    class_of,
-    imports_package,
-    is_trainer,
-    method_calls,
-    starts_a_run,
-)
+from .starts import DEFINING_MAGICS, PACKAGE, class_of, imports_package, is_run_of_trainer, method_calls, starts_a_run
 
 _RUNS_PYTHON = ("time", "capture")  # magics whose last argument is code that runs in the notebook
 _NOTHING = object()  # what a name has that has no value
@@ -201,7 +192,7 @@ class History:
     def _add_passed(self, statement: Statement, line: int | None) -> None:
         """Add a statement of a cell that works, or failed, at a line; None where it has ended."""
         is_over = line is None or statement.last_line < line
-        is_block = hasattr(statement.tree, "body") and not isinstance(statement.tree, DEFINITIONS)
+        is_block = blocks.is_block(statement.tree)
         if is_over and not (is_block and self._is_held(0, statement.tree)):
             self._add(statement, 0)
         elif is_over or (is_block and line is not None and statement.tree.lineno <= line):
@@ -244,7 +235,7 @@ class History:
         if isinstance(receiver, ast.Name):
             places = self.bound(receiver.id, len(self.statements), home)
             tree = self.statements[places[-1]][0].tree if places else receiver
-        if is_trainer(tree) and method in OF_A_TRAINER:
+        if is_run_of_trainer(tree, (), method):
             return True
         cls = self.bound(class_of(tree), len(self.statements), home)
         return bool(cls) and self._is_started_in(self.statements[cls[-1]][0].tree, [method], home, set())

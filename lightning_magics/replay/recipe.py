@@ -7,6 +7,7 @@ Which statements that code needs is in `closure`; what is done with a recipe is 
 from __future__ import annotations
 
 import ast
+import contextlib
 import copy
 import dataclasses
 import enum
@@ -14,7 +15,7 @@ import inspect
 import math
 import sys
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePath
 from typing import Any, cast
@@ -26,6 +27,7 @@ from ..options.parser import Expression
 from ..options.tokens import is_expression, to_value
 from ..runs import columns, events
 from ..runs.record import RunRecord
+from . import blocks
 from .closure import Closure, Module
 from .history import History
 from .plain import is_plain
@@ -57,6 +59,7 @@ class Recipe:
         trainer: arguments of Trainer.
         options: the fit's own options as JSON: `seed`, `early_stop`, `monitor` and the others; loggers as code.
         missing: names whose source is not known, each with what to do about it.
+        lost: those of them that had their value in a block or function alone: a variable of the name is another one.
     """
 
     package: str = "pytorch_lightning"
@@ -76,6 +79,7 @@ class Recipe:
     loaded: str = ""
     trainer: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    lost: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -256,7 +260,8 @@ class Writer:
     def written(self) -> tuple[Recipe, Module]:
         """Return the recipe, and the module that its code needs."""
         module = self._closure.module(seeded=self._recipe.options.get("seed") is not None)
-        return dataclasses.replace(self._recipe, missing=dict(module.missing)), module
+        lost = [name for name, why in module.missing.items() if blocks.is_lost(why)]
+        return dataclasses.replace(self._recipe, missing=dict(module.missing), lost=lost), module
 
     def _note(self, **changes: Any) -> None:
         self._recipe = dataclasses.replace(self._recipe, **changes)
@@ -376,14 +381,10 @@ class Writer:
         if name in self._naming:
             return ""
         self._naming.append(name)
-        outer, self._closure = self._closure, Closure(self._history, self._value)
         try:
-            self._code(value, None, name, place)
-            is_known = not self._closure.missing
-        finally:
-            self._closure = outer
-        try:
-            return self._code(value, None, name, place) if is_known else ""
+            with self._tried() as trial:
+                self._code(value, None, name, place)
+            return self._code(value, None, name, place) if not trial.missing else ""
         finally:
             self._naming.pop()
 
@@ -397,21 +398,27 @@ class Writer:
         found = []
         for home in {0, self._history.local_home or 0}:
             for name, item in self._history.namespaces[home].items():
-                code = f"{name}{_place_in(item, value)}" if item is not value else name
-                if name.startswith("_") or name in self._naming or (code == name and item is not value):
+                if name.startswith("_") or name in self._naming:
                     continue
+                place = "" if item is value else _place_in(item, value)
                 bound = self._history.bound(name, sys.maxsize, home)
-                if before is None or not bound or bound[-1] < before:
-                    found.append(code)
+                if (place or item is value) and (before is None or not bound or bound[-1] < before):
+                    found.append(f"{name}{place}")
         found.sort(key=lambda code: not code.isidentifier())
         return next(filter(self._is_whole, found), found[0] if found and found[0].isidentifier() else "")
 
     def _is_whole(self, code: str) -> bool:
         """Whether all that an expression needs is known."""
+        with self._tried() as trial:
+            trial.need_code(code, self._home)
+        return not trial.missing
+
+    @contextlib.contextmanager
+    def _tried(self) -> Iterator[Closure]:
+        """Collect into another closure, which tells what would be missing."""
         outer, self._closure = self._closure, Closure(self._history, self._value)
         try:
-            self._closure.need_code(code, self._home)
-            return not self._closure.missing
+            yield self._closure
         finally:
             self._closure = outer
 

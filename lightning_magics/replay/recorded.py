@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -23,7 +24,6 @@ from ..runs import folder as runs
 from ..runs.folder import RunFolder
 from ..runs.record import RunRecord
 from ..training import main_module
-from .blocks import is_lost
 from .changes import DEFINITIONS
 from .closure import Closure
 from .history import History, Statement, Unit, sets_a_seed
@@ -87,7 +87,7 @@ class Recalled:
             raise RunError(
                 f"{folder.name} has no source: {error}. Its weights are in {folder.checkpoints_path}"
             ) from error
-        lacking = {name: known[name] for name, why in recipe.missing.items() if name in known and not is_lost(why)}
+        lacking = {name: known[name] for name in recipe.missing if name in known and name not in recipe.lost}
         found = cls(
             folder, record, recipe, text, {"__name__": "__main__", "__builtins__": builtins, **lacking}, notebook
         )
@@ -102,7 +102,7 @@ class Recalled:
     @property
     def value_types(self) -> set[str]:
         """Enums, dataclasses and named tuples of the source, by the names that pickle writes."""
-        trees = [statement.tree for statement, _ in self._history().statements]
+        trees = [statement.tree for statement, _ in self._history.statements]
         named = [(tree.name, [*tree.bases, *tree.decorator_list]) for tree in trees if isinstance(tree, ast.ClassDef)]
         kinds = ("Enum", "Flag", "NamedTuple", "dataclass")
         return {
@@ -116,7 +116,7 @@ class Recalled:
             RunError: an expression is too long for a reader.
         """
         codes = list(codes)
-        statements = [item for place, item in enumerate(self._history().statements) if place in self._places(codes)]
+        statements = [self._history.statements[place] for place in self._places(codes)]
         kinds = {"import": 0, "function": 0, "class": 0, "other statement": 0}
         for statement, _ in statements:
             kinds[_kind(statement)] += 1
@@ -152,7 +152,7 @@ class Recalled:
 
         before = Surroundings.taken()
         path = str(self.folder.source_path)
-        trees = [statement.tree for statement, _ in self._history().statements]
+        trees = [statement.tree for statement, _ in self._history.statements]
         codes = list(codes)
         needed = self._places(codes)
         with random_state_kept():
@@ -180,7 +180,7 @@ class Recalled:
         """Take a definition from the notebook, where it has the same; returns whether it was taken."""
         if self.notebook is None or not isinstance(tree, DEFINITIONS):
             return False
-        value = definition_of(self.notebook, tree.name, self._history())
+        value = definition_of(self.notebook, tree.name, self._history)
         if value is not None:
             self.namespace[tree.name] = value
         return value is not None
@@ -282,13 +282,14 @@ class Recalled:
 
     def _definition(self, name: str, cls: type, codes: Iterable[str], **more: Any) -> Definition:
         """A definition as a cell would have made it, over the namespace of the source."""
-        closure = Closure(self._history())
+        closure = Closure(self._history)
         for code in codes:
             closure.need_code(code)
         text = closure.module().text
         package = package_of(cls) or self.recipe.package
         return Definition(name, cls, text, "", "class", package, notebook=self.namespace, **more)
 
+    @functools.cached_property
     def _history(self) -> History:
         history = History(self.namespace, [name for name, why in self.recipe.missing.items() if PACKAGE in why])
         history.add_text(self.text)
@@ -300,7 +301,7 @@ class Recalled:
         Raises:
             RunError: names the line.
         """
-        held = next((statement for statement, _ in self._history().statements if statement.held), None)
+        held = next((statement for statement, _ in self._history.statements if statement.held), None)
         if held is None:
             return
         line, model = _visible(held.text.splitlines()[0]), self.record.model
@@ -310,29 +311,29 @@ class Recalled:
         )
 
     def _places(self, codes: Iterable[str]) -> list[int]:
-        closure = Closure(self._history())
+        closure = Closure(self._history)
         for code in codes:
             closure.need_code(code)
         return closure.places
 
     def _lacking_nothing(self) -> Any:
-        return _Lacking(self.folder.name, self.recipe.missing)
+        return _Lacking(self.folder.name, self.recipe)
 
 
 class _Lacking:
     """Says what a run's source lacks, where Python says that a name is not defined."""
 
-    def __init__(self, run: str, missing: dict[str, str]) -> None:
+    def __init__(self, run: str, recipe: Recipe) -> None:
         self._run = run
-        self._missing = missing
+        self._recipe = recipe
 
     def __enter__(self) -> None:
         pass
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        if isinstance(error, NameError) and error.name in self._missing:
-            why = self._missing[error.name]
-            otherwise = "" if is_lost(why) else f". Or define {error.name} in this notebook first, and try again"
+        if isinstance(error, NameError) and error.name in self._recipe.missing:
+            why, is_lost = self._recipe.missing[error.name], error.name in self._recipe.lost
+            otherwise = "" if is_lost else f". Or define {error.name} in this notebook first, and try again"
             raise RunError(f"{self._run} needs {error.name}, which its source lacks: {why}{otherwise}") from error
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from ..runs.columns import few
 from ..runs.randomness import random_state_kept
 from .batches import converted
 
@@ -65,9 +66,8 @@ def problem(model: Any, batch: Any, what: str, name: str, classes: Sequence[str]
     if not found:
         return ""
     if classes:
-        listed = ", ".join(classes[:8]) + (", …" if len(classes) > 8 else "")
         return (
-            f"{what} has {len(classes)} classes ({listed}), but {name} has {count} outputs. "
+            f"{what} has {len(classes)} classes ({few(classes)}), but {name} has {count} outputs. "
             f"Give the network {len(classes)} outputs"
         )
     listed = ", ".join(f"{number} ({times:,} of {labels.numel():,})" for number, times in found[:4])

@@ -88,7 +88,7 @@ def own_marks(paths: Iterable[Path]) -> list[list[int]]:
 
     Without the device, whose number each machine has of its own.
     """
-    return [list(_mark(path)[1:]) for path in paths if is_own(path)]
+    return [list(_mark(path)[1:]) for path in paths if is_vouched_for(path)]
 
 
 def vouch_for_marked(paths: Iterable[Path], marks: Iterable[Iterable[int]]) -> None:
@@ -101,7 +101,7 @@ def vouch_for_marked(paths: Iterable[Path], marks: Iterable[Iterable[int]]) -> N
                 _written.add(mark)
 
 
-def is_own(path: Path) -> bool:
+def is_vouched_for(path: Path) -> bool:
     """Whether a file is a checkpoint that a fit of this process wrote, and is as it was then."""
     with contextlib.suppress(OSError):
         return _mark(path) in _written
@@ -119,12 +119,7 @@ def _mark(path: Path) -> tuple[int, ...]:
 
 def needs_no_question(path: Path) -> bool:
     """Whether a checkpoint holds objects that are not harmless, and is this process's own."""
-    if not is_own(path):
-        return False
-    try:
-        return bool(refused_in(path))
-    except Exception:  # loading it says what it is
-        return False
+    return is_vouched_for(path) and bool(refused_in(path))
 
 
 @contextlib.contextmanager
@@ -138,12 +133,17 @@ def harmless_allowed(path: Path | None) -> Iterator[None]:
         yield
 
 
+def _globals_of(path: Path) -> list[str]:
+    """Names of what a file would create besides tensors; none of one that cannot be read, which loading it says."""
+    try:
+        return list(torch.serialization.get_unsafe_globals_in_checkpoint(path))
+    except Exception:  # of a file that is made to be odd
+        return []
+
+
 def _harmless_of(path: Path) -> list[Any]:
     """The harmless types that a file holds, as torch takes them."""
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # loading it says what it is
-        return []
+    names = _globals_of(path)
     found: list[Any] = [(value, name) for name in names if (value := _resolved(name)) is not None]
     if any(name.startswith("numpy.") for name in names):
         found += [item for item in vars(np.dtypes).values() if isinstance(item, type)]  # of what a dtype is
@@ -184,16 +184,12 @@ def _is_own(cls: type) -> bool:
 
 def refused_in(path: Path) -> set[str]:
     """Names of what a checkpoint would create and is not harmless."""
-    names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    return {name for name in names if _resolved(name) is None}
+    return {name for name in _globals_of(path) if _resolved(name) is None}
 
 
 def undefined_in(path: Path) -> list[str]:
     """Names of the notebook that a checkpoint is made of, and that the notebook does not have any more."""
-    try:
-        names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
-    except Exception:  # loading it says what it is
-        return []
+    names = _globals_of(path)
     main = sys.modules["__main__"]
     own = [name.removeprefix("__main__.") for name in names if name.startswith("__main__.")]
     return [name for name in own if not hasattr(main, name.partition(".")[0])]
@@ -204,10 +200,7 @@ def holds(path: Path, defined: Collection[str]) -> bool:
 
     What has their names now may be other types.
     """
-    try:
-        names = set(torch.serialization.get_unsafe_globals_in_checkpoint(path))
-    except Exception:  # loading it says what it is
-        return False
+    names = set(_globals_of(path))
     own = names.intersection(defined)
     return bool(own) and all(_resolved(name) is not None for name in names - own)
 

@@ -132,7 +132,7 @@ def test_a_checkpoint_of_this_process_is_its_own_until_it_is_touched(straight, t
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
     assert not trust.needs_no_question(path)
     straight.save_checkpoint({"state_dict": {}, "hyper_parameters": {"rate": 0.1}}, path)
-    assert trust.is_own(path)
+    assert trust.is_vouched_for(path)
     assert not trust.needs_no_question(path)  # it holds nothing that asks for it
 
 

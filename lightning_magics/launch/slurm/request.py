@@ -56,8 +56,8 @@ def resources(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[st
         )
     wants_gpus = _wants_gpus(accelerator)
     if inside:
-        return _asked_inside(nodes, _count(devices), wants_gpus, [name for name in given if name != "inside"])
-    return _asked_of_queue(nodes, _count(devices), wants_gpus, parameters, requeues)
+        return _of_allocation(nodes, _count(devices), wants_gpus, [name for name in given if name != "inside"])
+    return _of_queue(nodes, _count(devices), wants_gpus, parameters, requeues)
 
 
 def parameter_names() -> list[str]:
@@ -155,7 +155,7 @@ def _wants_gpus(accelerator: Any) -> bool | None:
     return {"auto": None, "cpu": False}.get(name, True)
 
 
-def _asked_of_queue(
+def _of_queue(
     nodes: int, count: int | None, wants_gpus: bool | None, given: dict[str, Any], requeues: int
 ) -> Resources:
     known = partitions()
@@ -170,7 +170,7 @@ def _asked_of_queue(
     refusals: list[InputError] = []
     for partition in chosen:  # of several, Slurm takes the first that can
         try:
-            possible.append(_asked_of_partition(partition, nodes, count, wants_gpus, given, requeues))
+            possible.append(_of_partition(partition, nodes, count, wants_gpus, given, requeues))
         except InputError as error:
             refusals.append(error)
     if not possible:
@@ -178,20 +178,20 @@ def _asked_of_queue(
     return possible[0]
 
 
-def _asked_of_partition(
+def _of_partition(
     partition: Partition, nodes: int, count: int | None, wants_gpus: bool | None, given: dict[str, Any], requeues: int
 ) -> Resources:
     has_gpus = bool(partition.most_gpus) and wants_gpus is not False
     processes = (partition.gpus_of(nodes) if has_gpus else 1) if count is None else count
-    gpus_asked = processes if has_gpus else 0
+    gpus_per_node = processes if has_gpus else 0
     in_gres = gpus(str(given.get("gres", "")))
-    if in_gres and in_gres != gpus_asked:
+    if in_gres and in_gres != gpus_per_node:
         raise InputError(
-            f"--slurm.gres {given['gres']} requests {plural(in_gres, 'GPU')} per node, but --devices {gpus_asked}. "
+            f"--slurm.gres {given['gres']} requests {plural(in_gres, 'GPU')} per node, but --devices {gpus_per_node}. "
             f"Type --devices {in_gres}"
         )
-    partition.check(nodes, gpus_asked, processes, given.get("cpus_per_task", 1))
-    return Resources("slurm", nodes, processes, gpus_asked, {**given, **_times(partition, given)}, requeues=requeues)
+    partition.check(nodes, gpus_per_node, processes, given.get("cpus_per_task", 1))
+    return Resources("slurm", nodes, processes, gpus_per_node, {**given, **_times(partition, given)}, requeues=requeues)
 
 
 def _times(partition: Partition, given: Mapping[str, Any]) -> dict[str, Any]:
@@ -218,7 +218,7 @@ def _times(partition: Partition, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"signal_delay_s": delay_s}
 
 
-def _asked_inside(nodes: int, count: int | None, wants_gpus: bool | None, given: Sequence[str]) -> Resources:
+def _of_allocation(nodes: int, count: int | None, wants_gpus: bool | None, given: Sequence[str]) -> Resources:
     held = allocation()
     if held is None:
         raise InputError(
