@@ -28,6 +28,7 @@ from ..definitions.definition import (
     uncompiled,
 )
 from ..errors import InputError, RunError, short_traceback
+from ..launch import placement
 from ..launch.kernel import recording, removed_unless_begun, run_in_kernel
 from ..launch.placement import How
 from ..launch.run import Run
@@ -45,15 +46,13 @@ from ..views.answers import answers
 from ..views.board import frame, servers
 from ..views.state import RunState
 from ..views.view import HiddenView, open_view
+from . import sample_checks
 from .alignment import Alignment
 from .knowledge import Knowledge
 from .session import Session, current, is_code
 
 if TYPE_CHECKING:
     from ..runs.randomness import RandomState
-
-
-_SPLIT_OF = {"validate": "val", "test": "test", "predict": "predict"}
 
 
 @dataclass(frozen=True)
@@ -132,7 +131,7 @@ class Call:
         own = {name: value for name, value in asked.items() if name in options.own_options(verb)}
         trainer = {name: value for name, value in asked.items() if name not in own}
         made, session = options.make(verb, own), current()
-        _check_cluster(made, {name: parts[name] for name in engines if parts[name]})
+        placement.check_cluster(made.cluster, made.nodes, {name: parts[name] for name in engines if parts[name]})
         parameters = {}
         if made.cluster:
             settings = session.engine_settings(made.cluster)
@@ -178,10 +177,11 @@ class Call:
             if self.options.amp and self.options.cluster is None:
                 notices += amp_notice(trainer)
             classes = tuple(data.table.classes) if data.table is not None else ()
+            names = subject.name, data.name
             if datamodule is not None or self.verb != "predict":
-                names = subject.name, data.name
                 notices += matching.check(model, datamodule, *names, encoding, classes, trains=self.verb == "fit")
-            notices += self.check_samples(model, datamodule, loaders, subject, data)
+            loader_names = _names_of([part.typed for part in data.parts]) if len(data.parts) == len(loaders) else []
+            notices += sample_checks.check(self.verb, model, datamodule, loaders, names, loader_names, data.table)
             if self.verb == "predict" and data.read is None:
                 data = dataclasses.replace(data, read=sentences.predicted(datamodule, answers))
             job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
@@ -239,8 +239,6 @@ class Call:
         Raises:
             InputError: the devices that were asked for are not there.
         """
-        from ..launch import placement
-
         asked = self.options
         if asked.cluster is not None:
             return self.on_cluster(trainer, package)
@@ -260,15 +258,10 @@ class Call:
         Raises:
             InputError: the cluster cannot give what is asked for.
         """
-        from ..launch import placement
-
         asked = self.options
-        strategy, accelerator = trainer.get("strategy", "auto"), trainer.get("accelerator", "auto")
-        placement.check_strategy(strategy, package)
-        count = trainer.get("devices", asked.ddp if asked.ddp is not True else "auto") or None
-        engine, nodes = clusters.engine(asked.cluster), asked.nodes or trainer.get("num_nodes", 1)
+        engine = clusters.engine(asked.cluster)
         try:
-            resources = engine.resources(nodes, count, accelerator, self.engine)
+            trainer, resources = placement.on_cluster(trainer, package, engine, self.engine, asked.nodes, asked.ddp)
         except InputError as error:
             settings = self.session.engine_settings(engine.name)
             if not any(str(error).startswith(f"--{engine.name}.{name} ") for name in settings):
@@ -276,13 +269,6 @@ class Call:
             setting = "slurm" if engine.name == "slurm" else "engines"
             raise InputError(f"{error}. It may come from %config LightningMagics.{setting}") from None
         ranks = resources.nodes * resources.processes
-        trainer = {**trainer, "num_nodes": resources.nodes, "devices": resources.processes}
-        if accelerator == "auto":  # of the kernel's machine, it would say nothing of the nodes
-            trainer["accelerator"] = "gpu" if resources.gpus else "cpu"
-        if ranks > 1 and strategy == "auto":
-            trainer["strategy"] = "ddp"
-        if ranks == 1:
-            trainer.setdefault("use_distributed_sampler", False)
         return trainer, How(ranks, asked.background, self.session.settings.start_method, resources)
 
     @contextlib.contextmanager
@@ -530,7 +516,9 @@ class Call:
         overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
         told = ()
         if len(found) == 1 and self.verb != "fit" and (table := self.whole_table(found[0], typed[0])) is not None:
-            told = (f"{found[0].name} has no {_SPLIT_OF[self.verb]} split, so all rows of the table are used",)
+            told = (
+                f"{found[0].name} has no {sample_checks.SPLIT_OF[self.verb]} split, so all rows of the table are used",
+            )
             found = [table]
         parts = tuple(CallArgument(item, given, overrides, self.data) for item, given in zip(found, typed, strict=True))
         first = found[0]
@@ -559,48 +547,8 @@ class Call:
         if not isinstance(found, Definition) or found.form != "table" or not isinstance(typed, str):
             return None
         value = self.session.scope.get(typed)
-        has_split = f"{_SPLIT_OF[self.verb]}_dataloader" in vars(found.cls)
+        has_split = f"{sample_checks.SPLIT_OF[self.verb]}_dataloader" in vars(found.cls)
         return value if columns.is_table(value) and not has_split else None
-
-    def check_samples(
-        self, model: Any, datamodule: Any, loaders: Sequence[Any], subject: Subject, data: Data
-    ) -> tuple[str, ...]:
-        """Check data in memory: there is some, its labels are among the classes of the outputs, its values are numbers.
-
-        Returns:
-            Which values are NaN or infinite.
-
-        Raises:
-            InputError: the model has no output for a label, or there is no sample to evaluate.
-        """
-        from ..definitions.data import samples
-        from ..training import class_range
-
-        stages = ("train", "val") if self.verb == "fit" else (_SPLIT_OF[self.verb],)
-        found: list[tuple[str, str, Any, Any]] = []  # what it is called, stage, dataset, and that whose samples it has
-        for split, dataset in samples.datasets_of(datamodule).items():
-            what = data.name if split in ("train", "predict") else f"the split {split!r} of {data.name}"
-            found.append((what, split, dataset, dataset))
-        named = _names_of([part.typed for part in data.parts]) if len(data.parts) == len(loaders) else []
-        for place, loader in enumerate(loaders):
-            what = named[place] if named else data.name
-            stage, dataset = stages[min(place, len(stages) - 1)], getattr(loader, "dataset", None)
-            found.append((what, stage, dataset, samples.dataset_of(loader)))
-        table = data.table or columns.Table({})
-        looked_at: dict[int, tuple[Sequence[Any], list[Any], str]] = {}
-        for what, stage, dataset, looked_into in found:
-            if stage not in stages:
-                continue
-            if self.verb != "fit" and samples.is_empty(dataset):
-                raise InputError(f"{what} has no samples to {self.verb}. Give data with at least one sample")
-            tensors, places = samples.tensors_of(looked_into)
-            batch = class_range.sampled(tensors, places) if class_range.is_judged(model, stage) else ()
-            if batch and (text := class_range.problem(model, batch, what, subject.name, table.classes)):
-                raise InputError(text)
-            if tensors:  # of which several splits may be
-                looked_at.setdefault(id(tensors[0]), (tensors, [], what))[1].append(places)
-        notices = [samples.not_finite(*item, table.names) for item in looked_at.values()]
-        return tuple(filter(None, notices))
 
     def reader(self, subject: Subject, typed: Sequence[Any]) -> Any:
         """What turns sentences into input of a model, None if it was trained on other data.
@@ -803,31 +751,6 @@ def _goes_on(job: Job) -> bool:
     from ..training.train import was_fitted
 
     return job.continues and was_fitted(job.model)
-
-
-def _check_cluster(made: Any, parameters: Mapping[str, Mapping[str, Any]]) -> None:
-    """Refuse what only a cluster can be asked for, or another one.
-
-    Args:
-        made: options of the run.
-        parameters: of each engine that has some.
-
-    Raises:
-        InputError: there is no ``--cluster``, or it is another engine's.
-    """
-    if made.cluster is None and made.nodes is not None:
-        raise InputError(
-            f"--nodes {made.nodes} needs a cluster. Type --nodes {made.nodes} --cluster slurm. On this machine, "
-            "set the number of processes with --devices N"
-        )
-    for name, of_engine in parameters.items():
-        if made.cluster is None:
-            raise InputError(f"--{name}.{next(iter(of_engine))} has no effect without a cluster. Add --cluster {name}")
-        if name != made.cluster:
-            raise InputError(
-                f"--{name}.{next(iter(of_engine))} is a parameter of {name}, but the run is submitted to "
-                f"{made.cluster}. Leave it out, or type --cluster {name}"
-            )
 
 
 def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:

@@ -100,6 +100,68 @@ def with_ddp(trainer: Mapping[str, Any], asked: bool | int, package: str = "pyto
     return made
 
 
+def on_cluster(
+    trainer: Mapping[str, Any],
+    package: str,
+    engine: clusters.Engine,
+    parameters: Mapping[str, Any],
+    nodes: int | None,
+    ddp: bool | int,
+) -> tuple[dict[str, Any], clusters.Resources]:
+    """Return Trainer's arguments for ranks on nodes of a cluster, each with the same number; and what is requested.
+
+    Args:
+        trainer: Trainer's arguments.
+        package: Lightning package.
+        engine: of the cluster.
+        parameters: of the engine.
+        nodes: number of nodes, if it was given.
+        ddp: the option ``--ddp``, as of `with_ddp`.
+
+    Raises:
+        InputError: the cluster cannot give what is asked for.
+    """
+    strategy, accelerator = trainer.get("strategy", "auto"), trainer.get("accelerator", "auto")
+    check_strategy(strategy, package)
+    count = trainer.get("devices", ddp if ddp is not True else "auto") or None
+    resources = engine.resources(nodes or trainer.get("num_nodes", 1), count, accelerator, parameters)
+    ranks = resources.nodes * resources.processes
+    made = {**trainer, "num_nodes": resources.nodes, "devices": resources.processes}
+    if accelerator == "auto":  # of the kernel's machine, it would say nothing of the nodes
+        made["accelerator"] = "gpu" if resources.gpus else "cpu"
+    if ranks > 1 and strategy == "auto":
+        made["strategy"] = "ddp"
+    if ranks == 1:
+        made.setdefault("use_distributed_sampler", False)
+    return made, resources
+
+
+def check_cluster(cluster: str | None, nodes: int | None, parameters: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse what only a cluster can be asked for, or another one.
+
+    Args:
+        cluster: engine that the run is submitted to; None for this machine.
+        nodes: number of nodes, if it was given.
+        parameters: of each engine that has some.
+
+    Raises:
+        InputError: there is no ``--cluster``, or it is another engine's.
+    """
+    if cluster is None and nodes is not None:
+        raise InputError(
+            f"--nodes {nodes} needs a cluster. Type --nodes {nodes} --cluster slurm. On this machine, "
+            "set the number of processes with --devices N"
+        )
+    for name, of_engine in parameters.items():
+        if cluster is None:
+            raise InputError(f"--{name}.{next(iter(of_engine))} has no effect without a cluster. Add --cluster {name}")
+        if name != cluster:
+            raise InputError(
+                f"--{name}.{next(iter(of_engine))} is a parameter of {name}, but the run is submitted to "
+                f"{cluster}. Leave it out, or type --cluster {name}"
+            )
+
+
 def _gpus(trainer: Mapping[str, Any], package: str) -> int:
     accelerator = _accelerator(trainer, package)
     if accelerator.name() != "cuda":

@@ -98,3 +98,13 @@ def test_a_variable_that_is_none_is_not_taken_for_a_loaded_runs():
     assert found.home_of("a", 0) == 0
     found.replaced = {"a": None}
     assert found.home_of("a", 0) == home
+
+
+def test_a_match_statement_with_a_run_in_it_is_a_block():
+    found = History({})
+    found.add_cell(
+        "match size:\n    case other:\n        loader = make(other)\n        trainer.fit(net, loader)", before=4
+    )
+    ((statement, _),) = found.statements
+    assert "loader" in statement.binds
+    assert statement.held.startswith("it was created in a match block, which is not recorded")
