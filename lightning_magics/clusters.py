@@ -1,6 +1,6 @@
 """The interface to an engine, which runs jobs on a cluster; engines are found here by name.
 
-Another package adds one by an entry point: see "Adding an engine" in the documentation.
+Another package can add one through an entry point: see "Adding an engine" in the documentation.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ class State:
     """The state of a job.
 
     Attributes:
-        kind: queued, running, ended; or unknown, where nobody answers.
-        word: the engine's own; of Slurm PENDING, RUNNING, TIMEOUT, NODE_FAIL, CANCELLED …
-        reason: for a person: why it waits, or how it ended.
-        position: of one that waits, among those of its partition by priority, from 1; `waiting` how many these are.
-        start: the engine's estimate of one that waits, Unix time in seconds.
-        nodes: that it has or had, as the engine writes them: ``n[1-2]``.
-        restarts: how often it was put back into the queue.
-        exit_code: of its script; `signal` the number of the signal that ended it.
-        is_cancelled: whether it ended because somebody cancelled it.
+        kind: queued, running, ended; or unknown if the cluster does not respond.
+        word: the engine's name for the state; for Slurm: PENDING, RUNNING, TIMEOUT, NODE_FAIL, CANCELLED …
+        reason: readable explanation of why the job is waiting, or how it ended.
+        position: place of a queued job in its partition by priority, from 1.
+        waiting: number of queued jobs in that partition.
+        start: estimated start of a queued job, as Unix time in seconds.
+        nodes: nodes of the job, in the engine's notation: ``n[1-2]``.
+        restarts: number of times the job was requeued.
+        exit_code: exit code of the job's script.
+        signal: number of the signal that ended it, or 0.
+        is_cancelled: whether it ended because it was cancelled.
     """
 
     kind: Literal["queued", "running", "ended", "unknown"]
@@ -60,9 +62,9 @@ class Resources:
         nodes: number of nodes.
         processes: ranks on each node.
         gpus: on each node; 0 for none.
-        parameters: the engine's own, checked; of Slurm submitit's: `partition`, `time` in minutes …
-        inside: start in the allocation that this process is in, without a queue.
-        requeues: how often a job that lost a node is put back into the queue at most.
+        parameters: checked engine parameters; for Slurm, those of submitit: `partition`, `time` in minutes …
+        inside: whether to start in the current allocation, without queueing.
+        requeues: maximum number of times to requeue a job after a node failure.
     """
 
     engine: str
@@ -79,10 +81,10 @@ class Engine(Protocol):
 
     Attributes:
         name: what is typed after ``--cluster``, and before a parameter: ``--slurm.partition``.
-        about: what it runs on, in a line of the documentation.
-        help: rows of ``--help-all``: a parameter as it is typed, and what it does.
-        flags: parameters that mean true without a value.
-        lines: parameters that may be given again, each a line of a script.
+        about: one-line description of what it runs on, for the documentation.
+        help: rows for ``--help-all``: a parameter as typed, and its description.
+        flags: parameters that can be typed without a value, meaning true.
+        lines: parameters that may be repeated, each adding a line to a script.
     """
 
     name: str
@@ -108,13 +110,13 @@ class Engine(Protocol):
 
         Args:
             nodes: number of nodes.
-            devices: processes on each node: a number; ``"auto"`` or -1 for one for each GPU; None for one.
+            devices: processes on each node: a number, ``"auto"`` or -1 (one per GPU), or None (one).
             accelerator: ``auto``, ``gpu``, ``cuda`` or ``cpu``.
             parameters: by name.
 
         Raises:
             MissingPackage: the engine lacks a package.
-            InputError: the cluster cannot give that, or is not reached from here.
+            InputError: the cluster cannot provide this, or cannot be reached.
         """
         ...
 
@@ -122,41 +124,42 @@ class Engine(Protocol):
         """Submit a job that supervises the ranks of the run in a folder; return the job's id.
 
         Raises:
-            InputError: it is refused.
+            InputError: the job is rejected.
         """
         ...
 
     def state(self, job: str) -> State:
-        """Return the state of a job; one that is no longer known has ended."""
+        """Return the state of a job; a job that the engine no longer knows counts as ended."""
         ...
 
     def states(self, jobs: Iterable[str]) -> dict[str, State]:
-        """Return the states of jobs by id; a job that the queue does not know may be left out."""
+        """Return the states of jobs by id; jobs unknown to the queue may be omitted."""
         return {job: self.state(job) for job in jobs}
 
     def why(self, state: State, folder: Path) -> str:
-        """Why the job of a run ended, as a message for the user, with what to type where that helps."""
+        """Return a message for the user that says why a run's job ended, and what to type if that helps."""
         return state.reason or f"the job has ended ({state.word or 'reason unknown'})"
 
     def cancel(self, job: str) -> None:
-        """Cancel a job; one that has ended stays as it is.
+        """Cancel a job; do nothing if it has ended.
 
         Raises:
-            RunError: it is refused, or nobody answers.
+            RunError: the request is refused, or the cluster does not respond.
         """
         ...
 
     def by_hand(self, job: str, what: Literal["cancel", "show"]) -> str:
-        """The shell command that cancels a job, or shows it."""
+        """Return the shell command that cancels or shows a job."""
         return f"{what} job {job} with the tools of {self.name}"
 
     def supervise(self, resources: Resources, folder: Path, lifeline: int | None) -> None:
-        """Supervise ranks within the allocation that this process is in, where `resources.inside` is set.
+        """Supervise ranks within the current allocation; used if `resources.inside` is set.
 
         Args:
             resources: of the run.
             folder: of the run.
-            lifeline: file descriptor whose end means that the kernel is gone, None where that is no matter.
+            lifeline: file descriptor that reaches end-of-file when the kernel exits; None if the run outlives
+                the kernel.
         """
         raise NotImplementedError(f"{self.name} cannot run inside an allocation")
 
@@ -173,7 +176,7 @@ def is_engine(name: str) -> bool:
 
 @functools.cache
 def engine(name: str) -> Engine:
-    """Return the engine of a name.
+    """Return the engine with the given name.
 
     Raises:
         InputError: there is none, or its package cannot be imported.

@@ -498,7 +498,7 @@ def test_a_fit_whose_folder_is_removed_goes_on_and_says_so_in_a_line(notebook, h
 
 
 def test_a_fit_says_that_a_definition_is_older_than_the_last_one_that_was_typed(notebook):
-    said = "the last definition of {} failed, so the earlier one is used: run its cell again"
+    said = "the last definition of {} failed, so the earlier one is used. Fix its cell and run it again"
     fit = "run = %lightning_fit Model data --max_epochs 1"
     model = "%%lightning_model Model --loss mse_loss\nnn.Linear(2, 1)"
     data = "%%lightning_data data\nsamples, samples[:, :1]"

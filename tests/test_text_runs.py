@@ -102,7 +102,7 @@ def test_texts_of_a_prediction_are_encoded_anew_for_the_weights_of_now(films):
     assert again.data[1][0] is not asked.data[1][0]
     error = films.run_cell("%lightning_test p --quiet").error_in_exec
     assert isinstance(error, InputError)
-    assert str(error).startswith(f"the texts of {asked.name} have no labels. Give data: %lightning_test")
+    assert str(error).startswith(f"the texts of {asked.name} have no labels. Pass data: %lightning_test")
 
 
 def test_what_stands_in_a_line_of_predict_is_a_text_unless_it_is_data(films):
@@ -636,10 +636,11 @@ def test_texts_that_were_cleaned_are_read_with_the_code_that_cleans(films):
     assert said_of(name, "a DULL!! film") == expected
     forget_runs()
     run_cells(films, f"{DATA} --clean whitespace")  # which is not how it was trained
-    with pytest.raises(InputError, match=rf"texts of {name} were cleaned by code of its data films, which this"):
+    refused = f"texts of {name} were cleaned by code from its data definition films, which"
+    with pytest.raises(InputError, match=rf"{refused} this"):
         said_of(name)
     del current().datas["films"]
-    with pytest.raises(InputError, match=rf"texts of {name} were cleaned by code of its data films, which .* {name}$"):
+    with pytest.raises(InputError, match=rf"{refused} .* {name}$"):
         said_of(name)
     run_cells(films, f"net = %lightning_load {name}")
     del current().datas["films"]

@@ -131,7 +131,7 @@ def stop(asked: Any, now: bool = False) -> str:
         stopping.kill(folder)
     else:
         stopping.ask_to_stop(folder)
-    return f"{folder.name} {'will stop after the current batch and be saved' if folder.is_alive() else 'was ended'}"
+    return f"{folder.name} {'will stop after the current batch and be saved' if folder.is_alive() else 'was stopped'}"
 
 
 def load(asked: Any, checkpoint: str | None = None, weights_only: bool = True) -> Any:

@@ -575,7 +575,7 @@ class Call:
             reader = subject.knowledge.reader
             if self.verb != "predict" or reader is None:
                 why = "have no labels" if self.verb != "predict" else f"cannot be encoded for {subject.name}"
-                raise InputError(f"the texts of {run.name} {why}. Give data: %lightning_{self.verb} {run.name} DATA")
+                raise InputError(f"the texts of {run.name} {why}. Pass data: %lightning_{self.verb} {run.name} DATA")
             return _texts(list(run.texts), reader, ())
         datamodule, loaders = run.data
         if run.verb == "fit" and datamodule is None:

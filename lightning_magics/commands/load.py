@@ -67,7 +67,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
             state = take(model, callbacks, path, trusted=not weights_only)
         elif own:
             names = ", ".join(own)
-            print(f"the recorded source gives other values of {names} than the checkpoint contains")  # noqa: T201 -- likewise
+            print(f"the recorded source and the checkpoint have different values for {names}")  # noqa: T201 -- likewise
     if lacks := absent(model, state):
         print(f"not in the checkpoint, so the model's initial values are kept: {listed(lacks)}")  # noqa: T201 -- likewise
     name_outputs(model, recalled.folder)
@@ -75,7 +75,7 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
     print(f"weights: {folder.shown(path)}{alone}")  # noqa: T201 -- which of them
     step = state.get("global_step", record.steps)
     if checkpoint in (None, "last") and step < record.steps:
-        print(f"weights of step {step} of {record.steps}: the run has no later checkpoint")  # noqa: T201 -- likewise
+        print(f"weights are from step {step} of {record.steps}: the run has no later checkpoint")  # noqa: T201 -- likewise
     session.add_recalled(recalled.unit)
     _register_model(session, recalled, found, model)
     data = _register_data(session, recalled)
@@ -181,7 +181,7 @@ def _register_data(session: Session, recalled: Recalled) -> Definition | None:
 
 
 def _compared(data: Definition, recalled: Recalled) -> str:
-    """Whether data of the notebook is what a run was trained on; nothing where that is not to be seen in memory."""
+    """Whether data of the notebook is what a run was trained on; empty if that cannot be determined in memory."""
     from ..runs.fingerprint import of_loaders
 
     before, arguments = recalled.record.fingerprint.get("train"), recalled.recipe.data_arguments or {}

@@ -56,7 +56,7 @@ def check(
         if stage not in stages:
             continue
         if verb != "fit" and samples.is_empty(dataset):
-            raise InputError(f"{what} has no samples to {verb}. Give data with at least one sample")
+            raise InputError(f"{what} has no samples to {verb}. Pass data with at least one sample")
         tensors, places = samples.tensors_of(looked_into)
         batch = class_range.sampled(tensors, places) if class_range.is_judged(model, stage) else ()
         if batch and (text := class_range.problem(model, batch, what, model_name, table.classes)):

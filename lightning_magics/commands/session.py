@@ -173,7 +173,8 @@ class Session:
         else:
             name = getattr(found, "__name__", "")
             is_old = isinstance(found, type) and self.outdated.get(name) is found
-        return f"the last definition of {name} failed, so the earlier one is used: run its cell again" if is_old else ""
+        said = f"the last definition of {name} failed, so the earlier one is used. Fix its cell and run it again"
+        return said if is_old else ""
 
     def add_recalled(self, unit: Unit) -> None:
         """Take note of the source of a run that was brought into the notebook."""

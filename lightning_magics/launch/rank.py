@@ -19,7 +19,10 @@ PATH = "LIGHTNING_MAGICS_PATH"  # a variable with the kernel's sys.path: see `va
 
 
 def variables(path: Sequence[str]) -> dict[str, str]:
-    """What the processes of a run are told of a kernel's ``sys.path``: this package first, the whole of it later."""
+    """Environment variables that pass a kernel's ``sys.path`` to the processes of a run.
+
+    This package comes first, the whole path later.
+    """
     found = {PATH: os.pathsep.join(path)}
     parent = str(Path(__file__).parents[2])
     if parent not in sysconfig.get_paths().values():

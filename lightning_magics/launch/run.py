@@ -104,7 +104,7 @@ class Run:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Last value of every metric; Lightning's aliases of some can be read too."""
+        """Last value of every metric; Lightning's aliases work as keys too."""
         return LastValues(self.record.metrics, self.record.doubles)
 
     @property
@@ -119,7 +119,10 @@ class Run:
 
     @property
     def best_model_path(self) -> str:
-        """Path of the best checkpoint: by ``--monitor``, else the latest; empty if there is none."""
+        """Path of the best checkpoint by ``--monitor`` or ``--early_stop``, else of the latest.
+
+        Empty if there is none.
+        """
         return self.record.best_model_path
 
     def wait(self) -> Run:

@@ -107,7 +107,7 @@ class SpawnedRun(Run):
 
     @property
     def metrics(self) -> dict[str, float]:
-        """Last value of every metric; Lightning's aliases of some can be read too."""
+        """Last value of every metric; Lightning's aliases work as keys too."""
         if self._ended.is_set():
             return super().metrics
         rows = [list(row.values.items()) for row in list(self._state.rows.values())]

@@ -117,7 +117,7 @@ def _place(folder: RunFolder) -> int:
 
 @contextlib.contextmanager
 def as_job(folder: RunFolder, engine: str, job: str, longer: str = "") -> Iterator[int]:
-    """Be the supervisor of a run that was submitted as a job: hold its lock, and hear what the engine says.
+    """Supervise a run that was submitted as a job: hold its lock, and handle the engine's signals.
 
     SIGUSR2 asks all ranks to stop before the time limit: what they save outlives it.
 
@@ -133,7 +133,9 @@ def as_job(folder: RunFolder, engine: str, job: str, longer: str = "") -> Iterat
 
     def ask(number: int, frame: object) -> None:
         with contextlib.suppress(OSError):
-            Wish(folder.control_path).ask(why=f"the time limit of its job came near{f': {longer}' if longer else ''}")
+            Wish(folder.control_path).ask(
+                why=f"its job was about to reach its time limit{f': {longer}' if longer else ''}"
+            )
 
     heard = terminations()
     signal.signal(signal.SIGUSR2, ask)
@@ -147,7 +149,7 @@ def as_job(folder: RunFolder, engine: str, job: str, longer: str = "") -> Iterat
 
 
 def meet(ranks: int, each: int, address: str = "") -> None:
-    """Set the variables by which ranks find one another; they inherit them.
+    """Set the environment variables that ranks inherit to find one another.
 
     Args:
         ranks: number of ranks.

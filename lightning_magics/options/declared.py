@@ -66,7 +66,7 @@ class ModelOptions:
 
     loss: Any = _option(
         None,
-        "a function of torch.nn.functional by name, or any callable",
+        "name of a torch.nn.functional function, or any callable",
         "NAME",
         words=(
             "cross_entropy",
@@ -79,7 +79,7 @@ class ModelOptions:
     )
     metrics: tuple[Any, ...] = _option(
         (),
-        "metrics of torchmetrics by name, or objects",
+        "names of torchmetrics metrics, or metric objects",
         "NAME",
         several=True,
         words=(
@@ -94,7 +94,7 @@ class ModelOptions:
     )
     optimizer: Any = _option(
         None,
-        "a class of torch.optim by name, or any callable",
+        "name of a torch.optim class, or any callable",
         "NAME",
         words=("Adam", "AdamW", "SGD", "RMSprop", "Adagrad"),
     )
@@ -102,7 +102,7 @@ class ModelOptions:
     weight_decay: float | None = _option(None, "weight decay of the optimizer", "NUMBER")
     scheduler: Any = _option(
         None,
-        "a class of torch.optim.lr_scheduler by name, linear_warmup, or any callable",
+        "name of a torch.optim.lr_scheduler class, linear_warmup, or any callable",
         "NAME",
         words=(
             "linear_warmup",
@@ -142,8 +142,8 @@ class DataOptions:
     """Options of ``%%lightning_data``."""
 
     batch_size: int = _option(32, "samples in a batch", "N", minimum=1)
-    val_split: int | float | None = _option(None, "samples held out for validation: a fraction or a number", "PART")
-    test_split: int | float | None = _option(None, "samples held out for testing: a fraction or a number", "PART")
+    val_split: int | float | None = _option(None, "samples held out for validation: a fraction or a count", "SIZE")
+    test_split: int | float | None = _option(None, "samples held out for testing: a fraction or a count", "SIZE")
     num_workers: int = _option(0, "number of processes that load data", "N", minimum=0)
     shuffle: bool = _option(True, "whether to shuffle the training data every epoch")
     label: str | None = _option(None, "column that holds the labels", "COLUMN")
@@ -175,14 +175,14 @@ class RunOptions:
     seed: int | None = _option(None, "seed for all random number generators", "N", minimum=0, maximum=2**32 - 1)
     quiet: bool = _option(False, "show only the result, without a live view")
     ddp: bool | int = _option(False, "run in N processes (DDP); without N, one for each GPU", "[N]", minimum=1)
-    background: bool = _option(False, "run in separate processes, and return at once")
+    background: bool = _option(False, "run in separate processes, and return immediately")
     cluster: str | None = _option(
         None,
         "run on a cluster instead of this machine",
         choices=clusters.BUILT_IN,
         more_choices=clusters.names,
     )
-    nodes: int | None = _option(None, "number of machines, with --cluster; --devices counts for each", "N", minimum=1)
+    nodes: int | None = _option(None, "number of nodes, with --cluster; --devices applies to each", "N", minimum=1)
 
 
 @dataclass(frozen=True)
@@ -201,7 +201,7 @@ class FitOptions(RunOptions):
         repeated=True,
         words=(*LOGGERS, "false"),
     )
-    weights_only: bool = _option(True, "load only tensors from a checkpoint; false runs its code too")
+    weights_only: bool = _option(True, "load only tensors and plain values; false may run stored code")
     board: bool = _option(False, "show TensorBoard above the fit")
 
 
@@ -212,7 +212,7 @@ class EvaluationOptions(RunOptions):
     ckpt_path: str | None = _option(
         None, "checkpoint to load the weights from, instead of the last ones", "best|PATH", words=("best",)
     )
-    weights_only: bool = _option(True, "load only tensors from a checkpoint; false runs its code too")
+    weights_only: bool = _option(True, "load only tensors and plain values; false may run stored code")
 
 
 @dataclass(frozen=True)
@@ -238,7 +238,7 @@ class LoadOptions:
     checkpoint: str | None = _option(
         None, "checkpoint to load the weights from (default: the last)", "best|last|PATH", words=("best", "last")
     )
-    weights_only: bool = _option(True, "load only tensors from a checkpoint; false runs its code too")
+    weights_only: bool = _option(True, "load only tensors and plain values; false may run stored code")
 
 
 @dataclass(frozen=True)
@@ -268,7 +268,7 @@ class RunsOptions:
     plot: str | None = _option(None, "plot the curves of a metric in one chart", "METRIC")
     compare: tuple[Any, ...] = _option((), "compare runs side by side", "RUN", several=True)
     delete: tuple[Any, ...] = _option((), "delete runs and their checkpoints", "RUN", several=True)
-    keep: int | None = _option(None, "list the runs beyond the best N, or without --sort, the newest N", "N", minimum=0)
+    keep: int | None = _option(None, "list all runs except the best N (newest N without --sort)", "N", minimum=0)
     yes: bool = _option(False, "delete the runs that --keep lists")
 
 
@@ -459,7 +459,7 @@ def _loggers(values: Sequence[Any]) -> tuple[Any, ...] | None:
         return None
     off = [word for word in words if word is False or word in ("false", "none")]
     if off and len(words) > 1:
-        raise InputError("--logger false goes with no other logger. Type either.")
+        raise InputError("--logger false cannot be combined with another logger. Remove one of them")
     if off:
         return ()
     return tuple(

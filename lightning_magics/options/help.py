@@ -61,7 +61,7 @@ def full_help(verb: str, everything: bool = False) -> str:
                 " ".join(f"--{item.name}" for item in arguments), _WIDTH, break_on_hyphens=False, break_long_words=False
             )
             parts.append("Arguments of Trainer:\n" + textwrap.indent("\n".join(names), "  "))
-            parts.append(f"Type %lightning_{verb} --help-all for what these do, and for the parameters of clusters.")
+            parts.append(f"Type %lightning_{verb} --help-all to see what these do, and the parameters for clusters.")
     return "\n\n".join(parts)
 
 

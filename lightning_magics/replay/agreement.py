@@ -110,7 +110,7 @@ def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str], repeat
     found += _endings(before, after)
     for one, other in ((before, after), (after, before)):
         found += [
-            f"the hyperparameter {name} is in {one.run} only"
+            f"the hyperparameter {name} is only in {one.run}"
             for name in one.hyperparameters
             if name not in other.hyperparameters
         ]

@@ -23,7 +23,7 @@ class Held:
 
     Attributes:
         binds: names that the code gave a value; `changes`, names whose object it changed.
-        why: what to say of one that is no plain value.
+        why: what to say of one that is not a plain value.
     """
 
     binds: frozenset[str]
@@ -63,7 +63,7 @@ def passed(tree: ast.stmt, line: int | None, is_run: Callable[[ast.stmt], bool])
 
 
 def given(function: str) -> str:
-    """What to say of a parameter of a function that is no plain value."""
+    """The message for a function parameter that is not a plain value."""
     return _GIVEN.format(f"{function}()" if function.isidentifier() else "a comprehension")
 
 

@@ -306,8 +306,9 @@ class Recalled:
             return
         line, model = _visible(held.text.splitlines()[0]), self.record.model
         raise RunError(
-            f"{self.folder.name} cannot be repeated: its recorded source trains, in line {held.tree.lineno} ({line}). "
-            f"For its weights, run the cell that defines {model}, then run = %lightning_attach {self.folder.name}"
+            f"{self.folder.name} cannot be repeated: its recorded source starts a run in line {held.tree.lineno} "
+            f"({line}). For its weights, run the cell that defines {model}, then type "
+            f"run = %lightning_attach {self.folder.name}"
         )
 
     def _places(self, codes: Iterable[str]) -> list[int]:

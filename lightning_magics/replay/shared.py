@@ -1,4 +1,4 @@
-"""Definitions that the notebook has of the same source as a run: the run uses the notebook's own objects.
+"""Definitions with the same source in the notebook and in a run: the run uses the notebook's own objects.
 
 Then ``is`` and ``isinstance`` hold between the two, as for the members of an Enum.
 A definition that holds state, such as a counter or a generator of random numbers, is the run's own: what the notebook

@@ -183,7 +183,7 @@ def test_help_is_answered_before_anything_is_refused(line):
         ("fit", "--max-epochs 1 --max_epochs 2", r"--max_epochs is given twice\. Type it once\."),
         ("fit", "--model.a-b 1 --model.a_b 2", r"--model.a_b is given twice\. Type it once\."),
         ("fit", "--early_stop val_loss:x", r"--early_stop takes METRIC\[:PATIENCE\]\[:min\|max\], such as val_loss:3"),
-        ("fit", "--logger csv false", r"--logger false goes with no other logger\. Type either\."),
+        ("fit", "--logger csv false", r"--logger false cannot be combined with another logger\. Remove one of them$"),
         ("model", "a b", r"%lightning_model takes one name; found 'a b'\. Put values with spaces in quotes\."),
         ("model", "--lr high", r"--lr takes a number; found 'high'\."),
         ("model", "--task multi", r"--task 'multi' is not one of: binary, multiclass, multilabel\. Did you mean"),

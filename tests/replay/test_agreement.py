@@ -119,7 +119,7 @@ def test_initial_weights_that_are_the_same_are_no_reason():
     assert Agreement(before, after(**other, fingerprint={"weights": "a"})).reasons == []
     said = ["the model is an instance, created before the fit set its seed"]
     assert Agreement(before, after(**other, fingerprint={"weights": "b"})).reasons == said
-    only = ["the hyperparameter a is in Net/version_1 only"]
+    only = ["the hyperparameter a is only in Net/version_1"]
     assert Agreement(before, after(**other, fingerprint={"weights": "a"}, hyperparameters={"a": 1})).reasons == only
 
 

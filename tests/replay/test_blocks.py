@@ -149,7 +149,9 @@ def test_source_of_an_earlier_version_that_would_train_is_refused(shell):
     folder.record_path.write_text(json.dumps(record))
     folder.source_path.write_text(folder.source_path.read_text() + loop)
     for call in ("load", "rerun"):
-        why = r"cannot be repeated: its recorded source trains, in line \d+ \(for v in \(1, 2\):\)\. For its weights"
+        why = (
+            r"cannot be repeated: its recorded source starts a run in line \d+ \(for v in \(1, 2\):\)\. For its weights"
+        )
         with pytest.raises(Exception, match=why):
             shell.ev(f"lm.{call}('Net/version_0')")
     assert os.listdir("lightning_logs/Net") == ["version_0"]

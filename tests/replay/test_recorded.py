@@ -64,7 +64,7 @@ def test_a_setting_of_torch_that_the_source_makes_is_told(tmp_path, default_dtyp
 
 def test_weights_that_are_not_the_last_ones_say_so(tmp_path, default_dtype, capsys):
     folder = recorded(tmp_path)
-    told = "weights of step 4 of 8: the run has no later checkpoint\n"
+    told = "weights are from step 4 of 8: the run has no later checkpoint\n"
     restore(Session({}), Recalled.of(folder, {}), "last", weights_only=True)
     out = capsys.readouterr().out
     assert out.endswith(

@@ -365,7 +365,7 @@ class _Data:
                     if train is None
                     else {"loaders": "is a DataLoader"}.get(train.form, "is a stream")
                 )
-                raise InputError(f"--{name}_split {size} cannot be taken: the data {what}. Pass the splits as a dict")
+                raise InputError(f"--{name}_split {size} is not possible: the data {what}. Pass the splits as a dict")
         if train is not None and train.length is not None:
             check_sizes(asked, train.length)
         return list(asked)

@@ -113,8 +113,9 @@ def kept(folder: RunFolder, package: str, data: Definition | None) -> Any:
         found = data.cls(max_length=told.max_length, batch_size=told.batch_size)
     else:
         raise InputError(
-            f"the texts of {folder.name} were cleaned by code of its data {folder.read().data}, which this notebook "
-            f"does not have. Run its cell, or load it from the run's own source: %lightning_load {folder.name}"
+            f"the texts of {folder.name} were cleaned by code from its data definition {folder.read().data}, which "
+            f"this notebook does not have. Run its cell, or load it from the run's own source: "
+            f"%lightning_load {folder.name}"
         )
     return _filled(found, tokenizer, told.classes)
 

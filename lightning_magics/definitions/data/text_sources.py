@@ -380,8 +380,8 @@ def _check_encoded(found: Any, known: set[str]) -> None:
     left = {classes[number] for number in train.labels.unique().tolist()}
     if left != known:
         raise InputError(
-            f"no training text is left with the label {_few(sorted(map(repr, known - left)))}: the other splits "
-            f"have all of them. Add more such texts, remove all of them, or pass your own splits"
+            f"no training texts are left with the label {_few(sorted(map(repr, known - left)))}: they are all in the "
+            f"other splits. Add more texts with it, remove those texts, or pass your own splits"
         )
     unknown = float((train.ids == tokenizer.unk_token_id).float().mean()) if tokenizer.unk_token_id is not None else 0.0
     if unknown > _MOST_UNKNOWN:

@@ -62,7 +62,7 @@ _FIELDS = {
 }
 
 
-FORGOTTEN = State("ended", "FORGOTTEN", "Slurm no longer knows the job")
+FORGOTTEN = State("ended", "FORGOTTEN", "Slurm no longer has a record of the job")
 
 
 def states(jobs: Iterable[str]) -> dict[str, State]:
@@ -154,7 +154,7 @@ def why(state: State, folder: Path) -> str:
         "OUT_OF_MEMORY": f"the job ran out of memory{where}. For more memory: --slurm.mem 64GB",
         "PREEMPTED": "the job was preempted by one of higher priority",
         "COMPLETED": "the job has ended",
-        "FORGOTTEN": "the job has ended, and Slurm no longer knows how",
+        "FORGOTTEN": "the job has ended, but Slurm no longer has a record of how",
     }
     if state.word in told:
         return told[state.word]

@@ -23,7 +23,7 @@ from . import servers
 _FIRST_VALUES_S = 20.0  # for a fit that begins, to write its first values
 _NO_PROXY = (
     "On JupyterHub, the browser cannot reach TensorBoard without a proxy. Type %pip install jupyter-server-proxy and "
-    "restart your server, or set TENSORBOARD_PROXY_URL, such as /proxy/%PORT%/"
+    "restart your server, or set TENSORBOARD_PROXY_URL, for example to /proxy/%PORT%/"
 )
 
 

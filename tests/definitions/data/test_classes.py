@@ -313,7 +313,7 @@ def test_an_evaluation_of_no_samples_is_refused(shell, three):
         ("validate", "parts", "the split 'val' of parts"),
         ("test", "parts", "the split 'test' of parts"),
     ):
-        said = f"{what} has no samples to {verb}. Give data with at least one sample"
+        said = f"{what} has no samples to {verb}. Pass data with at least one sample"
         assert refused(shell, f"%lightning_{verb} run {typed} --quiet") == said
 
 

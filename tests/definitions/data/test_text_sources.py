@@ -418,7 +418,7 @@ def test_a_delimiter_is_found_by_the_columns(tmp_path):
         (
             [*PAIRS, ("one", "odd")],
             {"val_split": 16},
-            r"no training text is left with the label 'odd': the other splits have all of them. Add more",
+            r"no training texts are left with the label 'odd': they are all in the other splits. Add more",
         ),
         (
             [*ROWS, {"sentence": "a"}, {"label": "good"}],

@@ -173,7 +173,7 @@ def test_a_job_that_runs_is_ended_at_once(notebook: Notebook, cluster: Cluster) 
     notebook.slow("Ended")
     notebook.run(f"run = %lightning_fit Ended points {TWO} --max_epochs 1000 --background")
     notebook.until(lambda: notebook.steps("Ended/version_0") > 5)
-    assert notebook.cell("%lightning_stop Ended/version_0 --now").text == "Ended/version_0 was ended\n"
+    assert notebook.cell("%lightning_stop Ended/version_0 --now").text == "Ended/version_0 was stopped\n"
     notebook.run("run.wait()")
     assert notebook.value("[run.status, run.record.error]") == ["interrupted", "stopped immediately"]
     assert not (notebook.folder / "lightning_logs/Ended/version_0/job.pt").exists()
@@ -249,7 +249,7 @@ def test_what_a_time_limit_leaves_time_for_is_saved(notebook: Notebook, cluster:
     cluster.run("scancel", "--batch", "--signal=USR2", notebook.job("Limited/version_0"))  # as Slurm does
     notebook.run("run.wait()")
     assert notebook.value("run.status") == "interrupted"
-    assert "the time limit of its job came near: --slurm.time MINUTES" in notebook.value("run.record.reason")
+    assert "its job was about to reach its time limit: --slurm.time MINUTES" in notebook.value("run.record.reason")
     saved = torch.load(notebook.folder / "lightning_logs/Limited/version_0/checkpoints/last.ckpt", weights_only=True)
     assert notebook.value("run.model.layer.weight.tolist()") == saved["state_dict"]["layer.weight"].tolist()
 
