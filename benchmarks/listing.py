@@ -16,7 +16,7 @@ from lightning_magics.runs import events
 from lightning_magics.runs import folder as runs
 from lightning_magics.runs.record import RunRecord
 from lightning_magics.runs.recorder import Recorder
-from lightning_magics.training.trainer import arguments_of
+from lightning_magics.training.trainer import trainer_defaults
 from lightning_magics.views.listing import Listing
 
 METRICS = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
@@ -24,7 +24,7 @@ METRICS = ("train_loss", "val_loss", "train_accuracy", "val_accuracy")
 
 def write_runs(root: Path, count: int) -> None:
     """Write the runs of a search, with records as large as a fit's."""
-    trainer = {name: value for name, value in arguments_of("pytorch_lightning").items() if value is not ...}
+    trainer = {name: value for name, value in trainer_defaults("pytorch_lightning").items() if value is not ...}
     for place in range(count):
         folder = runs.create(root, "Digits")
         record = RunRecord(

@@ -189,10 +189,10 @@ def engine(name: str) -> Engine:
             cls = getattr(importlib.import_module(module), attribute)
         else:
             cls = _entry_points()[name].load()
-        made: Engine = cls()
+        instance: Engine = cls()
     except Exception as error:  # whatever another package raises when it is imported
         raise InputError(f"--cluster {name}: the engine cannot be loaded: {type(error).__name__}: {error}") from error
-    return made
+    return instance
 
 
 @functools.cache

@@ -57,12 +57,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
-_MOST_CHARACTERS, _LAST_CHARACTERS = 10_000, 1_000  # of a message that is shown or recorded; of these, at its end
-_DEEP, _ROUNDS = 60, 3  # more frames than that are looked through for a recursion; of it so many rounds are shown
-_HERE = os.path.dirname(os.path.abspath(__file__)) + os.sep
+_MAX_CHARACTERS, _LAST_CHARACTERS = 10_000, 1_000  # of a message that is shown or recorded; of these, at its end
+_MAX_FRAMES, _ROUNDS = 60, 3  # more frames than that are looked through for a recursion; of it so many rounds are shown
+_PACKAGE_FOLDER = os.path.dirname(os.path.abspath(__file__)) + os.sep
 _INSTALLED = re.compile(r"[/\\](site|dist)-packages[/\\]|^<frozen|" + re.escape(os.path.dirname(os.__file__) + os.sep))
 # Frames that hand a call on, and tell a user nothing.
-_PASSING = re.compile(
+_FORWARDING = re.compile(
     r"[/\\](pytorch_lightning|lightning|lightning_fabric|IPython|ipykernel)[/\\]"
     r"|[/\\]torch[/\\]nn[/\\]modules[/\\](module|container)\.py$|[/\\]contextlib\.py$"
 )
@@ -83,37 +83,37 @@ def short_traceback() -> Iterator[None]:
         shell = running_shell()
         if shell is not None:
             with contextlib.suppress(AttributeError):  # an exception class with __slots__ is shown whole
-                error._render_traceback_ = lambda: _rendered(shell, error)  # type: ignore[union-attr]
+                error._render_traceback_ = lambda: _render(shell, error)  # type: ignore[union-attr]
         raise
 
 
-def _rendered(shell: Any, error: BaseException) -> list[str]:
-    traceback = shortened(error)
+def _render(shell: Any, error: BaseException) -> list[str]:
+    traceback = shortened_traceback(error)
     for cause in _causes(error):
-        if _depth(cause.__traceback__) > _DEEP:
-            cause.__traceback__ = shortened(cause)  # IPython renders it as it is
+        if _depth(cause.__traceback__) > _MAX_FRAMES:
+            cause.__traceback__ = shortened_traceback(cause)  # IPython renders it as it is
     lines: list[str] = shell.InteractiveTB.structured_traceback(type(error), error, traceback, tb_offset=0)
-    return [cut(line) for line in lines]
+    return [truncated(line) for line in lines]
 
 
-def cut(text: str) -> str:
+def truncated(text: str) -> str:
     """Return a text without its middle, where it is longer than anybody reads; the exception itself keeps it."""
-    if len(text) <= _MOST_CHARACTERS:
+    if len(text) <= _MAX_CHARACTERS:
         return text
-    left_out = len(text) - _MOST_CHARACTERS
+    left_out = len(text) - _MAX_CHARACTERS
     return f"{text[: -_LAST_CHARACTERS - left_out]} … ({left_out:,} characters left out) … {text[-_LAST_CHARACTERS:]}"
 
 
-def shortened(error: BaseException) -> TracebackType | None:
+def shortened_traceback(error: BaseException) -> TracebackType | None:
     """Return a copy of an exception's traceback: the user's own frames, and what the last of them called.
 
     A traceback without a frame of the user has all of them. Of a recursion, the first and the last rounds are there,
     and the exception has a note of the others: IPython would take minutes to render each.
     """
-    kept = _without_passing(error.__traceback__)
-    folded = _folded(kept)
-    note = f"{len(kept) - len(folded):,} repeated frames of a recursion are left out."
-    if len(folded) < len(kept) and note not in getattr(error, "__notes__", ()):
+    frames = _user_frames(error.__traceback__)
+    folded = _without_repeats(frames)
+    note = f"{len(frames) - len(folded):,} repeated frames of a recursion are left out."
+    if len(folded) < len(frames) and note not in getattr(error, "__notes__", ()):
         error.add_note(note)
     short = None
     for item in reversed(folded):
@@ -122,12 +122,12 @@ def shortened(error: BaseException) -> TracebackType | None:
 
 
 def _causes(error: BaseException) -> list[BaseException]:
-    found: list[BaseException] = []
+    causes: list[BaseException] = []
     cause = error.__cause__ or error.__context__
-    while cause is not None and cause is not error and cause not in found:
-        found.append(cause)
+    while cause is not None and cause is not error and cause not in causes:
+        causes.append(cause)
         cause = cause.__cause__ or cause.__context__
-    return found
+    return causes
 
 
 def _depth(traceback: TracebackType | None) -> int:
@@ -137,9 +137,9 @@ def _depth(traceback: TracebackType | None) -> int:
     return depth
 
 
-def _folded(frames: list[TracebackType]) -> list[TracebackType]:
+def _without_repeats(frames: list[TracebackType]) -> list[TracebackType]:
     """Leave out the lines that are passed again and again: of each, the first and the last times stay."""
-    if len(frames) <= _DEEP:
+    if len(frames) <= _MAX_FRAMES:
         return frames
     times: dict[tuple[Any, int], list[int]] = {}
     for place, item in enumerate(frames):
@@ -148,7 +148,7 @@ def _folded(frames: list[TracebackType]) -> list[TracebackType]:
     return [frames[place] for place in sorted(kept)]
 
 
-def _without_passing(traceback: TracebackType | None) -> list[TracebackType]:
+def _user_frames(traceback: TracebackType | None) -> list[TracebackType]:
     frames = []
     while traceback is not None:
         frames.append(traceback)
@@ -157,14 +157,14 @@ def _without_passing(traceback: TracebackType | None) -> list[TracebackType]:
     if not users:
         return frames
     kept = [frames[place] for place in users]
-    return kept + [item for item in frames[users[-1] + 1 :] if not _passes_on(item.tb_frame.f_code.co_filename)]
+    return kept + [item for item in frames[users[-1] + 1 :] if not _is_forwarding(item.tb_frame.f_code.co_filename)]
 
 
 def _is_users(traceback: TracebackType) -> bool:
     """Whether a frame runs code of a cell or of the user's own modules."""
     filename = traceback.tb_frame.f_code.co_filename
-    return not _passes_on(filename) and not _INSTALLED.search(filename)
+    return not _is_forwarding(filename) and not _INSTALLED.search(filename)
 
 
-def _passes_on(filename: str) -> bool:
-    return filename.startswith(_HERE) or _PASSING.search(filename) is not None
+def _is_forwarding(filename: str) -> bool:
+    return filename.startswith(_PACKAGE_FOLDER) or _FORWARDING.search(filename) is not None

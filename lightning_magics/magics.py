@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from .definitions import cell as cells
     from .definitions.definition import Definition
     from .launch.run import Run
-    from .runs.dataframe import Framed
+    from .runs.dataframe import DataFrameProxy
 
 _CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
 
@@ -39,12 +39,12 @@ def _api() -> ModuleType:
     return api
 
 
-def _sees_local_names(magic: Callable[..., Any]) -> Callable[..., Any]:
+def _with_local_names(magic: Callable[..., Any]) -> Callable[..., Any]:
     """Resolve names in a magic's line in the function that calls the magic."""
 
     @functools.wraps(magic)
     def wrapped(self: LightningMagics, *args: Any, local_ns: Mapping[str, Any] | None = None) -> Any:
-        with self.session.called_in(local_ns):
+        with self.session.caller_scope(local_ns):
             return magic(self, *args)
 
     return needs_local_scope(wrapped)
@@ -116,7 +116,7 @@ class LightningMagics(Magics):
         return Session(self.shell.user_ns, self, failed=self._failed)
 
     @line_cell_magic
-    @_sees_local_names
+    @_with_local_names
     def lightning_model(self, line: str, cell: str | None = None) -> None:
         """Turn a cell into a LightningModule, or use a class or network that another cell defined.
 
@@ -134,16 +134,16 @@ class LightningMagics(Magics):
             nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
         """
         with self.session.defining("model", _names("model", line, cell)):
-            parsed = self._parsed("model", line)
+            parsed = self._parse("model", line)
             if parsed is None:
                 return
-            name, definition = self._defined("model", parsed, cell)
-            made = _api().define_model(name, definition, **parsed.options)
-        told = f"\n{made.summary}" if made.summary else ""
-        print(f"{signature(made)}. Train it: %lightning_fit {made.name} DATA{told}")  # noqa: T201 -- the answer
+            name, definition = self._definition("model", parsed, cell)
+            model = _api().define_model(name, definition, **parsed.options)
+        summary = f"\n{model.summary}" if model.summary else ""
+        print(f"{signature(model)}. Train it: %lightning_fit {model.name} DATA{summary}")  # noqa: T201 -- the answer
 
     @line_cell_magic
-    @_sees_local_names
+    @_with_local_names
     def lightning_data(self, line: str, cell: str | None = None) -> None:
         """Turn a cell into a LightningDataModule, or use data that another cell created.
 
@@ -163,23 +163,23 @@ class LightningMagics(Magics):
             torch.tensor(X / 16, dtype=torch.float32), torch.tensor(y)
         """
         with self.session.defining("data", _names("data", line, cell)):
-            parsed = self._parsed("data", line)
+            parsed = self._parse("data", line)
             if parsed is None:
                 return
-            name, definition = self._defined("data", parsed, cell)
-            made = _api().define_data(name, definition, **parsed.options)
-        told = f"\n{made.summary}" if made.summary else ""
-        print(f"{signature(made)}. Train on it: %lightning_fit MODEL {made.name}{told}")  # noqa: T201 -- likewise
+            name, definition = self._definition("data", parsed, cell)
+            data = _api().define_data(name, definition, **parsed.options)
+        summary = f"\n{data.summary}" if data.summary else ""
+        print(f"{signature(data)}. Train on it: %lightning_fit MODEL {data.name}{summary}")  # noqa: T201 -- likewise
 
     @line_magic
-    @_sees_local_names
+    @_with_local_names
     def lightning_source(self, line: str) -> Code | None:
         """Show the generated code of a model or of data: plain Lightning, exactly as it is run.
 
         Example:
             %lightning_source Digits
         """
-        parsed = self._parsed("source", line)
+        parsed = self._parse("source", line)
         if parsed is None:
             return None
         known = {**self.session.datas, **self.session.models}
@@ -193,7 +193,7 @@ class LightningMagics(Magics):
         return Code(known[name].source)
 
     @line_magic
-    @_sees_local_names
+    @_with_local_names
     def lightning_fit(self, line: str) -> Run | None:
         """Train a model and return the run.
 
@@ -209,10 +209,10 @@ class LightningMagics(Magics):
         Example:
             run = %lightning_fit Digits digits --max_epochs 5 --early_stop val_loss:3 --model.hidden 256
         """
-        return self._run("fit", line)
+        return self._run_verb("fit", line)
 
     @line_magic
-    @_sees_local_names
+    @_with_local_names
     def lightning_validate(self, line: str) -> Run | None:
         """Validate a trained model: a run, an instance, or the name of a model trained in this session.
 
@@ -222,10 +222,10 @@ class LightningMagics(Magics):
         Example:
             %lightning_validate Digits digits
         """
-        return self._run("validate", line)
+        return self._run_verb("validate", line)
 
     @line_magic
-    @_sees_local_names
+    @_with_local_names
     def lightning_test(self, line: str) -> Run | None:
         """Test a trained model: a run, an instance, or the name of a model trained in this session.
 
@@ -235,10 +235,10 @@ class LightningMagics(Magics):
         Example:
             %lightning_test Digits digits
         """
-        return self._run("test", line)
+        return self._run_verb("test", line)
 
     @line_magic
-    @_sees_local_names
+    @_with_local_names
     def lightning_predict(self, line: str) -> Run | None:
         """Predict with a trained model; the predictions, in input order, are in run.predictions or the variable of -o.
 
@@ -251,7 +251,7 @@ class LightningMagics(Magics):
         Example:
             %lightning_predict Digits digits -o preds
         """
-        run = self._run("predict", line)
+        run = self._run_verb("predict", line)
         from .views.answers import Answers
 
         if run is not None and run.status == "completed" and isinstance(run.predictions, Answers):
@@ -259,8 +259,8 @@ class LightningMagics(Magics):
         return run
 
     @line_magic
-    @_sees_local_names
-    def lightning_runs(self, line: str) -> Framed | None:
+    @_with_local_names
+    def lightning_runs(self, line: str) -> DataFrameProxy | None:
         """List the runs in the run folder with their current status, newest first.
 
         PATTERN is part of a run's name, or contains *: Digits/version_1*. The result is displayed as a table and can
@@ -274,11 +274,11 @@ class LightningMagics(Magics):
         Example:
             %lightning_runs Digits --sort val_accuracy --plot val_loss
         """
-        parsed = self._parsed("runs", line)
+        parsed = self._parse("runs", line)
         return None if parsed is None else _api().list_runs(" ".join(parsed.positional), **parsed.options)
 
     @line_magic
-    @_sees_local_names
+    @_with_local_names
     def lightning_attach(self, line: str) -> Run | None:
         """Show the live view of a run in the background, wherever it was started, and return the run.
 
@@ -287,11 +287,11 @@ class LightningMagics(Magics):
         Example:
             run = %lightning_attach Digits/version_3
         """
-        parsed = self._parsed("attach", line)
-        return None if parsed is None else _api().attach(self._one(parsed, "attach"))
+        parsed = self._parse("attach", line)
+        return None if parsed is None else _api().attach(self._run_argument(parsed, "attach"))
 
     @line_magic
-    @_sees_local_names
+    @_with_local_names
     def lightning_stop(self, line: str) -> None:
         """Stop a run in the background after the current batch, and save its state.
 
@@ -301,12 +301,12 @@ class LightningMagics(Magics):
         Example:
             %lightning_stop Digits/version_3
         """
-        parsed = self._parsed("stop", line)
+        parsed = self._parse("stop", line)
         if parsed is not None:
-            print(_api().stop(self._one(parsed, "stop"), **parsed.options))  # noqa: T201 -- the cell's answer
+            print(_api().stop(self._run_argument(parsed, "stop"), **parsed.options))  # noqa: T201 -- the cell's answer
 
     @line_magic
-    @_sees_local_names
+    @_with_local_names
     def lightning_load(self, line: str) -> Any:
         """Load the model of a run with its weights, even in a new kernel, and return the model.
 
@@ -319,11 +319,11 @@ class LightningMagics(Magics):
         Example:
             net = %lightning_load Digits/version_3 --checkpoint best
         """
-        parsed = self._parsed("load", line)
-        return None if parsed is None else _api().load(self._one(parsed, "load"), **parsed.options)
+        parsed = self._parse("load", line)
+        return None if parsed is None else _api().load(self._run_argument(parsed, "load"), **parsed.options)
 
     @line_magic
-    @_sees_local_names
+    @_with_local_names
     def lightning_rerun(self, line: str) -> Run | None:
         """Repeat a fit from its record, show both results side by side, and return the new run.
 
@@ -335,14 +335,14 @@ class LightningMagics(Magics):
         Example:
             again = %lightning_rerun Digits/version_3 --max_epochs 10 --model.hidden 64
         """
-        parsed = self._parsed("rerun", line)
+        parsed = self._parse("rerun", line)
         if parsed is None:
             return None
-        run: Run = _api().rerun(self._one(parsed, "rerun"), **parsed.asked)
+        run: Run = _api().rerun(self._run_argument(parsed, "rerun"), **parsed.arguments)
         return run
 
     @line_magic
-    @_sees_local_names
+    @_with_local_names
     def lightning_export(self, line: str) -> None:
         """Write a run as a plain Lightning script, which does not need this package.
 
@@ -355,14 +355,14 @@ class LightningMagics(Magics):
         Example:
             %lightning_export Digits/version_3 train.py
         """
-        parsed = self._parsed("export", line)
+        parsed = self._parse("export", line)
         if parsed is not None:
-            path = _api().export(self._one(parsed, "export"), *parsed.positional[1:], **parsed.options)
+            path = _api().export(self._run_argument(parsed, "export"), *parsed.positional[1:], **parsed.options)
             run_it = f"jupyter execute --inplace {path}" if path.suffix == ".ipynb" else f"python {path}"
             print(f"Wrote {path}. Run it: {run_it}")  # noqa: T201 -- the cell's answer
 
     @line_magic
-    @_sees_local_names
+    @_with_local_names
     def lightning_board(self, line: str) -> None:
         """Show TensorBoard below the cell: for all runs, for the named ones, or for a folder.
 
@@ -375,11 +375,11 @@ class LightningMagics(Magics):
         Example:
             %lightning_board Digits/version_3 Digits/version_4 --height 600
         """
-        parsed = self._parsed("board", line)
+        parsed = self._parse("board", line)
         if parsed is not None:
             _api().board(*parsed.positional, **parsed.options)
 
-    def _one(self, parsed: parser.Parsed, verb: str) -> str:
+    def _run_argument(self, parsed: parser.ParsedLine, verb: str) -> str:
         """The run that a line names."""
         if not parsed.positional:
             raise InputError(f"%lightning_{verb} takes a run; found none. To list runs: %lightning_runs")
@@ -387,7 +387,7 @@ class LightningMagics(Magics):
             raise InputError(f"%lightning_{verb} takes one run; found {' '.join(parsed.positional)!r}")
         return parsed.positional[0]
 
-    def _parsed(self, verb: parser.Verb, line: str) -> parser.Parsed | None:
+    def _parse(self, verb: parser.Verb, line: str) -> parser.ParsedLine | None:
         """Parse a line; None when it asked for help, which is shown."""
         parsed = parser.parse(verb, line.rstrip().removesuffix(";"))  # as after any line that is to show nothing
         if not parsed.options.keys() & {"help", "help_all"}:
@@ -395,13 +395,13 @@ class LightningMagics(Magics):
         print(full_help(verb, everything="help_all" in parsed.options))  # noqa: T201 -- asked for
         return None
 
-    def _defined(self, verb: parser.Verb, parsed: parser.Parsed, cell: str | None) -> tuple[str | None, Any]:
+    def _definition(self, verb: parser.Verb, parsed: parser.ParsedLine, cell: str | None) -> tuple[str | None, Any]:
         """Name and definition of a cell, or of the object that a line names."""
         name = parsed.positional[0] if parsed.positional else None
         if cell is not None:
             if parsed.positional[1:]:
                 raise InputError(f"%%lightning_{verb} takes one name; found {' '.join(parsed.positional)!r}")
-            return name, self._source(cell, f"<lightning_{verb} {next(self._numbers)}>")
+            return name, self._cell_source(cell, f"<lightning_{verb} {next(self._numbers)}>")
         if name is None:
             raise InputError(f"%lightning_{verb} takes the name of an object defined in another cell; found none")
         files = [self.session.path_or_value(item, verb) for item in parsed.positional[1:]]
@@ -409,7 +409,7 @@ class LightningMagics(Magics):
             return name, files[0] if len(files) == 1 else tuple(files)
         return name, self.session.evaluate(name, verb, ())
 
-    def _source(self, cell: str, otherwise: str) -> cells.CellSource:
+    def _cell_source(self, cell: str, otherwise: str) -> cells.CellSource:
         """A cell's body and its place; `otherwise` names the file where no cell can be told."""
         from .definitions import cell as cells
 
@@ -429,9 +429,9 @@ class LightningMagics(Magics):
         traceback = getattr(result.error_in_exec, "__traceback__", None)
         if self.shell is not None and not result.success:
             names = self.shell.user_ns
-            same = {name: found for name, found in self._classes.items() if names.get(name) is found}
-            if same:
-                self.session.outdated.update(same)
+            unchanged = {name: cls for name, cls in self._classes.items() if names.get(name) is cls}
+            if unchanged:
+                self.session.outdated.update(unchanged)
         if result.execution_count is None or self.shell is None:
             return
         for frame, line in walk_tb(traceback):
@@ -449,8 +449,8 @@ class LightningMagics(Magics):
         self._unregister("pre_run_cell", self._remember_cell)
         self._unregister("post_run_cell", self._remember_failure)
 
-    def _run(self, verb: parser.Verb, line: str) -> Run | None:
-        parsed = self._parsed(verb, line)
+    def _run_verb(self, verb: parser.Verb, line: str) -> Run | None:
+        parsed = self._parse(verb, line)
         if parsed is None:
             return None
         if not parsed.positional:
@@ -464,7 +464,7 @@ class LightningMagics(Magics):
                 f"-o {output} cannot set a local variable of a function. Type {output} = %lightning_{verb} …, then "
                 f"{output}.predictions"
             )
-        run: Run = getattr(_api(), verb)(*parsed.positional, **parsed.asked)
+        run: Run = getattr(_api(), verb)(*parsed.positional, **parsed.arguments)
         if output is not None:
             self.session.namespace[output] = run.predictions
         return run

@@ -50,14 +50,14 @@ WORDS: dict[Mode, str] = {"min": "lower is better", "max": "higher is better"}
 
 
 @functools.lru_cache(maxsize=1024)  # asked for every metric of every epoch
-def known(metric: str) -> Mode | None:
+def mode_by_name(metric: str) -> Mode | None:
     """Return whether the smaller or the larger value of a metric is the better one, None where its name is unknown."""
     inverse = re.search(r"(?:^|[_/. ])(?:1 ?- ?|one_minus_)(.+)$", metric)  # 1-ssim
     words = _words(f"neg_{inverse[1]}" if inverse else metric)
     if "at" in words[1:]:  # fpr_at_95_recall
         words = words[: words.index("at", 1)]
     if "neg" in words:  # neg_mean_squared_error, of scikit-learn
-        inner = known("_".join(words[words.index("neg") + 1 :]))
+        inner = mode_by_name("_".join(words[words.index("neg") + 1 :]))
         return {"min": "max", "max": "min"}.get(inner or "")  # type: ignore[return-value]
     joined = "".join(words)
     stems = {word.rstrip("0123456789") for word in words}
@@ -70,7 +70,7 @@ def known(metric: str) -> Mode | None:
     return "max" if joined.endswith(_MAX_ENDINGS) or not _MAX.isdisjoint(whole | long) else None
 
 
-def better(metric: str, directions: Mapping[str, Mode] | None = None) -> Mode:
+def mode_of(metric: str, directions: Mapping[str, Mode] | None = None) -> Mode:
     """Return whether the smaller or the larger value of a metric is the better one.
 
     Args:
@@ -78,7 +78,7 @@ def better(metric: str, directions: Mapping[str, Mode] | None = None) -> Mode:
         directions: what a run decided of its metrics; of others the name tells, and an unknown one is better when it
             is smaller, as for Lightning's own callbacks.
     """
-    return (directions or {}).get(metric) or known(metric) or "min"
+    return (directions or {}).get(metric) or mode_by_name(metric) or "min"
 
 
 def improves(value: float, than: float | None, mode: Mode) -> bool:
@@ -96,14 +96,14 @@ def stage_of(metric: str) -> tuple[str, str]:
     """
     name, _, loader = metric.partition("/dataloader_idx_")
     name = re.sub(r"_(step|epoch)$", "", name)
-    found = re.match(r"([a-zA-Z]+)[_/.\- ](.+)$", name)
+    match = re.match(r"([a-zA-Z]+)[_/.\- ](.+)$", name)
     base, stage = name, ""
-    if found and found[1].lower() in _STAGES:
-        base, stage = found[2], _STAGES[found[1].lower()]
+    if match and match[1].lower() in _STAGES:
+        base, stage = match[2], _STAGES[match[1].lower()]
     else:
-        found = re.match(r"(.+)[_/.\- ]([a-zA-Z]+)$", name)
-        if found and found[2].lower() in _STAGES:
-            base, stage = found[1], _STAGES[found[2].lower()]
+        match = re.match(r"(.+)[_/.\- ]([a-zA-Z]+)$", name)
+        if match and match[2].lower() in _STAGES:
+            base, stage = match[1], _STAGES[match[2].lower()]
     return (f"{base} [{loader}]" if loader else base), stage
 
 
@@ -113,9 +113,9 @@ def main_metric(metrics: list[str]) -> str | None:
     It is one of validation: the best training loss is nearly always the last. A score comes before a loss, for a
     loss exists in order to be trained on.
     """
-    found = [name for name in metrics if stage_of(name)[1] == "val"]
-    scores = [name for name in found if not stage_of(name)[0].endswith("loss")]
-    return next(iter(scores or found), None)
+    validation = [name for name in metrics if stage_of(name)[1] == "val"]
+    scores = [name for name in validation if not stage_of(name)[0].endswith("loss")]
+    return next(iter(scores or validation), None)
 
 
 def _words(metric: str) -> list[str]:

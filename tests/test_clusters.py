@@ -157,9 +157,9 @@ def test_the_line_of_a_magic_knows_the_engines_that_are_installed() -> None:
 def test_a_rerun_on_another_engine_leaves_out_what_was_recorded_for_the_first() -> None:
     recipe = Recipe(options={"cluster": "slurm", "nodes": 2, "slurm": {"partition": "gpu", "time": 10}})
     recalled = cast(Recalled, SimpleNamespace(recipe=recipe))
-    options = rerun.asked(recalled, {"slurm": {"time": 20}})
+    options = rerun.fit_arguments(recalled, {"slurm": {"time": 20}})
     assert (options["nodes"], options["slurm"]) == (2, {"partition": "gpu", "time": 20})
-    options = rerun.asked(recalled, {"cluster": "toy", "toy": {"queue": "night"}})
+    options = rerun.fit_arguments(recalled, {"cluster": "toy", "toy": {"queue": "night"}})
     assert (options["nodes"], options["toy"], "slurm" in options) == (2, {"queue": "night"}, False)
-    options = rerun.asked(recalled, {"cluster": None})
+    options = rerun.fit_arguments(recalled, {"cluster": None})
     assert options.keys() & {"nodes", "slurm"} == set()

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from lightning_magics.scores import better, improves, known, main_metric, stage_of
+from lightning_magics.scores import improves, main_metric, mode_by_name, mode_of, stage_of
 
 
 @pytest.mark.parametrize(
@@ -48,7 +48,7 @@ from lightning_magics.scores import better, improves, known, main_metric, stage_
     ],
 )
 def test_errors_and_losses_are_better_when_smaller(name):
-    assert better(name) == "min"
+    assert mode_of(name) == "min"
 
 
 @pytest.mark.parametrize(
@@ -77,15 +77,15 @@ def test_errors_and_losses_are_better_when_smaller(name):
     ],
 )
 def test_scores_are_better_when_larger(name):
-    assert better(name) == "max"
+    assert mode_of(name) == "max"
 
 
 @pytest.mark.parametrize("name", ["val_l1", "val_recon", "my_metric", "env_step", "r", "f", "lossless_ratio"])
 def test_a_name_that_says_nothing_is_unknown_and_what_the_run_decided_comes_before_any_name(name):
-    assert known(name) is None
-    assert better(name, {name: "max"}) == "max"
-    assert better("val_loss", {"val_loss": "max"}) == "max"
-    assert better("val_loss", {name: "max"}) == "min"
+    assert mode_by_name(name) is None
+    assert mode_of(name, {name: "max"}) == "max"
+    assert mode_of("val_loss", {"val_loss": "max"}) == "max"
+    assert mode_of("val_loss", {name: "max"}) == "min"
 
 
 # Whose names say nothing, or that are flagged in torchmetrics against their own definition.
@@ -104,7 +104,7 @@ def test_names_agree_with_what_the_metrics_of_torchmetrics_say_of_themselves():
         if isinstance(cls, type) and isinstance(getattr(cls, "higher_is_better", None), bool)
     }
     assert len(told) > 60
-    assert {name for name, mode in told.items() if better(name) != mode} <= _UNTOLD
+    assert {name for name, mode in told.items() if mode_of(name) != mode} <= _UNTOLD
 
 
 @pytest.mark.parametrize(
@@ -148,10 +148,10 @@ def test_the_main_metric_is_a_validation_score_then_a_validation_loss_and_never_
     ],
 )
 def test_improvement_goes_the_way_of_the_metric_and_is_finite(metric, value, than, expected):
-    assert improves(value, than, better(metric)) is expected
+    assert improves(value, than, mode_of(metric)) is expected
 
 
 def test_what_is_negated_goes_the_other_way():
-    assert known("val_neg_mean_squared_error") == "max"
-    assert known("neg_log_likelihood") == known("val_negative_log_likelihood") == "min"
-    assert known("val_elbo") is None  # some log the bound, others what they minimise
+    assert mode_by_name("val_neg_mean_squared_error") == "max"
+    assert mode_by_name("neg_log_likelihood") == mode_by_name("val_negative_log_likelihood") == "min"
+    assert mode_by_name("val_elbo") is None  # some log the bound, others what they minimise

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from lightning_magics.clusters import Engine, Resources, State
 from lightning_magics.launch.rank import variables
-from lightning_magics.launch.supervision import ENDED_AT_ONCE, Supervision, as_job, died, meet
+from lightning_magics.launch.supervision import ENDED_AT_ONCE, Supervision, as_job, death_message, meet
 from lightning_magics.runs.folder import RunFolder
 
 
@@ -42,11 +42,11 @@ class Ranks(Supervision):
                 self.processes.append(subprocess.Popen(command, env=own, stdout=log, stderr=log))
 
     def watch(self, control):
-        while not control.asked_now() and None in (codes := [process.poll() for process in self.processes]):
+        while not control.is_abort_requested() and None in (codes := [process.poll() for process in self.processes]):
             if any(codes):
-                return self.why({rank: died(rank, self.ranks, code, False) for rank, code in enumerate(codes) if code})
+                return self.why({n: death_message(n, self.ranks, code, False) for n, code in enumerate(codes) if code})
             time.sleep(0.2)
-        return ENDED_AT_ONCE if control.asked_now() else ""
+        return ENDED_AT_ONCE if control.is_abort_requested() else ""
 
     def end(self):
         for process in self.processes:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..runs import columns
-from ..runs.columns import Table
+from ..runs.columns import TableSchema
 from ..runs.events import Verb
 from .knowledge import Knowledge
 
@@ -27,13 +27,13 @@ class Alignment:
     """
 
     def __init__(self, verb: Verb, model: str, knowledge: Knowledge) -> None:
-        self.table: Table | None = None
+        self.table: TableSchema | None = None
         self.notices: tuple[str, ...] = ()
         self._verb = verb
         self._model = model
         self._knowledge = knowledge
 
-    def values(self, values: Sequence[Any], names: Sequence[str]) -> list[Any]:
+    def align_values(self, values: Sequence[Any], names: Sequence[str]) -> list[Any]:
         """Align data that is not a DataModule.
 
         Args:
@@ -44,10 +44,10 @@ class Alignment:
             InputError: it has other columns or classes than the training data, or its labels are of different kinds.
         """
         if self._verb == "predict":
-            values = [_unlabelled(value) for value in values]
+            values = [_without_labels(value) for value in values]
         for value, name in zip(values, names, strict=True):
             columns.check_index(value, name)
-        has_names = [columns.has_names(value) for value in values]
+        has_names = [columns.has_class_names(value) for value in values]
         if self._verb == "fit" and len(set(has_names)) > 1:
             named, unnamed = names[has_names.index(True)], names[has_names.index(False)]
             raise InputError(
@@ -55,17 +55,17 @@ class Alignment:
                 f"Use class names for both, or numbers for both"
             )
         has_columns = [columns.frame_of(value) is not None for value in values]
-        known = self._known(any(has_names) or any(has_columns), any(has_names))
-        self.table = self._learned(known, values[0], names[0]) if self._verb == "fit" and values else known
+        known = self._training_table(any(has_names) or any(has_columns), any(has_names))
+        self.table = self._table_after_fit(known, values[0], names[0]) if self._verb == "fit" and values else known
         pairs = zip(names, values, has_names, strict=True)
-        self._tell_numbers([name for name, value, named in pairs if not named and not columns.is_table(value)])
+        self._note_class_numbers([name for name, value, named in pairs if not named and not columns.is_table(value)])
         is_own = self._verb == "fit" and bool(values) and has_columns[0]  # the columns are those of the training data
         return [
-            self._table(value, name) if columns.is_table(value) else self._pair(value, name, is_own)
+            self._align_table(value, name) if columns.is_table(value) else self._align_pair(value, name, is_own)
             for value, name in zip(values, names, strict=True)
         ]
 
-    def datamodule(self, datamodule: Any, name: str) -> None:
+    def align_datamodule(self, datamodule: Any, name: str) -> None:
         """Align a DataModule of tables, in place; any other DataModule is left unchanged.
 
         Raises:
@@ -74,28 +74,28 @@ class Alignment:
         if not columns.is_of_table(datamodule):
             if self._verb != "predict":
                 self.table = self._knowledge.own_table
-                self._tell_numbers([name])
+                self._note_class_numbers([name])
             return
-        columns.anew(datamodule)
-        known = self._known(True, datamodule.labels == "classes")
+        columns.reset_datamodule(datamodule)
+        known = self._training_table(True, datamodule.labels == "classes")
         learned = columns.of_datamodule(datamodule) if known is None or self._verb == "fit" else None
         if known is None:
             self.table = learned
             if self._verb != "fit" and learned is not None:
-                self._tell([columns.by_place(self._model, learned.names, learned.classes)])
+                self._add_notices([columns.unrecorded_notice(self._model, learned.names, learned.classes)])
             return
 
-        def matched(table: Table) -> tuple[str, ...]:
+        def match(table: TableSchema) -> tuple[str, ...]:
             return columns.match_datamodule(datamodule, table, self._model, name, is_labelled=self._verb != "predict")
 
-        self.table = known if learned is None else self._completed(known, learned, matched)
-        self._tell(matched(self.table))
+        self.table = known if learned is None else self._completed_table(known, learned, match)
+        self._add_notices(match(self.table))
         if datamodule.labels == "apart":
-            self._tell_numbers([name])
+            self._note_class_numbers([name])
         if not self.table.columns and datamodule.columns:
-            self._tell([columns.by_place(self._model, datamodule.columns)])
+            self._add_notices([columns.unrecorded_notice(self._model, datamodule.columns)])
 
-    def _known(self, is_matched: bool, is_named: bool) -> Table | None:
+    def _training_table(self, is_matched: bool, is_named: bool) -> TableSchema | None:
         """What the model was trained on: an empty table stands for numbers, without names of columns or classes.
 
         Args:
@@ -105,25 +105,27 @@ class Alignment:
         knowledge = self._knowledge
         table = knowledge.table if is_matched else knowledge.own_table
         if table is None and is_named and knowledge.is_of_numbers:
-            return Table({})
+            return TableSchema({})
         return table
 
-    def _learned(self, known: Table | None, value: Any, name: str) -> Table | None:
+    def _table_after_fit(self, known: TableSchema | None, value: Any, name: str) -> TableSchema | None:
         """What the model knows after a fit on a value."""
         learned = None if columns.is_table(value) else columns.of_value(value)
         if known is None or learned is None:
             return known or learned
 
-        def check(table: Table) -> None:
+        def check(table: TableSchema) -> None:
             frame = columns.frame_of(value)
             if frame is not None:
-                columns.match(frame, table, self._model, name)
-            if columns.has_names(value):
-                columns.check_labels(columns.names_of(value), table, "classes", self._model, name)
+                columns.match_features(frame, table, self._model, name)
+            if columns.has_class_names(value):
+                columns.check_labels(columns.label_column(value), table, "classes", self._model, name)
 
-        return self._completed(known, learned, check)
+        return self._completed_table(known, learned, check)
 
-    def _completed(self, known: Table, learned: Table, check: Callable[[Table], object]) -> Table:
+    def _completed_table(
+        self, known: TableSchema, learned: TableSchema, check: Callable[[TableSchema], object]
+    ) -> TableSchema:
         """What a fit learns, with columns and labels as the model knows them where its data has no others.
 
         Args:
@@ -132,36 +134,36 @@ class Alignment:
             check: raises an InputError where that data does not match a table.
         """
         for completed, described in (
-            (columns.with_columns, columns.described_columns),
-            (columns.with_labels, columns.described_labels),
+            (columns.with_columns, columns.columns_text),
+            (columns.with_labels, columns.labels_text),
         ):
             table = completed(learned, known)
             try:
                 check(table)
             except InputError:
                 before, after = described(known), described(learned)
-                self._tell([f"{self._model} was trained on {before}. This fit uses {after} instead"])
+                self._add_notices([f"{self._model} was trained on {before}. This fit uses {after} instead"])
             else:
                 learned = table
         return learned
 
-    def _table(self, value: Any, name: str) -> Any:
+    def _align_table(self, value: Any, name: str) -> Any:
         """A table that holds everything: to predict for, or to judge by its column of labels."""
         if self._verb == "fit":
             return value
         frame = columns.frame_of(value)
-        self._tell_places(frame)
+        self._note_column_order(frame)
         if self._verb == "predict":
-            features, told = columns.features(frame, self.table, self._model, name)
-            self._tell(told)
+            features, notices = columns.feature_tensor(frame, self.table, self._model, name)
+            self._add_notices(notices)
             return features
         if self.table is None:
             return value
-        pair, told = columns.labelled(frame, self.table, self._model, name)
-        self._tell(told)
+        pair, notices = columns.labelled_tensors(frame, self.table, self._model, name)
+        self._add_notices(notices)
         return pair
 
-    def _pair(self, value: Any, name: str, is_own: bool) -> Any:
+    def _align_pair(self, value: Any, name: str, is_own: bool) -> Any:
         """``(X, y)``, where X may be a table and y may be class names; anything else is returned unchanged.
 
         Args:
@@ -171,37 +173,37 @@ class Alignment:
         """
         frame = columns.frame_of(value)
         if frame is not None:
-            self._tell_places(frame)
+            self._note_column_order(frame)
             if self.table is not None:
-                frame, told = columns.match(frame, self.table, "" if is_own else self._model, name)
-                self._tell(told)
+                frame, notices = columns.match_features(frame, self.table, "" if is_own else self._model, name)
+                self._add_notices(notices)
                 value = (frame, *value[1:])
-        if not columns.has_names(value):
+        if not columns.has_class_names(value):
             return value
-        labels = columns.names_of(value)
-        if self.table is None and not columns.are_numbers(labels):
+        labels = columns.label_column(value)
+        if self.table is None and not columns.are_integers(labels):
             self.table = columns.of_value(value)
             assert self.table is not None
-            self._tell([columns.by_place(self._model, (), self.table.classes)])
+            self._add_notices([columns.unrecorded_notice(self._model, (), self.table.classes)])
         model = "" if self._verb == "fit" else self._model
-        return (*value[:-1], columns.numbered(labels, self.table or Table({}), model, name))
+        return (*value[:-1], columns.class_indices(labels, self.table or TableSchema({}), model, name))
 
-    def _tell(self, texts: Iterable[str]) -> None:
+    def _add_notices(self, texts: Iterable[str]) -> None:
         self.notices = tuple(dict.fromkeys((*self.notices, *texts)))
 
-    def _tell_numbers(self, names: Sequence[str]) -> None:
+    def _note_class_numbers(self, names: Sequence[str]) -> None:
         """Say which classes the labels of data are, which are numbers where the model was trained on names."""
         if self.table is not None and self._verb != "predict":
-            self._tell(columns.numbers_of(names, self.table))
+            self._add_notices(columns.class_index_notices(names, self.table))
 
-    def _tell_places(self, frame: Any) -> None:
+    def _note_column_order(self, frame: Any) -> None:
         """Say in which order columns are used if the model has no record of their names."""
         if self.table is None or not self.table.columns:
-            self._tell([columns.by_place(self._model, frame.columns)])
+            self._add_notices([columns.unrecorded_notice(self._model, frame.columns)])
 
 
-def _unlabelled(value: Any) -> Any:
+def _without_labels(value: Any) -> Any:
     """The features of ``(X, y)`` whose labels are names of classes: what is predicted for has none."""
-    if not columns.has_names(value) or len(value[-1]) != len(value[0]):  # which is refused like other data
+    if not columns.has_class_names(value) or len(value[-1]) != len(value[0]):  # which is refused like other data
         return value
     return value[0] if len(value) == 2 else tuple(value[:-1])

@@ -29,12 +29,12 @@ from ..definitions.definition import (
 )
 from ..errors import InputError, RunError, short_traceback
 from ..launch import placement
-from ..launch.kernel import recording, removed_unless_begun, run_in_kernel
-from ..launch.placement import How
+from ..launch.kernel import recording_errors, remove_unless_begun, run_in_kernel
+from ..launch.placement import LaunchPlan
 from ..launch.run import Run
 from ..launch.spawned import SpawnedRun, attach, run_in_processes
 from ..launch.stopping import ask_to_stop
-from ..options import parser as options
+from ..options import parser
 from ..replay.closure import Module
 from ..replay.recipe import CallArgument, Recipe, Writer
 from ..runs import columns, events, provenance
@@ -62,19 +62,19 @@ class Subject:
     name: str
     package: str
     make: Callable[[], Any]
-    part: CallArgument
+    argument: CallArgument
     knowledge: Knowledge
-    made: Any = None  # the instance, where there is one already
+    instance: Any = None  # where there is one already
     compiler: Any = None  # torch's, where what was given is a compiled instance
     run: Run | None = None  # whose model is evaluated
     is_redefined: bool = False  # whether its definition has been run again since
-    typed: str = ""  # in the line, where it was a name
+    typed_name: str = ""  # in the line, where it was a name
     checkpoint: Path | None = None  # that the weights come from, in place of those that the model has
 
     @property
     def shown(self) -> str:
         """What to type to refer to it."""
-        return self.typed or self.name
+        return self.typed_name or self.name
 
 
 @dataclass(frozen=True)
@@ -83,11 +83,11 @@ class Data:
 
     name: str = ""
     make: Callable[[], tuple[Any, tuple[Any, ...]]] = lambda: (None, ())  # datamodule, loaders
-    parts: tuple[CallArgument, ...] = ()
+    arguments: tuple[CallArgument, ...] = ()
     forms: tuple[str, ...] = ()
     read: Callable[[Any], Any] | None = None  # makes answers of predictions
     notices: tuple[str, ...] = ()
-    table: columns.Table | None = None  # what is learned of it
+    table: columns.TableSchema | None = None  # what is learned of it
     texts: tuple[str, ...] = ()  # typed for a prediction
 
 
@@ -111,32 +111,36 @@ class Call:
     data: Mapping[str, Any] = field(default_factory=dict)
     engine: Mapping[str, Any] = field(default_factory=dict)
     random: RandomState | None = None
-    table: columns.Table | None = None
+    table: columns.TableSchema | None = None
     weights: Path | None = None
     remade: bool = False
 
     @classmethod
-    def of(cls, verb: events.Verb, asked: Mapping[str, Any]) -> Call:
+    def of(cls, verb: events.Verb, arguments: Mapping[str, Any]) -> Call:
         """Sort keyword arguments into the verb's own options, the Trainer's, and hyperparameters."""
-        asked = dict(asked)
-        parts = {name: asked.pop(name, None) or {} for name in ("model", "data")}
-        named = {name for name, value in asked.items() if isinstance(value, Mapping) and clusters.is_engine(name)}
-        engines = {*clusters.BUILT_IN, *filter(None, [asked.get("cluster")]), *named} - parts.keys()
-        parts |= {name: asked.pop(name, None) or {} for name in engines}
-        for name, value in parts.items():
+        arguments = dict(arguments)
+        groups = {name: arguments.pop(name, None) or {} for name in ("model", "data")}
+        named_engines = {
+            name for name, value in arguments.items() if isinstance(value, Mapping) and clusters.is_engine(name)
+        }
+        engines = {*clusters.BUILT_IN, *filter(None, [arguments.get("cluster")]), *named_engines} - groups.keys()
+        groups |= {name: arguments.pop(name, None) or {} for name in engines}
+        for name, value in groups.items():
             if not isinstance(value, Mapping):
                 kind = "parameters" if name in engines else "hyperparameters"
                 raise InputError(f"{name}= takes a dict of {kind}; found a {type(value).__name__}")
-        options.check_names(verb, asked)
-        own = {name: value for name, value in asked.items() if name in options.own_options(verb)}
-        trainer = {name: value for name, value in asked.items() if name not in own}
-        made, session = options.make(verb, own), current()
-        placement.check_cluster(made.cluster, made.nodes, {name: parts[name] for name in engines if parts[name]})
+        parser.check_names(verb, arguments)
+        own_values = {name: value for name, value in arguments.items() if name in parser.own_options(verb)}
+        trainer = {name: value for name, value in arguments.items() if name not in own_values}
+        own_options, session = parser.make(verb, own_values), current()
+        placement.check_cluster(
+            own_options.cluster, own_options.nodes, {name: groups[name] for name in engines if groups[name]}
+        )
         parameters = {}
-        if made.cluster:
-            settings = session.engine_settings(made.cluster)
-            parameters = clusters.engine(made.cluster).defaults(settings, parts.get(made.cluster, {}))
-        return cls(verb, session, made, trainer, parts["model"], parts["data"], parameters)
+        if own_options.cluster:
+            settings = session.engine_settings(own_options.cluster)
+            parameters = clusters.engine(own_options.cluster).defaults(settings, groups.get(own_options.cluster, {}))
+        return cls(verb, session, own_options, trainer, groups["model"], groups["data"], parameters)
 
     def start(self, net: Any, datas: Sequence[Any]) -> Run:
         """Check everything, make the instances and the folder, and run.
@@ -149,28 +153,28 @@ class Call:
         from ..runs.randomness import RandomState
         from ..training.trainer import amp_notice, trainer_class
 
-        with short_traceback(), self.alone(), self.random_numbers():
-            begins_with = RandomState.taken() if self.verb == "fit" and self.options.seed is None else None
-            subject = dataclasses.replace(self.subject(net), typed=net if isinstance(net, str) else "")
+        with short_traceback(), self.exclusive_run(), self.initial_random_state():
+            random_state = RandomState.capture() if self.verb == "fit" and self.options.seed is None else None
+            subject = dataclasses.replace(self.resolve_model(net), typed_name=net if isinstance(net, str) else "")
             checkpoint = self.checkpoint_of(subject)
             knowledge = subject.knowledge.of_checkpoint(checkpoint, trusted=not self.options.weights_only)
             subject = dataclasses.replace(subject, checkpoint=checkpoint, knowledge=knowledge)
             if self.table is not None and not knowledge.origin.is_known:
                 knowledge.origin.table = self.table
-            trainer = options.check_trainer(trainer_class(subject.package), self.trainer, self.session.scope)
-            trainer, how = self.how(trainer, subject.package)
-            with fine_tuning.calm():
-                model = self.made(subject)
-            data = self.datas(datas, subject)
+            trainer = parser.check_trainer(trainer_class(subject.package), self.trainer, self.session.scope)
+            trainer, plan = self.plan(trainer, subject.package)
+            with fine_tuning.quiet_transformers():
+                model = self.make_model(subject)
+            data = self.resolve_data(datas, subject)
             datamodule, loaders = data.make()
             if datamodule is not None:
                 alignment = Alignment(self.verb, subject.name, subject.knowledge)
-                alignment.datamodule(datamodule, data.name or type(datamodule).__name__)
+                alignment.align_datamodule(datamodule, data.name or type(datamodule).__name__)
                 data = dataclasses.replace(data, notices=data.notices + alignment.notices, table=alignment.table)
             encoding = subject.knowledge.encoding if sentences.is_of_texts(datamodule) else None
             notices = (
-                self.outdated(subject, data)
-                + self.weights_of(subject)
+                self.outdated_notices(subject, data)
+                + self.weights_notice(subject)
                 + data.notices
                 + subject.knowledge.notices(subject.name)
             )
@@ -180,88 +184,92 @@ class Call:
             names = subject.name, data.name
             if datamodule is not None or self.verb != "predict":
                 notices += matching.check(model, datamodule, *names, encoding, classes, trains=self.verb == "fit")
-            loader_names = _names_of([part.typed for part in data.parts]) if len(data.parts) == len(loaders) else []
+            loader_names = (
+                _names_of([item.typed for item in data.arguments]) if len(data.arguments) == len(loaders) else []
+            )
             notices += sample_checks.check(self.verb, model, datamodule, loaders, names, loader_names, data.table)
             if self.verb == "predict" and data.read is None:
-                data = dataclasses.replace(data, read=sentences.predicted(datamodule, answers))
+                data = dataclasses.replace(data, read=sentences.answers_reader(datamodule, answers))
             job = Job(self.verb, Path(), subject.package, model, trainer, datamodule, loaders, amp=self.options.amp)
             job = dataclasses.replace(job, compiler=subject.compiler, notices=notices, classes=classes)
             if self.verb == "fit":
-                job = self.fit_job(job, subject.checkpoint)
+                job = self.complete_fit_job(job, subject.checkpoint)
                 fine_tuning.check_trains(model)
                 if job.loggers:
                     matching.check_hyperparameters(model, datamodule, subject.name, data.name)
             elif subject.checkpoint is not None:
-                job = self.at_checkpoint(job, subject.checkpoint)
-            with main_module.found_in_main(model, datamodule):
-                return self.run(job, subject, data, how, begins_with)
+                job = self.with_checkpoint(job, subject.checkpoint)
+            with main_module.main_definitions(model, datamodule):
+                return self.run(job, subject, data, plan, random_state)
 
-    def made(self, subject: Subject) -> Any:
+    def make_model(self, subject: Subject) -> Any:
         """The model; for a rerun, with the initial weights of that fit.
 
         Raises:
             RunError: these do not fit it.
         """
-        from ..runs.randomness import random_state_kept
-        from ..training.checkpoints import take_weights
+        from ..runs.randomness import preserve_random_state
+        from ..training.checkpoints import load_weights
 
-        with random_state_kept() if self.remade else contextlib.nullcontext():  # the instance was made before its fit
+        with (
+            preserve_random_state() if self.remade else contextlib.nullcontext()
+        ):  # the instance was made before its fit
             model = subject.make()
         if self.weights is None:
             return model
         try:
-            with random_state_kept():
-                take_weights(model, self.weights)
+            with preserve_random_state():
+                load_weights(model, self.weights)
         except Exception as error:  # whatever torch raises at a file that is another one
             raise RunError(
-                f"the initial weights in {runs.shown(self.weights)} do not fit {subject.name} as defined in its "
+                f"the initial weights in {runs.display_path(self.weights)} do not fit {subject.name} as defined in its "
                 f"source: {formats.clip(' '.join(str(error).split()), 200)}. Delete the file to start with new weights"
             ) from error
         return model
 
     @contextlib.contextmanager
-    def random_numbers(self) -> Iterator[None]:
+    def initial_random_state(self) -> Iterator[None]:
         """Apply the random state of ``--seed``, or of the fit that is rerun; otherwise the notebook's own."""
-        from ..runs.randomness import random_state_kept
+        from ..runs.randomness import preserve_random_state
         from ..training.numerics import seeded
 
         if self.random is None or self.options.seed is not None:
             with seeded(self.session.package(), self.options.seed):
                 yield
             return
-        with random_state_kept():
+        with preserve_random_state():
             self.random.take_up()
             yield
 
-    def how(self, trainer: dict[str, Any], package: str) -> tuple[dict[str, Any], How | None]:
+    def plan(self, trainer: dict[str, Any], package: str) -> tuple[dict[str, Any], LaunchPlan | None]:
         """Trainer's arguments, and how the run's processes are started; None for the kernel itself.
 
         Raises:
             InputError: the devices that were asked for are not there.
         """
-        asked = self.options
-        if asked.cluster is not None:
+        options = self.options
+        if options.cluster is not None:
             return self.on_cluster(trainer, package)
-        if asked.ddp:
-            trainer = placement.with_ddp(trainer, asked.ddp, package)
-        if not asked.background and not placement.needs_processes(trainer, package):
+        if options.ddp:
+            trainer = placement.with_ddp(trainer, options.ddp, package)
+        if not options.background and not placement.needs_processes(trainer, package):
             return trainer, None
         ranks = placement.processes(trainer, package)
-        trainer = placement.settled(trainer, package)
+        trainer = placement.with_resolved_devices(trainer, package)
         if ranks == 1:
             trainer.setdefault("use_distributed_sampler", False)  # the order of the data is then the kernel's
-        return trainer, How(ranks, asked.background, self.session.settings.start_method)
+        return trainer, LaunchPlan(ranks, options.background, self.session.settings.start_method)
 
-    def on_cluster(self, trainer: dict[str, Any], package: str) -> tuple[dict[str, Any], How]:
+    def on_cluster(self, trainer: dict[str, Any], package: str) -> tuple[dict[str, Any], LaunchPlan]:
         """The same for ranks on the nodes of a cluster, each of which has the same number.
 
         Raises:
             InputError: the cluster cannot give what is asked for.
         """
-        asked = self.options
-        engine = clusters.engine(asked.cluster)
+        options = self.options
+        engine = clusters.engine(options.cluster)
         try:
-            trainer, resources = placement.on_cluster(trainer, package, engine, self.engine, asked.nodes, asked.ddp)
+            trainer, resources = placement.on_cluster(trainer, package, engine, self.engine, options.nodes, options.ddp)
         except InputError as error:
             settings = self.session.engine_settings(engine.name)
             if not any(str(error).startswith(f"--{engine.name}.{name} ") for name in settings):
@@ -269,10 +277,10 @@ class Call:
             setting = "slurm" if engine.name == "slurm" else "engines"
             raise InputError(f"{error}. It may come from %config LightningMagics.{setting}") from None
         ranks = resources.nodes * resources.processes
-        return trainer, How(ranks, asked.background, self.session.settings.start_method, resources)
+        return trainer, LaunchPlan(ranks, options.background, self.session.settings.start_method, resources)
 
     @contextlib.contextmanager
-    def alone(self) -> Iterator[None]:
+    def exclusive_run(self) -> Iterator[None]:
         """Allow one run at a time, apart from those it starts itself, and no further fit in an interrupted cell.
 
         Raises:
@@ -290,7 +298,9 @@ class Call:
         finally:
             session.busy.release()
 
-    def run(self, job: Job, subject: Subject, data: Data, how: How | None, begins_with: RandomState | None) -> Run:
+    def run(
+        self, job: Job, subject: Subject, data: Data, plan: LaunchPlan | None, random_state: RandomState | None
+    ) -> Run:
         """Make the run folder, which tells the random state of a fit without a seed, and run the job in it."""
         from ..definitions.data import sentences
         from ..training import checkpoints
@@ -305,41 +315,41 @@ class Call:
         root = Path(job.trainer.get("default_root_dir") or "") / Path(settings.run_dir).expanduser()
         board = self.board(job, root)
         folder = runs.create(root, subject.name, self.verb, record)
-        with removed_unless_begun(folder):
+        with remove_unless_begun(folder):
             job = dataclasses.replace(job, folder=folder.path)
             record = dataclasses.replace(record, run=folder.name)
             sources = {folder.source_path: module.text if module.body or module.imports else ""}
-            if begins_with is not None:
-                sources[folder.random_path] = begins_with.text
-            background = how is not None and how.background
-            told = (*self.outdated(subject, data), *removed)
-            for text in told if self.options.quiet or background else ():  # neither shows notices
+            if random_state is not None:
+                sources[folder.random_path] = random_state.text
+            background = plan is not None and plan.background
+            notices = (*self.outdated_notices(subject, data), *removed)
+            for text in notices if self.options.quiet or background else ():  # neither shows notices
                 print(text)  # noqa: T201 -- the numbers depend on it
             if board is not None:
                 frame.show_soon(dataclasses.replace(board, run=folder.name if "tensorboard" in job.loggers else ""))
             view = open_view(
                 quiet=self.options.quiet,
                 refresh_s=settings.refresh_s,
-                log_dir=runs.shown(folder.path),
+                log_dir=runs.display_path(folder.path),
                 on_stop=functools.partial(ask_to_stop, folder) if background else None,
                 background=background,
             )
-            run = Run(folder, record, view.state, job) if how is None else SpawnedRun(folder, record, view, job)
+            run = Run(folder, record, view.state, job) if plan is None else SpawnedRun(folder, record, view, job)
             run._reading, run.table, run.texts = data.read, data.table, data.texts
             if self.verb == "fit":
-                with recording(folder):
-                    sentences.keep(folder, job.datamodule)
-                    columns.keep(folder, data.table)
+                with recording_errors(folder):
+                    sentences.save_encoding(folder, job.datamodule)
+                    columns.save_schema(folder, data.table)
                     if self.keeps_weights(job, subject):
-                        checkpoints.keep_weights(job.model, folder.initial_weights_path)
+                        checkpoints.save_weights(job.model, folder.initial_weights_path)
             try:
-                if isinstance(run, SpawnedRun) and how is not None:
-                    run_in_processes(run, how, sources, self.session.started, self.session.ended)
+                if isinstance(run, SpawnedRun) and plan is not None:
+                    run_in_processes(run, plan, sources, self.session.note_started, self.session.note_ended)
                 else:
-                    run_in_kernel(job, run, view, sources, self.session.started)
+                    run_in_kernel(job, run, view, sources, self.session.note_started)
             finally:
                 if not background:
-                    self.session.ended(run)
+                    self.session.note_ended(run)
                     self.session.interrupted |= self.verb == "fit" and run.status == "interrupted"
             return run
 
@@ -348,9 +358,9 @@ class Call:
         trainer = job.trainer
         keeps_none = trainer.get("enable_checkpointing") is False or trainer.get("barebones")
         # A definition may copy a network of the notebook.
-        copies = "deepcopy(" in getattr(subject.part.found, "source", "")
-        is_instance = subject.made is not None or copies or self.remade
-        return is_instance and job.checkpoint is None and not (keeps_none or _goes_on(job))
+        copies = "deepcopy(" in getattr(subject.argument.found, "source", "")
+        is_instance = subject.instance is not None or copies or self.remade
+        return is_instance and job.checkpoint is None and not (keeps_none or _continues(job))
 
     def board(self, job: Job, root: Path) -> frame.BoardRequest | None:
         """The board of a fit, if one was requested.
@@ -374,36 +384,36 @@ class Call:
         usual = Path(self.session.settings.run_dir).expanduser()
         return "%lightning_board" if folder == usual else f"%lightning_board {shlex.quote(str(folder))}"
 
-    def subject(self, net: Any) -> Subject:
+    def resolve_model(self, net: Any) -> Subject:
         """Resolve the model argument.
 
         Raises:
             InputError: it is none.
         """
         if self.verb != "fit":
-            return self.trained(net)
-        found = self.session.find_model(net)
-        if isinstance(found, Run):
-            found = found.model
-        return self.described(found, net)
+            return self.find_trained(net)
+        model = self.session.find_model(net)
+        if isinstance(model, Run):
+            model = model.model
+        return self.describe(model, net)
 
-    def described(self, found: Any, asked: Any) -> Subject:
+    def describe(self, model: Any, argument: Any) -> Subject:
         """Describe a definition, a LightningModule class or an instance."""
-        overrides = {name: self.resolved("model", name, value) for name, value in self.model.items()}
-        part = CallArgument(found, asked, overrides, self.model)
-        if isinstance(found, Definition):
-            knowledge = Knowledge(self.session, found.package, None)
-            return Subject(found.name, found.package, lambda: found.new(**overrides), part, knowledge)
-        compiler = None if uncompiled(found) is found else found.dynamo_ctx
-        found = uncompiled(found)
-        package = package_of(found)
-        cls = found if isinstance(found, type) else type(found)
-        if package is None or not is_module(found):
-            raise InputError(_not_a_model(found, asked))
-        if isinstance(found, type):
-            check_hyperparameters(found, overrides)
+        overrides = {name: self.resolve_value("model", name, value) for name, value in self.model.items()}
+        call_argument = CallArgument(model, argument, overrides, self.model)
+        if isinstance(model, Definition):
+            knowledge = Knowledge(self.session, model.package, None)
+            return Subject(model.name, model.package, lambda: model.new(**overrides), call_argument, knowledge)
+        compiler = None if uncompiled(model) is model else model.dynamo_ctx
+        model = uncompiled(model)
+        package = package_of(model)
+        cls = model if isinstance(model, type) else type(model)
+        if package is None or not is_module(model):
+            raise InputError(_not_a_model(model, argument))
+        if isinstance(model, type):
+            check_hyperparameters(model, overrides)
             knowledge = Knowledge(self.session, package, None)
-            return Subject(cls.__name__, package, lambda: found(**overrides), part, knowledge)
+            return Subject(cls.__name__, package, lambda: model(**overrides), call_argument, knowledge)
         if overrides:
             raise InputError(
                 f"--model.{next(iter(overrides))} is a constructor argument, but {cls.__name__} is already an instance "
@@ -411,42 +421,44 @@ class Call:
             )
         definition = next((item for item in self.session.models.values() if item.cls is cls), None)
         name = definition.name if definition else cls.__name__
-        return Subject(name, package, lambda: found, part, Knowledge(self.session, package, found), found, compiler)
+        return Subject(
+            name, package, lambda: model, call_argument, Knowledge(self.session, package, model), model, compiler
+        )
 
-    def trained(self, net: Any) -> Subject:
+    def find_trained(self, net: Any) -> Subject:
         """Find a model that has trained weights.
 
         Raises:
             InputError: there is none.
         """
-        run = self.session.find_run(net) or self.recorded(net)
-        found = run or self.session.find_model(net)
-        if isinstance(found, Run):
-            run = found
-        if run is None and not isinstance(found, type) and is_module(uncompiled(found)):
-            return self.described(found, net)
+        run = self.session.find_run(net) or self.find_recorded(net)
+        value = run or self.session.find_model(net)
+        if isinstance(value, Run):
+            run = value
+        if run is None and not isinstance(value, type) and is_module(uncompiled(value)):
+            return self.describe(value, net)
         if run is None:
-            name = str(getattr(found, "name", None) or getattr(found, "__name__", net))
+            name = str(getattr(value, "name", None) or getattr(value, "__name__", net))
             run = self.session.fits.get(name)
             if run is None:
                 raise InputError(
                     f"{name} was not trained in this session, so there are no weights to {self.verb} with. "
                     f"Train it first: %lightning_fit {name} DATA, or pass a run or an instance."
                 )
-        subject = self.described(run.model, net)
-        is_redefined = isinstance(found, Definition) and found.cls is not type(run.model)
+        subject = self.describe(run.model, net)
+        is_redefined = isinstance(value, Definition) and value.cls is not type(run.model)
         return dataclasses.replace(subject, name=run.record.model, run=run, is_redefined=is_redefined)
 
-    def outdated(self, subject: Subject, data: Data) -> tuple[str, ...]:
+    def outdated_notices(self, subject: Subject, data: Data) -> tuple[str, ...]:
         """Name the definitions in use whose newer cells failed."""
-        found = [self.session.is_outdated("model", subject.part.found)]
-        found += [self.session.is_outdated("data", part.found) for part in data.parts]
-        return tuple(filter(None, found))
+        notices = [self.session.is_outdated("model", subject.argument.found)]
+        notices += [self.session.is_outdated("data", item.found) for item in data.arguments]
+        return tuple(filter(None, notices))
 
-    def weights_of(self, subject: Subject) -> tuple[str, ...]:
+    def weights_notice(self, subject: Subject) -> tuple[str, ...]:
         """Name the run whose weights an evaluation uses, where a run was named or stands for its model."""
         if self.verb != "fit" and subject.checkpoint is not None:
-            return (f"weights of {runs.shown(subject.checkpoint)}",)
+            return (f"weights of {runs.display_path(subject.checkpoint)}",)
         if subject.run is None:
             return ()
         run, origin = subject.run, subject.knowledge.origin
@@ -462,7 +474,7 @@ class Call:
             notice = f"weights of {run.name}"
         return (f"{notice} (trained before {subject.name} was redefined)" if subject.is_redefined else notice,)
 
-    def recorded(self, name: Any) -> Run | None:
+    def find_recorded(self, name: Any) -> Run | None:
         """A fit of another session by its name, None where there is none; its model is made by this notebook's code.
 
         Raises:
@@ -486,9 +498,9 @@ class Call:
             raise InputError(
                 f"{name} is still running in other processes. Wait until it ends, or watch it: %lightning_attach {name}"
             )
-        return attach(folder, HiddenView(RunState()), self.session.built)
+        return attach(folder, HiddenView(RunState()), self.session.build_model)
 
-    def datas(self, typed: Sequence[Any], subject: Subject) -> Data:
+    def resolve_data(self, arguments: Sequence[Any], subject: Subject) -> Data:
         """Resolve the data arguments.
 
         Raises:
@@ -497,75 +509,77 @@ class Call:
         from ..definitions.data import sentences
         from ..definitions.data.samples import form_of, to_dataloaders
 
-        reader = self.reader(subject, typed) if self.verb == "predict" and typed else None
-        texts = self.session.texts(typed) if reader is not None else None
+        reader = self.reader(subject, arguments) if self.verb == "predict" and arguments else None
+        texts = self.session.texts(arguments) if reader is not None else None
         if texts is not None:
             sentences.check_texts(texts)
-            as_typed = all(isinstance(item, str) for item in typed) and texts == list(typed)
-            told = sentences.look_at_words(texts, subject.shown, self.session.datas) if as_typed else ()
-            return _texts(texts, reader, told)
-        found = [self.session.find_data(item) for item in typed]
-        if not found and self.data:
+            as_typed = all(isinstance(item, str) for item in arguments) and texts == list(arguments)
+            notices = sentences.word_notices(texts, subject.shown, self.session.datas) if as_typed else ()
+            return _text_data(texts, reader, notices)
+        values = [self.session.find_data(item) for item in arguments]
+        if not values and self.data:
             raise InputError(
                 f"--data.{next(iter(self.data))} needs the data that it applies to. Type the data on the line"
             )
-        if not found and subject.run is not None:
-            return self.data_of(subject.run, subject)
-        if not found:
+        if not values and subject.run is not None:
+            return self.data_of_run(subject.run, subject)
+        if not values:
             return Data()
-        overrides = {name: self.resolved("data", name, value) for name, value in self.data.items()}
-        told = ()
-        if len(found) == 1 and self.verb != "fit" and (table := self.whole_table(found[0], typed[0])) is not None:
-            told = (
-                f"{found[0].name} has no {sample_checks.SPLIT_OF[self.verb]} split, so all rows of the table are used",
+        overrides = {name: self.resolve_value("data", name, value) for name, value in self.data.items()}
+        notices = ()
+        if len(values) == 1 and self.verb != "fit" and (table := self.whole_table(values[0], arguments[0])) is not None:
+            notices = (
+                f"{values[0].name} has no {sample_checks.SPLIT_OF[self.verb]} split, so all rows of the table are used",
             )
-            found = [table]
-        parts = tuple(CallArgument(item, given, overrides, self.data) for item, given in zip(found, typed, strict=True))
-        first = found[0]
-        names = _names_of(typed)
+            values = [table]
+        call_arguments = tuple(
+            CallArgument(item, argument, overrides, self.data) for item, argument in zip(values, arguments, strict=True)
+        )
+        first = values[0]
+        names = _names_of(arguments)
         name = ", ".join(names)
         if isinstance(first, Definition) or is_datamodule(first):
-            if len(found) > 1:
+            if len(values) > 1:
                 raise InputError(
                     f"data {name}: {names[0]} already contains all splits and cannot be combined with other data"
                 )
-            return _datamodule(parts[0], name)
-        if self.verb == "fit" and len(found) > 2:
-            raise InputError(f"a fit takes training data and, optionally, validation data; found {len(found)}: {name}")
+            return _datamodule(call_arguments[0], name)
+        if self.verb == "fit" and len(values) > 2:
+            raise InputError(f"a fit takes training data and, optionally, validation data; found {len(values)}: {name}")
         if self.verb == "predict" and form_of(first) == "table" and subject.knowledge.is_of_texts:
             raise InputError(f"{subject.name} was trained on texts. Pass a column of texts, such as {name}['text']")
-        forms = tuple(form_of(item) or "loaders" for item in found)
+        forms = tuple(form_of(item) or "loaders" for item in values)
         alignment = Alignment(self.verb, subject.name, subject.knowledge)
-        aligned = alignment.values(found, names)
+        aligned = alignment.align_values(values, names)
         training = [self.verb == "fit" and place == 0 for place in range(len(aligned))]
         loaders = tuple(to_dataloaders(aligned, training, overrides))
-        notices = told + alignment.notices
-        return Data(name, lambda: (None, loaders), parts, forms, notices=notices, table=alignment.table)
+        notices += alignment.notices
+        return Data(name, lambda: (None, loaders), call_arguments, forms, notices=notices, table=alignment.table)
 
-    def whole_table(self, found: Any, typed: Any) -> Any:
+    def whole_table(self, definition: Any, argument: Any) -> Any:
         """The frame of the notebook that a definition of its name was made of, if that has no split for the verb."""
-        if not isinstance(found, Definition) or found.form != "table" or not isinstance(typed, str):
+        if not isinstance(definition, Definition) or definition.form != "table" or not isinstance(argument, str):
             return None
-        value = self.session.scope.get(typed)
-        has_split = f"{sample_checks.SPLIT_OF[self.verb]}_dataloader" in vars(found.cls)
+        value = self.session.scope.get(argument)
+        has_split = f"{sample_checks.SPLIT_OF[self.verb]}_dataloader" in vars(definition.cls)
         return value if columns.is_table(value) and not has_split else None
 
-    def reader(self, subject: Subject, typed: Sequence[Any]) -> Any:
+    def reader(self, subject: Subject, arguments: Sequence[Any]) -> Any:
         """What turns sentences into input of a model, None if it was trained on other data.
 
         Raises:
             InputError: it was, and what was typed can be nothing but a sentence; or the texts cannot be read.
         """
-        found = subject.knowledge.reader if self.session.may_be_texts(typed) else None
-        sentence = next((item for item in typed if isinstance(item, str) and not is_code(item)), None)
-        if found is not None or sentence is None:
-            return found
+        reader = subject.knowledge.reader if self.session.may_be_texts(arguments) else None
+        sentence = next((item for item in arguments if isinstance(item, str) and not is_code(item)), None)
+        if reader is not None or sentence is None:
+            return reader
         raise InputError(
             f"{sentence!r} is not defined as data, and {subject.name} was not trained on texts in this session. "
             f"Pass data, or train a model on texts first: %lightning_data NAME FILE --text COLUMN …"
         )
 
-    def data_of(self, run: Run, subject: Subject) -> Data:
+    def data_of_run(self, run: Run, subject: Subject) -> Data:
         """The data of an earlier run; of a fit on loaders, its validation data, else what the model brings itself.
 
         Raises:
@@ -576,7 +590,7 @@ class Call:
             if self.verb != "predict" or reader is None:
                 why = "have no labels" if self.verb != "predict" else f"cannot be encoded for {subject.name}"
                 raise InputError(f"the texts of {run.name} {why}. Pass data: %lightning_{self.verb} {run.name} DATA")
-            return _texts(list(run.texts), reader, ())
+            return _text_data(list(run.texts), reader, ())
         datamodule, loaders = run.data
         if run.verb == "fit" and datamodule is None:
             loaders = loaders[1:] if self.verb == "validate" else ()
@@ -587,35 +601,36 @@ class Call:
         known = subject.knowledge.table
         if known is None:
             return dataclasses.replace(
-                data, notices=(columns.by_place(subject.name, table.names, table.classes),), table=table
+                data, notices=(columns.unrecorded_notice(subject.name, table.names, table.classes),), table=table
             )
         pairs = {"columns": (table.names, known.names), "classes": (table.classes, known.classes)}
-        for what, (ours, theirs) in pairs.items():
+        for kind, (ours, theirs) in pairs.items():
             if ours and theirs and ours != theirs:
                 is_kept = os.path.isfile(run.best_model_path)
                 own = ", or the weights saved by that run: --ckpt_path best" if is_kept else ""
                 raise InputError(
-                    f"the data of {run.name} has the {what} {columns.few(ours)}, but its model's current weights were "
-                    f"trained on {columns.few(theirs)}. Use other data: %lightning_{self.verb} {run.name} DATA{own}"
+                    f"the data of {run.name} has the {kind} {columns.shortened(ours)}, but its model's current "
+                    f"weights were trained on {columns.shortened(theirs)}. Use other data: "
+                    f"%lightning_{self.verb} {run.name} DATA{own}"
                 )
         return dataclasses.replace(data, table=known)
 
-    def resolved(self, prefix: str, name: str, value: Any) -> Any:
+    def resolve_value(self, prefix: str, name: str, value: Any) -> Any:
         """A hyperparameter's value: an expression of the notebook is evaluated."""
-        return options.resolve(value, self.session.scope, f"--{prefix}.{name}")
+        return parser.resolve(value, self.session.scope, f"--{prefix}.{name}")
 
-    def fit_job(self, job: Job, checkpoint: Path | None) -> Job:
+    def complete_fit_job(self, job: Job, checkpoint: Path | None) -> Job:
         """Complete a fit's job: what it continues, its loggers, its callbacks by option."""
-        asked, settings = self.options, self.session.settings
-        loggers = settings.logger if asked.logger is None else asked.logger
+        options, settings = self.options, self.session.settings
+        loggers = settings.logger if options.logger is None else options.logger
         job = dataclasses.replace(
             job,
-            early_stop=asked.early_stop,
-            monitor=asked.monitor,
-            loggers=tuple(options.resolve_loggers(tuple(loggers), self.session.scope)),
+            early_stop=options.early_stop,
+            monitor=options.monitor,
+            loggers=tuple(parser.resolve_loggers(tuple(loggers), self.session.scope)),
             weights_only=self.only_tensors(checkpoint),
         )
-        if asked.resume is None:
+        if options.resume is None:
             return dataclasses.replace(job, continues=True)
         return dataclasses.replace(job, checkpoint=checkpoint)
 
@@ -630,21 +645,21 @@ class Call:
             resume = self.options.resume
             if resume is None or str(resume).lower() in ("none", "false"):
                 return None
-            return self.checkpoint(resume, subject.name)
-        typed = self.options.ckpt_path
-        if typed is None:
+            return self.find_checkpoint(resume, subject.name)
+        ckpt_path = self.options.ckpt_path
+        if ckpt_path is None:
             return None
-        named = typed if typed == "best" or os.path.isfile(typed) else self.session.text(typed)
+        text = ckpt_path if ckpt_path == "best" or os.path.isfile(ckpt_path) else self.session.text(ckpt_path)
         run = subject.run
-        path = Path(run.best_model_path if run is not None and str(named) == "best" else named)
+        path = Path(run.best_model_path if run is not None and str(text) == "best" else text)
         if not os.path.isfile(path):
             raise InputError(
-                f"--ckpt_path {typed}: there is no checkpoint {runs.shown(path)}. "
+                f"--ckpt_path {ckpt_path}: there is no checkpoint {runs.display_path(path)}. "
                 f"Type --ckpt_path PATH, or best after a fit with --monitor METRIC"
             )
         return path
 
-    def at_checkpoint(self, job: Job, checkpoint: Path) -> Job:
+    def with_checkpoint(self, job: Job, checkpoint: Path) -> Job:
         """Let an evaluation take its weights from a checkpoint; the model that was given keeps its own."""
         return dataclasses.replace(
             job, model=copy.deepcopy(job.model), checkpoint=checkpoint, weights_only=self.only_tensors(checkpoint)
@@ -654,10 +669,10 @@ class Call:
         """Whether a checkpoint is read without what runs code: this session's own needs no option for that."""
         from ..training import trust
 
-        is_trusted = checkpoint is not None and trust.needs_no_question(checkpoint)
+        is_trusted = checkpoint is not None and trust.is_own_with_objects(checkpoint)
         return bool(self.options.weights_only) and not is_trusted
 
-    def checkpoint(self, asked: Any, model: str) -> Path:
+    def find_checkpoint(self, resume: Any, model: str) -> Path:
         """Find the checkpoint to resume from.
 
         Raises:
@@ -665,36 +680,36 @@ class Call:
             RunError: no such run.
         """
         root = self.session.settings.run_dir
-        named = self.session.scope.get(str(asked))
-        run = asked if isinstance(asked, Run) else self.session.find_run(asked)
-        if asked == "last":
+        variable = self.session.scope.get(str(resume))
+        run = resume if isinstance(resume, Run) else self.session.find_run(resume)
+        if resume == "last":
             run = self.session.fits.get(model)
-        elif run is None and isinstance(named, Run):
-            run = named
-        for path in (str(asked), str(self.session.text(asked))):
+        elif run is None and isinstance(variable, Run):
+            run = variable
+        for path in (str(resume), str(self.session.text(resume))):
             if run is None and os.path.isfile(path):
                 return Path(path)
         if run is not None:
             folder = run.folder
         else:
-            folder = runs.latest(root, model) if asked == "last" else runs.find(root, str(self.session.text(asked)))
-        found = folder.newest_checkpoint()
-        if found is None:
+            folder = runs.latest(root, model) if resume == "last" else runs.find(root, str(self.session.text(resume)))
+        checkpoint = folder.newest_checkpoint()
+        if checkpoint is None:
             others = [fit for fit in runs.fits_of(root, model) if fit.newest_checkpoint() is not None]
             raise InputError(
-                f"--resume {asked}: the run {folder.name} has no checkpoint in {folder.checkpoints_path}"
+                f"--resume {resume}: the run {folder.name} has no checkpoint in {folder.checkpoints_path}"
                 + (f". Type --resume {others[0].name}, which has one" if others else "")
             )
-        return found
+        return checkpoint
 
     @property
-    def own(self) -> dict[str, Any]:
+    def own_options(self) -> dict[str, Any]:
         """The verb's own options that were set."""
-        given = vars(self.options).items()
-        return {name: value for name, value in given if value is not None and value is not False and value != ()}
+        options = vars(self.options).items()
+        return {name: value for name, value in options if value is not None and value is not False and value != ()}
 
     @property
-    def parts(self) -> dict[str, dict[str, Any]]:
+    def nested_arguments(self) -> dict[str, dict[str, Any]]:
         """What was given to constructors, and to a cluster."""
         engine = {self.options.cluster: dict(self.engine)} if self.engine else {}
         return {"model": dict(self.model), "data": dict(self.data), **engine}
@@ -703,20 +718,22 @@ class Call:
         """How a fit was put together, and the source that it needs; a fit does not fail for this."""
         try:
             writer = Writer(*self.session.history(), self.session.local_names)
-            writer.model(subject.part, job.package, trained=_goes_on(job), remade=self.remade)
-            writer.data(data.parts, data.forms)
-            if data.parts:
-                writer.classes(job.datamodule, data.parts[0])
+            writer.model(subject.argument, job.package, trained=_continues(job), remade=self.remade)
+            writer.data(data.arguments, data.forms)
+            if data.arguments:
+                writer.classes(job.datamodule, data.arguments[0])
                 writer.table(job.datamodule)
                 writer.outputs(job.model, job.datamodule)
             writer.hyperparameters(job.model, job.datamodule)
             writer.trainer(self.trainer, job.trainer)
-            given = {name: value for name, value in self.own.items() if name not in ("quiet", "background", "resume")}
-            given |= {"resume": str(job.checkpoint)} if job.checkpoint is not None else {}
-            given |= {"logger": ()} if self.options.logger == () else {}
-            given |= {self.options.cluster: provenance.plain(dict(self.engine))} if self.engine else {}
-            given |= {} if job.weights_only else {"weights_only": False}
-            writer.options(given)
+            options = {
+                name: value for name, value in self.own_options.items() if name not in ("quiet", "background", "resume")
+            }
+            options |= {"resume": str(job.checkpoint)} if job.checkpoint is not None else {}
+            options |= {"logger": ()} if self.options.logger == () else {}
+            options |= {self.options.cluster: provenance.json_values(dict(self.engine))} if self.engine else {}
+            options |= {} if job.weights_only else {"weights_only": False}
+            writer.options(options)
             return writer.written()
         except Exception as error:  # whatever the user's objects raise when they are looked at
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
@@ -724,9 +741,9 @@ class Call:
 
     def record(self, job: Job, subject: Subject, data: Data) -> RunRecord:
         """The run's record, as far as it is known before the start."""
-        from ..training.trainer import arguments_of
+        from ..training.trainer import trainer_defaults
 
-        trainer = {**arguments_of(job.package), **job.trainer}
+        trainer = {**trainer_defaults(job.package), **job.trainer}
         if self.verb == "fit":
             trainer["logger"] = list(job.loggers)
         return RunRecord(
@@ -736,9 +753,9 @@ class Call:
             data=data.name,
             status="running",
             started=time.time(),
-            options=provenance.plain({**self.own, **self.trainer, **self.parts}),
-            trainer=provenance.plain(trainer),
-            hyperparameters=provenance.plain(dict(getattr(job.model, "hparams", {}))),
+            options=provenance.json_values({**self.own_options, **self.trainer, **self.nested_arguments}),
+            trainer=provenance.json_values(trainer),
+            hyperparameters=provenance.json_values(dict(getattr(job.model, "hparams", {}))),
             seed=self.options.seed,
             versions=provenance.versions(job.package),
             hardware=provenance.hardware(),
@@ -746,44 +763,44 @@ class Call:
         )
 
 
-def _goes_on(job: Job) -> bool:
+def _continues(job: Job) -> bool:
     """Whether a fit continues the one that its instance has behind it."""
     from ..training.train import was_fitted
 
     return job.continues and was_fitted(job.model)
 
 
-def _texts(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
+def _text_data(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
     """Describe texts to predict for, which are encoded as those that the model was trained on."""
     read = functools.partial(answers, texts, reader.classes)
     name, make = formats.plural(len(texts), "text"), lambda: (None, (reader.texts_dataloader(texts),))
     return Data(name, make, read=read, notices=notices, texts=tuple(texts))
 
 
-def _names_of(typed: Sequence[Any]) -> list[str]:
+def _names_of(arguments: Sequence[Any]) -> list[str]:
     """What data arguments are called: as they were typed, or by their type where a call gave the objects."""
-    return [item if isinstance(item, str) else type(item).__name__ for item in typed]
+    return [item if isinstance(item, str) else type(item).__name__ for item in arguments]
 
 
-def _datamodule(part: CallArgument, name: str) -> Data:
+def _datamodule(argument: CallArgument, name: str) -> Data:
     """Describe a data definition, a DataModule class or an instance."""
-    found, overrides = part.found, part.arguments
+    value, overrides = argument.found, argument.arguments
 
-    def of(name: str, make: Callable[[], Any]) -> Data:
-        return Data(name, lambda: (make(), ()), (part,), ("datamodule",))
+    def data_from(name: str, make: Callable[[], Any]) -> Data:
+        return Data(name, lambda: (make(), ()), (argument,), ("datamodule",))
 
-    if isinstance(found, Definition):
-        data = of(found.name, lambda: found.new(**overrides))
-        return dataclasses.replace(data, notices=_changed_since(found))
-    if isinstance(found, type):
-        return of(name, lambda: found(**overrides))
+    if isinstance(value, Definition):
+        data = data_from(value.name, lambda: value.new(**overrides))
+        return dataclasses.replace(data, notices=_change_notice(value))
+    if isinstance(value, type):
+        return data_from(name, lambda: value(**overrides))
     if overrides:
         first = next(iter(overrides))
         raise InputError(f"--data.{first} is a constructor argument, but {name} is already an instance. Pass its class")
-    return of(name, lambda: found)
+    return data_from(name, lambda: value)
 
 
-def _changed_since(definition: Definition) -> tuple[str, ...]:
+def _change_notice(definition: Definition) -> tuple[str, ...]:
     """Says that values of a cell's data were changed in place by a later cell, which its source does not repeat."""
     from ..runs.fingerprint import of_values
 
@@ -795,10 +812,10 @@ def _changed_since(definition: Definition) -> tuple[str, ...]:
     )
 
 
-def _not_a_model(found: Any, asked: Any) -> str:
+def _not_a_model(value: Any, argument: Any) -> str:
     """The message for a model argument that is no LightningModule."""
-    shown = asked if isinstance(asked, str) else type(found).__name__
-    kind = f"the class {found.__name__}" if isinstance(found, type) else f"a {type(found).__name__}"
+    shown = argument if isinstance(argument, str) else type(value).__name__
+    kind = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
     return (
         f"the model {shown!r} is {kind}, not a LightningModule. If it is an nn.Module, define how it trains: "
         f"%lightning_model {shown if str(shown).isidentifier() else 'NAME'} --loss cross_entropy"

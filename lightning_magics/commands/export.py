@@ -23,12 +23,12 @@ from .call import Call, Data, Subject
 from .session import Session
 
 
-def export(session: Session, asked: Any, names: Sequence[Any], notebook: bool, overwrite: bool) -> Path:
+def export(session: Session, source: Any, names: Sequence[Any], notebook: bool, overwrite: bool) -> Path:
     """Write a script.
 
     Args:
         session: of the notebook.
-        asked: a run, or a model.
+        source: a run, or a model.
         names: data for a model, followed by the file.
         notebook: whether a notebook is written.
         overwrite: whether an existing file is replaced.
@@ -42,20 +42,20 @@ def export(session: Session, asked: Any, names: Sequence[Any], notebook: bool, o
             "%lightning_export takes a run or a model, and a file: %lightning_export Digits/version_3 train.py"
         )
     ending = ".ipynb" if notebook else ".py"
-    typed = str(names[-1])
-    path = Path(typed if typed.endswith(ending) else session.text(typed)).expanduser()
+    filename = str(names[-1])
+    path = Path(filename if filename.endswith(ending) else session.text(filename)).expanduser()
     if path.suffix != ending:
         other = ". For a notebook add --notebook" if path.suffix == ".ipynb" else ""
         raise InputError(f"%lightning_export writes a file that ends with {ending}; found {path}{other}")
     if path.exists() and not overwrite:
         raise InputError(f"{path} exists. To replace it, add --overwrite")
-    model = _model(session, asked)
+    model = _model(session, source)
     if model is None:
         if len(names) > 1:
-            raise InputError(f"a run already has its data. Leave out {names[0]!r}: %lightning_export {asked} {path}")
-        script, about = _of_run(session, asked)
+            raise InputError(f"a run already has its data. Leave out {names[0]!r}: %lightning_export {source} {path}")
+        script, about = _run_script(session, source)
     else:
-        script, about = _of_model(session, model, names[:-1])
+        script, about = _model_script(session, model, names[:-1])
     try:
         folder.write_text(path, script.notebook(about) if notebook else script.python(about))
         path.chmod(0o644)  # unlike a run, it is there to be given away
@@ -64,17 +64,21 @@ def export(session: Session, asked: Any, names: Sequence[Any], notebook: bool, o
     return path
 
 
-def _model(session: Session, asked: Any) -> Any:
+def _model(session: Session, source: Any) -> Any:
     """The model that is meant; None where a run is."""
-    if isinstance(asked, Run) or session.find_run(asked) is not None:
+    if isinstance(source, Run) or session.find_run(source) is not None:
         return None
-    if isinstance(asked, str) and asked not in session.models and not is_module(uncompiled(session.scope.get(asked))):
+    if (
+        isinstance(source, str)
+        and source not in session.models
+        and not is_module(uncompiled(session.scope.get(source)))
+    ):
         return None
-    return asked
+    return source
 
 
-def _of_run(session: Session, asked: Any) -> tuple[Script, str]:
-    recalled = Recalled.of(session.folder(asked), {})
+def _run_script(session: Session, run: Any) -> tuple[Script, str]:
+    recalled = Recalled.of(session.folder(run), {})
     record, recipe = recalled.record, recalled.recipe
     seeds_itself = record.seed is None and sets_a_seed(recalled.text)
     reasons = unrepeated(record.run, recipe, record.seed, repeats=seeds_itself)
@@ -114,19 +118,19 @@ def _of_run(session: Session, asked: Any) -> tuple[Script, str]:
     return script, f"Train {record.model} as in {record.run}."
 
 
-def _of_model(session: Session, asked: Any, datas: Sequence[Any]) -> tuple[Script, str]:
+def _model_script(session: Session, model: Any, datas: Sequence[Any]) -> tuple[Script, str]:
     """The script of a model that need not have been trained; it trains for some epochs, as one would begin."""
     call = dataclasses.replace(Call.of("fit", {}), session=session)
-    subject = call.subject(asked)
-    data = call.datas(datas, subject)
+    subject = call.resolve_model(model)
+    data = call.resolve_data(datas, subject)
     writer = Writer(*session.history(), session.local_names)
-    writer.model(subject.part, subject.package, trained=False)
-    writer.data(data.parts, data.forms)
-    if data.parts and is_of_texts(getattr(data.parts[0].found, "cls", data.parts[0].found)):
+    writer.model(subject.argument, subject.package, trained=False)
+    writer.data(data.arguments, data.forms)
+    if data.arguments and is_of_texts(getattr(data.arguments[0].found, "cls", data.arguments[0].found)):
         _number_classes(call, subject, data, writer)
     recipe, module = writer.written()
     recipe = dataclasses.replace(recipe, trainer={"max_epochs": "5"})
-    if not recipe.data and not _brings_data(subject.part.found):
+    if not recipe.data and not _brings_data(subject.argument.found):
         raise InputError(f"the script needs data to train on: %lightning_export {subject.name} DATA FILE")
     script = Script(subject.name, recipe, module)
     script.check(subject.name)
@@ -136,21 +140,21 @@ def _of_model(session: Session, asked: Any, datas: Sequence[Any]) -> tuple[Scrip
 def _number_classes(call: Call, subject: Subject, data: Data, writer: Writer) -> None:
     """Let the script number the labels of texts, and name the outputs of the model, as a fit would."""
     from ..definitions import matching
-    from ..definitions.model.fine_tuning import calm
-    from ..runs.randomness import random_state_kept
+    from ..definitions.model.fine_tuning import quiet_transformers
+    from ..runs.randomness import preserve_random_state
 
-    with random_state_kept(), calm():
+    with preserve_random_state(), quiet_transformers():
         model, (datamodule, _) = subject.make(), data.make()
         trained_on = subject.knowledge.encoding
-        model = model if subject.made is None else copy.deepcopy(model)
+        model = model if subject.instance is None else copy.deepcopy(model)
         matching.check(model, datamodule, subject.name, data.name, trained_on, (), trains=True)
-    writer.classes(datamodule, data.parts[0])
+    writer.classes(datamodule, data.arguments[0])
     writer.outputs(model, datamodule)
 
 
-def _brings_data(found: Any) -> bool:
+def _brings_data(model: Any) -> bool:
     """Whether a model has a dataloader of its own."""
-    made = getattr(found, "cls", found)
-    bases = (made if isinstance(made, type) else type(made)).__mro__
-    own = (base for base in bases if not base.__module__.startswith(("pytorch_lightning.", "lightning.")))
-    return any("train_dataloader" in vars(base) for base in own)
+    value = getattr(model, "cls", model)
+    bases = (value if isinstance(value, type) else type(value)).__mro__
+    own_bases = (base for base in bases if not base.__module__.startswith(("pytorch_lightning.", "lightning.")))
+    return any("train_dataloader" in vars(base) for base in own_bases)

@@ -54,7 +54,7 @@ class Knowledge:
         )
 
     @property
-    def table(self) -> columns.Table | None:
+    def table(self) -> columns.TableSchema | None:
         """What the model learned of its table; None where that is not known, or it was trained on other data.
 
         Raises:
@@ -64,7 +64,7 @@ class Knowledge:
         return self._origin.table
 
     @property
-    def own_table(self) -> columns.Table | None:
+    def own_table(self) -> columns.TableSchema | None:
         """The same for data without names, which is not matched: no other runs are searched for a fresh model."""
         is_fresh = self._checkpoint is None and self._carried is None and self._model not in self._session.origins
         return None if is_fresh else self._origin.table
@@ -95,7 +95,7 @@ class Knowledge:
             origin.reader = self._session.reader_of(origin.folder)
         if origin.reader is None and origin.folder is not None and origin.folder.texts_path.is_file():
             data = self._session.datas.get(origin.folder.read().data)
-            origin.reader = sentences.kept(origin.folder, self._package, data)
+            origin.reader = sentences.recorded_reader(origin.folder, self._package, data)
         self._is_outdated |= origin.is_outdated and origin.reader is not None
         return origin.reader
 
@@ -111,8 +111,8 @@ class Knowledge:
         if origin.reader is not None:
             tokenizer, classes, _ = origin.reader.data
             return tokenizer, classes
-        kept = sentences.encoding(origin.folder) if origin.folder is not None else None
-        return (kept[0], kept[1].classes) if kept is not None else None
+        recorded = sentences.load_encoding(origin.folder) if origin.folder is not None else None
+        return (recorded[0], recorded[1].classes) if recorded is not None else None
 
     @property
     def origin(self) -> Origin:
@@ -125,12 +125,12 @@ class Knowledge:
         from ..training import origins
 
         if self._checkpoint is not None:
-            state = origins.read(self._checkpoint, self._trusted)
+            state = origins.read_checkpoint(self._checkpoint, self._trusted)
             origin = origins.of_checkpoint(state, self._checkpoint)
             return origin if origin.is_known else self._session.origin_of(state.get("state_dict", {})) or origin
         if self._model is None:
             return origins.Origin()
-        known, mark = self._session.origins, origins.mark(self._model)
+        known, mark = self._session.origins, origins.weights_mark(self._model)
         before, carried = known.get(self._model), self._carried
         searched = str(runs.root_folder(self._session.settings.run_dir))
         if carried is not None and carried.mark == mark and carried.folder is not None:
@@ -139,11 +139,11 @@ class Knowledge:
         elif before is not None and before.mark == mark and before.searched in ("", searched):
             origin = before
         else:
-            origin = self._searched(mark, searched, before or carried)
+            origin = self._search_origin(mark, searched, before or carried)
         known[self._model] = origin
         return origin
 
-    def _searched(self, mark: str, searched: str, last: Origin | None) -> Origin:
+    def _search_origin(self, mark: str, searched: str, last: Origin | None) -> Origin:
         """Where weights come from that the model was not seen to get.
 
         Args:
@@ -153,9 +153,9 @@ class Knowledge:
         """
         from ..training.origins import Origin
 
-        found = self._session.origin_of(self._model.state_dict(), self._model)
-        if found is not None:
-            return dataclasses.replace(found, mark=mark)
+        origin = self._session.origin_of(self._model.state_dict(), self._model)
+        if origin is not None:
+            return dataclasses.replace(origin, mark=mark)
         if last is None:
             return Origin(mark, searched=searched)
         return dataclasses.replace(
@@ -167,4 +167,4 @@ class Knowledge:
         """What the live model carries of its last fit."""
         from ..training import origins
 
-        return origins.carried(self._model) if self._model is not None else None
+        return origins.carried_origin(self._model) if self._model is not None else None

@@ -11,7 +11,7 @@ from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
-from ..definitions.data.sentences import kept, name_outputs
+from ..definitions.data.sentences import name_outputs, recorded_reader
 from ..definitions.definition import Definition, load
 from ..errors import LightningMagicsError, RunError, short_traceback
 from ..launch.run import Run
@@ -39,15 +39,15 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         InputError: the checkpoint holds more than tensors.
         Exception: what the source raises.
     """
-    from ..definitions.model.fine_tuning import calm
-    from ..runs.randomness import random_state_kept
-    from ..training.handover import absent, listed
+    from ..definitions.model.fine_tuning import quiet_transformers
+    from ..runs.randomness import preserve_random_state
+    from ..training.handover import list_names, missing_weights
     from ..training.origins import of_checkpoint
-    from ..training.train import check_checkpoint, is_whole, take
-    from ..training.trust import needs_no_question
+    from ..training.train import check_checkpoint, is_whole, restore_fit
+    from ..training.trust import is_own_with_objects
 
     path, recipe, record = recalled.checkpoint(checkpoint), recalled.recipe, recalled.record
-    weights_only = weights_only and not needs_no_question(path)
+    weights_only = weights_only and not is_own_with_objects(path)
     if weights_only:
         check_checkpoint(path, recalled.value_types)
     lacking = {name for name in recipe.missing if name == "model" or name.startswith("--model.")}
@@ -55,37 +55,39 @@ def restore(session: Session, recalled: Recalled, checkpoint: str | None, weight
         why = "; ".join(f"{name}: {why}" for name, why in recipe.missing.items() if name in lacking or not lacking)
         raise RunError(f"{record.run} cannot be loaded: {why or 'its record is incomplete'}")
     print(recalled.announced([*recipe.model_codes, *recipe.data_codes]))  # noqa: T201 -- told before it is done
-    with short_traceback(), random_state_kept(), calm():
+    with short_traceback(), preserve_random_state(), quiet_transformers():
         recalled.execute(recipe.model_codes, recipe.data_codes)
-        found = recalled.model()
-        model = found.new(**recalled.values(recipe.arguments)) if isinstance(found, Definition) else found
+        definition = recalled.model()
+        model = (
+            definition.new(**recalled.values(recipe.arguments)) if isinstance(definition, Definition) else definition
+        )
         callbacks = functools.partial(_callbacks, recalled)
-        state = take(model, callbacks, path, trusted=not weights_only)
-        own = _of_checkpoint(model, state)
-        if own and isinstance(found, Definition):
-            model = found.new(**{**recalled.values(recipe.arguments), **own})
-            state = take(model, callbacks, path, trusted=not weights_only)
+        state = restore_fit(model, callbacks, path, trusted=not weights_only)
+        own = _checkpoint_hyperparameters(model, state)
+        if own and isinstance(definition, Definition):
+            model = definition.new(**{**recalled.values(recipe.arguments), **own})
+            state = restore_fit(model, callbacks, path, trusted=not weights_only)
         elif own:
             names = ", ".join(own)
             print(f"the recorded source and the checkpoint have different values for {names}")  # noqa: T201 -- likewise
-    if lacks := absent(model, state):
-        print(f"not in the checkpoint, so the model's initial values are kept: {listed(lacks)}")  # noqa: T201 -- likewise
+    if lacks := missing_weights(model, state):
+        print(f"not in the checkpoint, so the model's initial values are kept: {list_names(lacks)}")  # noqa: T201 -- likewise
     name_outputs(model, recalled.folder)
     alone = "" if is_whole(state) else ", which contains only weights: a fit of the model starts at epoch 0"
-    print(f"weights: {folder.shown(path)}{alone}")  # noqa: T201 -- which of them
+    print(f"weights: {folder.display_path(path)}{alone}")  # noqa: T201 -- which of them
     step = state.get("global_step", record.steps)
     if checkpoint in (None, "last") and step < record.steps:
         print(f"weights are from step {step} of {record.steps}: the run has no later checkpoint")  # noqa: T201 -- likewise
-    session.add_recalled(recalled.unit)
-    _register_model(session, recalled, found, model)
+    session.add_loaded_source(recalled.unit)
+    _register_model(session, recalled, definition, model)
     data = _register_data(session, recalled)
     with contextlib.suppress(LightningMagicsError):  # said where data or a sentence is given
-        session.trained(model, recalled.folder, of_checkpoint(state, path).table)
-        session.origins[model].reader = kept(recalled.folder, recipe.package, data)
+        session.add_trained(model, recalled.folder, of_checkpoint(state, path).table)
+        session.origins[model].reader = recorded_reader(recalled.folder, recipe.package, data)
     return model
 
 
-def _of_checkpoint(model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
+def _checkpoint_hyperparameters(model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
     """Hyperparameters of a checkpoint that the source does not give again, such as one that was drawn or timed.
 
     Of those that are numbers, texts, times, tensors, arrays and the like; the notebook's own objects are made anew.
@@ -104,20 +106,20 @@ def _is_value(value: Any) -> bool:
     return is_plain(value) or isinstance(value, torch.Tensor | np.ndarray | UUID | date | time | timedelta | Decimal)
 
 
-def _differ(one: Any, other: Any) -> bool:
+def _differ(first: Any, second: Any) -> bool:
     import numpy as np
     import torch
 
-    if type(one) is not type(other):
+    if type(first) is not type(second):
         return False  # it was converted on its way
-    if isinstance(one, torch.Tensor):
-        return one.dtype != other.dtype or not torch.equal(one.cpu(), other.cpu())
-    return not np.array_equal(one, other) if isinstance(one, np.ndarray) else bool(one != other)
+    if isinstance(first, torch.Tensor):
+        return first.dtype != second.dtype or not torch.equal(first.cpu(), second.cpu())
+    return not np.array_equal(first, second) if isinstance(first, np.ndarray) else bool(first != second)
 
 
 def _callbacks(recalled: Recalled) -> list[Any]:
     """The callbacks of a run, whose hooks may make layers of its model; none where they cannot be made."""
-    from ..training.trainer import listed
+    from ..training.trainer import as_list
 
     code = recalled.recipe.trainer.get("callbacks")
     if code is None:
@@ -125,22 +127,22 @@ def _callbacks(recalled: Recalled) -> list[Any]:
     try:
         print(recalled.announced([code]))  # noqa: T201 -- told before it is done
         recalled.execute([code])
-        return listed(recalled.value(code))
+        return as_list(recalled.value(code))
     except Exception as error:  # whatever the user's code raises here
         print(f"the callbacks of the run are not available: {type(error).__name__}: {' '.join(str(error).split())}")  # noqa: T201
         return []
 
 
-def _register_model(session: Session, recalled: Recalled, found: Any, model: Any) -> None:
+def _register_model(session: Session, recalled: Recalled, definition: Any, model: Any) -> None:
     """Make the model known: its definition, its class, and that it has been trained."""
     name, cls = recalled.record.model, type(model)
     before = session.models.pop(name, None)
     if before is not None and before.cls is cls:
-        found = before
+        definition = before
     elif before is not None:
         print(f"the model {name} of this notebook is replaced by the run's")  # noqa: T201
-    if isinstance(found, Definition):
-        session.models[name] = found
+    if isinstance(definition, Definition):
+        session.models[name] = definition
     if before is not None and session.namespace.get(cls.__name__) is before.cls is not cls:
         session.namespace[cls.__name__] = session.replaced[cls.__name__] = cls
     _bind(session, cls.__name__, cls)
@@ -148,39 +150,39 @@ def _register_model(session: Session, recalled: Recalled, found: Any, model: Any
         kind = item.rpartition(".")[2]
         if kind in session.namespace and kind in recalled.namespace:
             _bind(session, kind, recalled.namespace[kind])
-    run = Run(recalled.folder, recalled.record, RunState(folder.shown(recalled.folder.path)), None)
+    run = Run(recalled.folder, recalled.record, RunState(folder.display_path(recalled.folder.path)), None)
     run._model = model
-    session.brought_back(run)
+    session.add_loaded(run)
 
 
 def _register_data(session: Session, recalled: Recalled) -> Definition | None:
     """Make the data known under its name, where it can be made here, and return its definition, if it is one."""
-    from ..runs.randomness import random_state_kept
+    from ..runs.randomness import preserve_random_state
 
     name = recalled.record.data
     if not recalled.recipe.data:
         return None
     try:
-        with random_state_kept():
-            found = recalled.data()
+        with preserve_random_state():
+            data = recalled.data()
     except Exception as error:  # a file of data may be gone; the model is of use all the same
         reason = f"{type(error).__name__}: {error}"
         print(f"the data {name} could not be loaded: {' '.join(reason.split())}. Pass other data")  # noqa: T201
         return None
-    if isinstance(found, Definition):
+    if isinstance(data, Definition):
         if name in session.datas:
-            print(f"the data {name} of this notebook is kept{_compared(session.datas[name], recalled)}")  # noqa: T201
-            return found
-        session.add_data(found, adopted=True)
-        _bind(session, found.cls.__name__, found.cls)
-        return found
-    for code, value in zip(recalled.recipe.data, found if isinstance(found, list) else [], strict=False):
+            print(f"the data {name} of this notebook is kept{_comparison(session.datas[name], recalled)}")  # noqa: T201
+            return data
+        session.add_data(data, adopted=True)
+        _bind(session, data.cls.__name__, data.cls)
+        return data
+    for code, value in zip(recalled.recipe.data, data if isinstance(data, list) else [], strict=False):
         if code.isidentifier():
             _bind(session, code, value, replace=False)
     return None
 
 
-def _compared(data: Definition, recalled: Recalled) -> str:
+def _comparison(data: Definition, recalled: Recalled) -> str:
     """Whether data of the notebook is what a run was trained on; empty if that cannot be determined in memory."""
     from ..runs.fingerprint import of_loaders
 

@@ -20,7 +20,7 @@ from ..runs import columns
 from .call import Call
 from .session import Session
 
-_TYPED_ANEW = ("weights_only", "quiet", "background")  # a record may be another's: trust in a checkpoint is typed
+_RETYPED_OPTIONS = ("weights_only", "quiet", "background")  # a record may be another's: trust in a checkpoint is typed
 
 
 def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> tuple[Run, Agreement]:
@@ -36,60 +36,62 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
         InputError: an option cannot be changed, or does not fit.
         RunError: the run cannot be trained from its record.
     """
-    from ..runs.randomness import random_state_kept
+    from ..runs.randomness import preserve_random_state
 
     if changed.get("background"):
         raise InputError("%lightning_rerun waits for the run to end, to compare the results. Leave --background out")
     recipe, record = recalled.recipe, recalled.record
-    given = {f"--{name}" for name in changed}
+    replaced = {f"--{name}" for name in changed}
     live = {name: why for name, why in recipe.missing.items() if not name.isidentifier() or name in ("model", "data")}
-    if not recipe.model or live.keys() - given:
+    if not recipe.model or live.keys() - replaced:
         raise RunError(f"{record.run} cannot be run again: {_listed(live or recipe.missing)}")
-    call = Call.of("fit", asked(recalled, _of_the_function(session, changed)))
+    call = Call.of("fit", fit_arguments(recalled, _with_local_values(session, changed)))
     if recipe.options.get("resume") and not Path(str(call.options.resume)).is_file() and "resume" not in changed:
         raise RunError(
             f"{record.run} resumed from {recipe.options['resume']}, which no longer exists. To start from scratch, "
             f"add --resume none"
         )
-    with short_traceback(), random_state_kept():
-        model, datas, inner = _parts(session, recalled)
-    begins_with = recalled.begins_with() if call.options.seed is None else None
-    if begins_with is not None:
+    with short_traceback(), preserve_random_state():
+        model, datas, rerun_session = _recorded_parts(session, recalled)
+    random_state = recalled.begins_with() if call.options.seed is None else None
+    if random_state is not None:
         print(f"random state: the initial state of {record.run}, which had no --seed")  # noqa: T201 -- of what it is
-    table = columns.kept(recalled.folder) if recipe.arguments is None else None
+    table = columns.load_schema(recalled.folder) if recipe.arguments is None else None
     path = recalled.folder.initial_weights_path
     resumes = str(call.options.resume).lower() not in ("none", "false")
     weights = path if path.is_file() and not changed.get("model") and not resumes else None
     if weights is not None:
         print(f"initial weights: those of {record.run}")  # noqa: T201 -- likewise
-    call = dataclasses.replace(call, session=inner, random=begins_with, table=table, weights=weights)
+    call = dataclasses.replace(call, session=rerun_session, random=random_state, table=table, weights=weights)
     run = dataclasses.replace(call, remade=recipe.remade).start(model, datas)
-    session.started(run)
-    session.interrupted |= inner.interrupted
-    return run, Agreement(record, run.record, _shown(changed), repeats=begins_with is not None)
+    session.note_started(run)
+    session.interrupted |= rerun_session.interrupted
+    return run, Agreement(record, run.record, _changed_options(changed), repeats=random_state is not None)
 
 
-def asked(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
+def fit_arguments(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
     """The fit's keyword arguments: as recorded, with what was changed."""
     recipe = recalled.recipe
-    names = {*clusters.names(), *own_options("fit")} - {*_TYPED_ANEW} - ({"ddp"} if "devices" in changed else set())
+    names = (
+        {*clusters.names(), *own_options("fit")} - {*_RETYPED_OPTIONS} - ({"ddp"} if "devices" in changed else set())
+    )
     own = {name: value for name, value in recipe.options.items() if name in names}
-    found = {**_as_typed(recipe.trainer), **own, **changed}
-    if found.get("logger") == []:
-        found["logger"] = False
-    engine = found.get("cluster")
+    arguments = {**_plain_values(recipe.trainer), **own, **changed}
+    if arguments.get("logger") == []:
+        arguments["logger"] = False
+    engine = arguments.get("cluster")
     for other in {*clusters.names()} - {engine, *changed}:  # what was recorded for it means nothing to this engine
-        found.pop(other, None)
+        arguments.pop(other, None)
     if engine is None and "nodes" not in changed:
-        found.pop("nodes", None)
+        arguments.pop("nodes", None)
     if engine is not None:
-        found[engine] = {**own.get(engine, {}), **(changed.get(engine) or {})}
+        arguments[engine] = {**own.get(engine, {}), **(changed.get(engine) or {})}
     for part, codes in (("model", recipe.arguments), ("data", recipe.data_arguments)):
-        found[part] = {**typed(codes), **(changed.get(part) or {})}
-    return found
+        arguments[part] = {**typed(codes), **(changed.get(part) or {})}
+    return arguments
 
 
-def _of_the_function(session: Session, changed: Mapping[str, Any]) -> dict[str, Any]:
+def _with_local_values(session: Session, changed: Mapping[str, Any]) -> dict[str, Any]:
     """What was changed, with values for expressions over local variables of the function that calls."""
 
     def value_of(name: str, value: Any) -> Any:
@@ -104,12 +106,12 @@ def _of_the_function(session: Session, changed: Mapping[str, Any]) -> dict[str, 
     return {name: value_of(name, value) for name, value in changed.items()}
 
 
-def _as_typed(codes: dict[str, str]) -> dict[str, Any]:
+def _plain_values(codes: dict[str, str]) -> dict[str, Any]:
     """Trainer's arguments: plain values as they are, other code as text, which the call evaluates."""
     return {name: getattr(value, "text", value) for name, value in typed(codes).items()}
 
 
-def _shown(changed: Mapping[str, Any]) -> list[str]:
+def _changed_options(changed: Mapping[str, Any]) -> list[str]:
     """What was changed, as it is typed."""
     parts = ("model", "data", *clusters.names())
     options = {name: value for name, value in changed.items() if name not in (*parts, "quiet")}
@@ -118,7 +120,7 @@ def _shown(changed: Mapping[str, Any]) -> list[str]:
     return [f"--{name} {getattr(value, 'text', value)}" for name, value in options.items()]
 
 
-def _parts(session: Session, recalled: Recalled) -> tuple[Any, list[Any], Session]:
+def _recorded_parts(session: Session, recalled: Recalled) -> tuple[Any, list[Any], Session]:
     """Model, data, and a session whose names are the recorded run's, and otherwise the notebook's.
 
     What was given as an expression is evaluated by the call, as it was the first time.
@@ -126,17 +128,17 @@ def _parts(session: Session, recalled: Recalled) -> tuple[Any, list[Any], Sessio
     recipe = recalled.recipe
     recalled.execute([*recipe.model_codes, *recipe.data_codes, *recipe.codes])
     model, data = recalled.model(), recalled.data()
-    inner = dataclasses.replace(
+    rerun_session = dataclasses.replace(
         session,
         namespace={**session.namespace, **recalled.namespace},
         models={},
         datas={},
-        recalled=recalled.unit,
+        rerun_source=recalled.unit,
         local_names={},
         _data_names={},
     )
     model = recipe.model if recipe.arguments is None else model
-    return model, [data] if isinstance(data, Definition) else list(recipe.data), inner
+    return model, [data] if isinstance(data, Definition) else list(recipe.data), rerun_session
 
 
 def _listed(missing: Mapping[str, str]) -> str:

@@ -18,7 +18,7 @@ def check(
     loaders: Sequence[Any],
     names: tuple[str, str],
     loader_names: Sequence[str],
-    table: columns.Table | None,
+    table: columns.TableSchema | None,
 ) -> tuple[str, ...]:
     """Check the samples that a run uses, as far as they are in memory.
 
@@ -42,26 +42,26 @@ def check(
 
     model_name, data_name = names
     stages = ("train", "val") if verb == "fit" else (SPLIT_OF[verb],)
-    found: list[tuple[str, str, Any, Any]] = []  # what it is called, stage, dataset, and that whose samples it has
+    entries: list[tuple[str, str, Any, Any]] = []  # what it is called, stage, dataset, and that whose samples it has
     for split, dataset in samples.datasets_of(datamodule).items():
-        what = data_name if split in ("train", "predict") else f"the split {split!r} of {data_name}"
-        found.append((what, split, dataset, dataset))
+        title = data_name if split in ("train", "predict") else f"the split {split!r} of {data_name}"
+        entries.append((title, split, dataset, dataset))
     for place, loader in enumerate(loaders):
-        what = loader_names[place] if loader_names else data_name
+        title = loader_names[place] if loader_names else data_name
         stage, dataset = stages[min(place, len(stages) - 1)], getattr(loader, "dataset", None)
-        found.append((what, stage, dataset, samples.dataset_of(loader)))
-    table = table or columns.Table({})
-    looked_at: dict[int, tuple[Sequence[Any], list[Any], str]] = {}
-    for what, stage, dataset, looked_into in found:
+        entries.append((title, stage, dataset, samples.dataset_of(loader)))
+    table = table or columns.TableSchema({})
+    groups: dict[int, tuple[Sequence[Any], list[Any], str]] = {}
+    for title, stage, dataset, source in entries:
         if stage not in stages:
             continue
         if verb != "fit" and samples.is_empty(dataset):
-            raise InputError(f"{what} has no samples to {verb}. Pass data with at least one sample")
-        tensors, places = samples.tensors_of(looked_into)
-        batch = class_range.sampled(tensors, places) if class_range.is_judged(model, stage) else ()
-        if batch and (text := class_range.problem(model, batch, what, model_name, table.classes)):
+            raise InputError(f"{title} has no samples to {verb}. Pass data with at least one sample")
+        tensors, places = samples.tensors_of(source)
+        batch = class_range.label_batch(tensors, places) if class_range.checks_labels(model, stage) else ()
+        if batch and (text := class_range.label_problem(model, batch, title, model_name, table.classes)):
             raise InputError(text)
         if tensors:  # of which several splits may be
-            looked_at.setdefault(id(tensors[0]), (tensors, [], what))[1].append(places)
-    notices = [samples.not_finite(*item, table.names) for item in looked_at.values()]
+            groups.setdefault(id(tensors[0]), (tensors, [], title))[1].append(places)
+    notices = [samples.non_finite_problem(*item, table.names) for item in groups.values()]
     return tuple(filter(None, notices))

@@ -37,11 +37,11 @@ from ..views.board import servers
 
 if TYPE_CHECKING:
     from ..launch.run import Run
-    from ..runs.columns import Table
+    from ..runs.columns import TableSchema
     from ..training.origins import Origin
 
-_MOST_COMPLETED = 200  # runs whose metrics are offered: to read thousands takes longer than a user waits
-_OF_AN_OBJECT = re.compile(r"<|[A-Za-z_][\w.]*\(")  # how the repr of most objects begins
+_MAX_COMPLETED_RUNS = 200  # runs whose metrics are offered: to read thousands takes longer than a user waits
+_OBJECT_REPR = re.compile(r"<|[A-Za-z_][\w.]*\(")  # how the repr of most objects begins
 
 
 class Settings(Protocol):
@@ -87,7 +87,7 @@ class Session:
         failed: of each cell that failed, the line that it failed in.
         refused: kind (``model`` or ``data``) and name of definitions that failed since they were made last.
         outdated: of each class whose cell failed before it defined the class anew, the one that is still there.
-        recalled: source of the run that runs once more; its names come before the notebook's.
+        rerun_source: source of the run that runs once more; its names come before the notebook's.
         busy: held while something runs; what Lightning and this package change meanwhile is the process's.
         local_names: variables of the function that calls a magic, which come before the notebook's; see `scope`.
         replaced: variables of the notebook that got their values from loaded runs, with these values.
@@ -105,7 +105,7 @@ class Session:
     failed: dict[int, int] = field(default_factory=dict)
     refused: set[tuple[str, str]] = field(default_factory=set)
     outdated: dict[str, Any] = field(default_factory=dict)
-    recalled: Unit | None = None
+    rerun_source: Unit | None = None
     busy: threading.RLock = field(default_factory=threading.RLock)
     local_names: Mapping[str, Any] = field(default_factory=dict)
     replaced: dict[str, Any] = field(default_factory=dict)
@@ -118,7 +118,7 @@ class Session:
         return {**self.namespace, **self.local_names} if self.local_names else self.namespace
 
     @contextlib.contextmanager
-    def called_in(self, local_names: Mapping[str, Any] | None) -> Iterator[None]:
+    def caller_scope(self, local_names: Mapping[str, Any] | None) -> Iterator[None]:
         """Look names up as the code that calls a magic does.
 
         Args:
@@ -147,14 +147,14 @@ class Session:
         """Lightning package for a model whose code does not say: the one that the notebook imported."""
         if self.settings.package:
             return self.settings.package
-        found = {_origin(value) for value in self.scope.values()}
-        return "lightning.pytorch" if "lightning" in found else "pytorch_lightning"
+        packages = {_origin(value) for value in self.scope.values()}
+        return "lightning.pytorch" if "lightning" in packages else "pytorch_lightning"
 
     def add_model(self, definition: Definition, adopted: bool = False) -> None:
         """Register a model; `adopted` says that it is an object of the notebook, not a cell."""
         self.models[definition.name] = definition
         self.refused.discard(("model", definition.name))
-        self._note(definition, adopted)
+        self._add_unit(definition, adopted)
 
     @contextlib.contextmanager
     def defining(self, kind: str, names: Iterable[str | None]) -> Iterator[None]:
@@ -165,18 +165,21 @@ class Session:
             self.refused |= {(kind, name) for name in names if name}
             raise
 
-    def is_outdated(self, kind: str, found: Any) -> str:
+    def is_outdated(self, kind: str, definition: Any) -> str:
         """Say that a definition or a class is not the newest that was typed, which failed; empty if it is."""
-        if isinstance(found, Definition):
+        if isinstance(definition, Definition):
             known = self.models if kind == "model" else self.datas
-            is_old, name = known.get(found.name) is found and (kind, found.name) in self.refused, found.name
+            is_old, name = (
+                known.get(definition.name) is definition and (kind, definition.name) in self.refused,
+                definition.name,
+            )
         else:
-            name = getattr(found, "__name__", "")
-            is_old = isinstance(found, type) and self.outdated.get(name) is found
-        said = f"the last definition of {name} failed, so the earlier one is used. Fix its cell and run it again"
-        return said if is_old else ""
+            name = getattr(definition, "__name__", "")
+            is_old = isinstance(definition, type) and self.outdated.get(name) is definition
+        notice = f"the last definition of {name} failed, so the earlier one is used. Fix its cell and run it again"
+        return notice if is_old else ""
 
-    def add_recalled(self, unit: Unit) -> None:
+    def add_loaded_source(self, unit: Unit) -> None:
         """Take note of the source of a run that was brought into the notebook."""
         self.units.append(dataclasses.replace(unit, cell=cell_number()))
 
@@ -184,9 +187,9 @@ class Session:
         """What the notebook has run so far, and where in it names are to be looked up first."""
         history = of_notebook(self.namespace, self.units, self.failed)
         history.replaced = self.replaced
-        return history, history.add_home(self.recalled) if self.recalled is not None else 0
+        return history, history.add_home(self.rerun_source) if self.rerun_source is not None else 0
 
-    def _note(self, definition: Definition, adopted: bool) -> None:
+    def _add_unit(self, definition: Definition, adopted: bool) -> None:
         """Take note of a class that was made; a complete one that was adopted stands in a cell already."""
         if not (adopted and definition.form == "class"):
             self.units.append(Unit(recipe.with_loading(definition), cell_number(), definition.cell))
@@ -195,14 +198,14 @@ class Session:
         """Register data, and what its name meant in the notebook at that time; `adopted` as of `add_model`."""
         self.datas[definition.name] = definition
         self.refused.discard(("data", definition.name))
-        self._note(definition, adopted)
+        self._add_unit(definition, adopted)
         self._data_names[definition.name] = self.scope.get(definition.name)
 
-    def started(self, run: Run) -> None:
+    def note_started(self, run: Run) -> None:
         """Take note of a run that has begun."""
         self.last = self._named[run.name] = run
 
-    def ended(self, run: Run) -> None:
+    def note_ended(self, run: Run) -> None:
         """Take note of a run that is over; one that was refused has no folder any more, and is forgotten."""
         from ..training.trust import vouch_for_marked
 
@@ -216,13 +219,13 @@ class Session:
         if run.verb == "fit" and run.record.steps:
             self.fits[run.record.model] = run
             if run.has_weights:
-                self.trained(run._model, run.folder, run.table)
+                self.add_trained(run._model, run.folder, run.table)
 
-    def trained(self, model: Any, folder: runs.RunFolder, table: Table | None) -> None:
+    def add_trained(self, model: Any, folder: runs.RunFolder, table: TableSchema | None) -> None:
         """Take note that a live model has the weights of a run, and of what that learned of its table."""
-        from ..training.origins import remember
+        from ..training.origins import attach_origin
 
-        self.origins[model] = origin = remember(model, table, folder)
+        self.origins[model] = origin = attach_origin(model, table, folder)
         origin.reader = self.reader_of(folder)
 
     def reader_of(self, folder: runs.RunFolder) -> Any:
@@ -233,7 +236,7 @@ class Session:
         run = next((run for run in fits if run.folder.path == folder.path), None)
         return reader(run.data[0]) if run is not None else None
 
-    def brought_back(self, run: Run) -> None:
+    def add_loaded(self, run: Run) -> None:
         """Take note of a run whose model was loaded from its folder."""
         self.fits[run.record.model] = run
         self._named.setdefault(run.name, run)
@@ -248,28 +251,28 @@ class Session:
         Raises:
             RunError: the folder of the run is damaged.
         """
-        from ..training.origins import find, mark
+        from ..training.origins import find_origin, weights_mark
 
         live = [(origin, item) for item, origin in list(self.origins.items()) if item is not model and origin.is_known]
-        live = [(origin, item) for origin, item in live if not origin.is_outdated and origin.mark == mark(item)]
+        live = [(origin, item) for origin, item in live if not origin.is_outdated and origin.mark == weights_mark(item)]
         fits = [run for run in [*self.fits.values(), *self._named.values()] if run.verb == "fit"]
         root = runs.root_folder(self.settings.run_dir)
         paths = dict.fromkeys([*(root / name for name in self.run_names()), *(run.folder.path for run in fits)])
-        return find(weights, live, [runs.RunFolder(path) for path in paths if runs.is_fit(path)])
+        return find_origin(weights, live, [runs.RunFolder(path) for path in paths if runs.is_fit(path)])
 
-    def built(self, record: RunRecord) -> Any:
+    def build_model(self, record: RunRecord) -> Any:
         """Return an instance of the model of a run that another kernel started.
 
         Raises:
             RunError: this notebook has no model of that name, or a hyperparameter is an object that it lacks.
         """
-        found = self.models.get(record.model) or self.namespace.get(record.model)
-        is_class = isinstance(found, type) and is_module(found)
-        if found is not None and (is_class or isinstance(found, Definition)):
+        definition = self.models.get(record.model) or self.namespace.get(record.model)
+        is_class = isinstance(definition, type) and is_module(definition)
+        if definition is not None and (is_class or isinstance(definition, Definition)):
             from ..definitions.data.sentences import name_outputs
 
-            make = found.new if isinstance(found, Definition) else found
-            cls: Any = found.cls if isinstance(found, Definition) else found
+            make = definition.new if isinstance(definition, Definition) else definition
+            cls: Any = definition.cls if isinstance(definition, Definition) else definition
             model = make(**self._hyperparameters(cls, record))
             with contextlib.suppress(RunError):  # its folder is gone
                 name_outputs(model, self.folder(record.run))
@@ -286,26 +289,26 @@ class Session:
             RunError: one is given by other code, which is not run here.
         """
         codes, parameters = recipe.Recipe.of(record).arguments or {}, inspect.signature(cls).parameters
-        found = dict(record.hyperparameters)
-        texts = {name: value for name, value in found.items() if isinstance(value, str)}
+        hyperparameters = dict(record.hyperparameters)
+        texts = {name: value for name, value in hyperparameters.items() if isinstance(value, str)}
         for name, value in texts.items():
             code, default = codes.get(name, ""), parameters[name].default if name in parameters else ""
             first, *rest = code.split(".")
             if code and isinstance(to_value(code), Expression):
                 if first in self.namespace and all(map(str.isidentifier, rest)):
-                    found[name] = functools.reduce(getattr, rest, self.namespace[first])
-                elif _OF_AN_OBJECT.match(value):
+                    hyperparameters[name] = functools.reduce(getattr, rest, self.namespace[first])
+                elif _OBJECT_REPR.match(value):
                     raise RunError(
                         f"the hyperparameter {name} of {record.run} is {code}, which is not evaluated here. Load the "
                         f"model from the run's own source: %lightning_load {record.run}"
                     )
             elif not code and not isinstance(default, str):
-                text = provenance.plain({name: default})[name]
+                text = provenance.json_values({name: default})[name]
                 if isinstance(text, str) and (text == value or value.startswith("<")):
-                    del found[name]
-        return found
+                    del hyperparameters[name]
+        return hyperparameters
 
-    def find_model(self, typed: Any) -> Any:
+    def find_model(self, argument: Any) -> Any:
         """Return what a model argument stands for: a Definition, or any object.
 
         A variable of the notebook wins over the definition of the same name when it is a model of its own,
@@ -314,58 +317,58 @@ class Session:
         Raises:
             InputError: the text is no name of a model and no expression that works.
         """
-        if not isinstance(typed, str):
-            return next((item for item in self.models.values() if item.cls is typed), typed)
-        definition = self.models.get(typed)
-        value = self.scope.get(typed)
+        if not isinstance(argument, str):
+            return next((item for item in self.models.values() if item.cls is argument), argument)
+        definition = self.models.get(argument)
+        value = self.scope.get(argument)
         if definition is not None and (value is None or value is definition.cls or not _is_lightning(value)):
             return definition
-        return self.evaluate(typed, "model", self.models)
+        return self.evaluate(argument, "model", self.models)
 
-    def find_data(self, typed: Any) -> Any:
+    def find_data(self, argument: Any) -> Any:
         """Return what a data argument stands for: a Definition, or any object.
 
         Raises:
             InputError: the text is no name of data and no expression that works.
         """
-        if not isinstance(typed, str):
-            return next((item for item in self.datas.values() if item.cls is typed), typed)
-        definition = self.datas.get(typed)
+        if not isinstance(argument, str):
+            return next((item for item in self.datas.values() if item.cls is argument), argument)
+        definition = self.datas.get(argument)
         if definition is None:
-            return self.evaluate(typed, "data", self.datas)
-        value = self.scope.get(typed, definition.cls)
-        if value is not self._data_names[typed] and value is not definition.cls:
-            if typed in self.local_names:
+            return self.evaluate(argument, "data", self.datas)
+        value = self.scope.get(argument, definition.cls)
+        if value is not self._data_names[argument] and value is not definition.cls:
+            if argument in self.local_names:
                 return value
             raise InputError(
-                f"the data {typed!r} was defined before the variable {typed} got its current value. "
-                f"To use the new value, type %lightning_data {typed} again; otherwise rename one"
+                f"the data {argument!r} was defined before the variable {argument} got its current value. "
+                f"To use the new value, type %lightning_data {argument} again; otherwise rename one"
             )
         return definition
 
-    def texts(self, typed: Sequence[Any]) -> list[str] | None:
+    def texts(self, arguments: Sequence[Any]) -> list[str] | None:
         """Return the texts that arguments are, None where one is data, or something else.
 
         What was typed is a text, unless it is the name of data or an expression over the notebook's variables.
         """
-        found: list[str] = []
-        for item in typed:
+        texts: list[str] = []
+        for item in arguments:
             if isinstance(item, str):
                 if item in self.datas and item not in self.local_names:
                     return None
                 value = self.evaluate(item, "data", ()) if is_code(item, self.scope) else item
                 item = item if isinstance(value, bool | int | float | None) else value  # such as "not a"
             if isinstance(item, str):
-                found.append(item)
+                texts.append(item)
                 continue
             if not _are_texts(item):
                 return None
-            found.extend(map(str, item))
-        return found
+            texts.extend(map(str, item))
+        return texts
 
-    def may_be_texts(self, typed: Sequence[Any]) -> bool:
+    def may_be_texts(self, arguments: Sequence[Any]) -> bool:
         """Whether arguments may be texts, as far as that is seen without running code: see `texts`."""
-        return all(self._may_be_text(item) for item in typed)
+        return all(self._may_be_text(item) for item in arguments)
 
     def _may_be_text(self, item: Any) -> bool:
         if not isinstance(item, str):
@@ -381,20 +384,20 @@ class Session:
         parts = tree.elts if isinstance(tree, ast.Tuple | ast.List) else []
         return all(_are_texts(self.scope.get(part.id, "")) for part in parts if isinstance(part, ast.Name))
 
-    def path_or_value(self, typed: str, what: str) -> Any:
+    def path_or_value(self, text: str, kind: str) -> Any:
         """Return a path that was typed as text, anything else as the notebook's value of it.
 
         Raises:
             InputError: it is no expression that works.
         """
-        known = typed in self.scope or any(sign in typed for sign in "([{")
-        return self.evaluate(typed, what, ()) if known else str(Path(typed).expanduser())
+        known = text in self.scope or any(sign in text for sign in "([{")
+        return self.evaluate(text, kind, ()) if known else str(Path(text).expanduser())
 
-    def find_run(self, typed: Any) -> Run | None:
+    def find_run(self, name: Any) -> Run | None:
         """Return the run of this session that is meant: ``last`` or ``Digits/version_3``; else None."""
-        if not isinstance(typed, str):
+        if not isinstance(name, str):
             return None
-        return self.last if typed == "last" else self._named.get(typed)
+        return self.last if name == "last" else self._named.get(name)
 
     def run_names(self) -> list[str]:
         """Names of the runs on disk, the newest first."""
@@ -402,85 +405,85 @@ class Session:
 
     def metric_names(self) -> list[str]:
         """Names of the metrics of the newest runs on disk, those that tell most first."""
-        return catalog.metric_names(catalog.newest(self.settings.run_dir, _MOST_COMPLETED))
+        return catalog.metric_names(catalog.newest(self.settings.run_dir, _MAX_COMPLETED_RUNS))
 
-    def folder(self, typed: Any) -> runs.RunFolder:
+    def folder(self, run: Any) -> runs.RunFolder:
         """Return the folder of the run that is meant: a `Run`, a variable that holds one, ``last``, a name or a path.
 
         Raises:
             RunError: there is no such run.
         """
-        if isinstance(typed, str):  # of two runs of this name, the one that is listed
-            listed = Path(self.settings.run_dir).expanduser() / typed
-            if typed and os.path.isfile(listed / runs.RECORD):
+        if isinstance(run, str):  # of two runs of this name, the one that is listed
+            listed = Path(self.settings.run_dir).expanduser() / run
+            if run and os.path.isfile(listed / runs.RECORD):
                 return runs.find(self.settings.run_dir, str(listed))
-        found = self.find_run(typed) or (self.scope.get(typed) if isinstance(typed, str) else typed)
-        folder = getattr(found, "folder", None)
+        value = self.find_run(run) or (self.scope.get(run) if isinstance(run, str) else run)
+        folder = getattr(value, "folder", None)
         if isinstance(folder, runs.RunFolder):
             return folder
-        if typed == "last":
+        if run == "last":
             return runs.newest(self.settings.run_dir)
-        return runs.find(self.settings.run_dir, str(self.text(typed)))
+        return runs.find(self.settings.run_dir, str(self.text(run)))
 
-    def text(self, typed: Any) -> Any:
+    def text(self, name: Any) -> Any:
         """Return the text that a variable holds, or the path, where its name was typed; anything else as it is."""
-        value = self.scope.get(typed) if isinstance(typed, str) else None
-        return str(value) if isinstance(value, str | PurePath) else typed
+        value = self.scope.get(name) if isinstance(name, str) else None
+        return str(value) if isinstance(value, str | PurePath) else name
 
-    def source(self, asked: Sequence[Any]) -> servers.BoardSource:
+    def board_source(self, places: Sequence[Any]) -> servers.BoardSource:
         """Return what a board is to show: all runs; or a folder; or these runs and folders alone.
 
         Raises:
             RunError: there is no such run or folder.
             InputError: a run has nothing that TensorBoard could show.
         """
-        if not asked:
+        if not places:
             return servers.BoardSource.of_folder(self.settings.run_dir)
-        return servers.BoardSource.of_places(self._log_folder(item) for item in asked)
+        return servers.BoardSource.of_places(self._log_folder(item) for item in places)
 
-    def _log_folder(self, typed: Any) -> runs.RunFolder | Path:
+    def _log_folder(self, place: Any) -> runs.RunFolder | Path:
         """A run, or the path of a folder that is none: the user's own, or that of all runs of a model."""
         for root in ("", self.settings.run_dir):
-            path = Path(root).expanduser() / Path(typed).expanduser() if isinstance(typed, str | Path) else None
+            path = Path(root).expanduser() / Path(place).expanduser() if isinstance(place, str | Path) else None
             if path is not None and os.path.isdir(path) and not (path / runs.RECORD).exists():
                 return runs.absolute(path).resolve()
-        folder = self.folder(typed)
+        folder = self.folder(place)
         if not folder.has_summaries() and not folder.is_alive():
             raise InputError(f"{folder.name} has no TensorBoard logs. To write them, fit with --logger tensorboard")
         return folder
 
-    def evaluate(self, text: str, what: str, known: Iterable[str]) -> Any:
+    def evaluate(self, text: str, kind: str, known: Iterable[str]) -> Any:
         """Evaluate an expression of the notebook.
 
         Args:
             text: the expression.
-            what: what it is for: model or data.
+            kind: what it is for: model or data.
             known: names to suggest.
 
         Raises:
             InputError: it names something unknown, or is no expression.
         """
         try:
-            code = compile(text, f"<{what}>", "eval")
+            code = compile(text, f"<{kind}>", "eval")
         except SyntaxError as error:
-            raise InputError(f"the {what} {text!r} is neither a name nor an expression: {error.msg}") from error
+            raise InputError(f"the {kind} {text!r} is neither a name nor an expression: {error.msg}") from error
         try:
             return eval(code, self.scope)  # the user's own code, in their notebook
         except NameError as error:
             inner = error.__traceback__ and error.__traceback__.tb_next and error.__traceback__.tb_next.tb_next
             if inner is not None:  # in a function that the expression calls
                 raise
-            known = list(dict.fromkeys([*known, *(self.candidates() if what == "model" else ())]))
+            known = list(dict.fromkeys([*known, *(self.candidates() if kind == "model" else ())]))
             near = did_you_mean(text, [*known, *(name for name in self.scope if not name.startswith("_"))])
             listed = f" Defined here: {', '.join(known)}." if known else ""
-            define = f"Define it with %%lightning_{what} {text}" if text.isidentifier() else str(error)
-            raise InputError(f"no {what} {text!r} was found.{near}{listed} {define}") from error
+            define = f"Define it with %%lightning_{kind} {text}" if text.isidentifier() else str(error)
+            raise InputError(f"no {kind} {text!r} was found.{near}{listed} {define}") from error
         except KeyError as error:
             item = ast.parse(text, mode="eval").body
             if not isinstance(item, ast.Subscript) or not isinstance(item.slice, ast.Constant):
                 raise
             owner = ast.unparse(item.value)
-            columns = [str(name) for name in self.evaluate(owner, what, ())]  # as of a DataFrame, or of a dict
+            columns = [str(name) for name in self.evaluate(owner, kind, ())]  # as of a DataFrame, or of a dict
             has = ", ".join(columns[:8]) + (", …" if len(columns) > 8 else "")
             near = did_you_mean(str(item.slice.value), columns)
             raise InputError(f"{owner} has no {item.slice.value!r}.{near} It has {has}") from error

@@ -65,7 +65,7 @@ class Cell:
     @property
     def in_text(self) -> list[ast.stmt]:
         """Statements of the notebook that the class's text shows: no ``!`` and ``%`` lines, which only IPython runs."""
-        return [statement for statement in self.notebook if not _asks_ipython(statement)]
+        return [statement for statement in self.notebook if not _is_magic_line(statement)]
 
     @property
     def flags(self) -> int:
@@ -97,7 +97,7 @@ def split(tree: ast.Module) -> Cell:
     if len(body) > 1 and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
         cell.docstring = body[0].value.value if isinstance(body[0].value.value, str) else None
         body = body[1:]
-    if body and isinstance(body[-1], ast.Expr) and not _asks_ipython(body[-1]):
+    if body and isinstance(body[-1], ast.Expr) and not _is_magic_line(body[-1]):
         cell.expression = body[-1].value
         body = body[:-1]
     rest: list[ast.stmt] = []
@@ -109,7 +109,7 @@ def split(tree: ast.Module) -> Cell:
             cell.hooks.append(statement)
         else:
             rest.append(statement)
-    inner = _inner(rest, cell)
+    inner = _find_inner(rest, cell)
     cell.inner = [statement for statement in rest if id(statement) in inner]
     cell.notebook = [statement for statement in rest if id(statement) not in inner]
     _check_defaults(cell)
@@ -131,12 +131,12 @@ def rename_rebound(cell: Cell, known: Collection[str]) -> None:
     last = [cell.expression] if cell.expression is not None else []
     code: list[ast.AST] = [*cell.inner, *last]
     rebound = read_first(code) & binds(code) & set(known) - cell.hyperparameters.keys()
-    cell.inner = [_plain(statement, rebound) for statement in cell.inner]
+    cell.inner = [_unaugmented(statement, rebound) for statement in cell.inner]
     code = [*cell.inner, *last]
-    taken = {node.id for part in (*code, *cell.hooks) for node in ast.walk(part) if isinstance(node, ast.Name)}
+    used = {node.id for part in (*code, *cell.hooks) for node in ast.walk(part) if isinstance(node, ast.Name)}
     for name in sorted(rebound):
         own = f"{name}_"
-        while own in taken or own in known or own in cell.hyperparameters:
+        while own in used or own in known or own in cell.hyperparameters:
             own += "_"
         at = next((at for at, item in enumerate(cell.inner) if name in binds([item])), None)
         # Where an assignment comes first, it reads the notebook's; else the name of its own starts as the notebook's.
@@ -154,7 +154,7 @@ def rename_rebound(cell: Cell, known: Collection[str]) -> None:
             cell.inner.insert(0, start)
 
 
-def _plain(statement: ast.stmt, names: set[str]) -> ast.stmt:
+def _unaugmented(statement: ast.stmt, names: set[str]) -> ast.stmt:
     """Return ``name += value`` as ``name = name + value``, which leaves an array or list of the notebook as it is."""
     if not (isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name)):
         return statement
@@ -182,7 +182,7 @@ def is_hook(statement: ast.stmt) -> TypeGuard[Function]:
     return bool(marks & {"staticmethod", "classmethod"}) or bool(positional and positional[0].arg == "self")
 
 
-def _inner(statements: list[ast.stmt], cell: Cell) -> set[int]:
+def _find_inner(statements: list[ast.stmt], cell: Cell) -> set[int]:
     """Return the ids of the statements that must run inside an instance."""
     stays = {id(item) for item in statements if _stays(item)}
     for position, item in enumerate(statements):
@@ -194,16 +194,16 @@ def _inner(statements: list[ast.stmt], cell: Cell) -> set[int]:
     known = set(cell.hyperparameters)
     while True:
         known |= binds(item for item in statements if id(item) in chosen)
-        wanted = _wanted(statements, cell) if cell.hooks else set()
-        more = {
+        needed = _network_names(statements, cell) if cell.hooks else set()
+        dependent = {
             id(item)
             for item in statements
             if not isinstance(item, _IMPORTS)
-            and (names_read(item) & known or (id(item) not in stays and binds([item]) & wanted))
+            and (names_read(item) & known or (id(item) not in stays and binds([item]) & needed))
         }
-        if more <= chosen:
+        if dependent <= chosen:
             return chosen
-        chosen |= more
+        chosen |= dependent
 
 
 _IMPORTS = (ast.Import, ast.ImportFrom)
@@ -215,26 +215,26 @@ def _stays(statement: ast.stmt) -> bool:
     if isinstance(statement, ast.If | ast.Try):
         blocks = [node for node in _block(statement) if not isinstance(node, ast.Pass)]
         return any(map(_stays, blocks)) and all(_stays(node) or isinstance(node, ast.Assign) for node in blocks)
-    return isinstance(statement, _DEFINITIONS) or _asks_ipython(statement)
+    return isinstance(statement, _DEFINITIONS) or _is_magic_line(statement)
 
 
 def statements_of(statements: Iterable[ast.stmt]) -> list[ast.stmt]:
     """Return statements with those of the branches of ``if`` and ``try`` among them."""
-    found: list[ast.stmt] = []
+    flat: list[ast.stmt] = []
     for statement in statements:
-        found += statements_of(_block(statement)) if isinstance(statement, ast.If | ast.Try) else [statement]
-    return found
+        flat += statements_of(_block(statement)) if isinstance(statement, ast.If | ast.Try) else [statement]
+    return flat
 
 
 def _block(statement: ast.If | ast.Try) -> list[ast.stmt]:
     """Return the statements of all branches."""
-    found = [*statement.body, *statement.orelse]
+    block = [*statement.body, *statement.orelse]
     if isinstance(statement, ast.Try):
-        found += [*statement.finalbody, *(node for handler in statement.handlers for node in handler.body)]
-    return found
+        block += [*statement.finalbody, *(node for handler in statement.handlers for node in handler.body)]
+    return block
 
 
-def _asks_ipython(statement: ast.stmt) -> bool:
+def _is_magic_line(statement: ast.stmt) -> bool:
     """Whether a statement is a ``!`` or ``%`` line, as IPython writes those in Python."""
     return not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef) and (
         "get_ipython" in names_read(statement)
@@ -264,13 +264,13 @@ def lightning_package(tree: ast.Module) -> Literal["lightning.pytorch", "pytorch
     return None
 
 
-def _wanted(statements: list[ast.stmt], cell: Cell) -> set[str]:
+def _network_names(statements: list[ast.stmt], cell: Cell) -> set[str]:
     """Return the names that the network of the cell needs, through other statements too."""
-    wanted = names_read(cell.expression) if cell.expression is not None else set()
+    needed = names_read(cell.expression) if cell.expression is not None else set()
     for statement in reversed(statements):
-        if binds([statement]) & wanted:
-            wanted |= names_read(statement)
-    return wanted
+        if binds([statement]) & needed:
+            needed |= names_read(statement)
+    return needed
 
 
 def _check_defaults(cell: Cell) -> None:
@@ -316,13 +316,13 @@ class _Rewriter(ast.NodeTransformer):
         if id(node) not in self.targets:
             return node
         first, *rest = self.targets[id(node)].split(".")
-        made: ast.expr = ast.Name(first, ast.Load())
+        attribute_path: ast.expr = ast.Name(first, ast.Load())
         for attribute in rest:
-            made = ast.Attribute(made, attribute, ast.Load())
+            attribute_path = ast.Attribute(attribute_path, attribute, ast.Load())
         if hasattr(node, "lineno"):
-            for part in ast.walk(made):
+            for part in ast.walk(attribute_path):
                 ast.copy_location(part, node)
-        return made
+        return attribute_path
 
 
 def calls(statements: Iterable[ast.AST], method: str) -> list[ast.Call]:

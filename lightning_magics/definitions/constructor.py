@@ -15,10 +15,10 @@ from .scopes import Function, parameters
 
 def constructor(hyperparameters: Mapping[str, Hyperparameter], body: list[ast.stmt]) -> Function:
     """Return an `__init__` that saves its hyperparameters, then runs a body."""
-    made = method("def __init__(self):\n    super().__init__()\n    self.save_hyperparameters()\n    BODY", BODY=body)
-    made.args = _signature_of(hyperparameters)
-    made.args.args.insert(0, ast.arg("self"))
-    return made
+    init = method("def __init__(self):\n    super().__init__()\n    self.save_hyperparameters()\n    BODY", BODY=body)
+    init.args = _signature_of(hyperparameters)
+    init.args.args.insert(0, ast.arg("self"))
+    return init
 
 
 def _signature_of(hyperparameters: Mapping[str, Hyperparameter]) -> ast.arguments:
@@ -30,19 +30,21 @@ def _signature_of(hyperparameters: Mapping[str, Hyperparameter]) -> ast.argument
     return arguments
 
 
-def complete(own: Function, hyperparameters: Mapping[str, Hyperparameter], body: list[ast.stmt]) -> Function:
+def complete_constructor(
+    init: Function, hyperparameters: Mapping[str, Hyperparameter], body: list[ast.stmt]
+) -> Function:
     """Put into the user's `__init__` what it lacks: parameters, `super().__init__()`, saving, and a body.
 
     New parameters are for keywords only, so that the ones that the user wrote keep their places.
     """
-    has = {arg.arg for arg in parameters(own.args)}
+    has = {arg.arg for arg in parameters(init.args)}
     added = [item for item in hyperparameters.values() if item.name not in has]
-    own.args.kwonlyargs += [ast.arg(item.name, item.annotation) for item in added]
-    own.args.kw_defaults += [item.default for item in added]
-    start = 1 if ast.get_docstring(own, clean=False) is not None else 0
-    position = next((at + 1 for at, item in enumerate(own.body) if calls([item], "__init__")), None)
+    init.args.kwonlyargs += [ast.arg(item.name, item.annotation) for item in added]
+    init.args.kw_defaults += [item.default for item in added]
+    start = 1 if ast.get_docstring(init, clean=False) is not None else 0
+    position = next((at + 1 for at, item in enumerate(init.body) if calls([item], "__init__")), None)
     inserted = [] if position is not None else snippet("super().__init__()")
-    saves = calls(own.body, "save_hyperparameters")
+    saves = calls(init.body, "save_hyperparameters")
     if not saves:
         inserted += snippet("self.save_hyperparameters()")
     elif all(call.args for call in saves) and added:
@@ -52,5 +54,5 @@ def complete(own: Function, hyperparameters: Mapping[str, Hyperparameter], body:
         statement.value.args = saved  # type: ignore[attr-defined]
         inserted.append(statement)
     at = start if position is None else position
-    own.body[at:at] = [*inserted, *body]
-    return own
+    init.body[at:at] = [*inserted, *body]
+    return init

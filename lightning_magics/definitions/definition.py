@@ -83,9 +83,9 @@ class Definition:
             instance.data = self.loaded
         elif self.loaded is not None and self.prepare is not None:
             if repr(changed) not in self.variant:
-                found = self.prepare(instance)
+                loaded = self.prepare(instance)
                 self.variant.clear()
-                self.variant[repr(changed)] = found
+                self.variant[repr(changed)] = loaded
             instance.data = self.variant[repr(changed)]
         return instance
 
@@ -95,7 +95,7 @@ def load(instance: Any) -> None:
     getattr(instance, "_setup_data", instance.setup)()
 
 
-def check_hyperparameters(cls: type, given: Mapping[str, Any], name: str = "") -> None:
+def check_hyperparameters(cls: type, values: Mapping[str, Any], name: str = "") -> None:
     """Check hyperparameters against a class's constructor.
 
     Raises:
@@ -107,11 +107,11 @@ def check_hyperparameters(cls: type, given: Mapping[str, Any], name: str = "") -
     named = [item for item in items if item.kind not in (item.VAR_POSITIONAL, item.VAR_KEYWORD, item.POSITIONAL_ONLY)]
     known = [item.name for item in named]
     if not any(item.kind is item.VAR_KEYWORD for item in items):
-        for key in given:
+        for key in values:
             if key not in known:
                 has = f"It has {', '.join(known)}" if known else "It has none"
                 raise InputError(f"{name} has no hyperparameter {key!r}.{did_you_mean(key, known)} {has}")
-    missing = [item.name for item in named if item.default is item.empty and item.name not in given]
+    missing = [item.name for item in named if item.default is item.empty and item.name not in values]
     if missing:
         typing = " ".join(f"{option}{key} VALUE" for key in missing)
         raise InputError(f"{name} needs a value for {', '.join(missing)}. Add {typing}")
@@ -156,17 +156,19 @@ def check_name(name: str | None) -> None:
         raise InputError(f"{name!r} is not a valid class name. Use letters, digits and underscores")
 
 
-def given_options(options: Any) -> list[str]:
+def changed_options(options: Any) -> list[str]:
     """Return the names of the options that differ from their defaults."""
     return [item.name for item in dataclasses.fields(options) if getattr(options, item.name) != item.default]
 
 
-def dashed(names: Iterable[str]) -> str:
+def option_names(names: Iterable[str]) -> str:
     """Return options as they are typed."""
     return ", ".join(f"--{name}" for name in names)
 
 
-def as_it_is(name: str, cls: type, options: Any, namespace: dict[str, Any], text: str, otherwise: str) -> Definition:
+def class_definition(
+    name: str, cls: type, options: Any, namespace: dict[str, Any], text: str, otherwise: str
+) -> Definition:
     """Register a class that is complete.
 
     Args:
@@ -180,11 +182,11 @@ def as_it_is(name: str, cls: type, options: Any, namespace: dict[str, Any], text
     Raises:
         InputError: an option is given, which the class would not see.
     """
-    given = given_options(options)
-    if given:
+    changed = changed_options(options)
+    if changed:
         kind = "LightningDataModule" if is_datamodule(cls) else "LightningModule"
         raise InputError(
-            f"{dashed(given)} would have no effect: {cls.__name__} is a complete {kind} class. "
+            f"{option_names(changed)} would have no effect: {cls.__name__} is a complete {kind} class. "
             f"Set it in the class, or pass {otherwise} alone"
         )
     package = package_of(cls)

@@ -13,7 +13,7 @@ import torch
 
 from .cell import Cell, CellSource, statements_of
 from .definition import is_datamodule, is_module
-from .generated import cell_text, placed, remember, snippet
+from .generated import cell_text, fill_positions, register_source, snippet
 from .scopes import names_read
 
 UNKNOWN = object()  # a value that only the hyperparameters of an instance can tell
@@ -21,12 +21,12 @@ UNKNOWN = object()  # a value that only the hyperparameters of an instance can t
 
 def execute(statements: list[ast.stmt], source: CellSource, namespace: dict[str, Any]) -> None:
     """Run statements of a cell in the notebook; errors of the user's code pass."""
-    remember(source.filename, cell_text(source))
+    register_source(source.filename, cell_text(source))
     exec(compile(ast.Module(deepcopy(statements), []), source.filename, "exec", dont_inherit=True), namespace)
 
 
 def evaluate_cell(
-    cell: Cell, source: CellSource | None, namespace: dict[str, Any], names: dict[str, Any] | None = None
+    cell: Cell, source: CellSource | None, namespace: dict[str, Any], local_variables: dict[str, Any] | None = None
 ) -> Any:
     """Return the value of a cell's last expression with the default hyperparameters.
 
@@ -34,7 +34,7 @@ def evaluate_cell(
         cell: the cell; what stays in the notebook ran already.
         source: where it stands.
         namespace: the notebook's globals.
-        names: takes the names that the cell's statements bound, if it is given.
+        local_variables: takes the names that the cell's statements bound, if it is given.
 
     Returns:
         The value, or `UNKNOWN` where it depends on a hyperparameter without a default.
@@ -50,11 +50,11 @@ def evaluate_cell(
     function.args.args = [ast.arg(name) for name in cell.hyperparameters]
     function = deepcopy(function)
     scope: dict[str, Any] = {}
-    code = compile(ast.Module([placed(function)], []), _filename(source), "exec", cell.flags, dont_inherit=True)
+    code = compile(ast.Module([fill_positions(function)], []), _filename(source), "exec", cell.flags, dont_inherit=True)
     exec(code, namespace, scope)
-    value, found = scope["cell"](**default_values(cell, source, namespace))
-    if names is not None:
-        names |= found
+    value, bound = scope["cell"](**default_values(cell, source, namespace))
+    if local_variables is not None:
+        local_variables |= bound
     return value
 
 
@@ -64,7 +64,7 @@ def default_values(cell: Cell, source: CellSource | None, namespace: dict[str, A
         if name not in cell.values:
             value = None
             if item.default is not None:
-                code = ast.Expression(placed(deepcopy(item.default)))
+                code = ast.Expression(fill_positions(deepcopy(item.default)))
                 value = eval(compile(code, _filename(source), "eval", cell.flags, dont_inherit=True), namespace)
             cell.values[name] = value
     # What a cell does to a list of its own, such as sizes.append(10), must not show in the next use of it.
@@ -81,8 +81,8 @@ def called_class(code: ast.expr, cell: Cell, namespace: dict[str, Any]) -> type 
     if not isinstance(code, ast.Call) or names_read(code.func) & cell.local_names:
         return None
     function = eval(ast.unparse(code.func), namespace)
-    found = getattr(function, "__self__", function)  # a class method, such as from_pretrained
-    return found if isinstance(found, type) else None
+    cls = getattr(function, "__self__", function)  # a class method, such as from_pretrained
+    return cls if isinstance(cls, type) else None
 
 
 Kind = Literal["lightning", "module", "data"]
@@ -96,27 +96,27 @@ def class_kinds(tree: ast.Module, namespace: dict[str, Any]) -> dict[str, Kind]:
     scope = {**namespace, **_imported(tree)}
     kinds: dict[str, Kind] = {}
     for node in statements_of(tree.body):
-        named = [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]
+        targets = [target.id for target in getattr(node, "targets", []) if isinstance(target, ast.Name)]
         if isinstance(node, ast.Assign) and isinstance(node.value, ast.Name | ast.Attribute):
             kind = _kind(node.value, kinds, scope)
-            kinds |= {name: kind for name in named if kind is not None}
+            kinds |= {name: kind for name in targets if kind is not None}
         elif isinstance(node, ast.ClassDef):
-            found = [kind for base in node.bases if (kind := _kind(base, kinds, scope)) is not None]
-            if found:
-                kinds[node.name] = next((kind for kind in found if kind != "module"), "module")
+            base_kinds = [kind for base in node.bases if (kind := _kind(base, kinds, scope)) is not None]
+            if base_kinds:
+                kinds[node.name] = next((kind for kind in base_kinds if kind != "module"), "module")
     classes = {node.name for node in statements_of(tree.body) if isinstance(node, ast.ClassDef)}
     return {name: kind for name, kind in kinds.items() if name in classes}
 
 
 def _imported(tree: ast.Module) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    imported: dict[str, Any] = {}
     for node in tree.body:
         if isinstance(node, ast.Import | ast.ImportFrom):
             try:
-                exec(compile(ast.Module([node], []), "<imports>", "exec", dont_inherit=True), found)
+                exec(compile(ast.Module([node], []), "<imports>", "exec", dont_inherit=True), imported)
             except Exception:  # running the cell raises it where the user sees it
                 continue
-    return found
+    return imported
 
 
 def _kind(base: ast.expr, kinds: dict[str, Kind], scope: dict[str, Any]) -> Kind | None:

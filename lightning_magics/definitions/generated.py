@@ -17,18 +17,18 @@ from typing import Any, TypeVar
 from .cell import CellSource, future_flags
 
 Node = TypeVar("Node", bound=ast.AST)
-_PLACE = ("lineno", "col_offset", "end_lineno", "end_col_offset")
+_POSITION = ("lineno", "col_offset", "end_lineno", "end_col_offset")
 
 
-def unplaced(node: Node) -> Node:
+def strip_positions(node: Node) -> Node:
     """Mark a tree as generated: nodes without a place in the cell. Returns it."""
     for part in ast.walk(node):
-        for attribute in _PLACE:
+        for attribute in _POSITION:
             vars(part).pop(attribute, None)
     return node
 
 
-def is_placed(node: ast.AST) -> bool:
+def has_position(node: ast.AST) -> bool:
     """Whether any part of a tree stands in the cell."""
     return any(hasattr(part, "lineno") for part in ast.walk(node))
 
@@ -40,8 +40,8 @@ def snippet(text: str, **parts: Any) -> list[ast.stmt]:
         text: Python code, a constant of the package.
         parts: what stands for a name: an expression, or a list of statements where the name is a statement.
     """
-    tree = unplaced(ast.parse(text))
-    return _Filler(parts).visit(tree).body  # type: ignore[no-any-return]
+    tree = strip_positions(ast.parse(text))
+    return _PlaceholderFiller(parts).visit(tree).body  # type: ignore[no-any-return]
 
 
 def method(text: str, **parts: Any) -> ast.FunctionDef:
@@ -58,7 +58,7 @@ def expression(text: str, **parts: Any) -> ast.expr:
     return statement.value
 
 
-class _Filler(ast.NodeTransformer):
+class _PlaceholderFiller(ast.NodeTransformer):
     def __init__(self, parts: dict[str, Any]) -> None:
         self.parts = parts
 
@@ -72,14 +72,16 @@ class _Filler(ast.NodeTransformer):
 
 
 @dataclass(frozen=True)
-class Generated:
+class GeneratedCode:
     """Classes ready to be executed, and the text of all of it."""
 
     text: str
     code: types.CodeType
 
 
-def assemble(before: list[ast.stmt], classes: list[ast.ClassDef], name: str, source: CellSource | None) -> Generated:
+def assemble(
+    before: list[ast.stmt], classes: list[ast.ClassDef], name: str, source: CellSource | None
+) -> GeneratedCode:
     """Compile generated classes.
 
     Methods that hold nothing of the cell belong to the file ``<lightning_source NAME>``, which is the text of all;
@@ -96,27 +98,27 @@ def assemble(before: list[ast.stmt], classes: list[ast.ClassDef], name: str, sou
     flags = future_flags(before)
     # Unparsing asks for line numbers, which generated nodes only get below.
     text = ast.unparse(ast.fix_missing_locations(deepcopy(ast.Module([*before, *classes], [])))) + "\n"
-    remember(filename, text)
+    register_source(filename, text)
     in_text = ast.parse(text, filename).body[len(before) :]
-    made: dict[str, set[str]] = {}
-    for item, same in zip(classes, in_text, strict=True):
-        assert isinstance(same, ast.ClassDef)
-        made[item.name] = set()
+    generated_members: dict[str, set[str]] = {}
+    for item, reparsed in zip(classes, in_text, strict=True):
+        assert isinstance(reparsed, ast.ClassDef)
+        generated_members[item.name] = set()
         for position, member in enumerate(item.body):
-            if is_placed(member):
-                placed(member)
+            if has_position(member):
+                fill_positions(member)
             else:
-                item.body[position] = same.body[position]
-                made[item.name].add(getattr(member, "name", ""))
-        ast.copy_location(item, same)
+                item.body[position] = reparsed.body[position]
+                generated_members[item.name].add(getattr(member, "name", ""))
+        ast.copy_location(item, reparsed)
         for part in (*item.bases, *item.decorator_list):
             for node in ast.walk(part):
-                ast.copy_location(node, same)
+                ast.copy_location(node, reparsed)
     place = source.filename if source else filename
     code = compile(ast.Module(list(classes), []), place, "exec", flags, dont_inherit=True)
     if source is not None:
-        remember(source.filename, cell_text(source))
-    return Generated(text, _in_file(code, made, filename))
+        register_source(source.filename, cell_text(source))
+    return GeneratedCode(text, _with_generated_file(code, generated_members, filename))
 
 
 def cell_text(source: CellSource) -> str:
@@ -124,7 +126,7 @@ def cell_text(source: CellSource) -> str:
     return "# the magic's line\n" * (source.first_line - 1) + source.text
 
 
-def remember(filename: str, text: str) -> None:
+def register_source(filename: str, text: str) -> None:
     """Let tracebacks, debuggers and `inspect` find a text that no file holds; replaces what is known of it."""
     lines = text.splitlines(keepends=True)
     if lines and not lines[-1].endswith("\n"):
@@ -133,7 +135,7 @@ def remember(filename: str, text: str) -> None:
     linecache.cache[filename] = (len(text), None, lines, filename)
 
 
-def placed(tree: Node) -> Node:
+def fill_positions(tree: Node) -> Node:
     """Give generated nodes among the cell's the place of the nearest node of the cell. Returns the tree."""
     nodes = list(_preorder(tree))
     following: ast.AST | None = None
@@ -157,17 +159,20 @@ def _preorder(node: ast.AST) -> Iterable[ast.AST]:
         yield from _preorder(child)
 
 
-def _in_file(code: types.CodeType, made: dict[str, set[str]], filename: str) -> types.CodeType:
+def _with_generated_file(code: types.CodeType, generated_members: dict[str, set[str]], filename: str) -> types.CodeType:
     """Return a module's code with the generated methods of its classes in a file of their own."""
 
     def methods(cls: types.CodeType) -> types.CodeType:
-        return _with_codes(cls, lambda inner: _moved(inner, filename) if inner.co_name in made[cls.co_name] else inner)
+        return _with_codes(
+            cls,
+            lambda inner: _with_filename(inner, filename) if inner.co_name in generated_members[cls.co_name] else inner,
+        )
 
     return _with_codes(code, methods)
 
 
-def _moved(code: types.CodeType, filename: str) -> types.CodeType:
-    return _with_codes(code, lambda inner: _moved(inner, filename)).replace(co_filename=filename)
+def _with_filename(code: types.CodeType, filename: str) -> types.CodeType:
+    return _with_codes(code, lambda inner: _with_filename(inner, filename)).replace(co_filename=filename)
 
 
 def _with_codes(code: types.CodeType, change: Callable[[types.CodeType], types.CodeType]) -> types.CodeType:

@@ -20,7 +20,7 @@ _FILES: dict[Role, tuple[str, ...]] = {
     "configuration": ("config.json",),
     "dataset": ("README.md",),
 }
-_ALWAYS = ("config.json", "tokenizer_config.json", "README.md")  # where something is in the cache, one of these is
+_CACHED = ("config.json", "tokenizer_config.json", "README.md")  # where something is in the cache, one of these is
 _TIMEOUT_S = 5.0
 
 
@@ -43,7 +43,7 @@ def check(name: str, role: Role) -> None:
         near = did_you_mean(folder.name, [item.name for item in folder.parent.glob("*")])
         raise InputError(f"there is no folder {name} with a {role}.{near}")
     if not _is_cached(name, role):
-        _reach(name, role)
+        _check_hub(name, role)
 
 
 def _has(folder: Path, role: Role) -> bool:
@@ -55,29 +55,31 @@ def _is_cached(name: str, role: Role) -> bool:
     from huggingface_hub import try_to_load_from_cache
 
     kind = "dataset" if role == "dataset" else "model"
-    found = [try_to_load_from_cache(name, file, repo_type=kind) for file in _ALWAYS]
-    return any(_has(Path(path).parent, role) for path in found if isinstance(path, str))
+    paths = [try_to_load_from_cache(name, file, repo_type=kind) for file in _CACHED]
+    return any(_has(Path(path).parent, role) for path in paths if isinstance(path, str))
 
 
-def _reach(name: str, role: Role) -> None:
+def _check_hub(name: str, role: Role) -> None:
     """Ask the hub for a name, once and not for long: a library would try again and again, for minutes."""
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import HfHubHTTPError, RepositoryNotFoundError
 
-    told = f"the {role} {name!r} is neither a local folder nor in the cache, and"
+    problem = f"the {role} {name!r} is neither a local folder nor in the cache, and"
     local = f"Pass the folder of a {role}"
     if constants.HF_HUB_OFFLINE:
-        raise InputError(f"{told} HF_HUB_OFFLINE prevents downloading it. {local}, or unset it and restart the kernel")
+        raise InputError(
+            f"{problem} HF_HUB_OFFLINE prevents downloading it. {local}, or unset it and restart the kernel"
+        )
     try:
         HfApi().repo_info(name, repo_type="dataset" if role == "dataset" else "model", timeout=_TIMEOUT_S)
     except RepositoryNotFoundError as error:
         raise InputError(
-            f"{told} the Hugging Face hub has no {role} with that name, or it is private. {local}, or log in"
+            f"{problem} the Hugging Face hub has no {role} with that name, or it is private. {local}, or log in"
         ) from error
     except HfHubHTTPError:
         return  # the hub answers: what it refuses, the library says
     except Exception as error:  # whatever the transport raises
         reason = str(error).strip().partition("\n")[0] or type(error).__name__
         raise InputError(
-            f"{told} the Hugging Face hub cannot be reached ({reason}). {local}, or check the network connection"
+            f"{problem} the Hugging Face hub cannot be reached ({reason}). {local}, or check the network connection"
         ) from error

@@ -8,7 +8,7 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .generated import unplaced
+from .generated import strip_positions
 from .scopes import binds, names_read, reads
 
 # What generated code may need, and the import that gives it.
@@ -46,20 +46,20 @@ def bind_imports(classes: Sequence[ast.ClassDef], package: str, namespace: dict[
     for name in sorted(needed, key=lambda name: known[name]):
         statement = ast.parse(known[name]).body[0]
         assert isinstance(statement, ast.Import | ast.ImportFrom)
-        found: dict[str, Any] = {}
-        exec(known[name], found)
-        if not _same(namespace.setdefault(name, found[name]), found[name]):
+        imported: dict[str, Any] = {}
+        exec(known[name], imported)
+        if not _is_same(namespace.setdefault(name, imported[name]), imported[name]):
             alias = f"_{name}"
-            namespace[alias] = found[name]
+            namespace[alias] = imported[name]
             statement.names[0].asname = alias
             for node in _generated_names(classes):
                 if node.id == name:
                     node.id = alias
-        statements.append(unplaced(statement))
+        statements.append(strip_positions(statement))
     return statements
 
 
-def _same(value: Any, other: Any) -> bool:
+def _is_same(value: Any, other: Any) -> bool:
     """Whether two values are one; a module may have put another object in its own place since it was imported."""
     modules = isinstance(value, types.ModuleType) and isinstance(other, types.ModuleType)
     return value is other or (modules and value.__name__ == other.__name__)
@@ -79,9 +79,9 @@ def notebook_imports(known: Sequence[ast.stmt], code: Sequence[ast.AST], namespa
         code: the classes, and what else of the cell is in the text.
         namespace: the notebook's globals.
     """
-    wanted = sorted((names_read(*code) & namespace.keys()) - binds([*known, *code]))
-    found = [import_of(name, namespace[name]) for name in wanted]
-    return [unplaced(ast.parse(text).body[0]) for text in sorted(filter(None, found))]
+    missing = sorted((names_read(*code) & namespace.keys()) - binds([*known, *code]))
+    lines = [import_of(name, namespace[name]) for name in missing]
+    return [strip_positions(ast.parse(text).body[0]) for text in sorted(filter(None, lines))]
 
 
 def import_of(name: str, value: Any) -> str:

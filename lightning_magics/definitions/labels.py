@@ -42,7 +42,7 @@ def are_plain(names: Sequence[str]) -> bool:
     return all(_normal(name) == _PLAIN.format(number) for number, name in enumerate(names))
 
 
-def matched(names: Sequence[str], classes: Sequence[str]) -> list[str] | None:
+def match_classes(names: Sequence[str], classes: Sequence[str]) -> list[str] | None:
     """Return the classes in the order of a model's outputs, None where not each of them is one of these.
 
     Args:
@@ -80,10 +80,10 @@ def _by_name(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
 
 def _by_number(names: Sequence[str], classes: Sequence[str]) -> list[int] | None:
     numbers = [re.fullmatch(r"(?:label )?(\d+)", _normal(name), re.ASCII) for name in classes]
-    held = [re.findall(r"\d+", name) for name in names]
+    digits = [re.findall(r"\d+", name) for name in names]
     known = {number: number for number in range(len(names))}
-    if any(held) and not any(number and number[0] != number[1] for number in numbers):
-        known = {int(found[0]): place for place, found in enumerate(held) if len(found) == 1}
+    if any(digits) and not any(number and number[0] != number[1] for number in numbers):
+        known = {int(parts[0]): place for place, parts in enumerate(digits) if len(parts) == 1}
         known = known if len(known) == len(names) else {}
     places = [known.get(int(number[1])) if number else None for number in numbers]
     if None in places or len(set(places)) != len(places):

@@ -21,11 +21,11 @@ import torchmetrics
 from ..errors import InputError, did_you_mean
 from ..options.tokens import evaluate
 from .cell import use_attributes
-from .generated import method, unplaced
-from .scopes import reads, replaced
+from .generated import method, strip_positions
+from .scopes import reads, replace_names
 
 # Where the objects of the libraries are looked up by their own name, nearest first.
-_HOMES = {
+_MODULES = {
     "torch.nn.functional": torch.nn.functional,
     "torch.optim": torch.optim,
     "torch.optim.lr_scheduler": torch.optim.lr_scheduler,
@@ -107,48 +107,48 @@ class Notebook:
         places = [read.node for read in reads(tree) if read.node is not besides and read.node.id in self.local_names]
         places = [node for node in places if node.id not in self.hyperparameters]
         values = {name: self.local_names[name] for name in {node.id for node in places}}
-        return replaced(
+        return replace_names(
             tree, places, {name: literal(value) or self.reference(value, name) for name, value in values.items()}
         )
 
-    def ask(self, option: str, given: Any, library: Library, example: str) -> OptionValue:
+    def resolve(self, option: str, value: Any, library: Library, example: str) -> OptionValue:
         """Find what was given to an option.
 
         Args:
             option: such as ``--optimizer``.
-            given: a name, a call such as ``SGD(momentum=0.9)``, any other expression, or an object.
+            value: a name, a call such as ``SGD(momentum=0.9)``, any other expression, or an object.
             library: what is known without the notebook.
             example: what to type, for the message.
 
         Raises:
             InputError: nothing has that name, or the expression cannot be evaluated.
         """
-        if not isinstance(given, str):
-            return OptionValue(getattr(given, "__name__", type(given).__name__), self.reference(given, option), given)
-        tree = parse_expression(option, given, example)
-        function, call = _parted(tree)
+        if not isinstance(value, str):
+            return OptionValue(getattr(value, "__name__", type(value).__name__), self.reference(value, option), value)
+        tree = parse_expression(option, value, example)
+        function, call = _split_call(tree)
         if isinstance(function, ast.Name):
             if function.id in self.instance_names and function.id not in library.names:
                 raise InputError(
-                    f"{option} {given}: the cell creates its own {function.id!r} for each instance. "
+                    f"{option} {value}: the cell creates its own {function.id!r} for each instance. "
                     f"Define it in another cell"
                 )
-            known = self.known(function.id, library)
-            if known is not None:
-                _, call = _parted(self.without_locals(tree, besides=function))
-                return OptionValue(given, self.reference(known, option), known, call)
+            library_value = self.library_object(function.id, library)
+            if library_value is not None:
+                _, call = _split_call(self.without_locals(tree, besides=function))
+                return OptionValue(value, self.reference(library_value, option), library_value, call)
             if function.id not in self.scope and function.id not in self.hyperparameters:
-                usable = [name for name, value in self.scope.items() if library.usable(value)]
+                usable = [name for name, item in self.scope.items() if library.usable(item)]
                 near = did_you_mean(function.id, [*library.names, *library.short, *usable])
                 raise InputError(
-                    f"{option} {given}: neither torch nor the notebook has {function.id!r}.{near} Type {example}"
+                    f"{option} {value}: neither torch nor the notebook has {function.id!r}.{near} Type {example}"
                 )
         tree = self.without_locals(tree)
-        function, call = _parted(tree)
-        value = self.evaluate(ast.unparse(function), option)
-        if value is functools.partial:  # makes what is called, rather than being called with more
-            return OptionValue(given, tree, self.evaluate(ast.unparse(tree), option))
-        return OptionValue(given, function, value, call)
+        function, call = _split_call(tree)
+        function_value = self.evaluate(ast.unparse(function), option)
+        if function_value is functools.partial:  # makes what is called, rather than being called with more
+            return OptionValue(value, tree, self.evaluate(ast.unparse(tree), option))
+        return OptionValue(value, function, function_value, call)
 
     def on_instance(self, code: ast.expr) -> ast.expr:
         """Return an option's code for a method: hyperparameters that it reads are attributes of `self` there."""
@@ -159,7 +159,7 @@ class Notebook:
         assert statement.value is not None
         return statement.value
 
-    def known(self, name: str, library: Library) -> Any:
+    def library_object(self, name: str, library: Library) -> Any:
         """Return the library's object of a name, None where the notebook's own is meant.
 
         A name as the library spells it comes first, then the notebook's, then other spellings and short names.
@@ -168,21 +168,21 @@ class Notebook:
             return library.names[name]
         if library.usable(self.scope.get(name)):
             return None
-        spelled = {_plain(known): value for known, value in {**library.names, **library.short}.items()}
+        spelled = {_plain(spelling): value for spelling, value in {**library.names, **library.short}.items()}
         return spelled.get(_plain(name))
 
     def reference(self, value: Any, role: str) -> ast.expr:
         """Return an expression that gives an object in the notebook, where it gets a name if it has none."""
         name = getattr(value, "__name__", "")
-        for home, module in _HOMES.items():
+        for prefix, module in _MODULES.items():
             if name and getattr(module, name, None) is value:
-                return parse_expression(role, f"{home}.{name}", "")
+                return parse_expression(role, f"{prefix}.{name}", "")
         of_transformers = name and getattr(value, "__module__", "").startswith("transformers.")
         if of_transformers and getattr(sys.modules["transformers"], name, None) is value:
             return parse_expression(role, f"transformers.{name}", "")
-        for known, found in self.namespace.items():
-            if found is value and not known.startswith("_"):
-                return ast.Name(known, ast.Load())
+        for global_name, candidate in self.namespace.items():
+            if candidate is value and not global_name.startswith("_"):
+                return ast.Name(global_name, ast.Load())
         base = f"_{self.owner}_{role.strip('-').replace(' ', '_')}"
         numbered = (base if number == 1 else f"{base}_{number}" for number in itertools.count(1))
         # Names of an earlier run of the definition are used again, so that they do not pile up.
@@ -191,7 +191,7 @@ class Notebook:
         return ast.Name(alias, ast.Load())
 
 
-def _parted(tree: ast.expr) -> tuple[ast.expr, ast.Call | None]:
+def _split_call(tree: ast.expr) -> tuple[ast.expr, ast.Call | None]:
     """The function of a call and the call; of any other expression itself."""
     return (tree.func, tree) if isinstance(tree, ast.Call) else (tree, None)
 
@@ -205,7 +205,7 @@ def parse_expression(option: str, text: str, example: str) -> ast.expr:
     if text.replace("-", "_").isidentifier():
         text = text.replace("-", "_")
     try:
-        return unplaced(ast.parse(text.strip(), mode="eval")).body
+        return strip_positions(ast.parse(text.strip(), mode="eval")).body
     except SyntaxError as error:
         raise InputError(f"{option} {text!r} is not a Python expression: {error.msg}. Type {example}") from None
 
@@ -213,26 +213,26 @@ def parse_expression(option: str, text: str, example: str) -> ast.expr:
 def literal(value: Any) -> ast.expr | None:
     """Return the code of a plain value (numbers, text, None, and lists, tuples and dicts of them), else None."""
     try:
-        tree = unplaced(ast.parse(repr(value), mode="eval")).body
-        same = ast.literal_eval(tree) == value
+        tree = strip_positions(ast.parse(repr(value), mode="eval")).body
+        is_same = ast.literal_eval(tree) == value
     except (SyntaxError, ValueError, TypeError):
         return None
-    return tree if same is True else None
+    return tree if is_same is True else None
 
 
-def required(function: Callable[..., Any], given: ast.Call | None, passed: int) -> list[str]:
+def missing_arguments(function: Callable[..., Any], call: ast.Call | None, passed: int) -> list[str]:
     """Return the parameters that a call would lack, beyond `passed` positional ones that generated code fills."""
-    found = []
+    missing = []
     for position, item in enumerate(signature(function)):
-        by_position = position < passed + len(given.args if given else [])
+        by_position = position < passed + len(call.args if call else [])
         if (
             item.default is item.empty
             and item.kind not in _STARS
             and not by_position
-            and item.name not in keywords(given)
+            and item.name not in keywords(call)
         ):
-            found.append(item.name)
-    return found
+            missing.append(item.name)
+    return missing
 
 
 _STARS = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -256,12 +256,12 @@ def keywords(call: ast.Call | None) -> dict[str, ast.expr]:
     return {item.arg: item.value for item in call.keywords if item.arg} if call else {}
 
 
-def check_keywords(asked: OptionValue, option: str) -> None:
+def check_keywords(option_value: OptionValue, option: str) -> None:
     """Raise InputError for a keyword that the called function does not take."""
-    for name in keywords(asked.call):
-        if not accepts(asked.value, name):
-            known = [item.name for item in signature(asked.value)]
+    for name in keywords(option_value.call):
+        if not accepts(option_value.value, name):
+            known = [item.name for item in signature(option_value.value)]
             raise InputError(
-                f"{option} {asked.text}: there is no argument {name!r}.{did_you_mean(name, known)} "
+                f"{option} {option_value.text}: there is no argument {name!r}.{did_you_mean(name, known)} "
                 f"It takes {', '.join(known)}"
             )

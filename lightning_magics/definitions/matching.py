@@ -19,12 +19,12 @@ from ..errors import InputError
 from ..runs import columns
 from . import labels
 from .data.sentences import is_of_texts
-from .data.text_sources import cuts
+from .data.text_sources import truncation_counts
 from .definition import has_base, load
 from .model import losses
 from .model.fine_tuning import BALANCED
 
-_MOST_TRIED = 1_000_000_000  # parameters of a model that is tried on a text
+_MAX_TRIAL_PARAMETERS = 1_000_000_000  # parameters of a model that is tried on a text
 _PLAIN = (str, int, float, type(None))
 
 
@@ -64,10 +64,12 @@ def check(
             )
         return ()
     load(datamodule)
-    other = _difference(trained_on, datamodule, name, data) if trained_on is not None else ""
-    if other and not trains:
-        raise InputError(other)
-    ordered = _order_classes(model, datamodule, (name, data), None if trained_on is None else trained_on[1], trains)
+    difference = _difference(trained_on, datamodule, name, data) if trained_on is not None else ""
+    if difference and not trains:
+        raise InputError(difference)
+    order_notice = _order_classes(
+        model, datamodule, (name, data), None if trained_on is None else trained_on[1], trains
+    )
     tokenizer, classes, splits = datamodule.data
     size = _embedding_size(model)
     if size is not None and len(tokenizer) > size:
@@ -75,18 +77,19 @@ def check(
             f"the tokenizer of {data} has {len(tokenizer):,} tokens, but the embedding of {name} has only {size:,}. "
             f"Use the model's own tokenizer (%lightning_data {data} --tokenizer NAME), or enlarge the embedding"
         )
-    cut, total, longest = cuts(splits)
-    outermost = _of_transformers(model)
+    cut, total, longest = truncation_counts(splits)
+    outermost = _transformers_model(model)
     if outermost is not None:
         _check_config(outermost, tokenizer, len(classes), longest, (name, data))
-    outputs, alone = _outputs(model, datamodule, (name, data))
+    outputs, batch_notice = _count_outputs(model, datamodule, (name, data))
     if trains:
         labels.name_outputs(model, classes)
     if outputs == 1 and _is_cross_entropy(model):
         raise InputError(f"{name} has 1 output, but cross_entropy needs one for each of the {len(classes)} classes")
-    told = [f"{cut:,} of {total:,} texts are truncated to {longest} tokens"] if cut else []
-    told += filter(None, (other, ordered, alone, _check_outputs(outputs, len(classes), weights, (name, data))))
-    return tuple(told)
+    notices = [f"{cut:,} of {total:,} texts are truncated to {longest} tokens"] if cut else []
+    outputs_notice = _check_outputs(outputs, len(classes), weights, (name, data))
+    notices += filter(None, (difference, order_notice, batch_notice, outputs_notice))
+    return tuple(notices)
 
 
 def check_hyperparameters(model: Any, datamodule: Any, name: str, data: str) -> None:
@@ -123,27 +126,27 @@ def _check_loss(model: Any, datamodule: Any, name: str, data: str, classes: Sequ
                 f"the labels of {data} are numbers ({values.iloc[0]}, …), but the loss of {name} expects classes. "
                 f"Define {name} with --loss mse_loss"
             )
-    loss = losses.of_numbers(model) if of_texts or is_table else ""
+    loss = losses.regression_loss(model) if of_texts or is_table else ""
     if not loss or (is_table and list(classes) == ["False", "True"]):
         return
-    how = "" if of_texts else ", or convert the labels to numbers: astype('float32')"
+    remedy = "" if of_texts else ", or convert the labels to numbers: astype('float32')"
     raise InputError(
         f"--loss {loss} expects numbers, but the labels of {data} are classes. Define {name} with "
-        f"--loss cross_entropy{how}"
+        f"--loss cross_entropy{remedy}"
     )
 
 
 def _difference(trained_on: tuple[Any, list[str]], datamodule: Any, name: str, data: str) -> str:
     """How texts differ from those that a model was trained on, with what to do; empty if they do not."""
     tokenizer, classes, _ = datamodule.data
-    known, named = trained_on
-    if tokenizer is not known and tokenizer.get_vocab() != known.get_vocab():
+    trained_tokenizer, trained_classes = trained_on
+    if tokenizer is not trained_tokenizer and tokenizer.get_vocab() != trained_tokenizer.get_vocab():
         return (
             f"{data} uses a different vocabulary from the one that {name} was trained with. Redefine {data} with the "
             f"tokenizer of the training run: replace --vocab_size with --tokenizer {{run.log_dir}}/tokenizer"
         )
-    if not set(_present(datamodule)) <= set(named):
-        return f"{data} has the classes {', '.join(classes)}, and {name} was trained on {', '.join(named)}"
+    if not set(_present(datamodule)) <= set(trained_classes):
+        return f"{data} has the classes {', '.join(classes)}, and {name} was trained on {', '.join(trained_classes)}"
     return ""
 
 
@@ -166,29 +169,29 @@ def _order_classes(
         InputError: the names of the outputs are others.
     """
     name, data = names
-    _, before, _ = datamodule.data
-    present, outputs, told = _present(datamodule), labels.names_of(model), ""
+    _, current, _ = datamodule.data
+    present, outputs, notice = _present(datamodule), labels.names_of(model), ""
     order = trained_on if trained_on is not None and set(present) <= set(trained_on) else None
     if order is None and outputs is not None:
-        order = labels.matched(outputs, present)
+        order = labels.match_classes(outputs, present)
         if order is None and not labels.are_plain(outputs):
-            wanted = "{" + ", ".join(f"{number}: {item!r}" for number, item in enumerate(present[:8])) + "}"
+            id2label = "{" + ", ".join(f"{number}: {item!r}" for number, item in enumerate(present[:8])) + "}"
             raise InputError(
                 f"the labels of {data} ({_listed(present)}) do not match the outputs of {name} ({_listed(outputs)}). "
                 f"Rename the labels, or train a model that has them: from_pretrained(…, "
-                f"id2label={wanted})"
+                f"id2label={id2label})"
             )
-        if order is not None and order != before:
-            told = f"the outputs of {name} are, in order: {_listed(_paired(order, outputs))}"
+        if order is not None and order != current:
+            notice = f"the outputs of {name} are, in order: {_listed(_paired(order, outputs))}"
         elif order is None and not trains:
-            told = f"the outputs of {name} have no names. The assumed order is {_listed(before)}"
+            notice = f"the outputs of {name} have no names. The assumed order is {_listed(current)}"
         elif order is None:
-            numbered = _listed([f"{number} = {item}" for number, item in enumerate(before)])
-            told = f"the outputs of {name} have no label names. The labels of {data} are numbered {numbered}"
-    if order is not None and order != before:
+            numbered = _listed([f"{number} = {item}" for number, item in enumerate(current)])
+            notice = f"the outputs of {name} have no label names. The labels of {data} are numbered {numbered}"
+    if order is not None and order != current:
         datamodule.order_classes(list(order))
         load(datamodule)
-    return told
+    return notice
 
 
 def _paired(classes: list[str], outputs: list[str]) -> list[str]:
@@ -201,7 +204,7 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
 
-def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> tuple[int | None, str]:
+def _count_outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> tuple[int | None, str]:
     """Number of outputs of a model for a text; None where that cannot be told by its forward.
 
     Tried are the longest text and the last token id, since it is those that an embedding may be too small for; and the
@@ -221,15 +224,15 @@ def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> tuple[int |
     longest = batch["input_ids"].shape[1]
     batch["input_ids"][1, -1] = len(tokenizer) - 1
     del batch["labels"], alone["labels"]
-    if not _takes_names(model) or sum(item.numel() for item in model.parameters()) > _MOST_TRIED:
+    if not _accepts_names(model) or sum(item.numel() for item in model.parameters()) > _MAX_TRIAL_PARAMETERS:
         return None, ""
     modes = [(module, module.training) for module in model.modules()]
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            found = _logits(model.eval()(**batch))
-            others = [_logits(model(**alone)) for _ in range(2)]  # of a model that draws, they differ
-            depends = _are_alike(*(item[:1] for item in others)) and not _are_alike(found[:1], others[0])
-            mixes, side_helps = _tried(model, texts, short, long, others[0]) if depends else (False, False)
+            logits = _logits(model.eval()(**batch))
+            lone_logits = [_logits(model(**alone)) for _ in range(2)]  # of a model that draws, they differ
+            depends = _are_alike(*(item[:1] for item in lone_logits)) and not _are_alike(logits[:1], lone_logits[0])
+            mixes, side_helps = _batch_effects(model, texts, short, long, lone_logits[0]) if depends else (False, False)
     except IndexError as error:
         raise InputError(
             f"{name} cannot process {data}: the texts have up to {longest:,} tokens, from a vocabulary of "
@@ -248,13 +251,13 @@ def _outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> tuple[int |
     finally:
         for module, training in modes:
             module.training = training
-    told = ""
+    notice = ""
     if depends:
-        told = _depending(model, tokenizer, texts.padding["padding_side"], names, mixes, side_helps)
-    return int(found.shape[1]) if found.ndim == 2 and len(found) == 2 and hasattr(model, "_unpack") else None, told
+        notice = _batch_notice(model, tokenizer, texts.padding["padding_side"], names, mixes, side_helps)
+    return int(logits.shape[1]) if logits.ndim == 2 and len(logits) == 2 and hasattr(model, "_unpack") else None, notice
 
 
-def _tried(model: Any, texts: Any, short: Any, long: Any, alone: torch.Tensor) -> tuple[bool, bool]:
+def _batch_effects(model: Any, texts: Any, short: Any, long: Any, alone: torch.Tensor) -> tuple[bool, bool]:
     """Whether the output for a text depends on others without padding too, and whether padding on the other side helps.
 
     Args:
@@ -264,16 +267,16 @@ def _tried(model: Any, texts: Any, short: Any, long: Any, alone: torch.Tensor) -
         long: another.
         alone: the output for the short one alone.
     """
-    turned = copy.copy(texts)
-    turned.padding = {**texts.padding, "padding_side": _other(texts.padding["padding_side"])}
-    found = []
-    for batch in (texts.collate([short, short]), turned.collate([short, long])):
+    flipped = copy.copy(texts)
+    flipped.padding = {**texts.padding, "padding_side": _opposite(texts.padding["padding_side"])}
+    alike = []
+    for batch in (texts.collate([short, short]), flipped.collate([short, long])):
         batch.pop("labels", None)
-        found.append(_are_alike(_logits(model(**batch))[:1], alone))
-    return not found[0], found[1]
+        alike.append(_are_alike(_logits(model(**batch))[:1], alone))
+    return not alike[0], alike[1]
 
 
-def _other(side: str) -> str:
+def _opposite(side: str) -> str:
     return "left" if side == "right" else "right"
 
 
@@ -283,41 +286,42 @@ def _logits(output: Any) -> torch.Tensor:
     return logits if isinstance(logits, torch.Tensor) and logits.ndim else torch.empty(0)
 
 
-def _are_alike(one: torch.Tensor, other: torch.Tensor) -> bool:
+def _are_alike(logits: torch.Tensor, reference: torch.Tensor) -> bool:
     """Whether outputs for a text are the same but for rounding; those of another shape depend on its length."""
-    if one.shape != other.shape or not one.is_floating_point():
+    if logits.shape != reference.shape or not logits.is_floating_point():
         return True
-    rounding = 1e-3 if one.dtype in (torch.float32, torch.float64) else 5e-2
-    return torch.allclose(one.float(), other.float(), rtol=rounding, atol=rounding, equal_nan=True)
+    rounding = 1e-3 if logits.dtype in (torch.float32, torch.float64) else 5e-2
+    return torch.allclose(logits.float(), reference.float(), rtol=rounding, atol=rounding, equal_nan=True)
 
 
-def _depending(model: Any, tokenizer: Any, side: str, names: tuple[str, str], mixes: bool, side_helps: bool) -> str:
-    """Say that the outputs for a text depend on the texts beside it, and what helps: see `_tried`.
+def _batch_notice(model: Any, tokenizer: Any, side: str, names: tuple[str, str], mixes: bool, side_helps: bool) -> str:
+    """Say that the outputs for a text depend on the texts beside it, and what helps: see `_batch_effects`.
 
     Raises:
         InputError: it is a classifier that looks for another padding token.
     """
     name, data = names
-    classifier, known = labels.classifier(model), tokenizer.pad_token_id
+    classifier, pad_id = labels.classifier(model), tokenizer.pad_token_id
     config = getattr(classifier, "config", None)
-    if config is not None and getattr(config, "pad_token_id", known) != known:
+    if config is not None and getattr(config, "pad_token_id", pad_id) != pad_id:
         raise InputError(
-            f"{name} ignores the padding token {config.pad_token_id}, but {data} is padded with {known}, so the output "
-            f"for a text depends on the other texts in the batch. Pass pad_token_id={known} to from_pretrained(…)"
+            f"{name} ignores the padding token {config.pad_token_id}, but {data} is padded with {pad_id}, so the "
+            f"output for a text depends on the other texts in the batch. Pass pad_token_id={pad_id} to "
+            f"from_pretrained(…)"
         )
     if mixes:
         return f"the output of {name} for a text depends on the other texts in its batch, even without padding"
     if side_helps:
-        how = f", or set tokenizer.padding_side = {_other(side)!r}"
+        remedy = f", or set tokenizer.padding_side = {_opposite(side)!r}"
     else:
-        how = ", for position_ids too" if side == "left" and _of_transformers(model) else ""
+        remedy = ", for position_ids too" if side == "left" and _transformers_model(model) else ""
     return (
         f"the output of {name} for a text depends on its batch: padding on the {side} is not ignored. "
-        f"Use attention_mask{how}"
+        f"Use attention_mask{remedy}"
     )
 
 
-def _takes_names(model: Any) -> bool:
+def _accepts_names(model: Any) -> bool:
     """Whether a model's forward takes token ids and a mask by name, as far as is seen."""
     if hasattr(model, "_unpack"):  # the steps are those that options made
         return not any(torch.nn.parameter.is_lazy(item) for item in model.parameters())
@@ -336,50 +340,50 @@ def _is_cross_entropy(model: Any) -> bool:
 def _check_outputs(outputs: int | None, classes: int, weights: Any, names: tuple[str, str]) -> str:
     """Check that a model has an output for each class, and each of these a weight; says where it has more."""
     name, data = names
-    given = None if weights is None else classes if weights == BALANCED else len(weights)
-    if given is not None and given < classes:
-        raise InputError(f"--class_weights has {given} numbers, but {data} has {classes} classes")
+    num_weights = None if weights is None else classes if weights == BALANCED else len(weights)
+    if num_weights is not None and num_weights < classes:
+        raise InputError(f"--class_weights has {num_weights} numbers, but {data} has {classes} classes")
     if outputs is None:
         return ""
     if outputs < classes and (outputs, classes) != (1, 2):
         raise InputError(f"{name} has {formats.plural(outputs, 'output')}, but {data} has {classes} classes")
-    if given is not None and given != outputs:
+    if num_weights is not None and num_weights != outputs:
         raise InputError(
-            f"--class_weights gives {given} weights, but {name} has {formats.plural(outputs, 'output')}. It needs one "
-            f"for each of the {classes} classes of {data}"
+            f"--class_weights gives {num_weights} weights, but {name} has {formats.plural(outputs, 'output')}. It "
+            f"needs one for each of the {classes} classes of {data}"
         )
     return f"{name} has {outputs} outputs, but {data} has only {classes} classes" if outputs > classes else ""
 
 
 def _embedding_size(model: Any) -> int | None:
     """Number of token ids that a model takes, None where it has no embedding."""
-    outermost = _of_transformers(model)
+    outermost = _transformers_model(model)
     if outermost is not None:
-        found = outermost.get_input_embeddings()
-        return int(found.num_embeddings) if hasattr(found, "num_embeddings") else None
+        embedding = outermost.get_input_embeddings()
+        return int(embedding.num_embeddings) if hasattr(embedding, "num_embeddings") else None
     kinds = (torch.nn.Embedding, torch.nn.EmbeddingBag)
     return max((part.num_embeddings for part in model.modules() if isinstance(part, kinds)), default=None)
 
 
-def _of_transformers(model: Any) -> Any:
+def _transformers_model(model: Any) -> Any:
     """The outermost model of transformers in a model, None where there is none."""
     return next((part for part in model.modules() if has_base(part, "PreTrainedModel")), None)
 
 
-def _places(found: Any) -> int | None:
+def _max_tokens(model: Any) -> int | None:
     """Number of tokens that a model of transformers takes: those of Roberta's kind count from behind the padding."""
-    places = getattr(found.config, "max_position_embeddings", None)
+    places = getattr(model.config, "max_position_embeddings", None)
     if not isinstance(places, int):
         return None
-    tables = [part for name, part in found.named_modules() if name.endswith("position_embeddings")]
+    tables = [part for name, part in model.named_modules() if name.endswith("position_embeddings")]
     paddings = [getattr(table, "padding_idx", None) for table in tables]
     return places - max((padding + 1 for padding in paddings if padding is not None), default=0)
 
 
-def _check_config(found: Any, tokenizer: Any, classes: int, longest: int, names: tuple[str, str]) -> None:
-    config, cls = found.config, type(found).__name__
+def _check_config(model: Any, tokenizer: Any, classes: int, longest: int, names: tuple[str, str]) -> None:
+    config, cls = model.config, type(model).__name__
     name, data = names
-    places = _places(found)
+    places = _max_tokens(model)
     if isinstance(places, int) and longest > places > 0:
         raise InputError(
             f"the longest text of {data} has {longest:,} tokens, but {name} takes at most {places:,}. "

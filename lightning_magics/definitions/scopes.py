@@ -37,10 +37,10 @@ def reads(*nodes: ast.AST) -> list[Read]:
 
     A class body reads from outside what it has not bound yet.
     """
-    walker = _Walker()
+    walker = _ReadCollector()
     for node in nodes:
         walker.visit(node)
-    return walker.found
+    return walker.reads
 
 
 def names_read(*nodes: ast.AST) -> set[str]:
@@ -48,7 +48,7 @@ def names_read(*nodes: ast.AST) -> set[str]:
     return {read.node.id for read in reads(*nodes)}
 
 
-def replaced(tree: Tree, places: Sequence[ast.Name], values: Mapping[str, ast.expr]) -> Tree:
+def replace_names(tree: Tree, places: Sequence[ast.Name], values: Mapping[str, ast.expr]) -> Tree:
     """Put values in the place of names.
 
     Args:
@@ -56,18 +56,18 @@ def replaced(tree: Tree, places: Sequence[ast.Name], values: Mapping[str, ast.ex
         places: nodes in it.
         values: what stands for each name.
     """
-    return _Replaced(places, values).visit(tree)  # type: ignore[no-any-return]
+    return _NameReplacer(places, values).visit(tree)  # type: ignore[no-any-return]
 
 
 def binds(statements: Iterable[ast.AST]) -> set[str]:
     """Return the names that the statements bind in the scope that they stand in."""
-    binder = _bound(statements)
+    binder = _bind(statements)
     return binder.names - binder.elsewhere
 
 
 def stores(statements: Iterable[ast.AST]) -> list[ast.Name]:
     """Return the nodes of names that the statements assign in the scope that they stand in."""
-    return _bound(statements).nodes
+    return _bind(statements).nodes
 
 
 def read_first(statements: Iterable[ast.AST]) -> set[str]:
@@ -75,9 +75,9 @@ def read_first(statements: Iterable[ast.AST]) -> set[str]:
 
     What only some branch binds counts as not bound; what a function reads counts where it is defined.
     """
-    found: set[str] = set()
-    _in_order(statements, set(), found)
-    return found
+    names: set[str] = set()
+    _in_order(statements, set(), names)
+    return names
 
 
 def binds_surely(statements: Iterable[ast.AST]) -> set[str]:
@@ -85,33 +85,33 @@ def binds_surely(statements: Iterable[ast.AST]) -> set[str]:
     return _in_order(statements, set(), set())
 
 
-def _in_order(statements: Iterable[ast.AST], bound: set[str], found: set[str]) -> set[str]:
-    """Add to `found` what is read before it is bound; return what is bound at the end."""
+def _in_order(statements: Iterable[ast.AST], bound: set[str], read: set[str]) -> set[str]:
+    """Add to `read` what is read before it is bound; return what is bound at the end."""
     bound = set(bound)
     for statement in statements:
         if isinstance(statement, ast.If):
-            found |= names_read(statement.test) - bound
+            read |= names_read(statement.test) - bound
             bound |= binds([statement.test])
-            bound = _in_order(statement.body, bound, found) & _in_order(statement.orelse, bound, found)
+            bound = _in_order(statement.body, bound, read) & _in_order(statement.orelse, bound, read)
             continue
         blocks = [getattr(statement, name, []) for name in ("body", "handlers", "orelse", "finalbody")]
         if isinstance(
             statement, ast.For | ast.AsyncFor | ast.While | ast.With | ast.AsyncWith | ast.Try | ast.ExceptHandler
         ):
             heads = [node for node in ast.iter_child_nodes(statement) if not any(node in block for block in blocks)]
-            found |= names_read(*heads) - bound
+            read |= names_read(*heads) - bound
             bound |= binds(heads) | {name for name in [getattr(statement, "name", None)] if name}
             for block in blocks:
-                bound = _in_order(block, bound, found)
+                bound = _in_order(block, bound, read)
             continue
-        found |= names_read(statement) - bound
+        read |= names_read(statement) - bound
         if isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
-            found |= {statement.target.id} - bound
+            read |= {statement.target.id} - bound
         bound |= binds([statement])
     return bound
 
 
-def _bound(statements: Iterable[ast.AST]) -> _Binder:
+def _bind(statements: Iterable[ast.AST]) -> _Binder:
     binder = _Binder()
     for statement in statements:
         binder.visit(statement)
@@ -124,7 +124,7 @@ def parameters(arguments: ast.arguments) -> list[ast.arg]:
     return [*arguments.posonlyargs, *arguments.args, *arguments.kwonlyargs, *starred]
 
 
-def renamed(function: Function, names: Mapping[str, str]) -> Function:
+def rename_variables(function: Function, names: Mapping[str, str]) -> Function:
     """Return a function whose own variables have other names; functions in it that bind such a name keep theirs."""
     function = deepcopy(function)
     for node in [*(read.node for read in reads(*function.body)), *stores(function.body)]:
@@ -138,7 +138,7 @@ def renamed(function: Function, names: Mapping[str, str]) -> Function:
     return function
 
 
-class _Replaced(ast.NodeTransformer):
+class _NameReplacer(ast.NodeTransformer):
     def __init__(self, places: Sequence[ast.Name], values: Mapping[str, ast.expr]) -> None:
         self.places = places
         self.values = values
@@ -147,15 +147,15 @@ class _Replaced(ast.NodeTransformer):
         return deepcopy(self.values[node.id]) if node in self.places else node
 
 
-class _Walker(ast.NodeVisitor):
+class _ReadCollector(ast.NodeVisitor):
     def __init__(self) -> None:
         self.scopes: list[frozenset[str]] = []
         self.of_class: frozenset[str] = frozenset()  # what the class body around has bound; functions see none of it
-        self.found: list[Read] = []
+        self.reads: list[Read] = []
 
     def visit_Name(self, node: ast.Name) -> None:
         if isinstance(node.ctx, ast.Load) and not any(node.id in scope for scope in (*self.scopes, self.of_class)):
-            self.found.append(Read(node, frozenset().union(*self.scopes[1:]), outermost=not self.scopes))
+            self.reads.append(Read(node, frozenset().union(*self.scopes[1:]), outermost=not self.scopes))
 
     def visit_FunctionDef(self, node: Function) -> None:
         for outside in (*node.decorator_list, node.returns):
@@ -168,11 +168,11 @@ class _Walker(ast.NodeVisitor):
     def visit_ClassDef(self, node: ast.ClassDef) -> None:
         for outside in (*node.decorator_list, *node.bases, *node.keywords):
             self.visit(outside)
-        around, self.of_class = self.of_class, frozenset()
+        outer, self.of_class = self.of_class, frozenset()
         for statement in node.body:
             self.visit(statement)
             self.of_class |= binds([statement])
-        self.of_class = around
+        self.of_class = outer
 
     def visit_Lambda(self, node: ast.Lambda) -> None:
         self._function(node.args, [node.body])
@@ -187,10 +187,10 @@ class _Walker(ast.NodeVisitor):
 
     def _inside(self, bound: set[str], nodes: Iterable[ast.AST]) -> None:
         self.scopes.append(frozenset(bound))
-        around, self.of_class = self.of_class, frozenset()
+        outer, self.of_class = self.of_class, frozenset()
         for node in nodes:
             self.visit(node)
-        self.of_class = around
+        self.of_class = outer
         self.scopes.pop()
 
     def _comprehension(self, node: ast.ListComp | ast.SetComp | ast.GeneratorExp | ast.DictComp) -> None:

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from ..runs import events
 from ..runs.folder import MARK, RunFolder
-from ..transport.stop_control import Control, Wish, reach
+from ..transport.stop_control import StopFile, StopMemory, open_stop_control
 
-_MOST_BYTES = 1 << 16  # of a log, read at once: what lies before was too much to be read by a person
-_MOST_LOGS = 32  # that are read while a run goes on
+_MAX_BYTES = 1 << 16  # of a log, read at once: what lies before was too much to be read by a person
+_MAX_LOGS = 32  # that are read while a run goes on
 _TELL_S = 1.0
 
 # What libraries write below Python, where no logger and no warning filter is asked.
@@ -31,7 +31,7 @@ class Follower:
         self._folder = folder
         self._events = _Lines(folder.events_path)
         self._logs: dict[int, _Lines] = {}
-        self._control: Control | Wish | None = None
+        self._control: StopMemory | StopFile | None = None
         self._watched = events.Watched(0.0, stopping=False)
         self._due = 0.0
 
@@ -41,43 +41,43 @@ class Follower:
         Args:
             last: whether nothing is written any more; a line may then be without its end.
         """
-        found: list[events.Event] = []
+        new_events: list[events.Event] = []
         for line in self._events.read():
             with contextlib.suppress(ValueError):  # written by a version that is not like this one
                 event = events.from_json(line)
                 if event is not None:
-                    found.append(event)
-        ending = [event for event in found if isinstance(event, events.Ended)]  # said after what was printed
-        watched = [] if ending else self._seen()
-        return [*(event for event in found if event not in ending), *self._printed(last), *watched, *ending]
+                    new_events.append(event)
+        ending = [event for event in new_events if isinstance(event, events.Ended)]  # said after what was printed
+        watched = [] if ending else self._watched_events()
+        return [*(event for event in new_events if event not in ending), *self._printed_events(last), *watched, *ending]
 
     def close(self) -> None:
         """Let go of the memory that is shared with the run."""
         self._control = None
 
-    def _seen(self) -> list[events.Watched]:
+    def _watched_events(self) -> list[events.Watched]:
         """The present state of what no event tells, when it has changed or a second has passed."""
         if self._control is None:
             with contextlib.suppress(OSError, ValueError):  # the run trains in a kernel, has not begun or is over
-                self._control = reach(self._folder.control_path)
+                self._control = open_stop_control(self._folder.control_path)
         control = self._control
-        stopping = control is not None and (control.asked() or control.asked_now())
-        now = events.Watched(time.time(), stopping)
-        if now.stopping == self._watched.stopping and time.monotonic() < self._due:
+        stopping = control is not None and (control.is_requested() or control.is_abort_requested())
+        watched = events.Watched(time.time(), stopping)
+        if watched.stopping == self._watched.stopping and time.monotonic() < self._due:
             return []
-        self._watched, self._due = now, time.monotonic() + _TELL_S
-        return [now]
+        self._watched, self._due = watched, time.monotonic() + _TELL_S
+        return [watched]
 
-    def _printed(self, last: bool) -> list[events.Printed]:
+    def _printed_events(self, last: bool) -> list[events.Printed]:
         # They come one after the other; of a thousand ranks, the first tell enough.
-        while (rank := len(self._logs)) < _MOST_LOGS and self._folder.log_path(rank).exists():
-            self._logs[rank] = _Lines(self._folder.log_path(rank), _MOST_BYTES)
-        found = []
+        while (rank := len(self._logs)) < _MAX_LOGS and self._folder.log_path(rank).exists():
+            self._logs[rank] = _Lines(self._folder.log_path(rank), _MAX_BYTES)
+        printed = []
         for rank, log in self._logs.items():
             lines = [line for line in log.read(last) if not line.startswith(MARK) and not _NOISE.match(line)]
             if lines:
-                found.append(events.Printed(rank, "\n".join(lines)))
-        return found
+                printed.append(events.Printed(rank, "\n".join(lines)))
+        return printed
 
 
 class _Lines:
@@ -91,7 +91,7 @@ class _Lines:
     def __init__(self, path: Path, most: int | None = None) -> None:
         self._path = path
         self._most = most
-        self._place = 0
+        self._offset = 0
 
     def read(self, last: bool = False) -> list[str]:
         try:
@@ -99,15 +99,15 @@ class _Lines:
                 return []
             with self._path.open("rb") as file:  # opened for each look: that is when a network file system asks
                 size = os.fstat(file.fileno()).st_size
-                if size <= self._place:
+                if size <= self._offset:
                     return []
-                if self._most is not None and size - self._place > self._most:
+                if self._most is not None and size - self._offset > self._most:
                     file.seek(size - self._most)
-                    self._place = file.tell() + len(file.readline())
-                file.seek(self._place)
+                    self._offset = file.tell() + len(file.readline())
+                file.seek(self._offset)
                 data = file.read()
         except OSError:
             return []
         end = len(data) if last and data else data.rfind(b"\n") + 1
-        self._place += end
+        self._offset += end
         return data[:end].decode("utf-8", errors="replace").removesuffix("\n").split("\n") if end else []

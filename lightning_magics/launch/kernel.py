@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING
 
 from ..errors import RunError
 from ..runs import events
-from ..runs.folder import RunFolder, marked, removed, write_text
+from ..runs.folder import RunFolder, mark_lines, removed_message, write_text
 from ..runs.recorder import Recorder
 from ..training.job import Job
 from ..transport import children
-from ..transport.stop import interrupts_ask
+from ..transport.stop import stop_on_interrupt
 from .run import Run
 
 if TYPE_CHECKING:
@@ -48,13 +48,13 @@ def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], s
 
     screen = Screen(run.folder, view)
     with contextlib.ExitStack() as ending:
-        ending.enter_context(interrupts_ask(run._stop))
+        ending.enter_context(stop_on_interrupt(run._stop))
         ending.callback(run._ended.set)
-        with removed_unless_started(run.folder, lambda: view.state.started is not None):
-            with recording(run.folder):
+        with remove_unless_started(run.folder, lambda: view.state.started is not None):
+            with recording_errors(run.folder):
                 ending.callback(children.release, children.hold(run.folder.lock()))
                 run.folder.reserve()
-                ending.callback(run.folder.make_room)
+                ending.callback(run.folder.release_reserve)
                 run.record = dataclasses.replace(run.record, pid=os.getpid(), host=socket.gethostname())
                 recorder = Recorder(run.folder, run.record, screen.show)
                 ending.callback(recorder.close)
@@ -82,8 +82,8 @@ def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], s
                 run._stop.end()
                 if lost:
                     view.state.log_dir = ""
-                if lost and removed(run.folder) not in run.record.error:
-                    text = removed(run.folder, lost[0])
+                if lost and removed_message(run.folder) not in run.record.error:
+                    text = removed_message(run.folder, lost[0])
                     text += f" {run.record.model} in memory keeps its trained weights" if job.verb == "fit" else ""
                     screen.show(events.Notice(text, level="loss"))
                 screen.close()
@@ -98,7 +98,7 @@ def write_sources(sources: Mapping[Path, str]) -> None:
 
 
 @contextlib.contextmanager
-def recording(folder: RunFolder) -> Iterator[None]:
+def recording_errors(folder: RunFolder) -> Iterator[None]:
     """Say in a line that the folder cannot be written.
 
     Raises:
@@ -114,7 +114,7 @@ def recording(folder: RunFolder) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def removed_unless_started(folder: RunFolder, has_started: Callable[[], bool]) -> Iterator[None]:
+def remove_unless_started(folder: RunFolder, has_started: Callable[[], bool]) -> Iterator[None]:
     """Remove the folder of a run that was refused, and the model's folder if nothing else is in it.
 
     It is then as if the run had not been asked for.
@@ -129,12 +129,12 @@ def removed_unless_started(folder: RunFolder, has_started: Callable[[], bool]) -
 
 
 @contextlib.contextmanager
-def removed_unless_begun(folder: RunFolder) -> Iterator[None]:
+def remove_unless_begun(folder: RunFolder) -> Iterator[None]:
     """Remove the folder of a run that was interrupted, or failed, before anything could happen in it."""
     try:
         yield
     except BaseException:
-        with removed_unless_started(folder, folder.events_path.exists):
+        with remove_unless_started(folder, folder.events_path.exists):
             pass
         raise
 
@@ -156,16 +156,16 @@ class Screen:
             self._view.handle(event)
         except Exception as error:  # the edge to a front end that may have gone
             self._broken = True
-            self._lost(error)
+            self._log_failure(error)
 
     def close(self) -> None:
         """Show the result."""
         try:
             self._view.close()
         except Exception as error:  # likewise
-            self._lost(error)
+            self._log_failure(error)
 
-    def _lost(self, error: Exception) -> None:
+    def _log_failure(self, error: Exception) -> None:
         """Note in the run's log that nothing is shown any more."""
         with contextlib.suppress(OSError), self._folder.log_path(0).open("a", encoding="utf-8") as log:
-            log.write(marked(f"the live view failed: {type(error).__name__}: {error}\n"))
+            log.write(mark_lines(f"the live view failed: {type(error).__name__}: {error}\n"))

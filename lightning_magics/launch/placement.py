@@ -14,8 +14,8 @@ from typing import Any
 from .. import clusters
 from ..errors import InputError, did_you_mean
 
-_OF_ONE_DEVICE = ("auto", "single_device", "single_tpu", "single_xla")
-_NAMES = {"cuda": "GPU", "mps": "MPS device", "tpu": "TPU core"}
+_SINGLE_DEVICE_STRATEGIES = ("auto", "single_device", "single_tpu", "single_xla")
+_DEVICE_NAMES = {"cuda": "GPU", "mps": "MPS device", "tpu": "TPU core"}
 
 
 def processes(trainer: Mapping[str, Any], package: str) -> int:
@@ -36,19 +36,21 @@ def processes(trainer: Mapping[str, Any], package: str) -> int:
         )
     strategy = trainer.get("strategy", "auto")
     check_strategy(strategy, package)
-    given = getattr(strategy, "parallel_devices", None)  # a Strategy object can bring its own
-    if given:
-        return len(given)
+    parallel_devices = getattr(strategy, "parallel_devices", None)  # a Strategy object can bring its own
+    if parallel_devices:
+        return len(parallel_devices)
     accelerator = _accelerator(trainer, package)
-    count = len(accelerator.get_parallel_devices(_parsed(trainer, accelerator, package)))
+    count = len(accelerator.get_parallel_devices(_parse_devices(trainer, accelerator, package)))
     if count > 1 and _is_of_one_device(strategy, package) and strategy != "auto":
-        raise InputError(f"{_typed(strategy)} trains on one device, but --devices requests {count}. Remove one of them")
+        raise InputError(
+            f"{_strategy_option(strategy)} trains on one device, but --devices requests {count}. Remove one of them"
+        )
     if count > 1 and accelerator.name() == "tpu":
         raise InputError(f"--devices requests {count} TPU cores, but a run can use only one. Type --devices 1")
     return count
 
 
-def settled(trainer: Mapping[str, Any], package: str) -> dict[str, Any]:
+def with_resolved_devices(trainer: Mapping[str, Any], package: str) -> dict[str, Any]:
     """Return Trainer's arguments with `devices` definite: the GPUs' indices, or the number of processes.
 
     What ``"auto"`` and -1 stand for depends on the process that asks, and without `devices` Lightning takes them all.
@@ -59,7 +61,7 @@ def settled(trainer: Mapping[str, Any], package: str) -> dict[str, Any]:
     processes(trainer, package)
     if getattr(trainer.get("strategy"), "parallel_devices", None):
         return dict(trainer)
-    return {**trainer, "devices": _parsed(trainer, _accelerator(trainer, package), package)}
+    return {**trainer, "devices": _parse_devices(trainer, _accelerator(trainer, package), package)}
 
 
 def needs_processes(trainer: Mapping[str, Any], package: str) -> bool:
@@ -71,12 +73,12 @@ def needs_processes(trainer: Mapping[str, Any], package: str) -> bool:
     return processes(trainer, package) > 1 or not _is_of_one_device(trainer.get("strategy", "auto"), package)
 
 
-def with_ddp(trainer: Mapping[str, Any], asked: bool | int, package: str = "pytorch_lightning") -> dict[str, Any]:
+def with_ddp(trainer: Mapping[str, Any], ddp: bool | int, package: str = "pytorch_lightning") -> dict[str, Any]:
     """Return Trainer's arguments with what the option ``--ddp [N]`` stands for.
 
     Args:
         trainer: Trainer's arguments; a strategy for several processes stays as it was given.
-        asked: number of processes, or True for all GPUs, or for the devices that are given.
+        ddp: number of processes, or True for all GPUs, or for the devices that are given.
         package: Lightning package.
 
     Raises:
@@ -86,18 +88,20 @@ def with_ddp(trainer: Mapping[str, Any], asked: bool | int, package: str = "pyto
     if strategy == "auto":
         strategy = "ddp"
     elif _is_of_one_device(strategy, package):
-        raise InputError(f"--ddp trains in several processes, but {_typed(strategy)} in one. Remove one of them")
-    made = {**trainer, "strategy": strategy}
-    if asked is True:
-        if "devices" not in made:
-            made["devices"] = _gpus(made, package)
-        return made
-    if asked < 1:
-        raise InputError(f"--ddp needs a positive number of processes, got {asked}. Type --ddp 2")
-    made.setdefault("devices", asked)
-    if made["devices"] != asked and processes(made, package) != asked:
-        raise InputError(f"--ddp {asked} and --devices {made['devices']} differ. Remove one of them")
-    return made
+        raise InputError(
+            f"--ddp trains in several processes, but {_strategy_option(strategy)} in one. Remove one of them"
+        )
+    arguments = {**trainer, "strategy": strategy}
+    if ddp is True:
+        if "devices" not in arguments:
+            arguments["devices"] = _gpu_count(arguments, package)
+        return arguments
+    if ddp < 1:
+        raise InputError(f"--ddp needs a positive number of processes, got {ddp}. Type --ddp 2")
+    arguments.setdefault("devices", ddp)
+    if arguments["devices"] != ddp and processes(arguments, package) != ddp:
+        raise InputError(f"--ddp {ddp} and --devices {arguments['devices']} differ. Remove one of them")
+    return arguments
 
 
 def on_cluster(
@@ -126,14 +130,14 @@ def on_cluster(
     count = trainer.get("devices", ddp if ddp is not True else "auto") or None
     resources = engine.resources(nodes or trainer.get("num_nodes", 1), count, accelerator, parameters)
     ranks = resources.nodes * resources.processes
-    made = {**trainer, "num_nodes": resources.nodes, "devices": resources.processes}
+    arguments = {**trainer, "num_nodes": resources.nodes, "devices": resources.processes}
     if accelerator == "auto":  # of the kernel's machine, it would say nothing of the nodes
-        made["accelerator"] = "gpu" if resources.gpus else "cpu"
+        arguments["accelerator"] = "gpu" if resources.gpus else "cpu"
     if ranks > 1 and strategy == "auto":
-        made["strategy"] = "ddp"
+        arguments["strategy"] = "ddp"
     if ranks == 1:
-        made.setdefault("use_distributed_sampler", False)
-    return made, resources
+        arguments.setdefault("use_distributed_sampler", False)
+    return arguments, resources
 
 
 def check_cluster(cluster: str | None, nodes: int | None, parameters: Mapping[str, Mapping[str, Any]]) -> None:
@@ -162,7 +166,7 @@ def check_cluster(cluster: str | None, nodes: int | None, parameters: Mapping[st
             )
 
 
-def _gpus(trainer: Mapping[str, Any], package: str) -> int:
+def _gpu_count(trainer: Mapping[str, Any], package: str) -> int:
     accelerator = _accelerator(trainer, package)
     if accelerator.name() != "cuda":
         raise InputError("--ddp uses all GPUs, but this machine has none. Type a number of processes: --ddp 2")
@@ -170,28 +174,28 @@ def _gpus(trainer: Mapping[str, Any], package: str) -> int:
     return count
 
 
-def _parsed(trainer: Mapping[str, Any], accelerator: Any, package: str) -> Any:
+def _parse_devices(trainer: Mapping[str, Any], accelerator: Any, package: str) -> Any:
     """The devices as Lightning's accelerator reads them: a number, or the devices' indices."""
-    asked = trainer.get("devices", 1)
-    refused = importlib.import_module(f"{package}.utilities.exceptions").MisconfigurationException
-    every = asked == "auto" or (accelerator.name() == "cpu" and str(asked).strip() == "-1")
+    devices = trainer.get("devices", 1)
+    misconfiguration = importlib.import_module(f"{package}.utilities.exceptions").MisconfigurationException
+    is_all = devices == "auto" or (accelerator.name() == "cpu" and str(devices).strip() == "-1")
     try:
-        found = accelerator.parse_devices(accelerator.auto_device_count() if every else asked)
-    except (TypeError, ValueError, refused) as error:
-        raise _refusal(asked, accelerator) from error
-    if not found:
-        raise _refusal(asked, accelerator)
-    return found
+        parsed = accelerator.parse_devices(accelerator.auto_device_count() if is_all else devices)
+    except (TypeError, ValueError, misconfiguration) as error:
+        raise _refusal(devices, accelerator) from error
+    if not parsed:
+        raise _refusal(devices, accelerator)
+    return parsed
 
 
-def _refusal(asked: Any, accelerator: Any) -> InputError:
+def _refusal(devices: Any, accelerator: Any) -> InputError:
     if accelerator.name() == "cpu":
-        return InputError(f"--devices {asked} is not a number of processes, which the CPU needs. Type --devices 2")
+        return InputError(f"--devices {devices} is not a number of processes, which the CPU needs. Type --devices 2")
     count = accelerator.auto_device_count()
-    kind = _NAMES.get(accelerator.name(), accelerator.name())
-    here = f"has 1 {kind} (index 0)" if count == 1 else f"has {count} {kind}s (indices 0 to {count - 1})"
+    kind = _DEVICE_NAMES.get(accelerator.name(), accelerator.name())
+    available = f"has 1 {kind} (index 0)" if count == 1 else f"has {count} {kind}s (indices 0 to {count - 1})"
     return InputError(
-        f"--devices {asked} is not available: this machine {here}. "
+        f"--devices {devices} is not available: this machine {available}. "
         f"Type --devices auto to use all of them, or --accelerator cpu to train on the CPU"
     )
 
@@ -199,24 +203,28 @@ def _refusal(asked: Any, accelerator: Any) -> InputError:
 def _accelerator(trainer: Mapping[str, Any], package: str) -> Any:
     """The class of the accelerator that Lightning would choose."""
     registry = importlib.import_module(f"{package}.accelerators").AcceleratorRegistry
-    known = {name: registry[name]["accelerator"] for name in sorted(registry.available_accelerators())}
-    asked = getattr(trainer.get("strategy"), "accelerator", None) or trainer.get("accelerator", "auto")
-    if not isinstance(asked, str):
-        chosen = [type(asked)]
-        asked = type(asked).__name__
-    elif asked in ("auto", "gpu"):  # in Lightning's order
-        chosen = [known[name] for name in ("tpu", "mps", "cuda") if asked == "auto" or name != "tpu"]
-        chosen += [known["cpu"]] if asked == "auto" else []
-    elif asked in known:
-        chosen = [known[asked]]
+    accelerators = {name: registry[name]["accelerator"] for name in sorted(registry.available_accelerators())}
+    requested = getattr(trainer.get("strategy"), "accelerator", None) or trainer.get("accelerator", "auto")
+    if not isinstance(requested, str):
+        candidates = [type(requested)]
+        requested = type(requested).__name__
+    elif requested in ("auto", "gpu"):  # in Lightning's order
+        candidates = [accelerators[name] for name in ("tpu", "mps", "cuda") if requested == "auto" or name != "tpu"]
+        candidates += [accelerators["cpu"]] if requested == "auto" else []
+    elif requested in accelerators:
+        candidates = [accelerators[requested]]
     else:
-        names = ["auto", "gpu", *known]
-        raise InputError(f"--accelerator {asked} is not one of: {', '.join(names)}.{did_you_mean(asked, names)}")
-    for accelerator in chosen:
+        names = ["auto", "gpu", *accelerators]
+        raise InputError(
+            f"--accelerator {requested} is not one of: {', '.join(names)}.{did_you_mean(requested, names)}"
+        )
+    for accelerator in candidates:
         if accelerator.is_available():
             return accelerator
-    there = ", ".join(name for name, accelerator in known.items() if accelerator.is_available())
-    raise InputError(f"--accelerator {asked} is not available: this machine has {there}. Type --accelerator auto")
+    available = ", ".join(name for name, accelerator in accelerators.items() if accelerator.is_available())
+    raise InputError(
+        f"--accelerator {requested} is not available: this machine has {available}. Type --accelerator auto"
+    )
 
 
 def check_strategy(strategy: Any, package: str) -> None:
@@ -235,23 +243,23 @@ def check_strategy(strategy: Any, package: str) -> None:
         method = registry[strategy]["init_params"].get("start_method") if strategy != "auto" else None
     if method not in (None, "popen"):
         raise InputError(
-            f"{_typed(strategy)} starts its own processes, which does not work in a notebook. "
+            f"{_strategy_option(strategy)} starts its own processes, which does not work in a notebook. "
             "Type --strategy ddp: its processes are started for you"
         )
 
 
 def _is_of_one_device(strategy: Any, package: str) -> bool:
     if isinstance(strategy, str):
-        return strategy in _OF_ONE_DEVICE
+        return strategy in _SINGLE_DEVICE_STRATEGIES
     return isinstance(strategy, importlib.import_module(f"{package}.strategies").SingleDeviceStrategy)
 
 
-def _typed(strategy: Any) -> str:
+def _strategy_option(strategy: Any) -> str:
     return f"--strategy {strategy if isinstance(strategy, str) else type(strategy).__name__}"
 
 
 @dataclass(frozen=True)
-class How:
+class LaunchPlan:
     """How a job's processes are started.
 
     Attributes:

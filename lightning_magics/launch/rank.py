@@ -23,11 +23,11 @@ def variables(path: Sequence[str]) -> dict[str, str]:
 
     This package comes first, the whole path later.
     """
-    found = {PATH: os.pathsep.join(path)}
+    environment = {PATH: os.pathsep.join(path)}
     parent = str(Path(__file__).parents[2])
     if parent not in sysconfig.get_paths().values():
-        found["PYTHONPATH"] = os.pathsep.join(filter(None, [parent, os.environ.get("PYTHONPATH", "")]))
-    return found
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [parent, os.environ.get("PYTHONPATH", "")]))
+    return environment
 
 
 def main() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import RunError
 from ..runs import events
-from ..runs.columns import Table
+from ..runs.columns import TableSchema
 from ..runs.folder import RunFolder
 from ..runs.record import RunRecord
 from ..shell import cell_number, running_kernel
@@ -52,7 +52,7 @@ class Run:
         self.folder = folder
         self.trainer: Any = None
         self.data: tuple[Any, tuple[Any, ...]] = (job.datamodule, job.loaders) if job else (None, ())
-        self.table: Table | None = None
+        self.table: TableSchema | None = None
         self.texts: tuple[str, ...] = ()
         self.has_weights = True
         self._model: Any = job.model if job else None

@@ -13,12 +13,12 @@ from .. import clusters
 from ..errors import RunError
 from ..runs import events
 from ..runs.folder import RunFolder
-from ..transport.stop_control import reach
+from ..transport.stop_control import open_stop_control
 from .supervision import CANCELLED
 
 _QUEUE_S = 2.0  # between two questions while it waits; at most a hundredth of the time that it has waited
 _RUNNING_S = 10.0  # while it runs: its own events tell more
-_MOST_S = 60.0
+_MAX_POLL_S = 60.0
 _LAST_WORDS_S = 10.0  # for what its processes wrote last, to be seen through the file system that they share
 _NOW = "now"
 
@@ -46,10 +46,10 @@ class Scheduler:
     def goes_on(self) -> bool:
         """Whether the job waits or runs, as far as is known; asks the scheduler now and then."""
         now = time.monotonic()
-        asked = "" if self._is_cancelled or now < self._retry else self._asked()
-        if now >= self._due or (asked and self._waits):
+        request = "" if self._is_cancelled or now < self._retry else self._stop_request()
+        if now >= self._due or (request and self._waits):
             self._look(now)
-        if asked == _NOW or (asked and self._waits):
+        if request == _NOW or (request and self._waits):
             self._cancel()
         return self._gone_since is None or now - self._gone_since < self._last_words_s
 
@@ -74,13 +74,13 @@ class Scheduler:
     def _waits(self) -> bool:
         return self._state is not None and self._state.kind == "queued"
 
-    def _asked(self) -> str:
+    def _stop_request(self) -> str:
         """What the run was asked for by its user: to stop, or to end now, as where its folder was removed."""
         if self._folder.is_removed():
             return _NOW
         with contextlib.suppress(OSError):  # the run is over
-            control = reach(self._folder.control_path)
-            return _NOW if control.asked_now() else "stop" if control.asked() else ""
+            control = open_stop_control(self._folder.control_path)
+            return _NOW if control.is_abort_requested() else "stop" if control.is_requested() else ""
         return ""
 
     def _look(self, now: float) -> None:
@@ -97,4 +97,4 @@ class Scheduler:
         elif waited:
             self._show(events.Queued(""))
         waited_s = now - self._began
-        self._due = now + (min(max(_QUEUE_S, waited_s / 100), _MOST_S) if self._waits else _RUNNING_S)
+        self._due = now + (min(max(_QUEUE_S, waited_s / 100), _MAX_POLL_S) if self._waits else _RUNNING_S)

@@ -19,29 +19,29 @@ from typing import TYPE_CHECKING, Any
 from .. import clusters
 from ..errors import InputError, LightningMagicsError, RunError
 from ..runs import columns, events
-from ..runs.folder import EventWriter, RunFolder, shown
+from ..runs.folder import EventWriter, RunFolder, display_path
 from ..runs.record import RunRecord
 from ..training.job import Job
 from ..transport import children, exceptions
-from ..transport.stop import Abort, Stop, interrupts_ask
-from ..transport.stop_control import Control, Wish
+from ..transport.stop import Abort, Stop, stop_on_interrupt
+from ..transport.stop_control import StopFile, StopMemory
 from . import start
 from .follow import Follower
-from .kernel import Screen, recording, removed_unless_started, write_sources
-from .placement import How
+from .kernel import Screen, recording_errors, remove_unless_started, write_sources
+from .placement import LaunchPlan
 from .run import LastValues, Run
 from .scheduler import Scheduler
-from .start import Line
+from .start import AnyLifeline
 from .stopping import TO_ANSWER_S, TO_END_S, ask_to_stop, kill, kill_supervisor
-from .supervision import CANCELLED, ENDED_AT_ONCE, clear, full_disk
-from .supervisor import Request
+from .supervision import CANCELLED, ENDED_AT_ONCE, full_disk, remove_temporary_files
+from .supervisor import SupervisorRequest
 
 if TYPE_CHECKING:
     from ..views.view import View
 
-_WATCH_S = 0.05
-_CALM_S = 0.2  # between two looks at a run that is under way: each takes the processor from a rank
-_FAR_S = 0.5  # the same of a run on a cluster: what it writes comes over a network
+_START_POLL_S = 0.05
+_RUNNING_POLL_S = 0.2  # between two looks at a run that is under way: each takes the processor from a rank
+_CLUSTER_POLL_S = 0.5  # the same of a run on a cluster: what it writes comes over a network
 
 
 class _RemoteStop(Stop):
@@ -51,7 +51,7 @@ class _RemoteStop(Stop):
         control: shared with them.
     """
 
-    def __init__(self, control: Control | Wish) -> None:
+    def __init__(self, control: StopMemory | StopFile) -> None:
         super().__init__()
         self.control = control
         self._late = False  # whether an interrupt came when the run was ending by itself
@@ -97,7 +97,7 @@ class SpawnedRun(Run):
         self._follower = Follower(folder)
         self._scheduler: Scheduler | None = None
         self._error: BaseException | None = None
-        self._settled = False  # whether what the run left is in the live objects
+        self._has_results = False  # whether what the run left is in the live objects
         self.has_weights = False
 
     @property
@@ -120,7 +120,7 @@ class SpawnedRun(Run):
         Raises:
             RunError: the run goes on, or its model is unknown here.
         """
-        self._settle()
+        self._take_results()
         return self._model
 
     @property
@@ -130,11 +130,11 @@ class SpawnedRun(Run):
         Raises:
             RunError: the run goes on.
         """
-        self._settle()
+        self._take_results()
         if self._predictions is None and self.folder.predictions_path.exists():
-            from ..training.train import load
+            from ..training.train import load_state
 
-            self._predictions = load(self.folder.predictions_path, trusted=self._job is not None)
+            self._predictions = load_state(self.folder.predictions_path, trusted=self._job is not None)
         return self._read(self._predictions)
 
     def wait(self) -> Run:
@@ -147,7 +147,7 @@ class SpawnedRun(Run):
         if self._error is not None:
             raise self._error
         if self._job is not None:
-            self._settle()
+            self._take_results()
         return self
 
     def stop(self, now: bool = False) -> None:
@@ -182,7 +182,7 @@ class SpawnedRun(Run):
         alive, until = True, float("inf")
         if self.folder.job():
             self._scheduler = Scheduler(self.folder, self._screen.show)
-        calm_s = _CALM_S if self._scheduler is None else _FAR_S
+        calm_s = _RUNNING_POLL_S if self._scheduler is None else _CLUSTER_POLL_S
         while alive:
             alive = self._goes_on()  # asked before reading: nothing is written after the end
             self.catch_up()
@@ -192,7 +192,7 @@ class SpawnedRun(Run):
                     kill_supervisor(self.folder)
                 alive = alive and time.monotonic() < until
             if alive:
-                wait(calm_s if self._state.started else _WATCH_S)
+                wait(calm_s if self._state.started else _START_POLL_S)
         self.catch_up(last=True)
 
     def _goes_on(self) -> bool:
@@ -203,7 +203,7 @@ class SpawnedRun(Run):
 
     def _is_to_end(self) -> bool:
         """Whether it was asked here that its processes end at once."""
-        return isinstance(self._stop, _RemoteStop) and self._stop.control.asked_now()
+        return isinstance(self._stop, _RemoteStop) and self._stop.control.is_abort_requested()
 
     def catch_up(self, last: bool = False) -> None:
         """Show what has happened since the last time; `last` says that nothing more will."""
@@ -227,11 +227,11 @@ class SpawnedRun(Run):
             with contextlib.suppress(LightningMagicsError):
                 self.record = self.folder.read()
             if self.record.status == "running" and self._is_gone():
-                self._tell_end(error or (self._scheduler.why() if self._scheduler else ""))
+                self._record_end(error or (self._scheduler.why() if self._scheduler else ""))
             if self.record.status != "running" and self._state.ended is None:  # no event could be written
                 self._screen.show(_end_of(self.record))
             if self.record.status == "failed":
-                self._error = self._raised()
+                self._error = self._raised_error()
             self._stop = Stop()  # the other one holds a file open
             self._stop.end()
             self._follower.close()
@@ -242,7 +242,7 @@ class SpawnedRun(Run):
             return not self._scheduler.goes_on()
         return not (self.folder.is_alive() or self.folder.is_elsewhere())
 
-    def _tell_end(self, error: str) -> None:
+    def _record_end(self, error: str) -> None:
         """Record the end of a run that says it goes on."""
         status: events.Status = "failed"
         ended = self._state.ended
@@ -256,12 +256,12 @@ class SpawnedRun(Run):
             error = f"its folder {self.folder.path} was removed or renamed during the run"
             self._state.log_dir = ""
         elif not error:
-            error = self._told() or (
+            error = self._raised_message() or (
                 "its processes were killed" if self.record.pid else "its processes exited before the run started"
             )
             error += full_disk(self.folder)
         elapsed_s = self._state.elapsed_s
-        self.folder.make_room()
+        self.folder.release_reserve()
         ended = events.Ended(status, elapsed_s, self.record.epochs, self.record.steps, error=error)
         self.record = dataclasses.replace(self.record, status=status, elapsed_s=elapsed_s, error=error)
         if not self.folder.is_removed():
@@ -270,26 +270,26 @@ class SpawnedRun(Run):
                 writer.write(ended)
                 writer.close()
                 self.folder.write(self.record)
-            clear(self.folder)
+            remove_temporary_files(self.folder)
         self._screen.show(ended)
 
-    def _told(self) -> str:
+    def _raised_message(self) -> str:
         """What a rank raised, where nobody could record it; empty if none did."""
         paths = self.folder.error_paths()
         first = exceptions.earliest(paths) if self._job is not None else None
         return f"{first.type_name.rpartition('.')[2]}: {first.message}" if first is not None else ""
 
-    def _raised(self) -> BaseException:
+    def _raised_error(self) -> BaseException:
         """What a run failed with: of a run of this kernel the exception itself."""
         paths = self.folder.error_paths()
-        found = exceptions.earliest(paths) if self._job is not None else None
-        if found is None:
+        earliest_error = exceptions.earliest(paths) if self._job is not None else None
+        if earliest_error is None:
             return RunError(f"{self.name} failed: {self.record.error}. {self._advice()}")
         for path in paths:
             path.unlink(missing_ok=True)
-        error = exceptions.rebuilt(found)
+        error = exceptions.rebuild(earliest_error)
         if not isinstance(error, LightningMagicsError) and len(self.folder.log_paths()) > 1:
-            error.add_note(f"Raised in rank {found.rank}; its log: run.logs({found.rank})")
+            error.add_note(f"Raised in rank {earliest_error.rank}; its log: run.logs({earliest_error.rank})")
         return error
 
     def _advice(self) -> str:
@@ -297,10 +297,10 @@ class SpawnedRun(Run):
         if not self.folder.is_removed():
             return "Its log: run.logs()"
         is_ours = self.verb == "fit" and self._job is not None
-        kept = f"{self.record.model} in memory keeps its weights from before the fit. " if is_ours else ""
-        return f"{kept}Run the cell again"
+        weights_note = f"{self.record.model} in memory keeps its weights from before the fit. " if is_ours else ""
+        return f"{weights_note}Run the cell again"
 
-    def _settle(self) -> None:
+    def _take_results(self) -> None:
         """Take what the run left into the live model, once.
 
         Raises:
@@ -308,27 +308,27 @@ class SpawnedRun(Run):
         """
         if not self._ended.is_set():
             raise RunError(f"{self.name} is still running. Wait for it with run.wait(), or stop it with run.stop()")
-        if self._settled:
+        if self._has_results:
             return
         if self._model is None and self._build is not None and self.verb == "fit":
             self._model = self._build(self.record)
         checkpoint = self._checkpoint()
         if checkpoint is not None:
             from ..training import snapshots
-            from ..training.origins import remember
-            from ..training.train import take
-            from ..training.trainer import handed_over
+            from ..training.origins import attach_origin
+            from ..training.train import restore_fit
+            from ..training.trainer import reusable_objects
 
             callbacks = self._job.trainer.get("callbacks") if self._job is not None else None
             data = self._job.datamodule if self._job is not None else None
-            take(self._model, callbacks, checkpoint, self._job is not None, data)
-            remember(self._model, self.table, self.folder)
+            restore_fit(self._model, callbacks, checkpoint, self._job is not None, data)
+            attach_origin(self._model, self.table, self.folder)
             self.has_weights = True
             if self._job is not None:
-                snapshots.leave(handed_over(self._job))
+                snapshots.record_last(reusable_objects(self._job))
             if self._job is not None and self._job.trainer.get("enable_checkpointing") is False:  # needed to continue
                 weakref.finalize(self._model, self.folder.last_checkpoint_path.unlink, missing_ok=True)
-        self._settled = True
+        self._has_results = True
 
     def _checkpoint(self) -> Path | None:
         """What the live model takes its weights from, None where it keeps those that it has.
@@ -343,12 +343,12 @@ class SpawnedRun(Run):
             return self.folder.newest_checkpoint()
         if self._build is None:
             return last if last.exists() and not self.record.error else None
-        found = last if last.exists() else self.folder.newest_checkpoint()  # which a fit in a kernel has alone
-        if found is None:
+        checkpoint = last if last.exists() else self.folder.newest_checkpoint()  # which a fit in a kernel has alone
+        if checkpoint is None:
             raise RunError(
-                f"{self.name} has no weights: there is no checkpoint in {shown(self.folder.checkpoints_path)}"
+                f"{self.name} has no weights: there is no checkpoint in {display_path(self.folder.checkpoints_path)}"
             )
-        return found
+        return checkpoint
 
 
 def _end_of(record: RunRecord) -> events.Ended:
@@ -366,13 +366,17 @@ def _end_of(record: RunRecord) -> events.Ended:
 
 
 def run_in_processes(
-    run: SpawnedRun, how: How, sources: Mapping[Path, str], started: Callable[[Run], None], ended: Callable[[Run], None]
+    run: SpawnedRun,
+    plan: LaunchPlan,
+    sources: Mapping[Path, str],
+    started: Callable[[Run], None],
+    ended: Callable[[Run], None],
 ) -> None:
     """Run a job in processes of its own: to its end, or in the background.
 
     Args:
         run: with a job, in a folder that is new and empty; takes what comes of it.
-        how: number of processes, and how they start.
+        plan: number of processes, and how they start.
         sources: files of the folder to write first; empty ones are left out.
         started: called with the run once it goes on.
         ended: called with a run in the background once it is over.
@@ -384,27 +388,27 @@ def run_in_processes(
         Exception: what the user's code raised; the run is recorded as failed.
     """
     prepared = False
-    with removed_unless_started(run.folder, lambda: prepared):
-        begin = _prepare(run, how, sources)
+    with remove_unless_started(run.folder, lambda: prepared):
+        start_processes = _prepare(run, plan, sources)
         prepared = True
     try:
-        with interrupts_ask(run._stop):
+        with stop_on_interrupt(run._stop):
             run.catch_up()
             started(run)
-            if how.background:
-                line = _begun(run, begin)  # before the cell returns: from then on the run needs no kernel
+            if plan.background:
+                line = _start(run, start_processes)  # before the cell returns: from then on the run needs no kernel
                 threading.Thread(target=_in_background, args=(run, line, ended), name=run.name, daemon=True).start()
                 return
-            _in_foreground(run, begin)
+            _in_foreground(run, start_processes)
             run.wait()  # an interrupt must not leave the model with half of its weights
     except InputError:
         if run._state.started is None:  # refused: it is as if it had not been asked for
-            with removed_unless_started(run.folder, lambda: False):
+            with remove_unless_started(run.folder, lambda: False):
                 pass
         raise
 
 
-def _begun(run: SpawnedRun, begin: Callable[[], Line]) -> Line:
+def _start(run: SpawnedRun, start_processes: Callable[[], AnyLifeline]) -> AnyLifeline:
     """Start the processes of a run.
 
     Raises:
@@ -412,39 +416,39 @@ def _begun(run: SpawnedRun, begin: Callable[[], Line]) -> Line:
         RunError: they cannot be started.
     """
     try:
-        return begin()
+        return start_processes()
     except Abort:
         run.finish()
         raise
     except OSError as error:
-        why = f"its processes could not be started: {error}"
-        run.finish(why)
-        raise RunError(f"{run.name} failed: {why}") from error
+        reason = f"its processes could not be started: {error}"
+        run.finish(reason)
+        raise RunError(f"{run.name} failed: {reason}") from error
 
 
-def _in_foreground(run: SpawnedRun, begin: Callable[[], Line]) -> None:
+def _in_foreground(run: SpawnedRun, start_processes: Callable[[], AnyLifeline]) -> None:
     """Run to the end; with the kernel, the processes end too.
 
     Raises:
         Abort: interrupted twice.
         RunError: the processes cannot be started.
     """
-    _follow(run, _begun(run, begin))
+    _follow(run, _start(run, start_processes))
     if run.record.error == ENDED_AT_ONCE or run.record.status == "running":  # it does not even answer
         raise Abort
 
 
-def _in_background(run: SpawnedRun, line: Line, ended: Callable[[Run], None]) -> None:
-    _follow(run, line)
+def _in_background(run: SpawnedRun, lifeline: AnyLifeline, ended: Callable[[Run], None]) -> None:
+    _follow(run, lifeline)
     ended(run)
 
 
-def _follow(run: SpawnedRun, line: Line) -> None:
+def _follow(run: SpawnedRun, lifeline: AnyLifeline) -> None:
     with contextlib.ExitStack() as ending:
         ending.callback(run.finish)  # once the line is closed
-        run.follow(ending.enter_context(contextlib.closing(line)).wait)
+        run.follow(ending.enter_context(contextlib.closing(lifeline)).wait)
         if run.folder.is_removed():  # the next run may take its name, and must not meet its processes
-            line.wait(TO_END_S)
+            lifeline.wait(TO_END_S)
 
 
 def _replaced_bars(job: Job) -> tuple[str, ...]:
@@ -458,41 +462,41 @@ def _replaced_bars(job: Job) -> tuple[str, ...]:
     return (f"{' and '.join(bars)} {verb} replaced by the live view of the run",) if bars else ()
 
 
-def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable[[], Line]:
+def _prepare(run: SpawnedRun, plan: LaunchPlan, sources: Mapping[Path, str]) -> Callable[[], AnyLifeline]:
     """Write everything that the processes need; returns what starts them."""
-    from ..training.numerics import Surroundings
-    from ..training.train import continued, rewound
+    from ..training.numerics import NumericState
+    from ..training.train import continue_job, rewind_job
     from ..transport import payload
 
     job, folder = run._job, run.folder
     assert job is not None
-    with recording(folder):
+    with recording_errors(folder):
         lock = children.hold(folder.lock())
         try:
             folder.reserve()
             folder.write(run.record)
             write_sources(sources)
             writer = EventWriter(folder.events_path)
-            writer.write(events.Launched(run.name, run.verb, time.time(), how.ranks))
+            writer.write(events.Launched(run.name, run.verb, time.time(), plan.ranks))
             writer.close()
-            job = rewound(job)
+            job = rewind_job(job)
             job = dataclasses.replace(job, notices=(*job.notices, *_replaced_bars(job)))
-            going_on = continued(job)
+            continuing = continue_job(job)
             # The kernel's random state stays as it is: drawn from it, each fit of an instance would be like the last.
-            anew = folder.name if going_on is not job and run.record.seed is None else ""
-            surroundings = Surroundings.taken(anew)
-            job = dataclasses.replace(going_on, leaves_state=True, surroundings=surroundings)
+            random_name = folder.name if continuing is not job and run.record.seed is None else ""
+            numeric_state = NumericState.capture(random_name)
+            job = dataclasses.replace(continuing, leaves_state=True, numeric_state=numeric_state)
             payload.save(job, folder.job_path)
-            shares_memory, path = how.cluster is None, folder.control_path
-            run._stop = _RemoteStop(Control(path, how.ranks) if shares_memory else Wish(path, make=True))
+            shares_memory, path = plan.cluster is None, folder.control_path
+            run._stop = _RemoteStop(StopMemory(path, plan.ranks) if shares_memory else StopFile(path, make=True))
         except BaseException:
             children.release(lock)
             raise
-    if how.cluster is not None and how.queues:
-        with interrupts_ask(run._stop):  # it would leave a job behind that nobody knows
-            _submit(folder, how.cluster, lock)
-        return start.Unbound
-    request = Request.of(folder.path, how.ranks, how.background, how.cluster)
+    if plan.cluster is not None and plan.queues:
+        with stop_on_interrupt(run._stop):  # it would leave a job behind that nobody knows
+            _submit(folder, plan.cluster, lock)
+        return start.NullLifeline
+    request = SupervisorRequest.of(folder.path, plan.ranks, plan.background, plan.cluster)
 
     def notice(text: str) -> None:
         run._screen.show(events.Notice(text))
@@ -501,7 +505,7 @@ def _prepare(run: SpawnedRun, how: How, sources: Mapping[Path, str]) -> Callable
         if run._is_to_end():
             raise Abort
 
-    return functools.partial(start.start, request, lock, job.package, how.method, notice, waiting)
+    return functools.partial(start.start, request, lock, job.package, plan.method, notice, waiting)
 
 
 def _submit(folder: RunFolder, resources: clusters.Resources, lock: int) -> None:
@@ -515,7 +519,7 @@ def _submit(folder: RunFolder, resources: clusters.Resources, lock: int) -> None
         ending.callback(children.release, lock)
         job = engine.submit(resources, folder.path.absolute())
         ending.callback(engine.cancel, job)
-        folder.submitted(engine.name, job)
+        folder.write_submission(engine.name, job)
         ending.pop_all()
         children.release(lock)
 
@@ -528,7 +532,7 @@ def attach(folder: RunFolder, view: View, build: Callable[[RunRecord], Any]) -> 
     """
     run = SpawnedRun(folder, folder.read(), view, build=build)
     with contextlib.suppress(RunError):  # said where it is needed
-        run.table = columns.kept(folder)
+        run.table = columns.load_schema(folder)
     if folder.is_alive():
         run.catch_up()
         threading.Thread(target=run.watch, name=run.name, daemon=True).start()

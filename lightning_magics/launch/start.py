@@ -17,8 +17,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from ..transport.children import hold, interpreter, release
-from .supervisor import Request
+from ..transport.children import hold, release, start_interpreter
+from .supervisor import SupervisorRequest
 
 # Imported by the template: what every run needs, and what many models do, if the kernel has it too.
 _NEEDED = ("lightning_magics.launch.worker", "torch.utils.tensorboard", "torchmetrics")
@@ -29,7 +29,7 @@ _ONE_THREAD = {
 }
 
 
-_PIECE_S = 0.1  # of waiting, so that an interrupt is heard
+_POLL_S = 0.1  # of waiting, so that an interrupt is heard
 
 
 class Lifeline:
@@ -49,7 +49,7 @@ class Lifeline:
         release(self._file)
 
 
-class Unbound:
+class NullLifeline:
     """In place of a lifeline, for a job of a cluster: it does not depend on the kernel."""
 
     def wait(self, timeout_s: float) -> None:
@@ -72,13 +72,13 @@ class Template:
     """
 
     def __init__(self, modules: list[str]) -> None:
-        self._socket, theirs = socket.socketpair()
+        self._socket, child_socket = socket.socketpair()
         hold(self._socket.fileno())
         self._listening = threading.Lock()  # several runs may start at once
-        self._said = tempfile.TemporaryFile()  # noqa: SIM115 -- as long as the process
-        code = f"from lightning_magics.launch.template import main; main({theirs.fileno()}, {modules!r})"
-        self._process = interpreter(code, (theirs.fileno(),), self._said, {**os.environ, **_ONE_THREAD})
-        theirs.close()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 -- as long as the process
+        code = f"from lightning_magics.launch.template import main; main({child_socket.fileno()}, {modules!r})"
+        self._process = start_interpreter(code, (child_socket.fileno(),), self._log, {**os.environ, **_ONE_THREAD})
+        child_socket.close()
         self._answer = b""
         self.error: str | None = None
         self.culprit = ""
@@ -91,22 +91,22 @@ class Template:
         """Wait until it is ready, or can be told not to become so; returns whether that is known."""
         with self._listening:
             while self.error is None:
-                if not _readable(self._socket, timeout_s):
+                if not _is_readable(self._socket, timeout_s):
                     return False
-                part = b""
+                chunk = b""
                 with contextlib.suppress(ConnectionError):
-                    part = self._socket.recv(4096)
-                self._answer += part
-                if not part:
+                    chunk = self._socket.recv(4096)
+                self._answer += chunk
+                if not chunk:
                     with contextlib.suppress(subprocess.TimeoutExpired):
                         self._process.wait(1)  # its end of the socket closes before its exit code is there
                     self.error = f"the warm process exited: {self._last_words()}"
-                    self.culprit = self._told().get("imports", "")
-                elif "error" in (told := self._told()):
-                    self.error, self.culprit = told["error"], told.get("culprit", "")
+                    self.culprit = self._last_message().get("imports", "")
+                elif "error" in (message := self._last_message()):
+                    self.error, self.culprit = message["error"], message.get("culprit", "")
         return True
 
-    def _told(self) -> dict[str, str]:
+    def _last_message(self) -> dict[str, str]:
         """The last whole line that it has sent."""
         lines = self._answer.split(b"\n")[:-1]
         return dict(json.loads(lines[-1])) if lines else {}
@@ -120,7 +120,7 @@ class Template:
         with self._listening:
             try:
                 socket.send_fds(self._socket, [b"1"], [lifeline, lock])
-                while not _readable(self._socket, _PIECE_S):
+                while not _is_readable(self._socket, _POLL_S):
                     waiting()
                 answer = self._socket.recv(1)
             except BaseException:
@@ -135,19 +135,19 @@ class Template:
         self._process.wait()
 
     def _last_words(self) -> str:
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").split("\n")
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").split("\n")
         return next((line for line in reversed(lines) if line.strip()), "no output")
 
     def close(self) -> None:
         """End it; the supervisors that it forked go on."""
         release(self._socket.detach())
-        self._said.close()
+        self._log.close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(5)
 
 
-def _readable(file: socket.socket, timeout_s: float | None) -> bool:
+def _is_readable(file: socket.socket, timeout_s: float | None) -> bool:
     """Wait until there is something to read, or its end; `select.select` knows no descriptor above 1,023."""
     waited = select.poll()
     waited.register(file, select.POLLIN)
@@ -185,7 +185,7 @@ def close() -> None:
 
 
 def start(
-    request: Request,
+    request: SupervisorRequest,
     lock: int,
     package: str,
     method: str,
@@ -203,25 +203,25 @@ def start(
         notice: told when the template is of no use, and processes are spawned instead.
         waiting: called again and again while the template imports; what it raises ends the waiting.
     """
-    theirs, ours = os.pipe()
-    lifeline = Lifeline(ours)
+    read_fd, write_fd = os.pipe()
+    lifeline = Lifeline(write_fd)
     try:
         line = memoryview(request.line())
-        if method != "forkserver" or not _fork(theirs, lock, package, notice, None if request.background else waiting):
-            code = f"from lightning_magics.launch.supervisor import main; main({theirs}, {lock}, 'spawn')"
-            process = interpreter(code, (theirs, lock), subprocess.DEVNULL, dict(os.environ))
+        if method != "forkserver" or not _fork(read_fd, lock, package, notice, None if request.background else waiting):
+            code = f"from lightning_magics.launch.supervisor import main; main({read_fd}, {lock}, 'spawn')"
+            process = start_interpreter(code, (read_fd, lock), subprocess.DEVNULL, dict(os.environ))
             threading.Thread(target=process.wait, daemon=True).start()  # no zombie
-        os.close(theirs)
-        theirs = -1  # so that a write fails, rather than waits, when the supervisor is gone
+        os.close(read_fd)
+        read_fd = -1  # so that a write fails, rather than waits, when the supervisor is gone
         with contextlib.suppress(BrokenPipeError):  # then nothing is alive, which whoever follows the run sees
             while line:
-                line = line[os.write(ours, line) :]
+                line = line[os.write(write_fd, line) :]
     except BaseException:
         lifeline.close()
         raise
     finally:
-        if theirs >= 0:
-            os.close(theirs)
+        if read_fd >= 0:
+            os.close(read_fd)
         release(lock)
     return lifeline
 
@@ -232,7 +232,7 @@ def _fork(
     """Fork a supervisor from the template; returns whether that was possible, which may need no waiting."""
     for _ in range(3):  # one that was killed is replaced, and one that an import made useless
         template = prewarm(package)
-        while not template.ready(_PIECE_S if waiting else 0):
+        while not template.ready(_POLL_S if waiting else 0):
             if waiting is None:
                 return False
             waiting()
@@ -253,4 +253,4 @@ def _fork(
     return False
 
 
-Line = Lifeline | Unbound
+AnyLifeline = Lifeline | NullLifeline

@@ -15,14 +15,14 @@ from pathlib import Path
 from .. import clusters
 from ..errors import LightningMagicsError, RunError
 from ..runs.folder import RunFolder
-from ..transport.stop_control import reach
-from .supervision import CANCELLED, clear, tell_end
+from ..transport.stop_control import open_stop_control
+from .supervision import CANCELLED, record_end, remove_temporary_files
 
 TO_ANSWER_S = 3.0  # for a supervisor to end its ranks; one that does not is killed
 TO_END_S = 15.0  # for a supervisor to end: as an interpreter of its own it takes seconds to begin
-_LOOK_S = 0.05
+_POLL_S = 0.05
 _JOB_TO_END_S = 60.0  # for the same of a job of a cluster
-_JOB_LOOK_S = 0.2
+_JOB_POLL_S = 0.2
 
 
 def ask_to_stop(folder: RunFolder) -> None:
@@ -38,7 +38,7 @@ def ask_to_stop(folder: RunFolder) -> None:
         return
     _refuse_elsewhere(folder, "")
     try:
-        reach(folder.control_path).ask()
+        open_stop_control(folder.control_path).ask()
     except FileNotFoundError:
         _refuse_in_kernel(folder)
 
@@ -61,7 +61,7 @@ def kill(folder: RunFolder) -> None:
         if time.monotonic() > began + TO_ANSWER_S:
             kill_supervisor(folder)
         try:
-            reach(folder.control_path).ask(now=True)
+            open_stop_control(folder.control_path).ask(now=True)
         except FileNotFoundError:  # it is just beginning, or just ending
             _refuse_in_kernel(folder)
         if time.monotonic() > until:
@@ -69,7 +69,7 @@ def kill(folder: RunFolder) -> None:
             raise RunError(
                 f"the processes of {folder.name} did not exit: their supervisor (process {pid}) is not responding"
             )
-        time.sleep(_LOOK_S)
+        time.sleep(_POLL_S)
 
 
 def kill_supervisor(folder: RunFolder) -> None:
@@ -91,7 +91,7 @@ def kill_supervisor(folder: RunFolder) -> None:
             os.close(handle)
 
 
-def _refuse_elsewhere(folder: RunFolder, more: str) -> None:
+def _refuse_elsewhere(folder: RunFolder, option: str) -> None:
     """Refuse to end a run of another machine, which may not even be seen from here.
 
     Raises:
@@ -99,7 +99,7 @@ def _refuse_elsewhere(folder: RunFolder, more: str) -> None:
     """
     record = folder.read()
     if record.status == "running" and record.pid and record.host != socket.gethostname():
-        raise RunError(f"{folder.name} runs on {record.host}. Type %lightning_stop {folder.name}{more} there")
+        raise RunError(f"{folder.name} runs on {record.host}. Type %lightning_stop {folder.name}{option} there")
 
 
 def _refuse_in_kernel(folder: RunFolder) -> None:
@@ -122,7 +122,7 @@ def _ask_job(folder: RunFolder) -> None:
     state = clusters.engine(folder.engine()).state(folder.job())
     if state.kind == "running":
         with contextlib.suppress(FileNotFoundError):  # it has just ended
-            reach(folder.control_path).ask()
+            open_stop_control(folder.control_path).ask()
     elif state.kind == "unknown":
         raise RunError(f"job {folder.job()} of {folder.name} cannot be stopped: {state.reason}")
     else:
@@ -137,7 +137,7 @@ def _cancel_job(folder: RunFolder) -> None:
     """
     engine, job = clusters.engine(folder.engine()), folder.job()
     with contextlib.suppress(FileNotFoundError):
-        reach(folder.control_path).ask(now=True)
+        open_stop_control(folder.control_path).ask(now=True)
     until = time.monotonic() + _JOB_TO_END_S
     was = state = engine.state(job)
     if was.kind != "ended":
@@ -145,9 +145,9 @@ def _cancel_job(folder: RunFolder) -> None:
     while state.kind != "ended":
         if time.monotonic() > until:
             raise RunError(f"job {job} of {folder.name} was cancelled but has not ended: {engine.by_hand(job, 'show')}")
-        time.sleep(_JOB_LOOK_S)
+        time.sleep(_JOB_POLL_S)
         state = engine.state(job)
     with contextlib.suppress(LightningMagicsError):
         if folder.read().status == "running":
-            tell_end(folder, engine.why(was, folder.path) if was.kind == "ended" else CANCELLED)
-            clear(folder)
+            record_end(folder, engine.why(was, folder.path) if was.kind == "ended" else CANCELLED)
+            remove_temporary_files(folder)

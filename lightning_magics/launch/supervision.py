@@ -18,7 +18,7 @@ from ..errors import LightningMagicsError, RunError
 from ..runs import events
 from ..runs.folder import EventWriter, RunFolder
 from ..transport import exceptions
-from ..transport.stop_control import Control, Wish, reach
+from ..transport.stop_control import StopFile, StopMemory, open_stop_control
 
 ENDED_AT_ONCE = "stopped immediately"
 KERNEL_ENDED = "the kernel exited"
@@ -40,15 +40,15 @@ class Supervision:
     def __init__(self, folder: RunFolder, ranks: int) -> None:
         self.folder = folder
         self.ranks = ranks
-        self._place = _place(folder)
+        self._start_inode = _inode(folder)
 
     def run(self) -> None:
         """Start the ranks and stay until all are gone and the run's end is recorded."""
         try:
             record = dataclasses.replace(self.folder.read(), pid=os.getpid(), host=socket.gethostname())
             self.folder.write(record)
-            control = reach(self.folder.control_path)
-            if not control.asked_now():
+            control = open_stop_control(self.folder.control_path)
+            if not control.is_abort_requested():
                 self.start()
             error = self.watch(control)
         except Exception as failure:  # the last who can tell
@@ -56,18 +56,18 @@ class Supervision:
         self.end()
         if error == GOES_ON or self.is_removed():
             return
-        tell_end(self.folder, error)
-        clear(self.folder)
+        record_end(self.folder, error)
+        remove_temporary_files(self.folder)
 
     def is_removed(self) -> bool:
         """Whether the folder was removed or renamed; another run may have the same place by now."""
-        return self.folder.is_removed() or _place(self.folder) != self._place
+        return self.folder.is_removed() or _inode(self.folder) != self._start_inode
 
     def start(self) -> None:
         """Start the ranks."""
         raise NotImplementedError
 
-    def watch(self, control: Control | Wish) -> str:
+    def watch(self, control: StopMemory | StopFile) -> str:
         """Wait for the ranks; returns what was wrong with the one that failed, empty if all ended well."""
         raise NotImplementedError
 
@@ -75,29 +75,29 @@ class Supervision:
         """End all ranks and whatever they started."""
         raise NotImplementedError
 
-    def why(self, died: Mapping[int, str]) -> str:
+    def why(self, deaths: Mapping[int, str]) -> str:
         """What ended the run: what was raised, of all ranks the first, else how one died and its last words.
 
         Where one dies, the others raise that their peer is gone: that is not the cause.
 
         Args:
-            died: ranks that have failed, and how each ended, for a person.
+            deaths: ranks that have failed, and how each ended, for a person.
         """
-        self.folder.make_room()
+        self.folder.release_reserve()
         paths = {rank: self.folder.error_path(rank) for rank in range(self.ranks)}
-        found = exceptions.earliest(paths.values())
-        silent = [rank for rank in died if not paths[rank].exists()]
-        if found is not None and not (silent and found.secondary):
-            return f"{found.type_name.rpartition('.')[2]}: {found.message}"
+        first_error = exceptions.earliest(paths.values())
+        silent = [rank for rank in deaths if not paths[rank].exists()]
+        if first_error is not None and not (silent and first_error.secondary):
+            return f"{first_error.type_name.rpartition('.')[2]}: {first_error.message}"
         for path in paths.values():
             path.unlink(missing_ok=True)
-        rank = silent[0] if silent else next(iter(died))
-        error = f"{died[rank]}{full_disk(self.folder)}"
-        words = self._last_words(rank)
-        more = f". Last lines of its log:\n{words}" if words else "; its log is empty"
-        more = more if self.folder.log_path(rank).exists() else ""  # it did not get as far as to begin one
+        rank = silent[0] if silent else next(iter(deaths))
+        error = f"{deaths[rank]}{full_disk(self.folder)}"
+        last_lines = self._last_words(rank)
+        log_note = f". Last lines of its log:\n{last_lines}" if last_lines else "; its log is empty"
+        log_note = log_note if self.folder.log_path(rank).exists() else ""  # it did not get as far as to begin one
         with contextlib.suppress(OSError):  # the disk is full
-            exceptions.save(RunError(f"{self.folder.name} failed: {error}{more}"), paths[rank], rank)
+            exceptions.save(RunError(f"{self.folder.name} failed: {error}{log_note}"), paths[rank], rank)
         return error
 
     def _last_words(self, rank: int) -> str:
@@ -108,7 +108,7 @@ class Supervision:
         return "\n".join(lines[-_TAIL_LINES:])
 
 
-def _place(folder: RunFolder) -> int:
+def _inode(folder: RunFolder) -> int:
     """The inode of a run's events, which no other file gets while they are held locked; 0 where it cannot be read."""
     with contextlib.suppress(OSError):
         return os.stat(folder.events_path).st_ino
@@ -128,22 +128,22 @@ def as_job(folder: RunFolder, engine: str, job: str, longer: str = "") -> Iterat
         longer: what to type for a longer time limit.
 
     Yields:
-        File descriptor that tells of SIGTERM: see `is_termination`.
+        File descriptor that tells of SIGTERM: see `received_sigterm`.
     """
 
     def ask(number: int, frame: object) -> None:
         with contextlib.suppress(OSError):
-            Wish(folder.control_path).ask(
-                why=f"its job was about to reach its time limit{f': {longer}' if longer else ''}"
+            StopFile(folder.control_path).ask(
+                reason=f"its job was about to reach its time limit{f': {longer}' if longer else ''}"
             )
 
-    heard = terminations()
+    sigterm_fd = watch_sigterm()
     signal.signal(signal.SIGUSR2, ask)
     lock = folder.lock()
     try:
         if (folder.engine(), folder.job()) != (engine, job):
-            folder.submitted(engine, job)
-        yield heard
+            folder.write_submission(engine, job)
+        yield sigterm_fd
     finally:
         os.close(lock)
 
@@ -161,18 +161,20 @@ def meet(ranks: int, each: int, address: str = "") -> None:
     os.environ["WORLD_SIZE"] = str(ranks)
     os.environ["LOCAL_WORLD_SIZE"] = str(each)
     if not address and ranks > 1:
-        talk_on_loopback()
+        use_loopback()
 
 
-def tell_end(folder: RunFolder, error: str) -> None:
+def record_end(folder: RunFolder, error: str) -> None:
     """Record the end, unless rank 0 did and nothing else went wrong."""
-    folder.make_room()
+    folder.release_reserve()
     try:
         record = folder.read()
     except LightningMagicsError:
         return  # the run's folder was removed meanwhile
-    told = record.status != "running"
-    if told and (error in ("", ENDED_AT_ONCE, KERNEL_ENDED, CANCELLED, record.error) or record.status == "interrupted"):
+    is_recorded = record.status != "running"
+    if is_recorded and (
+        error in ("", ENDED_AT_ONCE, KERNEL_ENDED, CANCELLED, record.error) or record.status == "interrupted"
+    ):
         return
     status: events.Status = "interrupted" if error in (ENDED_AT_ONCE, CANCELLED) else "failed"
     elapsed_s = time.time() - record.started
@@ -193,69 +195,69 @@ def full_disk(folder: RunFolder) -> str:
     return ""
 
 
-def tell(folder: RunFolder, text: str) -> None:
+def write_notice(folder: RunFolder, text: str) -> None:
     """Tell whoever watches the run something that no rank knows."""
     writer = EventWriter(folder.events_path)
     writer.write(events.Notice(text))
     writer.close()
 
 
-def clear(folder: RunFolder) -> None:
+def remove_temporary_files(folder: RunFolder) -> None:
     """Remove what only the processes of a run needed, and what one that was killed had half written."""
-    theirs = (folder.job_path, folder.control_path, folder.reserve_path, folder.continue_checkpoint_path)
-    for path in (*theirs, *folder.half_written()):
+    paths = (folder.job_path, folder.control_path, folder.reserve_path, folder.continue_checkpoint_path)
+    for path in (*paths, *folder.temporary_files()):
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
 
 
-def terminations() -> int:
+def watch_sigterm() -> int:
     """Let SIGTERM be heard where ranks are waited for, and nowhere else: at the file descriptor that is returned."""
-    heard, wakeup = os.pipe()
+    sigterm_fd, wakeup = os.pipe()
     os.set_blocking(wakeup, False)
     signal.set_wakeup_fd(wakeup, warn_on_full_buffer=False)
     signal.signal(signal.SIGTERM, lambda number, frame: None)
-    return heard
+    return sigterm_fd
 
 
-def is_termination(heard: int) -> bool:
+def received_sigterm(sigterm_fd: int) -> bool:
     """Take in the signals that have come, waiting for one; whether SIGTERM is among them.
 
     Every signal that Python handles is heard there, such as that of a DataLoader's worker that has ended.
     """
-    return signal.SIGTERM in os.read(heard, 1024)
+    return signal.SIGTERM in os.read(sigterm_fd, 1024)
 
 
 def free_port() -> int:
     """A port of this machine that nothing listens to."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        return int(server.getsockname()[1])
 
 
-def talk_on_loopback() -> None:
+def use_loopback() -> None:
     """Have ranks of one machine talk where no other machine hears; its own host name need not resolve then."""
     for name in ("lo", "lo0"):  # of Linux, of macOS
-        if any(name == known for _, known in socket.if_nameindex()):
+        if any(name == interface for _, interface in socket.if_nameindex()):
             os.environ.setdefault("GLOO_SOCKET_IFNAME", name)
 
 
-def died(rank: int, ranks: int, code: int, out_of_memory: bool) -> str:
+def death_message(rank: int, ranks: int, code: int, out_of_memory: bool) -> str:
     """The message for a process that ended without raising."""
-    who = f"rank {rank} of {ranks}" if ranks > 1 else "the process of the run"
+    process_name = f"rank {rank} of {ranks}" if ranks > 1 else "the process of the run"
     if code == 128 + signal.SIGTERM:  # of a rank that heard it
         code = -signal.SIGTERM
     if code < 0:
         try:
-            how = f"was killed by {signal.Signals(-code).name}"
+            outcome = f"was killed by {signal.Signals(-code).name}"
         except ValueError:  # a real-time signal
-            how = f"was killed by signal {-code}"
+            outcome = f"was killed by signal {-code}"
         if -code == signal.SIGKILL:
-            how += ": the machine ran out of memory" if out_of_memory else _MAYBE_MEMORY
+            outcome += ": the machine ran out of memory" if out_of_memory else _MAYBE_MEMORY
     else:
-        how = f"exited with code {code}"
+        outcome = f"exited with code {code}"
         if code == 0:
-            how += " before the run was complete"
-    return f"{who} {how}"
+            outcome += " before the run was complete"
+    return f"{process_name} {outcome}"
 
 
 _MAYBE_MEMORY = " (often because the machine ran out of memory)"

@@ -25,24 +25,24 @@ from typing import Any, cast
 
 from .. import clusters
 from ..runs.folder import RunFolder
-from ..transport.stop_control import Control, Wish
+from ..transport.stop_control import StopFile, StopMemory
 from .rank import variables
 from .supervision import (
     ENDED_AT_ONCE,
     KERNEL_ENDED,
     Supervision,
-    died,
-    is_termination,
+    death_message,
     meet,
-    terminations,
+    received_sigterm,
+    watch_sigterm,
 )
 
-_LOOK_S = 0.2
+_POLL_S = 0.2
 _TO_SAY_WHY_S = 0.5  # for the other ranks, to say what they raised: the first to end may not be the first to fail
 
 
 @dataclass(frozen=True)
-class Request:
+class SupervisorRequest:
     """What a supervisor is asked to do, sent through its lifeline as one JSON line.
 
     Attributes:
@@ -64,7 +64,9 @@ class Request:
     resources: dict[str, Any] | None = None
 
     @classmethod
-    def of(cls, folder: Path, ranks: int, background: bool, resources: clusters.Resources | None = None) -> Request:
+    def of(
+        cls, folder: Path, ranks: int, background: bool, resources: clusters.Resources | None = None
+    ) -> SupervisorRequest:
         """Describe a run that is to start in surroundings like this process's."""
         path = [str(item) for item in sys.path]
         requested = None if resources is None else dataclasses.asdict(resources)
@@ -95,12 +97,12 @@ def main(lifeline: int, lock: int, method: str) -> None:
     with open(lifeline, "rb", buffering=0) as pipe:
         line = b""
         while not line.endswith(b"\n"):
-            part = pipe.read(1 << 16)
-            if not part:
+            chunk = pipe.read(1 << 16)
+            if not chunk:
                 return  # the kernel was gone before it had asked
-            line += part
-        request = Request(**json.loads(line))
-        _surround(request)
+            line += chunk
+        request = SupervisorRequest(**json.loads(line))
+        _apply_environment(request)
         if request.resources is None:
             meet(request.ranks, request.ranks)
             _LocalRanks(request, pipe.fileno(), lock, method).run()
@@ -111,14 +113,14 @@ def main(lifeline: int, lock: int, method: str) -> None:
         clusters.engine(resources.engine).supervise(resources, Path(request.folder), ends)
 
 
-def _surround(request: Request) -> None:
+def _apply_environment(request: SupervisorRequest) -> None:
     """Make this process's surroundings those of the kernel; ranks inherit them."""
     os.environ.clear()
     os.environ.update(request.environment)
     sys.path[:] = request.path
     with contextlib.suppress(OSError):  # the folder was removed; the kernel lives on without it too
         os.chdir(request.cwd)
-    RunFolder(request.folder).take_output(0)
+    RunFolder(request.folder).redirect_output(0)
 
 
 class _LocalRanks(Supervision):
@@ -130,12 +132,12 @@ class _LocalRanks(Supervision):
         method: how ranks are started.
     """
 
-    def __init__(self, request: Request, lifeline: int, lock: int, method: str) -> None:
+    def __init__(self, request: SupervisorRequest, lifeline: int, lock: int, method: str) -> None:
         super().__init__(RunFolder(request.folder), request.ranks)
         self._request = request
         self._lifeline = lifeline
-        self._terminated = terminations()
-        self._inherited = (lifeline, lock, self._terminated) if method == "fork" else ()
+        self._sigterm_fd = watch_sigterm()
+        self._inherited = (lifeline, lock, self._sigterm_fd) if method == "fork" else ()
         self._context: Any = multiprocessing.get_context(method)
         self._processes: list[BaseProcess] = []
         self._codes: dict[int, int] = {}  # rank to exit code
@@ -153,38 +155,38 @@ class _LocalRanks(Supervision):
             process.start()
             self._processes.append(process)
 
-    def watch(self, control: Control | Wish) -> str:
+    def watch(self, control: StopMemory | StopFile) -> str:
         """Wait for the ranks; returns what was wrong with the one that failed, empty if all ended well."""
-        assert isinstance(control, Control)
-        left = {_sentinel(process): rank for rank, process in enumerate(self._processes)}
-        listen = [self._terminated] if self._request.background else [self._terminated, self._lifeline]
-        while not control.asked_now():
-            if not left:
+        assert isinstance(control, StopMemory)
+        running = {_sentinel(process): rank for rank, process in enumerate(self._processes)}
+        listen = [self._sigterm_fd] if self._request.background else [self._sigterm_fd, self._lifeline]
+        while not control.is_abort_requested():
+            if not running:
                 return ""
-            ready = wait([*left, *listen], timeout=_LOOK_S)
-            if self._terminated in ready and is_termination(self._terminated):
+            ready = wait([*running, *listen], timeout=_POLL_S)
+            if self._sigterm_fd in ready and received_sigterm(self._sigterm_fd):
                 return ENDED_AT_ONCE
             if self._lifeline in ready:
                 return KERNEL_ENDED
             for sentinel in ready:
-                rank = left.pop(cast(int, sentinel))
+                rank = running.pop(cast(int, sentinel))
                 self._end(rank)
                 if self._codes[rank] or not control.is_done(rank):
-                    return self._failed(left, control)
+                    return self._failure(running, control)
             if self.is_removed():
                 return "its folder was removed"
         return ENDED_AT_ONCE
 
-    def _failed(self, left: dict[int, int], control: Control) -> str:
+    def _failure(self, running: dict[int, int], control: StopMemory) -> str:
         """What failed: the first rank to end may not be the first to fail."""
         until = time.monotonic() + _TO_SAY_WHY_S
-        while left and (rest_s := until - time.monotonic()) > 0:
-            for sentinel in wait(list(left), timeout=rest_s):
-                self._end(left.pop(cast(int, sentinel)))
+        while running and (remaining_s := until - time.monotonic()) > 0:
+            for sentinel in wait(list(running), timeout=remaining_s):
+                self._end(running.pop(cast(int, sentinel)))
         failed = [rank for rank, code in self._codes.items() if code or not control.is_done(rank)]
-        self._end(*left.values())  # before what was raised is read: that imports whatever the user's classes need
+        self._end(*running.values())  # before what was raised is read: that imports whatever the user's classes need
         is_oom = oom_kills() > self._kills
-        return self.why({rank: died(rank, self.ranks, self._codes[rank], is_oom) for rank in failed})
+        return self.why({rank: death_message(rank, self.ranks, self._codes[rank], is_oom) for rank in failed})
 
     def end(self) -> None:
         """End all ranks and whatever they started."""
@@ -197,17 +199,17 @@ class _LocalRanks(Supervision):
         No signal can reach a stranger: what has ended keeps its process id until it is joined, here or a moment ago,
         when the next rank was started.
         """
-        left = {rank: self._processes[rank] for rank in ranks if rank not in self._codes}
-        for process in left.values():
+        processes = {rank: self._processes[rank] for rank in ranks if rank not in self._codes}
+        for process in processes.values():
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(process.pid or 0, signal.SIGKILL)
             process.kill()
-        for rank, process in left.items():
+        for rank, process in processes.items():
             process.join()
             self._codes[rank] = process.exitcode or 0
 
 
-def _rank(request: Request, rank: int, inherited: tuple[int, ...]) -> None:
+def _rank(request: SupervisorRequest, rank: int, inherited: tuple[int, ...]) -> None:
     """What a rank does first, in its own process."""
     wakeup = signal.set_wakeup_fd(-1)
     if wakeup >= 0:  # it was forked
@@ -231,10 +233,10 @@ def _sentinel(process: BaseProcess) -> int:
 
 def oom_kills(path: str = "/sys/fs/cgroup/memory.events", all_of_it: str = "/proc/vmstat") -> int:
     """How often the system has killed a process for want of memory: in this cgroup, and on the machine."""
-    found = 0
+    kills = 0
     for name in (path, all_of_it):
         with contextlib.suppress(OSError, ValueError):
             words = Path(name).read_text(encoding="ascii").split()
             if "oom_kill" in words:
-                found += int(words[words.index("oom_kill") + 1])
-    return found
+                kills += int(words[words.index("oom_kill") + 1])
+    return kills

@@ -35,17 +35,17 @@ def main(kernel_fd: int, modules: list[str]) -> None:
     with socket.socket(fileno=kernel_fd) as kernel:
         culprit = ""
         for name in modules:
-            _tell(kernel, imports=name)
+            _send(kernel, imports=name)
             try:
                 importlib.import_module(name)
             except Exception:  # a package that is broken here is so in the rank that needs it
                 traceback.print_exc()
-            culprit = culprit or (name if _unfit() else "")
-        error = _unfit()
+            culprit = culprit or (name if _fork_problem() else "")
+        error = _fork_problem()
         if error:
-            _tell(kernel, error=error, culprit=culprit)
+            _send(kernel, error=error, culprit=culprit)
             return
-        _tell(kernel, error="")
+        _send(kernel, error="")
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the supervisors
         gc.collect()
         gc.freeze()  # what is imported is for ever: a collection in a child must not copy its pages
@@ -61,7 +61,7 @@ def main(kernel_fd: int, modules: list[str]) -> None:
             kernel.sendall(b"1")
 
 
-def _tell(kernel: socket.socket, **words: str) -> None:
+def _send(kernel: socket.socket, **words: str) -> None:
     kernel.sendall(json.dumps(words).encode() + b"\n")
 
 
@@ -77,7 +77,7 @@ def _supervise(lifeline: int, lock: int) -> None:
     os._exit(0)
 
 
-def _unfit() -> str:
+def _fork_problem() -> str:
     """Why this process cannot be forked, empty if it can."""
     try:
         threads = len(os.listdir("/proc/self/task"))

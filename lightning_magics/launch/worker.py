@@ -23,23 +23,23 @@ import torch
 import torch.distributed as dist
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from ..errors import cut
+from ..errors import truncated
 from ..runs.events import Ended, Event, Notice
-from ..runs.folder import RunFolder, marked
+from ..runs.folder import RunFolder, mark_lines
 from ..runs.recorder import Recorder
 from ..training import shards, trust
 from ..training.job import Job
-from ..training.train import resumed, train
+from ..training.train import resume_job, train
 from ..transport import exceptions, payload
-from ..transport.loader_workers import notebook_objects_travel
+from ..transport.loader_workers import patch_worker_pickling
 from ..transport.stop import StopFlag
-from ..transport.stop_broadcast import Agreed
-from ..transport.stop_control import Alone, Control, Together, Wish, reach
-from .supervision import RESUME, is_termination, terminations
+from ..transport.stop_broadcast import BroadcastStop
+from ..transport.stop_control import IndependentStop, StopFile, StopMemory, SynchronizedStop, open_stop_control
+from .supervision import RESUME, received_sigterm, watch_sigterm
 
 _TO_END_S = 1.0  # once it has failed: the other ranks wait for it
-_THROUGH_S = 1.0
-_LOOK_S, _SELDOM_S = 0.2, 2.0  # between two looks of rank 0 at the wish to stop, and of another one
+_SYNC_S = 1.0
+_POLL_S, _SLOW_POLL_S = 0.2, 2.0  # between two looks of rank 0 at the wish to stop, and of another one
 _TO_FINISH_S = 15.0  # once it is done, for threads of the user's that have work left
 
 
@@ -56,12 +56,12 @@ def main(folder: RunFolder, rank: int, ranks: int, local_rank: int | None = None
         SystemExit: with 1 where the job failed; what was raised is in the folder.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    folder.take_output(rank)
-    sys.stdout, sys.stderr = _written_to(1), _written_to(2)
+    folder.redirect_output(rank)
+    sys.stdout, sys.stderr = _open_stream(1), _open_stream(2)
     os.environ["RANK"] = str(rank)
     os.environ["LOCAL_RANK"] = str(rank if local_rank is None else local_rank)
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # set for good when Lightning was imported, which the template did
-    notebook_objects_travel()
+    patch_worker_pickling()
     threading.Thread(target=_end_with_parent, daemon=True).start()
     _end_when_terminated()
     if local_rank is not None:
@@ -69,40 +69,40 @@ def main(folder: RunFolder, rank: int, ranks: int, local_rank: int | None = None
     try:
         _run(folder, rank, ranks)
     except BaseException as error:
-        folder.make_room()
+        folder.release_reserve()
         try:
             exceptions.save(error, folder.error_path(rank), rank)
         finally:
             _end_soon(_TO_END_S, 1)
-        sys.stderr.write(marked(exceptions.text(exceptions.load(folder.error_path(rank)))))
+        sys.stderr.write(mark_lines(exceptions.traceback_text(exceptions.load(folder.error_path(rank)))))
         raise SystemExit(1) from None
     _end_soon(_TO_FINISH_S, 0)
 
 
 def _run(folder: RunFolder, rank: int, ranks: int) -> None:
-    control = reach(folder.control_path, _LOOK_S if rank == 0 else _SELDOM_S)
+    control = open_stop_control(folder.control_path, _POLL_S if rank == 0 else _SLOW_POLL_S)
     anew = payload.reader(folder.job_path)
     job = dataclasses.replace(anew(), rank=rank)
-    if isinstance(control, Control):
+    if isinstance(control, StopMemory):
         if control.loaded(rank):
             folder.job_path.unlink(missing_ok=True)  # it stays mapped
-        threads = job.surroundings.threads // ranks
+        threads = job.numeric_state.threads // ranks
     else:
-        job = resumed(job, os.environ.get(RESUME, ""))
+        job = resume_job(job, os.environ.get(RESUME, ""))
         threads = _cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))
-    job.surroundings.apply(ranks, threads)
+    job.numeric_state.apply(ranks, threads)
     if ranks > 1 and os.environ["MASTER_ADDR"] == "127.0.0.1":
         _meet_on_loopback(rank, ranks)
     job.model.cpu()  # where its weights have arrived; it may think that it is on the kernel's GPU
-    stop, gather = _stop(control, job, ranks), None
+    stop, gather = _stop_flag(control, job, ranks), None
     if job.verb == "predict" and ranks > 1:
-        job = shards.of_rank(job, rank, ranks)
-        gather = functools.partial(_gathered, folder, control, rank)
+        job = shards.job_of_rank(job, rank, ranks)
+        gather = functools.partial(_gather_predictions, folder, control, rank)
     if rank == 0:
         _train_and_tell(job, control, stop, gather, anew)
     else:
-        train(job, _nothing, stop, gather)
-    if isinstance(control, Control):
+        train(job, _ignore_event, stop, gather)
+    if isinstance(control, StopMemory):
         control.done(rank)
 
 
@@ -118,19 +118,19 @@ def _meet_on_loopback(rank: int, ranks: int) -> None:
         store = dist.TCPStore(  # type: ignore[attr-defined]
             *place, ranks, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach()
         )
-        _kept.append(store)
+        _stores.append(store)
 
 
-_kept: list[Any] = []  # as long as the process
+_stores: list[Any] = []  # as long as the process
 
 
-def _stop(control: Control | Wish, job: Job, ranks: int) -> StopFlag:
+def _stop_flag(control: StopMemory | StopFile, job: Job, ranks: int) -> StopFlag:
     """How the ranks of a job hear that they are to stop."""
     if job.verb == "predict" and ranks > 1:
-        return Alone(control)  # they have different batches, and share no collective
-    if isinstance(control, Control):
-        return Together(control, job.rank)
-    return Agreed(control, job.rank) if job.verb == "fit" and ranks > 1 else Alone(control)
+        return IndependentStop(control)  # they have different batches, and share no collective
+    if isinstance(control, StopMemory):
+        return SynchronizedStop(control, job.rank)
+    return BroadcastStop(control, job.rank) if job.verb == "fit" and ranks > 1 else IndependentStop(control)
 
 
 def _cores() -> int:
@@ -138,10 +138,12 @@ def _cores() -> int:
     return int(os.environ.get("SLURM_CPUS_ON_NODE") or 0) or len(os.sched_getaffinity(0))
 
 
-def _train_and_tell(job: Job, control: Control | Wish, stop: StopFlag, gather: Any, anew: Callable[[], Job]) -> None:
+def _train_and_tell(
+    job: Job, control: StopMemory | StopFile, stop: StopFlag, gather: Any, anew: Callable[[], Job]
+) -> None:
     """Train as the rank that tells what happens; predictions are kept before the end is told."""
     folder = RunFolder(job.folder)
-    recorder = Recorder(folder, folder.read(), _say)
+    recorder = Recorder(folder, folder.read(), _print_notice)
     ended: list[Ended] = []
 
     def emit(event: Event) -> None:
@@ -153,39 +155,43 @@ def _train_and_tell(job: Job, control: Control | Wish, stop: StopFlag, gather: A
     try:
         outcome = train(job, emit, stop, gather, anew)
         if outcome.predictions is not None:
-            _keep(outcome.predictions, folder.predictions_path)
+            _save_predictions(outcome.predictions, folder.predictions_path)
     except BaseException as error:
         if ended and not ended[0].error:
-            ended[0] = dataclasses.replace(ended[0], status="failed", error=cut(f"{type(error).__name__}: {error}"))
+            ended[0] = dataclasses.replace(
+                ended[0], status="failed", error=truncated(f"{type(error).__name__}: {error}")
+            )
         raise
     finally:
         for event in ended:
             with contextlib.suppress(OSError):  # a folder that goes meanwhile
                 event = dataclasses.replace(event, saved=trust.own_marks(folder.all_checkpoints()))
             if event.status == "interrupted":
-                event = dataclasses.replace(event, reason=control.why())
-            if event.status != "failed" or isinstance(control, Control):
+                event = dataclasses.replace(event, reason=control.reason())
+            if event.status != "failed" or isinstance(control, StopMemory):
                 recorder.emit(event)  # else the supervisor tells it: it knows whether the job goes on elsewhere
         recorder.close()
 
 
-def _gathered(folder: RunFolder, control: Control | Wish, rank: int, found: Any, trainer: Any) -> Any:
+def _gather_predictions(
+    folder: RunFolder, control: StopMemory | StopFile, rank: int, predictions: Any, trainer: Any
+) -> Any:
     """All ranks' predictions in rank 0, in input order; in the others their own."""
-    path = folder.part_path(rank)
+    path = folder.rank_predictions_path(rank)
     if rank:
-        payload.save(found, path, "the predictions")
+        payload.save(predictions, path, "the predictions")
     trainer.strategy.barrier()
     if rank:
-        return found
-    paths = [folder.part_path(item) for item in range(1, trainer.world_size)]
-    parts = [found, *map(payload.load, paths)]
+        return predictions
+    paths = [folder.rank_predictions_path(item) for item in range(1, trainer.world_size)]
+    parts = [predictions, *map(payload.load, paths)]
     for path in paths:
         path.unlink()
     several = len(trainer.num_predict_batches) > 1
-    return shards.merged(parts, several=several, cut_short=control.asked())
+    return shards.merged(parts, several=several, cut_short=control.is_requested())
 
 
-def _keep(predictions: Any, path: Path) -> None:
+def _save_predictions(predictions: Any, path: Path) -> None:
     """Save predictions: in torch's own format, which reads without running code, unless they hold other objects."""
     half = path.with_name(f"{path.stem}_half{path.suffix}")
     try:
@@ -197,12 +203,12 @@ def _keep(predictions: Any, path: Path) -> None:
         payload.save(predictions, path, "the predictions")
 
 
-def _nothing(event: Event) -> None:
+def _ignore_event(event: Event) -> None:
     """Rank 0 alone tells what happens."""
 
 
-def _say(notice: Notice) -> None:
-    sys.stderr.write(marked(f"{notice.text}\n"))
+def _print_notice(notice: Notice) -> None:
+    sys.stderr.write(mark_lines(f"{notice.text}\n"))
 
 
 class _OutputFile(io.FileIO):
@@ -216,7 +222,7 @@ class _OutputFile(io.FileIO):
             return len(data)
 
 
-def _written_to(file: int) -> io.TextIOWrapper:
+def _open_stream(file: int) -> io.TextIOWrapper:
     log = io.BufferedWriter(_OutputFile(file, "w", closefd=False))
     return io.TextIOWrapper(log, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
@@ -244,7 +250,7 @@ def _end_when_terminated() -> None:
     Lightning's own handler waits for all ranks, within the handler, and they for this one. What this process forks
     ends as a process does: it must not end this one.
     """
-    heard = terminations()
+    sigterm_fd = watch_sigterm()
     unblock = functools.partial(signal.pthread_sigmask, signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     def end_as_a_process_does() -> None:
@@ -256,7 +262,7 @@ def _end_when_terminated() -> None:
     os.register_at_fork(before=block, after_in_parent=unblock, after_in_child=end_as_a_process_does)
 
     def end() -> None:
-        while not is_termination(heard):
+        while not received_sigterm(sigterm_fd):
             pass
         os._exit(128 + signal.SIGTERM)
 
@@ -269,7 +275,7 @@ def _write_through(folder: RunFolder, rank: int) -> None:
 
     def write() -> None:
         while True:
-            time.sleep(_THROUGH_S)
+            time.sleep(_SYNC_S)
             for file in files:
                 with contextlib.suppress(OSError):
                     os.fsync(file)

@@ -28,7 +28,7 @@ _IDENTIFIER = "lightning_magics"
 _PRIORITY = 100.0  # before IPython's matchers: Jedi would read the line as Python
 _BOOLS = ("True", "False")
 # Where the names that an option takes are found, once the user has imported it.
-_HOMES: dict[str, tuple[str, Callable[[str, Any], bool]]] = {
+_LIBRARIES: dict[str, tuple[str, Callable[[str, Any], bool]]] = {
     "loss": ("torch.nn.functional", lambda name, value: callable(value) and ("loss" in name or "entropy" in name)),
     "optimizer": ("torch.optim", lambda name, value: inspect.isclass(value) and hasattr(value, "step")),
     "scheduler": ("torch.optim.lr_scheduler", lambda name, value: inspect.isclass(value) and hasattr(value, "step")),
@@ -70,32 +70,32 @@ def complete(
     if word.startswith("-"):
         option, equals, value = word.partition("=")
         if equals:
-            values = _values(_find(verb, option[2:].replace("-", "_")), names)
-            return [f"{option}={item}" for item in _starting(value, values)]
+            values = _values(_option(verb, option[2:].replace("-", "_")), names)
+            return [f"{option}={item}" for item in _with_prefix(value, values)]
         return _options(verb, tokens, word, {"model": model_params, "data": data_params})
-    pending, positional, count = _scan(verb, tokens)
+    pending, positional, count = _pending_option(verb, tokens)
     offered = _values(pending, names) if pending is not None else []
-    asked = pending.name if pending is not None else ""
-    if asked in ("monitor", "early_stop"):
+    option_name = pending.name if pending is not None else ""
+    if option_name in ("monitor", "early_stop"):
         offered += metrics()
-    if verb == "runs" and asked in ("sort", "plot"):
+    if verb == "runs" and option_name in ("sort", "plot"):
         offered += metrics()
-    elif verb == "runs" and asked == "model":
+    elif verb == "runs" and option_name == "model":
         offered += [*models, *(name.partition("/")[0] for name in runs())]
-    elif (positional and verb in _OF_RUNS and (not count or verb == "board")) or asked in _TAKE_RUNS:
+    elif (positional and verb in _OF_RUNS and (not count or verb == "board")) or option_name in _TAKE_RUNS:
         offered += [*(models if verb == "export" and positional else ()), *runs()]
     elif positional and verb != "rerun":
         offered += _positional(verb, count, models, data, names)
     if not offered and not word and pending is None:
         return _options(verb, tokens, word, {})
-    return _starting(word, offered)
+    return _with_prefix(word, offered)
 
 
 _OF_RUNS = ("runs", "attach", "stop", "board", "load", "rerun", "export")
 _TAKE_RUNS = ("resume", "compare", "delete")
 
 
-def _starting(word: str, offered: Iterable[str]) -> list[str]:
+def _with_prefix(word: str, offered: Iterable[str]) -> list[str]:
     return [item for item in dict.fromkeys(offered) if item.startswith(word)]
 
 
@@ -111,27 +111,31 @@ def _positional(verb: str, count: int, models: Sequence[str], data: Sequence[str
 
 def _options(verb: Verb, tokens: list[str], word: str, params: Mapping[str, Sequence[str]]) -> list[str]:
     """The options that are not on the line yet, spelled with dashes where the word is."""
-    given = {token[2:].partition("=")[0].replace("-", "_") for token in tokens if token.startswith("--")}
+    typed_options = {token[2:].partition("=")[0].replace("-", "_") for token in tokens if token.startswith("--")}
     own = own_options(verb)
-    offered = [f"--{name}" for name in _known(verb) if name not in given or (name in own and own[name].many)]
+    offered = [
+        f"--{name}" for name in _known_names(verb) if name not in typed_options or (name in own and own[name].many)
+    ]
     if verb in RUNNING:
         for prefix in ("model", "data"):
-            dotted = [f"--{prefix}.{name}" for name in params.get(prefix, ()) if f"{prefix}.{name}" not in given]
+            dotted = [
+                f"--{prefix}.{name}" for name in params.get(prefix, ()) if f"{prefix}.{name}" not in typed_options
+            ]
             offered += dotted or [f"--{prefix}."]
         prefix, dot, _ = word[2:].partition(".")
-        offered += _of_engine(prefix, given) if dot else [f"--{name}." for name in clusters.names()]
+        offered += _engine_options(prefix, typed_options) if dot else [f"--{name}." for name in clusters.names()]
     if "-" in word[2:]:
         offered = ["--" + item[2:].replace("_", "-") for item in offered]
-    return _starting(word, [*offered, "--help", *(["--help-all"] if verb in RUNNING else [])])
+    return _with_prefix(word, [*offered, "--help", *(["--help-all"] if verb in RUNNING else [])])
 
 
-def _of_engine(prefix: str, given: Set[str]) -> list[str]:
+def _engine_options(prefix: str, typed_options: Set[str]) -> list[str]:
     """Parameters of an engine that are not on the line yet; lines of a script may be several."""
     engine = _engine(prefix)
     if engine is None:
         return []
-    typed = {name: f"{prefix}.{name}" for name in engine.parameter_names()}
-    return [f"--{option}" for name, option in typed.items() if option not in given or name in engine.lines]
+    parameters = {name: f"{prefix}.{name}" for name in engine.parameter_names()}
+    return [f"--{option}" for name, option in parameters.items() if option not in typed_options or name in engine.lines]
 
 
 def _engine(name: str) -> clusters.Engine | None:
@@ -142,18 +146,18 @@ def _engine(name: str) -> clusters.Engine | None:
         return None
 
 
-def _known(verb: Verb) -> list[str]:
+def _known_names(verb: Verb) -> list[str]:
     try:
         return known_names(verb)
     except InputError:  # no Lightning: its arguments are missing, and a fit will say so
         return list(own_options(verb))
 
 
-def _find(verb: Verb, name: str) -> Option | TrainerOption:
+def _option(verb: Verb, name: str) -> Option | TrainerOption:
     """Return a declaration; one that takes any value for --model.NAME, and for what does not exist."""
     if name in own_options(verb):
         return own_options(verb)[name]
-    if name in _known(verb):
+    if name in _known_names(verb):
         return trainer_options()[name]
     prefix, _, parameter = name.partition(".")
     if (engine := _engine(prefix)) is not None:
@@ -161,15 +165,15 @@ def _find(verb: Verb, name: str) -> Option | TrainerOption:
     return Option(name, (object,), None, "")
 
 
-def _scan(verb: Verb, tokens: list[str]) -> tuple[Option | TrainerOption | None, bool, int]:
+def _pending_option(verb: Verb, tokens: list[str]) -> tuple[Option | TrainerOption | None, bool, int]:
     """Return the option that can take the next token, whether that may be positional, and how many were."""
     short = {f"-{option.short}": name for name, option in own_options(verb).items() if option.short}
     option: Option | TrainerOption | None = None
     values = count = 0  # of the option; of positionals
     for token in tokens:
         if is_option(token) or token in short:
-            typed, equals, _ = token[2:].partition("=")
-            option = None if equals else _find(verb, short.get(token) or typed.replace("-", "_"))
+            name, equals, _ = token[2:].partition("=")
+            option = None if equals else _option(verb, short.get(token) or name.replace("-", "_"))
             values = 0
         elif option is not None and _takes(option, token, values):
             values += 1
@@ -202,17 +206,17 @@ def _values(option: Option | TrainerOption, names: Sequence[str]) -> list[str]:
     prefix, dot, parameter = option.name.partition(".")
     if dot and (engine := _engine(prefix)) is not None:
         return engine.parameter_values(parameter)
-    words = [*option.all_choices(), *option.words, *_loaded(option.name)]
+    words = [*option.all_choices(), *option.words, *_library_names(option.name)]
     return [*words, *names] if option.kinds == (object,) else words
 
 
-def _loaded(name: str) -> list[str]:
+def _library_names(name: str) -> list[str]:
     """Names for an option in the library that has them, if that is imported already."""
-    if name not in _HOMES:
+    if name not in _LIBRARIES:
         return []
-    module, fits = _HOMES[name]
-    found = getattr(sys.modules.get(module), "__dict__", {})
-    return sorted(key for key, value in list(found.items()) if not key.startswith("_") and fits(key, value))
+    module, fits = _LIBRARIES[name]
+    attributes = getattr(sys.modules.get(module), "__dict__", {})
+    return sorted(key for key, value in list(attributes.items()) if not key.startswith("_") and fits(key, value))
 
 
 class HasDefinitions(Protocol):
@@ -244,7 +248,7 @@ def install(shell: InteractiveShell, session: Callable[[], HasDefinitions]) -> N
 
     @context_matcher(identifier=_IDENTIFIER, priority=_PRIORITY)  # type: ignore[untyped-decorator]
     def lightning_magics_matcher(context: CompletionContext) -> SimpleMatcherResult:
-        return _matched(context, shell, session)
+        return _matches(context, shell, session)
 
     uninstall(shell)
     if shell.Completer is not None:
@@ -258,7 +262,7 @@ def uninstall(shell: InteractiveShell) -> None:
         matchers[:] = [item for item in matchers if getattr(item, "matcher_identifier", "") != _IDENTIFIER]
 
 
-def _matched(
+def _matches(
     context: CompletionContext, shell: InteractiveShell, of_shell: Callable[[], HasDefinitions]
 ) -> SimpleMatcherResult:
     """Complete at the cursor if a line of these magics is there; else leave it to IPython's own matchers."""
@@ -280,12 +284,12 @@ def _matched(
         params = _parameters(line["rest"][: -len(word)], shell.user_ns, session)
     models, datas = list(session.models), list(session.datas)
     known: dict[str, Any] = {"runs": session.run_names, "metrics": session.metric_names}
-    found = complete(verb, line["rest"], word, models, datas, _variables(shell), **params, **known)
+    completions = complete(verb, line["rest"], word, models, datas, _variables(shell), **params, **known)
     return {
-        "completions": [SimpleCompletion(text=item, type=_kind(item)) for item in found],
+        "completions": [SimpleCompletion(text=item, type=_kind(item)) for item in completions],
         "matched_fragment": word,
         "ordered": True,
-        "suppress": bool(found),
+        "suppress": bool(completions),
     }
 
 

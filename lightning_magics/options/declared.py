@@ -343,22 +343,22 @@ class Option:
         """
         if value is None and self.default is None:
             return None
-        found = _from_text(value, self.kinds) if isinstance(value, str) else value
-        if found is None or not any(_is_a(found, kind) for kind in self.kinds):
+        converted = _from_text(value, self.kinds) if isinstance(value, str) else value
+        if converted is None or not any(_is_instance(converted, kind) for kind in self.kinds):
             hint = f" For a variable's value type {{{value}}}." if str(value).isidentifier() else ""
-            raise InputError(f"--{self.name} takes {_described(self.kinds)}; found {value!r}.{hint}")
-        if self.choices and found not in self.choices and found not in self.all_choices():
-            near = did_you_mean(str(found), self.all_choices())
-            raise InputError(f"--{self.name} {found!r} is not one of: {', '.join(self.all_choices())}.{near}")
-        if self.minimum is not None and found is not False and found < self.minimum:
-            least = f"{_described(self.kinds)} of at least {self.minimum}"
-            raise InputError(f"--{self.name} takes {least}; found {found}.")
-        if self.maximum is not None and found > self.maximum:
-            most = f"{_described(self.kinds)} of at most {self.maximum}"
-            raise InputError(f"--{self.name} takes {most}; found {found}.")
-        if self.variable and (not found.isidentifier() or keyword.iskeyword(found)):
-            raise InputError(f"-{self.short} takes the name of a variable; found {found!r}")
-        return found
+            raise InputError(f"--{self.name} takes {_type_names(self.kinds)}; found {value!r}.{hint}")
+        if self.choices and converted not in self.choices and converted not in self.all_choices():
+            near = did_you_mean(str(converted), self.all_choices())
+            raise InputError(f"--{self.name} {converted!r} is not one of: {', '.join(self.all_choices())}.{near}")
+        if self.minimum is not None and converted is not False and converted < self.minimum:
+            least = f"{_type_names(self.kinds)} of at least {self.minimum}"
+            raise InputError(f"--{self.name} takes {least}; found {converted}.")
+        if self.maximum is not None and converted > self.maximum:
+            most = f"{_type_names(self.kinds)} of at most {self.maximum}"
+            raise InputError(f"--{self.name} takes {most}; found {converted}.")
+        if self.variable and (not converted.isidentifier() or keyword.iskeyword(converted)):
+            raise InputError(f"-{self.short} takes the name of a variable; found {converted!r}")
+        return converted
 
 
 def _from_text(text: str, kinds: tuple[type, ...]) -> Any:
@@ -374,7 +374,7 @@ def _from_text(text: str, kinds: tuple[type, ...]) -> Any:
     return text if str in kinds or object in kinds else None
 
 
-def _is_a(value: Any, kind: type) -> bool:
+def _is_instance(value: Any, kind: type) -> bool:
     """Whether a value is of a type; NumPy's numbers count, and a bool is no number."""
     if kind in (int, float):
         number = numbers.Integral if kind is int else numbers.Real
@@ -382,7 +382,7 @@ def _is_a(value: Any, kind: type) -> bool:
     return isinstance(value, kind)
 
 
-def _described(kinds: tuple[type, ...]) -> str:
+def _type_names(kinds: tuple[type, ...]) -> str:
     if bool in kinds:
         return "true or false"
     return "a number" if float in kinds else "a whole number" if int in kinds else "text"
@@ -394,8 +394,8 @@ def own_options(verb: str) -> Mapping[str, Option]:
     cls = DECLARED[verb]
     hints = typing.get_type_hints(cls)
     fields = dataclasses.fields(cls)
-    found = {item.name: Option(item.name, _kinds(hints[item.name]), item.default, **item.metadata) for item in fields}
-    return types.MappingProxyType(found)
+    options = {item.name: Option(item.name, _kinds(hints[item.name]), item.default, **item.metadata) for item in fields}
+    return types.MappingProxyType(options)
 
 
 def _kinds(hint: Any) -> tuple[type, ...]:
@@ -414,18 +414,18 @@ def make(verb: Verb, values: Mapping[str, Any]) -> Any:
         InputError: a name is unknown, or a value is of the wrong type.
     """
     known = own_options(verb)
-    found = {}
+    options = {}
     for name, value in values.items():
         if name not in known:
             raise InputError(f"{name!r} is not an argument of {verb}().{did_you_mean(name, known)}")
         option = known[name]
         if value is None:
-            found[name] = option.default
+            options[name] = option.default
         elif option.many:
-            found[name] = collect(option, value if isinstance(value, list | tuple) else [value])
+            options[name] = collect(option, value if isinstance(value, list | tuple) else [value])
         else:
-            found[name] = option.convert(value)
-    return DECLARED[verb](**found)
+            options[name] = option.convert(value)
+    return DECLARED[verb](**options)
 
 
 def _names(value: Any) -> list[Any]:
@@ -445,11 +445,11 @@ def collect(option: Option, values: Sequence[Any]) -> tuple[Any, ...] | None:
         return _loggers(values)
     if option.name == "metrics":
         values = [name for value in values for name in _names(value)]
-    found = tuple(option.convert(value) for value in values)
+    converted = tuple(option.convert(value) for value in values)
     if option.name == "early_stop":
-        for value in found:
+        for value in converted:
             metric_and_patience(value.removesuffix(":min").removesuffix(":max"))
-    return found
+    return converted
 
 
 def _loggers(values: Sequence[Any]) -> tuple[Any, ...] | None:

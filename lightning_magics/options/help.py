@@ -68,7 +68,7 @@ def full_help(verb: str, everything: bool = False) -> str:
 def _engine_help(name: str) -> str:
     """The parameters of an engine that are best known."""
     try:
-        rows = [(f"  --{name}.{typed}", told) for typed, told in clusters.engine(name).help]
+        rows = [(f"  --{name}.{parameter}", text) for parameter, text in clusters.engine(name).help]
     except InputError as error:
         rows = [(f"  {error}", "")]
     width = max((len(left) for left, _ in rows), default=0)

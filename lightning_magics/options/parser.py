@@ -48,7 +48,7 @@ __all__ = [
     "ModelOptions",
     "NoOptions",
     "Option",
-    "Parsed",
+    "ParsedLine",
     "PredictOptions",
     "RunOptions",
     "Verb",
@@ -63,11 +63,11 @@ __all__ = [
     "resolve_loggers",
     "tokenize",
 ]
-_AFTER = {"model": "hidden 64", "data": "batch_size 64"}
+_EXAMPLES = {"model": "hidden 64", "data": "batch_size 64"}
 
 
 @dataclass(frozen=True)
-class Parsed:
+class ParsedLine:
     """A magic's line, taken apart.
 
     Attributes:
@@ -88,21 +88,21 @@ class Parsed:
     engines: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
-    def asked(self) -> dict[str, Any]:
+    def arguments(self) -> dict[str, Any]:
         """The same as keyword arguments of the Python API."""
         return {**self.trainer, **self.options, "model": self.model, "data": self.data, **self.engines}
 
 
-def parse(verb: Verb, line: str) -> Parsed:
+def parse(verb: Verb, line: str) -> ParsedLine:
     """Take the line of a magic apart.
 
     Raises:
         InputError: the line cannot be split, or an option is unknown, given twice, or lacks its value.
     """
     tokens = tokenize(line)
-    for name, typed in (("help_all", ("--help-all", "--help_all")), ("help", ("-h", "--help"))):
-        if any(token in typed for token in tokens):
-            return Parsed(options={name: True})
+    for name, spellings in (("help_all", ("--help-all", "--help_all")), ("help", ("-h", "--help"))):
+        if any(token in spellings for token in tokens):
+            return ParsedLine(options={name: True})
     parser = _Parser(verb, tokens)
     while parser.tokens:
         parser.step()
@@ -119,92 +119,94 @@ class _Parser:
     def __init__(self, verb: Verb, tokens: list[str]) -> None:
         self.verb = verb
         self.tokens = tokens
-        self.parsed = Parsed()
+        self.parsed = ParsedLine()
         self.short = {f"-{item.short}": item.name for item in own_options(verb).values() if item.short}
 
     def step(self) -> None:
         token = self.tokens.pop(0)
         if token in self.short:
-            self._own(own_options(self.verb)[self.short[token]], None)
+            self._read_own_option(own_options(self.verb)[self.short[token]], None)
         elif not is_option(token):
             if re.match(r"-[A-Za-z]", token):
                 raise InputError(f"{token} is not an option of %lightning_{self.verb}.{_near(self.verb, token[1:])}")
             self.parsed.positional.append(token)
         else:
-            typed, equals, value = token[2:].partition("=")
-            given = value if equals else None
-            prefix, dot, name = typed.partition(".")
+            option, equals, text = token[2:].partition("=")
+            value = text if equals else None
+            prefix, dot, name = option.partition(".")
             if dot and prefix in ("model", "data") and name and self.verb in RUNNING:
-                self._dotted(prefix, name.replace("-", "_"), given)
+                self._read_hyperparameter(prefix, name.replace("-", "_"), value)
             elif dot and name and self.verb in RUNNING and clusters.is_engine(prefix):
-                self._of_engine(clusters.engine(prefix), name.replace("-", "_"), given)
+                self._read_engine_parameter(clusters.engine(prefix), name.replace("-", "_"), value)
             else:
-                self._named(typed, given)
+                self._read_option(option, value)
 
-    def _named(self, typed: str, given: str | None) -> None:
-        name = typed.replace("-", "_")
+    def _read_option(self, option: str, value: str | None) -> None:
+        name = option.replace("-", "_")
         if name in own_options(self.verb):
-            self._own(own_options(self.verb)[name], given)
+            self._read_own_option(own_options(self.verb)[name], value)
         elif self.verb in RUNNING and name in trainer_options():
-            self._trainer(name, given)
+            self._read_trainer_argument(name, value)
         else:
-            raise InputError(_unknown(self.verb, typed))
+            raise InputError(_unknown(self.verb, option))
 
-    def _own(self, option: Option, given: str | None) -> None:
-        if option.flag and given is None:
+    def _read_own_option(self, option: Option, value: str | None) -> None:
+        if option.flag and value is None:
             reads = bool(self.tokens) and option.takes(self.tokens[0])
-            given = self.tokens.pop(0) if reads else "true"
+            value = self.tokens.pop(0) if reads else "true"
         values = [
-            self._value(option.name, given, option.metavar or next(iter(option.choices or option.words), "VALUE"))
+            self._required_value(
+                option.name, value, option.metavar or next(iter(option.choices or option.words), "VALUE")
+            )
         ]
         if option.several:
-            while given is None and self.tokens and not self._starts_option(self.tokens[0]):
+            while value is None and self.tokens and not self._starts_option(self.tokens[0]):
                 values.append(self.tokens.pop(0))
         elif option.words and option.repeated:
             # Of loggers, only what cannot be a model or data goes on: the names, and expressions.
-            while given is None and self.tokens and self.tokens[0] in option.words:
+            while value is None and self.tokens and self.tokens[0] in option.words:
                 values.append(self.tokens.pop(0))
         if not option.many:
-            self._once(option.name, self.parsed.options)
+            self._check_once(option.name, self.parsed.options)
             self.parsed.options[option.name] = option.convert(values[0])
         else:
             before = self.parsed.options.get(option.name, ())
             self.parsed.options[option.name] = collect(option, [*(before or ()), *values])
 
-    def _trainer(self, name: str, given: str | None) -> None:
+    def _read_trainer_argument(self, name: str, value: str | None) -> None:
         option = trainer_options()[name]
-        self._once(name, self.parsed.trainer)
-        if given is None and option.flag and not (self.tokens and option.takes(self.tokens[0])):
+        self._check_once(name, self.parsed.trainer)
+        if value is None and option.flag and not (self.tokens and option.takes(self.tokens[0])):
             self.parsed.trainer[name] = True
         else:
             metavar = option.choices[0] if option.choices else "VALUE"
-            self.parsed.trainer[name] = self._value(name, given, metavar)
+            self.parsed.trainer[name] = self._required_value(name, value, metavar)
 
-    def _dotted(self, prefix: str, name: str, given: str | None) -> None:
+    def _read_hyperparameter(self, prefix: str, name: str, value: str | None) -> None:
         target = self.parsed.model if prefix == "model" else self.parsed.data
-        self._once(name, target, f"{prefix}.")
-        target[name] = to_value(self._value(f"{prefix}.{name}", given, "VALUE"))
+        self._check_once(name, target, f"{prefix}.")
+        target[name] = to_value(self._required_value(f"{prefix}.{name}", value, "VALUE"))
 
-    def _of_engine(self, engine: clusters.Engine, name: str, given: str | None) -> None:
+    def _read_engine_parameter(self, engine: clusters.Engine, name: str, text: str | None) -> None:
         target = self.parsed.engines.setdefault(engine.name, {})
-        typed = f"{engine.name}.{name}"
+        option = f"{engine.name}.{name}"
         bare = name in engine.flags and not (self.tokens and self.tokens[0].lower() in (*TRUE, *FALSE))
-        value = to_value("true" if given is None and bare else self._value(typed, given, "VALUE"))
+        value = to_value("true" if text is None and bare else self._required_value(option, text, "VALUE"))
         value = value.text if isinstance(value, Expression) else value
         if name in engine.lines:
             target[name] = [*target.get(name, ()), *(value if isinstance(value, list) else [str(value)])]
         else:
-            self._once(name, target, f"{engine.name}.")
+            self._check_once(name, target, f"{engine.name}.")
             target[name] = value
 
-    def _value(self, name: str, given: str | None, metavar: str) -> str:
-        if given is not None:
-            return given
+    def _required_value(self, name: str, value: str | None, metavar: str) -> str:
+        if value is not None:
+            return value
         if not self.tokens or self._starts_option(self.tokens[0]):
             raise InputError(f"--{name} needs a value. Type: --{name} {metavar}")
         return self.tokens.pop(0)
 
-    def _once(self, name: str, where: dict[str, Any], prefix: str = "") -> None:
+    def _check_once(self, name: str, where: dict[str, Any], prefix: str = "") -> None:
         if name in where:
             raise InputError(f"--{prefix}{name} is given twice. Type it once.")
 
@@ -217,17 +219,17 @@ def is_option(token: str) -> bool:
     return re.match(r"--[A-Za-z]", token) is not None
 
 
-def _unknown(verb: str, typed: str) -> str:
+def _unknown(verb: str, option: str) -> str:
     """Say that an option does not exist, and which was meant, or where it belongs."""
-    name = typed.replace("-", "_")
-    text = f"--{typed} is not an option of %lightning_{verb}."
+    name = option.replace("-", "_")
+    text = f"--{option} is not an option of %lightning_{verb}."
     homes = [other for other in DECLARED if name in own_options(other)]
     if not homes and verb not in RUNNING and (name in trainer_options() or "." in name):
         homes = ["fit"]
     if verb in RUNNING and name in ("lr", "weight_decay"):
         return f"{text} It is a hyperparameter of the model: --model.{name} VALUE"
-    if verb in RUNNING and (name in _AFTER or clusters.is_engine(name)):
-        return f"{text} It is a prefix: --{name}.{_AFTER.get(name, 'NAME VALUE')}"
+    if verb in RUNNING and (name in _EXAMPLES or clusters.is_engine(name)):
+        return f"{text} It is a prefix: --{name}.{_EXAMPLES.get(name, 'NAME VALUE')}"
     if homes:
         return f"{text} It belongs to %lightning_{homes[0]}."
     engine = _engine_with(name) if verb in RUNNING else ""
@@ -277,18 +279,18 @@ def resolve_loggers(values: tuple[Any, ...], namespace: Mapping[str, Any]) -> li
     Raises:
         InputError: a text is neither the name of a logger nor one of the namespace, or an object is no logger.
     """
-    found: list[Any] = []
+    loggers: list[Any] = []
     for value in values:
         logger = resolve(value, namespace, "--logger")
         if isinstance(logger, str) and logger not in LOGGERS:
             near = did_you_mean(logger, [*LOGGERS, *namespace])
             raise InputError(f"--logger {logger!r} is not one of: {', '.join(LOGGERS)}, false.{near}")
-        found += logger if isinstance(logger, list | tuple) else [logger]
-    for logger in found:
-        named = isinstance(logger, str) and logger in LOGGERS
-        if not named and not _is_logger(logger):
+        loggers += logger if isinstance(logger, list | tuple) else [logger]
+    for logger in loggers:
+        is_name = isinstance(logger, str) and logger in LOGGERS
+        if not is_name and not _is_logger(logger):
             raise InputError(f"--logger takes {', '.join(LOGGERS)}, false or a Lightning Logger; found {logger!r}.")
-    return found
+    return loggers
 
 
 def _is_logger(value: Any) -> bool:

@@ -54,14 +54,14 @@ class _Tokenizer:
         self.at = 0
 
     def tokens(self) -> list[str]:
-        found: list[str] = []
+        tokens: list[str] = []
         while True:
             while self.at < len(self.line) and self.line[self.at].isspace():
                 self.at += 1
             rest = self.line[self.at :]
             if not rest or rest == "#" or (rest[0] == "#" and rest[1].isspace()):
-                return found
-            found.append(self._token())
+                return tokens
+            tokens.append(self._token())
 
     def _token(self) -> str:
         text = ""
@@ -115,8 +115,8 @@ class _Tokenizer:
                 open_brackets = open_brackets[:-1]
                 if not open_brackets:
                     return self.line[start : self.at]
-        found = self.line[start:]
-        raise InputError(f"{found!r} has a bracket or quote that is never closed. Add the closing one")
+        text = self.line[start:]
+        raise InputError(f"{text!r} has a bracket or quote that is never closed. Add the closing one")
 
     def _string(self, quote: str) -> None:
         """Step over a Python string."""
@@ -184,14 +184,14 @@ def evaluate(text: str, namespace: Mapping[str, Any], option: str) -> Any:
     try:
         return eval(compile(text.strip(), filename, "eval"), scope)
     except Exception as error:
-        if not at_fault(filename, error):
+        if not failed_itself(filename, error):
             raise
         cause = error.msg if isinstance(error, SyntaxError) else str(error)
         message = f"{option} {text!r} cannot be evaluated: {type(error).__name__}: {cause}"
         raise InputError(" ".join(message.split())) from error
 
 
-def at_fault(filename: str, error: Exception) -> bool:
+def failed_itself(filename: str, error: Exception) -> bool:
     """Whether an expression failed by itself, rather than in code that it calls; to ask where it was evaluated.
 
     Args:

@@ -86,16 +86,16 @@ def trainer_options(
 
 
 def _read_trainer(module: str) -> dict[str, TrainerOption]:
-    tree = _parsed(module)
+    tree = _module_tree(module)
     trainer = next(node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "Trainer")
     init = next(node for node in trainer.body if isinstance(node, ast.FunctionDef) and node.name == "__init__")
     helps = _argument_helps(ast.get_docstring(init) or "")
-    found = {}
+    options = {}
     for arg, default in zip(init.args.kwonlyargs, init.args.kw_defaults, strict=True):
-        members = _members(arg.annotation, module) if arg.annotation else []
-        shown = {ast.unparse(member): _shown(member) for member in members}
+        members = _union_members(arg.annotation, module) if arg.annotation else []
+        shown = {ast.unparse(member): _type_words(member) for member in members}
         words = [word for text, parts in shown.items() if text.startswith("Literal[") for word in parts]
-        found[arg.arg] = TrainerOption(
+        options[arg.arg] = TrainerOption(
             name=arg.arg,
             annotation=" | ".join(dict.fromkeys(part for parts in shown.values() for part in parts)),
             types=frozenset(shown),
@@ -103,11 +103,11 @@ def _read_trainer(module: str) -> dict[str, TrainerOption]:
             choices=tuple(dict.fromkeys([*words, *KNOWN_WORDS.get(arg.arg, ())])),
             help=helps.get(arg.arg, ""),
         )
-    return found
+    return options
 
 
 @functools.cache
-def _parsed(module: str) -> ast.Module:
+def _module_tree(module: str) -> ast.Module:
     """Parse a module's source, found without importing its packages."""
     top, *rest = module.split(".")
     spec = importlib.util.find_spec(top)
@@ -120,14 +120,14 @@ def _parsed(module: str) -> ast.Module:
     return ast.Module([], [])
 
 
-def _members(annotation: ast.expr, module: str) -> list[ast.expr]:
+def _union_members(annotation: ast.expr, module: str) -> list[ast.expr]:
     """Return the parts of a union, however it is written, following constants to where they are defined."""
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) in ("Union", "Optional"):
         inner = annotation.slice.elts if isinstance(annotation.slice, ast.Tuple) else [annotation.slice]
-        parts = [part for item in inner for part in _members(item, module)]
+        parts = [part for item in inner for part in _union_members(item, module)]
         return [*parts, ast.Constant(None)] if ast.unparse(annotation.value) == "Optional" else parts
     if isinstance(annotation, ast.BinOp):
-        return [*_members(annotation.left, module), *_members(annotation.right, module)]
+        return [*_union_members(annotation.left, module), *_union_members(annotation.right, module)]
     # Only constants hold unions: following every class would read all of Lightning.
     if isinstance(annotation, ast.Name) and annotation.id.isupper():
         return _definition(annotation.id, module) or [annotation]
@@ -136,9 +136,9 @@ def _members(annotation: ast.expr, module: str) -> list[ast.expr]:
 
 def _definition(name: str, module: str) -> list[ast.expr]:
     """Return the parts of the union that a constant of a module, or one it imports, stands for."""
-    for node in _parsed(module).body:
+    for node in _module_tree(module).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == name:
-            return _members(node.value, module)
+            return _union_members(node.value, module)
         if isinstance(node, ast.ImportFrom) and node.module and not node.level:
             for alias in node.names:
                 if (alias.asname or alias.name) == name:
@@ -146,7 +146,7 @@ def _definition(name: str, module: str) -> list[ast.expr]:
     return []
 
 
-def _shown(member: ast.expr) -> list[str]:
+def _type_words(member: ast.expr) -> list[str]:
     """Return a type as the help shows it: a Literal by its words."""
     words = [str(node.value) for node in ast.walk(member) if isinstance(node, ast.Constant)]
     return words if ast.unparse(member).startswith("Literal[") else [ast.unparse(member)]
@@ -154,14 +154,14 @@ def _shown(member: ast.expr) -> list[str]:
 
 def _argument_helps(docstring: str) -> dict[str, str]:
     """Return the first sentence about each argument in a Google-style docstring."""
-    found: dict[str, str] = {}
+    helps: dict[str, str] = {}
     name = ""
     for line in docstring.partition("Args:\n")[2].partition("\nRaises:")[0].splitlines():
         indent = len(line) - len(line.lstrip())
         head, colon, text = line.strip().partition(":")
         if indent == 4 and colon and head.isidentifier():
-            name, found[head] = head, text.strip()
+            name, helps[head] = head, text.strip()
         elif name and line.strip():
-            found[name] += " " + line.strip()
-    plain = {key: re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("`", "") for key, text in found.items()}
+            helps[name] += " " + line.strip()
+    plain = {key: re.sub(r":\w+:`~?([^`]*)`", r"\1", text).replace("`", "") for key, text in helps.items()}
     return {key: text.partition(". ")[0].rstrip(".") for key, text in plain.items()}

@@ -38,7 +38,7 @@ _FORMS = {
     "val_check_interval": (re.compile(r"\d+:\d\d:\d\d:\d\d"), "DD:HH:MM:SS"),
 }
 _KINDS: dict[type, str] = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
-_NOT_TYPED: dict[type, str] = {int: "whole numbers", float: "numbers", str: "texts"}
+_PLURALS: dict[type, str] = {int: "whole numbers", float: "numbers", str: "texts"}
 
 
 def check_trainer(trainer_cls: type, values: Mapping[str, Any], namespace: Mapping[str, Any]) -> dict[str, Any]:
@@ -67,16 +67,16 @@ class _Argument:
     trainer_cls: type
     namespace: Mapping[str, Any]
 
-    def value(self, given: Any) -> Any:
-        if isinstance(given, str):
-            return self._of_text(given)
-        fits, value = self._fit(given)
+    def value(self, raw: Any) -> Any:
+        if isinstance(raw, str):
+            return self._from_text(raw)
+        fits, value = self._fit(raw)
         if not fits:
-            raise self._error(given, repr(given))
+            raise self._error(raw, repr(raw))
         return value
 
-    def _of_text(self, text: str) -> Any:
-        kinds = _members(self.hint)
+    def _from_text(self, text: str) -> Any:
+        kinds = _union_members(self.hint)
         if text.lower() in ("none", "null") and type(None) in kinds:
             return None
         # Not by str, which takes everything, nor timedelta: jsonargparse reads DD:HH:MM:SS wrongly.
@@ -87,34 +87,34 @@ class _Argument:
         if fits:
             return value
         if not self._is_word(text) and is_expression(text, self.namespace):
-            return self._of_expression(text)
+            return self._from_expression(text)
         if self._is_word(text) or self._takes_any_text:
             return text
         raise self._error(text, repr(text))
 
-    def _of_expression(self, text: str) -> Any:
+    def _from_expression(self, text: str) -> Any:
         option = f"--{self.name}"
         try:
-            found = evaluate(text, self.namespace, option)
+            result = evaluate(text, self.namespace, option)
         except InputError as error:
-            raise self._unresolved(error) from error
-        if isinstance(found, str) and str in _members(self.hint):
-            fits, value = self._is_word(found) or self._takes_any_text, found
+            raise self._with_hint(error) from error
+        if isinstance(result, str) and str in _union_members(self.hint):
+            fits, value = self._is_word(result) or self._takes_any_text, result
         else:
-            fits, value = self._fit(found)
+            fits, value = self._fit(result)
         if fits:
             return value
         if self._takes_any_text:  # a directory may be called as a variable is
             return text
-        raise self._error(found, repr(text) if inspect.isclass(found) else f"{found!r} from {text!r}")
+        raise self._error(result, repr(text) if inspect.isclass(result) else f"{result!r} from {text!r}")
 
-    def _fit(self, given: Any) -> tuple[bool, Any]:
-        refuse_other_package(f"--{self.name}", given, self.trainer_cls)
-        return _validate(self.name, _members(self.hint), list(given) if isinstance(given, tuple | set) else given)
+    def _fit(self, value: Any) -> tuple[bool, Any]:
+        refuse_other_package(f"--{self.name}", value, self.trainer_cls)
+        return _validate(self.name, _union_members(self.hint), list(value) if isinstance(value, tuple | set) else value)
 
     @property
     def _takes_any_text(self) -> bool:
-        return str in _members(self.hint) and not self._words and self.name not in _FORMS
+        return str in _union_members(self.hint) and not self._words and self.name not in _FORMS
 
     def _is_word(self, text: str) -> bool:
         """Whether a text means itself, whatever the namespace holds."""
@@ -133,44 +133,44 @@ class _Argument:
             return ("auto", "gpu", *sorted(registry.available_accelerators()))
         return KNOWN_WORDS.get(self.name, ())
 
-    def _unresolved(self, error: InputError) -> InputError:
+    def _with_hint(self, error: InputError) -> InputError:
         """Add to the message of a missing name the import that brings it, or the name that was meant."""
         name = error.__cause__.name if isinstance(error.__cause__, NameError) else None
         if not name:
             return error
         package = _package(self.trainer_cls)
         home = next((place for place in _PUBLIC if _exports(f"{package}.{place}", name)), None)
-        typed = f" Type: from {package}.{home} import {name}" if home else did_you_mean(name, self.namespace)
-        return InputError(f"{error}.{typed}")
+        hint = f" Type: from {package}.{home} import {name}" if home else did_you_mean(name, self.namespace)
+        return InputError(f"{error}.{hint}")
 
-    def _error(self, given: Any, shown: str) -> InputError:
-        kinds = [kind for kind in _members(self.hint) if kind is not type(None)]
+    def _error(self, value: Any, shown: str) -> InputError:
+        kinds = [kind for kind in _union_members(self.hint) if kind is not type(None)]
         literals = [str(word) for kind in kinds if _is_literal(kind) for word in typing.get_args(kind)]
         words = list(dict.fromkeys([*self._words, *literals]))
-        near = did_you_mean(given, words or self.namespace) if isinstance(given, str) else ""
+        near = did_you_mean(value, words or self.namespace) if isinstance(value, str) else ""
         if words and all(_is_literal(kind) or kind is str or _is_class(kind) for kind in kinds):
             return InputError(f"--{self.name} {shown} is not one of: {', '.join(words)}.{near}")
-        if inspect.isclass(given):
-            near = f" {given.__name__} is a class. Type: {given.__name__}(…)"
-        return InputError(f"--{self.name} takes {self._described(kinds)}; found {shown}.{near}")
+        if inspect.isclass(value):
+            near = f" {value.__name__} is a class. Type: {value.__name__}(…)"
+        return InputError(f"--{self.name} takes {self._expected(kinds)}; found {shown}.{near}")
 
-    def _described(self, kinds: list[Any]) -> str:
+    def _expected(self, kinds: list[Any]) -> str:
         """What the argument takes, in a user's words."""
-        found: list[str] = []
+        descriptions: list[str] = []
         for kind in sorted(kinds, key=lambda kind: (bool(typing.get_args(kind)), str(kind))):
-            args = [part for arg in typing.get_args(kind) for part in _members(arg)]
+            args = [part for arg in typing.get_args(kind) for part in _union_members(arg)]
             if _is_literal(kind) or kind is str:
                 texts = [repr(word) for word in (args if _is_literal(kind) else self._words)]
-                found += texts or [_FORMS[self.name][1] if self.name in _FORMS else _KINDS[str]]
+                descriptions += texts or [_FORMS[self.name][1] if self.name in _FORMS else _KINDS[str]]
             elif typing.get_origin(kind) is dict:
-                found.append("a dict")
+                descriptions.append("a dict")
             elif args:
-                names = dict.fromkeys(_NOT_TYPED.get(arg, f"{arg.__name__}s") for arg in args)
-                found.append("a list of them" if set(args) <= set(kinds) else f"a list of {' or '.join(names)}")
+                names = dict.fromkeys(_PLURALS.get(arg, f"{arg.__name__}s") for arg in args)
+                descriptions.append("a list of them" if set(args) <= set(kinds) else f"a list of {' or '.join(names)}")
             elif not (kind is int and float in kinds):
                 article = "an" if kind.__name__[0] in "AEIOU" else "a"
-                found.append(_KINDS.get(kind) or f"{article} {kind.__name__}")
-        return " or ".join(dict.fromkeys(found))
+                descriptions.append(_KINDS.get(kind) or f"{article} {kind.__name__}")
+        return " or ".join(dict.fromkeys(descriptions))
 
 
 def _validate(name: str, kinds: list[Any], value: Any) -> tuple[bool, Any]:
@@ -187,20 +187,20 @@ def _validate(name: str, kinds: list[Any], value: Any) -> tuple[bool, Any]:
         parser = jsonargparse.ArgumentParser(exit_on_error=False)
         parser.add_argument(f"--{name}", type=kind)
         try:
-            found = getattr(parser.parse_object({name: value}), name)
+            parsed = getattr(parser.parse_object({name: value}), name)
         except (jsonargparse.ArgumentError, TypeError, ValueError):
             continue
         # jsonargparse also reads a text or a dict as the description of an object, which Trainer cannot use.
-        parts = found if isinstance(found, list) else [found]
+        parts = parsed if isinstance(parsed, list) else [parsed]
         if not any(isinstance(part, jsonargparse.Namespace) for part in parts):
-            return True, found
+            return True, parsed
     return False, None
 
 
-def _members(hint: Any) -> list[Any]:
+def _union_members(hint: Any) -> list[Any]:
     """The types of a union; another type alone."""
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
-        return [part for member in typing.get_args(hint) for part in _members(member)]
+        return [part for member in typing.get_args(hint) for part in _union_members(member)]
     return [hint]
 
 
@@ -213,17 +213,17 @@ def _is_class(hint: Any) -> bool:
     if _is_literal(hint):
         return False
     if typing.get_args(hint):
-        return any(_is_class(part) for arg in typing.get_args(hint) for part in _members(arg))
-    return inspect.isclass(hint) and _top(hint) in (*_LIGHTNING, *_PYTORCH_LIGHTNING)
+        return any(_is_class(part) for arg in typing.get_args(hint) for part in _union_members(arg))
+    return inspect.isclass(hint) and _top_package(hint) in (*_LIGHTNING, *_PYTORCH_LIGHTNING)
 
 
-def _top(cls: type) -> str:
+def _top_package(cls: type) -> str:
     return cls.__module__.partition(".")[0]
 
 
 def _package(cls: type) -> str:
     """``lightning.pytorch`` or ``pytorch_lightning``: where a class, or what it derives from, is defined."""
-    return "lightning.pytorch" if any(_top(base) in _LIGHTNING for base in cls.__mro__) else "pytorch_lightning"
+    return "lightning.pytorch" if any(_top_package(base) in _LIGHTNING for base in cls.__mro__) else "pytorch_lightning"
 
 
 def _exports(module: str, name: str) -> bool:
@@ -244,8 +244,8 @@ def refuse_other_package(option: str, value: Any, trainer_cls: type) -> None:
     others = {*_LIGHTNING, *_PYTORCH_LIGHTNING} - {*ours}
     for item in value if isinstance(value, list | tuple | set) else [value]:
         cls = item if inspect.isclass(item) else type(item)
-        foreign = [base for base in cls.__mro__ if _top(base) in others]
-        if foreign and not any(_top(base) in ours for base in cls.__mro__):
+        foreign = [base for base in cls.__mro__ if _top_package(base) in others]
+        if foreign and not any(_top_package(base) in ours for base in cls.__mro__):
             parts = foreign[0].__module__.split(".")
             origin = ".".join(parts[: 2 if parts[0] in _LIGHTNING else 1])
             raise InputError(

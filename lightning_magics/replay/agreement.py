@@ -10,6 +10,7 @@ from typing import Any
 from .. import formats
 from ..runs.record import RunRecord
 from ..views import report, tables
+from ..views.classification import TableCells
 from .recipe import Recipe
 
 _TOLERANCE = 1e-3  # relative: sums in another order, on another processor, are apart by less for a while
@@ -40,7 +41,7 @@ class Agreement:
 
     def __repr__(self) -> str:
         """The table as text."""
-        table = ["", report.text_table(self._table(), left=_LEFT)] if self._rows else []
+        table = ["", report.text_table(self._table(), left_aligned=_LEFT)] if self._rows else []
         return "\n".join([self._headline(), *table, *self._said()])
 
     def _repr_html_(self) -> str:
@@ -65,7 +66,7 @@ class Agreement:
         }
         return f"{self._after.run} {how[self.verdict]} {self._before.run}"
 
-    def _table(self) -> report.Table:
+    def _table(self) -> TableCells:
         labels = ["metric", self._before.run, self._after.run, "agrees"]
         cells = [[name, _exact(one), _exact(other), _how(one, other)] for name, one, other in self._rows]
         return labels, [[formats.clip(row[0], 40), *row[1:]] for row in cells]

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import FrameType, ModuleType
 from typing import Any
 
-from ..definitions.scopes import binds, binds_surely, read_first, reads, renamed
+from ..definitions.scopes import binds, binds_surely, read_first, reads, rename_variables
 from ..shell import running_shell
 from . import blocks
 from .changes import DEFINITIONS, changed, outside_functions
@@ -162,7 +162,7 @@ class History:
         self._add_part(blocks.Held(frozenset(self.local_names.values()), frozenset(), why), home)
         if tree is not None:
             renames = {name: new for name, new in self.local_names.items() if name != new}
-            body = renamed(tree, renames).body if renames else tree.body
+            body = rename_variables(tree, renames).body if renames else tree.body
             for part in blocks.in_order(body, frame.f_lineno, functools.partial(self._is_held, home)):
                 self._add_part(part, home)
 

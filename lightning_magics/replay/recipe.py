@@ -22,7 +22,7 @@ from typing import Any, cast
 
 from ..definitions import labels
 from ..definitions.definition import Definition, class_source, package_of, uncompiled
-from ..definitions.scopes import reads, replaced
+from ..definitions.scopes import reads, replace_names
 from ..options.parser import Expression
 from ..options.tokens import is_expression, to_value
 from ..runs import columns, events
@@ -107,7 +107,7 @@ class Recipe:
         Raises:
             ValueError: it is not whole.
         """
-        return cast(Recipe, events.read(cls, record.recipe))
+        return cast(Recipe, events.from_dict(cls, record.recipe))
 
 
 @dataclass(frozen=True)
@@ -214,7 +214,7 @@ class Writer:
         if not columns.is_of_table(datamodule) or getattr(datamodule, "_own", None) is None:
             return
         own = copy.copy(datamodule)
-        columns.anew(own)
+        columns.reset_datamodule(own)
         columns.of_datamodule(own)
         matched = datamodule.columns if own.columns else {}  # features that are arrays have no names
         if (list(own.columns), own.labels, own.classes) == (list(matched), datamodule.labels, datamodule.classes):
@@ -329,7 +329,7 @@ class Writer:
         if not all(codes.values()):
             return ""
         trees = {name: ast.parse(code, mode="eval").body for name, code in codes.items()}
-        return ast.unparse(replaced(tree, places, trees)) if places else typed
+        return ast.unparse(replace_names(tree, places, trees)) if places else typed
 
     def _local(self, name: str) -> str:
         """The name that a variable of the function has in what is recorded, empty where it has none."""

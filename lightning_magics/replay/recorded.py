@@ -121,17 +121,17 @@ class Recalled:
         for statement, _ in statements:
             kinds[_kind(statement)] += 1
         counted = ", ".join(plural(number, kind) for kind, number in kinds.items() if number)
-        record = runs.shown(self.folder.record_path)
+        record = runs.display_path(self.folder.record_path)
         expressions = [_visible(code) for code in dict.fromkeys(codes) if _is_evaluated(code)]
         for text in expressions:
             if len(text) > _MOST_SHOWN:
                 raise RunError(
                     f"{record} holds an expression of {len(text):,} characters, which is too long to show before "
-                    f"evaluating it: {text[:60]}… Assign it to a name in {runs.shown(self.folder.source_path)}, "
+                    f"evaluating it: {text[:60]}… Assign it to a name in {runs.display_path(self.folder.source_path)}, "
                     "and put that name in the record"
                 )
         beside = f"; evaluating from {record}: {', '.join(expressions)}" if expressions else ""
-        return f"executing {runs.shown(self.folder.source_path)}: {counted}{beside}"
+        return f"executing {runs.display_path(self.folder.source_path)}: {counted}{beside}"
 
     def execute(self, codes: Iterable[str], of_data: Iterable[str] = ()) -> None:
         """Run the statements that some code needs, each once and in their order, with random numbers of their own.
@@ -147,15 +147,15 @@ class Recalled:
             RunError: the source lacks something.
             Exception: what the source raises.
         """
-        from ..runs.randomness import RandomState, random_state_kept
-        from ..training.numerics import Surroundings
+        from ..runs.randomness import RandomState, preserve_random_state
+        from ..training.numerics import NumericState
 
-        before = Surroundings.taken()
+        before = NumericState.capture()
         path = str(self.folder.source_path)
         trees = [statement.tree for statement, _ in self._history.statements]
         codes = list(codes)
         needed = self._places(codes)
-        with random_state_kept():
+        with preserve_random_state():
             if self._random is not None:
                 self._random.restore()
             for place in self._places([*codes, *of_data]):
@@ -166,14 +166,14 @@ class Recalled:
                     continue
                 code = compile(ast.Module([trees[place]], []), path, "exec", future_flags(trees), dont_inherit=True)
                 try:
-                    with self._lacking_nothing(), main_module.found_in_main(self.namespace):
+                    with self._lacking_nothing(), main_module.main_definitions(self.namespace):
                         exec(code, self.namespace)
                 except Exception as error:
                     if place in needed:
                         raise
                     self._failed = self._failed or error
-            self._random = RandomState.taken()
-        for text in Surroundings.taken().settings_since(before):
+            self._random = RandomState.capture()
+        for text in NumericState.capture().settings_since(before):
             print(f"the run's source changed torch's {text}; the change remains in effect")  # noqa: T201 -- of the whole notebook
 
     def _takes_from_notebook(self, tree: ast.stmt) -> bool:
@@ -204,7 +204,7 @@ class Recalled:
             return RandomState.of_text(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise RunError(
-                f"the random state of {self.folder.name} cannot be read from {runs.shown(path)}: {error}. "
+                f"the random state of {self.folder.name} cannot be read from {runs.display_path(path)}: {error}. "
                 "Delete the file, or set a seed: --seed 1"
             ) from error
 
@@ -265,7 +265,7 @@ class Recalled:
         folder = self.folder
         best = self.record.best_model_path
         if asked == "best":
-            found = [folder.moved(best), Path(best)] if best else []
+            found = [folder.moved_path(best), Path(best)] if best else []
         elif asked in (None, "last"):
             newest = folder.newest_checkpoint()
             found = [folder.last_checkpoint_path, *([newest] if newest else [])]
@@ -277,7 +277,7 @@ class Recalled:
         kept = ", ".join(sorted(str(path.relative_to(folder.checkpoints_path)) for path in folder.all_checkpoints()))
         has = f"It has {kept} in" if kept else "There are none in"
         raise RunError(
-            f"{folder.name} has no checkpoint {asked or 'last'}. {has} {runs.shown(folder.checkpoints_path)}"
+            f"{folder.name} has no checkpoint {asked or 'last'}. {has} {runs.display_path(folder.checkpoints_path)}"
         )
 
     def _definition(self, name: str, cls: type, codes: Iterable[str], **more: Any) -> Definition:

@@ -16,7 +16,7 @@ from ..definitions.definition import PACKAGES
 from ..definitions.generated import expression, snippet
 from ..errors import InputError
 from ..options.declared import metric_and_mode, metric_and_patience
-from ..scores import Mode, better
+from ..scores import Mode, mode_of
 from .closure import Module, sorted_imports
 from .history import statements_of
 from .layout import laid_out, wrapped
@@ -248,12 +248,12 @@ class Script:
         for asked in options.get("early_stop") or ():
             rest, mode = metric_and_mode(asked)
             metric, patience = metric_and_patience(rest)
-            mode = mode or better(metric, self.directions)
+            mode = mode or mode_of(metric, self.directions)
             patience = 3 if patience is None else patience
             text = f"PL.callbacks.EarlyStopping({metric!r}, patience={patience}, mode={mode!r})"
             made.append(expression(text, PL=pl))
         if metric := self.checkpoint_metric:
-            mode = better(metric, self.directions)
+            mode = mode_of(metric, self.directions)
             made.append(expression(f"PL.callbacks.ModelCheckpoint(monitor={metric!r}, mode={mode!r})", PL=pl))
         if given is None:
             return ast.List(made) if made else None

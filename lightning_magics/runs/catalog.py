@@ -24,8 +24,8 @@ from .folder import RECORD, RunFolder, names, root_folder
 from .record import RunRecord
 
 _YEAR_9999_S = 253_370_764_800
-_ALIKE = ("trainer", "recipe", "versions", "hardware", "git", "options")  # of a record: equal in many
-_MOST_FOREIGN = 4_000_000  # bytes of metrics that plain Lightning logged, read for one listing
+_SHARED_FIELDS = ("trainer", "recipe", "versions", "hardware", "git", "options")  # of a record: equal in many
+_MAX_FOREIGN = 4_000_000  # bytes of metrics that plain Lightning logged, read for one listing
 
 
 @dataclass(frozen=True)
@@ -83,32 +83,37 @@ def rows(root: str | Path, pattern: str = "", model: str = "") -> list[RunRow]:
     """
     root_folder(root)
     root = Path(root).expanduser()
-    ours: list[Path] = []
-    others: list[Path] = []
+    own_paths: list[Path] = []
+    foreign_paths: list[Path] = []
     for path, recorded in _folders(root):
-        (ours if recorded else others).append(path)
+        (own_paths if recorded else foreign_paths).append(path)
     # Of Lightning's own, only as much is read as is asked for.
-    others = [path for path in others if _matches(pattern, path.relative_to(root).as_posix(), _model_of(root, path))]
-    known: dict[str, Any] = {}
-    found = [*(_shared(_recorded(path), known) for path in ours), *_foreign(root, others)]
+    foreign_paths = [
+        path for path in foreign_paths if _matches(pattern, path.relative_to(root).as_posix(), _model_of(root, path))
+    ]
+    shared_values: dict[str, Any] = {}
+    matches = [
+        *(_share_values(_recorded_row(path), shared_values) for path in own_paths),
+        *_foreign_rows(root, foreign_paths),
+    ]
     if model:
-        models = dict.fromkeys(row.model for row in found if row.model)
-        found = [row for row in found if model in (row.model, row.run.partition("/")[0])]
-        if models and not found:
+        models = dict.fromkeys(row.model for row in matches if row.model)
+        matches = [row for row in matches if model in (row.model, row.run.partition("/")[0])]
+        if models and not matches:
             raise InputError(
                 f"--model {model}: no run of this model was found.{did_you_mean(model, models)} "
                 f"Models: {_listed(models)}"
             )
-    found = _scheduled([row for row in found if _matches(pattern, row.run, row.model)])
-    return sorted(found, key=lambda row: (row.started, row.run), reverse=True)
+    matches = _with_job_states([row for row in matches if _matches(pattern, row.run, row.model)])
+    return sorted(matches, key=lambda row: (row.started, row.run), reverse=True)
 
 
 def newest(root: str | Path, count: int) -> list[RunRow]:
     """Read the runs below a folder that were started last: so many of ours, and of plain Lightning's."""
     root = Path(root).expanduser()
-    others = [path for path, recorded in _folders(root) if not recorded]
-    ours = [root / name for name in names(root)[:count]]
-    return [*map(_recorded, ours), *_foreign(root, heapq.nlargest(count, others, key=_written))]
+    foreign_paths = [path for path, recorded in _folders(root) if not recorded]
+    own_paths = [root / name for name in names(root)[:count]]
+    return [*map(_recorded_row, own_paths), *_foreign_rows(root, heapq.nlargest(count, foreign_paths, key=_modified_s))]
 
 
 def _folders(root: Path) -> Iterator[tuple[Path, bool]]:
@@ -133,7 +138,7 @@ def _names(folder: Path) -> list[str]:
         return []
 
 
-def _recorded(path: Path) -> RunRow:
+def _recorded_row(path: Path) -> RunRow:
     """A folder with a record."""
     folder = RunFolder(path)
     try:
@@ -143,13 +148,13 @@ def _recorded(path: Path) -> RunRow:
             raise RunError(f"invalid start time: {record.started}")  # noqa: TRY301 -- a broken record like the others
     except RunError as error:
         problem = f"{RECORD} cannot be read: {' '.join(str(error.__cause__ or error).split())}"
-        return RunRow(folder.name, path, _written(folder.record_path), problem=problem)
+        return RunRow(folder.name, path, _modified_s(folder.record_path), problem=problem)
     took_s = record.elapsed_s
     if took_s is None and status == "running":
         took_s = max(0.0, time.time() - record.started)
     data = record.options.get("data")
     of_data = {**(data if isinstance(data, dict) else {}), **record.data_hyperparameters}
-    given = {f"data.{name}": value for name, value in of_data.items()}
+    data_parameters = {f"data.{name}": value for name, value in of_data.items()}
     best = record.metrics | {name: item["value"] for name, item in record.best_metrics.items() if "value" in item}
     return RunRow(
         run=folder.name,
@@ -160,75 +165,75 @@ def _recorded(path: Path) -> RunRow:
         model=record.model,
         took_s=took_s,
         epochs=record.epochs,
-        hyperparameters=record.hyperparameters | given,
+        hyperparameters=record.hyperparameters | data_parameters,
         metrics=record.metrics,
         best=best,
     )
 
 
-def _shared(row: RunRow, known: dict[str, Any]) -> RunRow:
+def _share_values(row: RunRow, shared_values: dict[str, Any]) -> RunRow:
     """Let what is equal in many records be one object: a listing of thousands stays in the notebook's Out."""
     if row.record is None:
         return row
-    parts = {name: getattr(row.record, name) for name in _ALIKE}
-    same = {name: known.setdefault(repr(part), part) for name, part in parts.items()}
-    return dataclasses.replace(row, record=dataclasses.replace(row.record, **same))
+    parts = {name: getattr(row.record, name) for name in _SHARED_FIELDS}
+    shared = {name: shared_values.setdefault(repr(part), part) for name, part in parts.items()}
+    return dataclasses.replace(row, record=dataclasses.replace(row.record, **shared))
 
 
-def _scheduled(found: list[RunRow]) -> list[RunRow]:
+def _with_job_states(rows: list[RunRow]) -> list[RunRow]:
     """Runs that say they go on, with what a cluster says of their jobs: these may wait in its queue, or be gone."""
-    folders = [(row.run, RunFolder(row.path)) for row in found if row.status == "running"]
-    going_on = {run: (folder.engine(), folder.job()) for run, folder in folders if folder.job()}
-    known: dict[tuple[str, str], clusters.State] = {}
-    for name in {name for name, _ in going_on.values()}:
-        jobs = [job for engine, job in going_on.values() if engine == name]
+    folders = [(row.run, RunFolder(row.path)) for row in rows if row.status == "running"]
+    jobs_by_run = {run: (folder.engine(), folder.job()) for run, folder in folders if folder.job()}
+    states_by_job: dict[tuple[str, str], clusters.State] = {}
+    for name in {name for name, _ in jobs_by_run.values()}:
+        jobs = [job for engine, job in jobs_by_run.values() if engine == name]
         try:
             states = clusters.engine(name).states(jobs)
         except InputError:  # its package is not installed here: the record is believed
             states = {job: clusters.State("unknown") for job in jobs}
-        known |= {(name, job): state for job, state in states.items()}
+        states_by_job |= {(name, job): state for job, state in states.items()}
 
     def scheduled(row: RunRow) -> RunRow:
-        if row.run not in going_on:
+        if row.run not in jobs_by_run:
             return row
-        state = known.get(going_on[row.run])
+        state = states_by_job.get(jobs_by_run[row.run])
         if state is None or state.kind == "ended":
-            again = _recorded(row.path)  # the cluster was asked later: it may have ended since it was read
-            is_told = again.record is None or again.record.status != "running"
-            return again if is_told else dataclasses.replace(row, status="failed")
+            reread = _recorded_row(row.path)  # the cluster was asked later: it may have ended since it was read
+            is_recorded = reread.record is None or reread.record.status != "running"
+            return reread if is_recorded else dataclasses.replace(row, status="failed")
         return dataclasses.replace(row, queued=state.reason) if state.kind == "queued" else row
 
-    return [scheduled(row) for row in found]
+    return [scheduled(row) for row in rows]
 
 
-def _written(path: Path) -> float:
+def _modified_s(path: Path) -> float:
     try:
         return path.stat().st_mtime
     except OSError:  # it is gone already, or a link to nothing
         return 0.0
 
 
-def _foreign(root: Path, paths: Iterable[Path]) -> Iterator[RunRow]:
+def _foreign_rows(root: Path, paths: Iterable[Path]) -> Iterator[RunRow]:
     """The runs of plain Lightning; of the newest the metrics too, as long as that takes no time to speak of."""
-    left = _MOST_FOREIGN
+    budget = _MAX_FOREIGN
     for path in sorted(paths, key=foreign.started, reverse=True):
         try:
             size = foreign.size_bytes(path)
         except OSError:
             continue  # it is gone already
-        unread = size > left
-        left -= 0 if unread else size
-        found = foreign.read(path, with_metrics=not unread)
+        unread = size > budget
+        budget -= 0 if unread else size
+        foreign_run = foreign.read(path, with_metrics=not unread)
         yield RunRow(
             run=path.relative_to(root).as_posix(),
             path=path,
-            started=found.started,
-            problem=found.problem,
+            started=foreign_run.started,
+            problem=foreign_run.problem,
             model=_model_of(root, path),
-            epochs=found.epochs,
-            hyperparameters=found.hyperparameters,
-            metrics=found.metrics,
-            best=found.best,
+            epochs=foreign_run.epochs,
+            hyperparameters=foreign_run.hyperparameters,
+            metrics=foreign_run.metrics,
+            best=foreign_run.best,
             unread=unread,
         )
 
@@ -242,24 +247,28 @@ def _matches(pattern: str, *names: str) -> bool:
     return any(pattern in name or fnmatchcase(name, pattern) for name in names)
 
 
-def named(found: Sequence[RunRow], names: Iterable[str], where: str) -> list[RunRow]:
+def rows_named(rows: Sequence[RunRow], names: Iterable[str], where: str) -> list[RunRow]:
     """Return the runs of these names, each once.
 
     Raises:
         RunError: there is no such run; names the nearest.
     """
-    known = {row.run: row for row in found}
+    rows_by_name = {row.run: row for row in rows}
     for name in names:
-        if name not in known:
-            listed = f"Latest runs in {where}: {_listed(known)}." if known else f"There are no runs in {where} yet."
-            raise RunError(f"no run {name!r} was found.{did_you_mean(name, known)} {listed}")
-    return [known[name] for name in dict.fromkeys(names)]
+        if name not in rows_by_name:
+            listed = (
+                f"Latest runs in {where}: {_listed(rows_by_name)}."
+                if rows_by_name
+                else f"There are no runs in {where} yet."
+            )
+            raise RunError(f"no run {name!r} was found.{did_you_mean(name, rows_by_name)} {listed}")
+    return [rows_by_name[name] for name in dict.fromkeys(names)]
 
 
-def metric_names(found: Iterable[RunRow]) -> list[str]:
+def metric_names(rows: Iterable[RunRow]) -> list[str]:
     """Names of the runs' metrics, those that tell most first: the main one, validation, test, training, the rest."""
     counted: dict[str, int] = {}
-    for row in found:
+    for row in rows:
         for name in row.best:
             counted[name] = counted.get(name, 0) + 1
     main = scores.main_metric(sorted(counted, key=lambda name: -counted[name]))
@@ -267,34 +276,34 @@ def metric_names(found: Iterable[RunRow]) -> list[str]:
     return sorted(counted, key=lambda name: (name != main, rank[scores.stage_of(name)[1]], -counted[name]))
 
 
-def check_metric(found: Sequence[RunRow], option: str, metric: str) -> None:
+def check_metric(rows: Sequence[RunRow], option: str, metric: str) -> None:
     """Refuse a metric that no run has.
 
     Raises:
         InputError: names the metrics that there are.
     """
-    known = metric_names(found)
-    if found and metric not in known:
-        there = f"Metrics: {_listed(known)}" if known else "None of the listed runs has metrics"
-        near = did_you_mean(metric, known)
-        raise InputError(f"{option} {metric}: none of the listed runs has this metric.{near} {there}")
+    metrics = metric_names(rows)
+    if rows and metric not in metrics:
+        available = f"Metrics: {_listed(metrics)}" if metrics else "None of the listed runs has metrics"
+        near = did_you_mean(metric, metrics)
+        raise InputError(f"{option} {metric}: none of the listed runs has this metric.{near} {available}")
 
 
-def by_metric(found: Sequence[RunRow], metric: str) -> list[RunRow]:
+def by_metric(rows: Sequence[RunRow], metric: str) -> list[RunRow]:
     """Return the runs, the best by a metric first, those without it last."""
-    sign = 1 if direction(found, metric) == "min" else -1
+    sign = 1 if direction(rows, metric) == "min" else -1
 
     def key(row: RunRow) -> tuple[bool, float]:
         value = row.best.get(metric, math.nan)
         return (False, sign * value) if math.isfinite(value) else (True, 0.0)
 
-    return sorted(found, key=key)
+    return sorted(rows, key=key)
 
 
-def direction(found: Iterable[RunRow], metric: str) -> scores.Mode:
+def direction(rows: Iterable[RunRow], metric: str) -> scores.Mode:
     """Return which way a metric of several runs gets better: as the first that tells it decided, else by its name."""
-    told = (row.record.directions for row in found if row.record is not None)
-    return scores.better(metric, next((item for item in told if metric in item), None))
+    directions = (row.record.directions for row in rows if row.record is not None)
+    return scores.mode_of(metric, next((item for item in directions if metric in item), None))
 
 
 def best_of(values: Sequence[float | None], mode: scores.Mode) -> float | None:
@@ -306,20 +315,20 @@ def best_of(values: Sequence[float | None], mode: scores.Mode) -> float | None:
     return best
 
 
-def differing(found: Sequence[RunRow]) -> list[str]:
+def differing_hyperparameters(rows: Sequence[RunRow]) -> list[str]:
     """Names of the hyperparameters that differ among runs: that is, whose value does, or that one of a model lacks."""
-    names = dict.fromkeys(name for row in found for name in row.hyperparameters)
-    return [name for name in names if _differs(found, name)]
+    names = dict.fromkeys(name for row in rows for name in row.hyperparameters)
+    return [name for name in names if _differs(rows, name)]
 
 
-def _differs(found: Sequence[RunRow], name: str) -> bool:
-    having = [row for row in found if name in row.hyperparameters]
-    if len({repr(row.hyperparameters[name]) for row in having}) > 1:
+def _differs(rows: Sequence[RunRow], name: str) -> bool:
+    rows_with = [row for row in rows if name in row.hyperparameters]
+    if len({repr(row.hyperparameters[name]) for row in rows_with}) > 1:
         return True
-    models = {row.model for row in having}
-    return any(row.hyperparameters and row.model in models and name not in row.hyperparameters for row in found)
+    models = {row.model for row in rows_with}
+    return any(row.hyperparameters and row.model in models and name not in row.hyperparameters for row in rows)
 
 
 def _listed(names: Iterable[str], most: int = 8) -> str:
-    known = list(names)
-    return ", ".join(known[:most]) + (f" and {len(known) - most} more" if len(known) > most else "")
+    listed = list(names)
+    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -13,14 +13,14 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import InputError, RunError, did_you_mean
-from .events import read
+from .events import from_dict
 from .folder import RunFolder, write_text
 
 Labels = Literal["numbers", "indices", "classes", "apart"]
 
 
 @dataclass(frozen=True)
-class Table:
+class TableSchema:
     """What ``table.json`` holds of the table that a run was trained on.
 
     Attributes:
@@ -58,7 +58,7 @@ def is_of_pandas(value: Any) -> bool:
     return hasattr(value, "iloc")
 
 
-def is_mixed(table: Any) -> bool:
+def has_mixed_types(table: Any) -> bool:
     """Whether the columns of a table have no type in common, as bool and float64 have none."""
     import numpy as np
 
@@ -74,7 +74,7 @@ def frame_of(value: Any) -> Any:
     return value if is_of_pandas(value) else value.to_pandas()
 
 
-def has_names(value: Any) -> bool:
+def has_class_names(value: Any) -> bool:
     """Whether a value is ``(X, y)`` whose labels are names of classes: text, bool beside text, or categories."""
     if not isinstance(value, list | tuple) or len(value) < 2 or not getattr(value[0], "shape", ()):
         return False
@@ -97,8 +97,8 @@ def has_names(value: Any) -> bool:
     return array.dtype.kind in "TU" or any(isinstance(item, str | bool) for item in flat)
 
 
-def names_of(value: Sequence[Any]) -> Any:
-    """The labels of ``(X, y)`` that `has_names`, as a column of pandas.
+def label_column(value: Sequence[Any]) -> Any:
+    """The labels of ``(X, y)`` that `has_class_names`, as a column of pandas.
 
     Raises:
         InputError: one is missing, or is no name.
@@ -108,18 +108,20 @@ def names_of(value: Sequence[Any]) -> Any:
 
     labels = frame_of(value[-1]).iloc[:, 0] if is_table(value[-1]) else value[-1]
     is_series = isinstance(labels, pd.Series)
-    found = labels.reset_index(drop=True) if is_series else pd.Series(np.asarray(labels).reshape(-1))
-    found = found.rename(label_of(value))
-    if found.isna().any():
-        place = int(found.isna().argmax())
+    column = labels.reset_index(drop=True) if is_series else pd.Series(np.asarray(labels).reshape(-1))
+    column = column.rename(label_of(value))
+    if column.isna().any():
+        place = int(column.isna().argmax())
         raise InputError(f"the labels have missing values, the first at position {place}. Remove those samples")
-    odd = [item for item in found.unique() if not isinstance(item, str | bool | int | np.integer | np.bool_)]
-    if odd and str(found.dtype) != "category":
-        raise InputError(f"the labels mix class names with {type(odd[0]).__name__} values, such as {odd[0]!r}")
-    return found
+    unsupported = [item for item in column.unique() if not isinstance(item, str | bool | int | np.integer | np.bool_)]
+    if unsupported and str(column.dtype) != "category":
+        raise InputError(
+            f"the labels mix class names with {type(unsupported[0]).__name__} values, such as {unsupported[0]!r}"
+        )
+    return column
 
 
-def classes_of(labels: Any, what: str) -> list[str]:
+def class_names(labels: Any, subject: str) -> list[str]:
     """The names of the classes of a column of labels, in the order of their numbers.
 
     Raises:
@@ -127,11 +129,11 @@ def classes_of(labels: Any, what: str) -> list[str]:
     """
     names = [class_name(item) for item in labels.astype("category").cat.categories]
     if len(set(names)) < len(names):
-        raise InputError(f"{what} has different classes with the same name: {few(sorted(names))}")
+        raise InputError(f"{subject} has different classes with the same name: {shortened(sorted(names))}")
     return names
 
 
-def numbered(labels: Any, known: Table, model: str, what: str) -> Any:
+def class_indices(labels: Any, schema: TableSchema, model: str, table_name: str) -> Any:
     """The numbers of the classes in a column of labels, ``(rows,) int64``.
 
     For a model of numbers, whole numbers are the numbers that they are, and False and True are 0 and 1.
@@ -141,52 +143,52 @@ def numbered(labels: Any, known: Table, model: str, what: str) -> Any:
     """
     import torch
 
-    check_labels(labels, known, "classes", model, what)
-    if known.labels != "classes":
+    check_labels(labels, schema, "classes", model, table_name)
+    if schema.labels != "classes":
         return torch.tensor([_number(value) for value in labels.tolist()])
-    places = {name: place for place, name in enumerate(known.classes)}
-    return torch.tensor([places[class_name(value)] for value in labels.tolist()])
+    indices = {name: place for place, name in enumerate(schema.classes)}
+    return torch.tensor([indices[class_name(value)] for value in labels.tolist()])
 
 
-def are_numbers(labels: Any) -> bool:
+def are_integers(labels: Any) -> bool:
     """Whether a column of labels holds whole numbers or bools alone, of whatever type it is."""
     return all(_number(value) is not None for value in labels.unique())
 
 
-def named(column: str, frame: Any) -> Any:
+def column_named(column: str, frame: Any) -> Any:
     """The name of a column as a table has it: one that is a number is typed as text."""
-    others = [name for name in frame.columns if str(name) == column]
-    return others[0] if column not in frame.columns and len(others) == 1 else column
+    matches = [name for name in frame.columns if str(name) == column]
+    return matches[0] if column not in frame.columns and len(matches) == 1 else column
 
 
-def check_names(frame: Any, what: str) -> None:
+def check_names(frame: Any, table_name: str) -> None:
     """Check that every column has a name of its own, which a run can keep.
 
     Raises:
         InputError: one has not.
     """
-    double = frame.columns[frame.columns.duplicated()].unique()
-    if len(double):
+    duplicates = frame.columns[frame.columns.duplicated()].unique()
+    if len(duplicates):
         raise InputError(
-            f"{what} has duplicate column names: {few(double)}. Rename them, "
+            f"{table_name} has duplicate column names: {shortened(duplicates)}. Rename them, "
             f"or keep the first of each: frame.loc[:, ~frame.columns.duplicated()]"
         )
     for name in frame.columns:
         if not _is_plain(name):
             raise InputError(
-                f"the column name {name!r} of {what} has type {type(name).__name__}, not text or a number. "
+                f"the column name {name!r} of {table_name} has type {type(name).__name__}, not text or a number. "
                 f"Convert the names to text: frame.columns = frame.columns.astype(str)"
             )
 
 
-def check_index(value: Any, what: str = "") -> None:
+def check_index(value: Any, data_name: str = "") -> None:
     """Check that rows of pandas in ``(X, y)`` that belong together by position do so by their index too.
 
     A new index, 0 to n - 1, goes with any other rows: it says nothing but the position.
 
     Args:
         value: any data.
-        what: it is called; empty if that is not known.
+        data_name: of the data, for messages; empty if that is not known.
 
     Raises:
         InputError: they do not.
@@ -195,42 +197,48 @@ def check_index(value: Any, what: str = "") -> None:
         return
     indexed = [item for item in value if hasattr(item, "iloc") and hasattr(item, "index")]
     for item in indexed[1:]:
-        one, other = indexed[0].index, item.index
-        if len(one) != len(other) or one.equals(other):
+        first_index, index = indexed[0].index, item.index
+        if len(first_index) != len(index) or first_index.equals(index):
             continue
-        is_turned = one.is_unique and other.is_unique and one.sort_values().equals(other.sort_values())
-        if not is_turned and (_is_new(one) or _is_new(other)):
+        is_reordered = (
+            first_index.is_unique and index.is_unique and first_index.sort_values().equals(index.sort_values())
+        )
+        if not is_reordered and (_is_default_index(first_index) or _is_default_index(index)):
             continue
-        whose = "the labels" if item is value[-1] else "the other features"
-        where = f" of {what}" if what else ""
-        if is_turned:
+        part = "the labels" if item is value[-1] else "the other features"
+        where = f" of {data_name}" if data_name else ""
+        if is_reordered:
             raise InputError(
-                f"{whose}{where} have the same index as the features, but in another order. To align them, type "
+                f"{part}{where} have the same index as the features, but in another order. To align them, type "
                 f"y.loc[X.index]; to match them by position, y.to_numpy()"
             )
         raise InputError(
-            f"{whose}{where} have the index {few(other)}, but the features have {few(one)}. To match them by position, "
-            f"type y.to_numpy()"
+            f"{part}{where} have the index {shortened(index)}, but the features have {shortened(first_index)}. "
+            f"To match them by position, type y.to_numpy()"
         )
 
 
-def _is_new(index: Any) -> bool:
+def _is_default_index(index: Any) -> bool:
     """Whether an index of pandas counts rows from 0."""
     return type(index).__name__ == "RangeIndex" and index.start == 0 and index.step == 1
 
 
-def check_features(frame: Any, what: str) -> None:
+def check_features(frame: Any, table_name: str) -> None:
     """Check that all columns are numbers, and whole.
 
     Raises:
         InputError: one is not.
     """
-    text = [name for name, kind in frame.dtypes.items() if kind.kind not in "biuf"]
-    if text:
-        raise InputError(f"{what} has columns that are not numeric: {few(text)}. Encode them or drop them")
+    non_numeric = [name for name, kind in frame.dtypes.items() if kind.kind not in "biuf"]
+    if non_numeric:
+        raise InputError(
+            f"{table_name} has columns that are not numeric: {shortened(non_numeric)}. Encode them or drop them"
+        )
     empty = [name for name in frame.columns if frame[name].isna().any()]
     if empty:
-        raise InputError(f"{what} has columns with missing values: {few(empty)}. Fill them (fillna) or drop them")
+        raise InputError(
+            f"{table_name} has columns with missing values: {shortened(empty)}. Fill them (fillna) or drop them"
+        )
 
 
 def is_of_table(datamodule: Any) -> bool:
@@ -238,7 +246,9 @@ def is_of_table(datamodule: Any) -> bool:
     return hasattr(datamodule, "_tables") and hasattr(datamodule, "_learn")
 
 
-def of_frame(frame: Any, label: Any = None, labels: Labels = "apart", classes: Iterable[str] | None = ()) -> Table:
+def of_frame(
+    frame: Any, label: Any = None, labels: Labels = "apart", classes: Iterable[str] | None = ()
+) -> TableSchema:
     """What is learned of the features of a table.
 
     Args:
@@ -248,10 +258,10 @@ def of_frame(frame: Any, label: Any = None, labels: Labels = "apart", classes: I
         classes: their names.
     """
     columns = {_code(name): str(kind) for name, kind in frame.dtypes.items()}
-    return Table(columns, "" if label is None else _code(label), labels, list(classes or ()))
+    return TableSchema(columns, "" if label is None else _code(label), labels, list(classes or ()))
 
 
-def of_value(value: Any) -> Table | None:
+def of_value(value: Any) -> TableSchema | None:
     """What is learned of data that is ``(X, y)``, where X is a table or y holds names of classes; None of other data.
 
     Raises:
@@ -260,27 +270,27 @@ def of_value(value: Any) -> Table | None:
     frame = None if is_table(value) else frame_of(value)
     if frame is not None:
         check_names(frame, "the table")
-    if has_names(value):
-        learned = Table({}) if frame is None else of_frame(frame)
-        label, classes = label_of(value), classes_of(names_of(value), "the column of labels")
+    if has_class_names(value):
+        learned = TableSchema({}) if frame is None else of_frame(frame)
+        label, classes = label_of(value), class_names(label_column(value), "the column of labels")
         return dataclasses.replace(
             learned, label="" if label is None else _code(label), labels="classes", classes=classes
         )
     return of_frame(frame, label_of(value)) if frame is not None else None
 
 
-def with_columns(learned: Table, known: Table) -> Table:
+def with_columns(learned: TableSchema, schema: TableSchema) -> TableSchema:
     """What was learned of a table, but with the columns that a model knows, if any."""
-    return dataclasses.replace(learned, columns=known.columns) if known.columns else learned
+    return dataclasses.replace(learned, columns=schema.columns) if schema.columns else learned
 
 
-def with_labels(learned: Table, known: Table) -> Table:
+def with_labels(learned: TableSchema, schema: TableSchema) -> TableSchema:
     """What was learned of a table, but with labels of the kind that a model knows; their column is the newest."""
-    label = learned.label or known.label
+    label = learned.label or schema.label
     if learned.labels == "apart":
-        return dataclasses.replace(learned, label=label, labels=known.labels, classes=known.classes)
-    if known.labels != "apart":
-        return dataclasses.replace(learned, label=label, labels=known.labels, classes=known.classes)
+        return dataclasses.replace(learned, label=label, labels=schema.labels, classes=schema.classes)
+    if schema.labels != "apart":
+        return dataclasses.replace(learned, label=label, labels=schema.labels, classes=schema.classes)
     if learned.labels == "classes":  # whole numbers, which were numbers so far
         return dataclasses.replace(learned, labels="indices", classes=[])
     return learned
@@ -296,28 +306,28 @@ def label_of(value: Sequence[Any]) -> Any:
     return label if label is not None and _is_plain(label) and not is_feature else None
 
 
-def of_datamodule(datamodule: Any) -> Table | None:
+def of_datamodule(datamodule: Any) -> TableSchema | None:
     """What a model learns of a DataModule that it is trained on; None of one of other data.
 
     Where its data has to be loaded first, that changes no random numbers; what draws some is loaded again later.
     """
-    from .randomness import RandomState, random_state_kept
+    from .randomness import RandomState, preserve_random_state
 
     if not is_of_table(datamodule):
         return None
     if datamodule.data is not None:
-        return _learned(datamodule)
-    with random_state_kept():
-        before = RandomState.taken()
+        return _learned_schema(datamodule)
+    with preserve_random_state():
+        state_before = RandomState.capture()
         datamodule.data = datamodule.load()
-        draws = not before.is_present
-    table = _learned(datamodule)
+        draws = not state_before.is_present
+    table = _learned_schema(datamodule)
     if draws:
         datamodule.data, datamodule.columns, datamodule.classes = None, None, None
     return table
 
 
-def _learned(datamodule: Any) -> Table:
+def _learned_schema(datamodule: Any) -> TableSchema:
     """What a DataModule that is loaded has learned of its own data."""
     tables = datamodule._tables()
     frame = tables.get("train", next(iter(tables.values())))
@@ -326,20 +336,22 @@ def _learned(datamodule: Any) -> Table:
     return of_frame(features, datamodule.label, datamodule.labels, datamodule.classes)
 
 
-def anew(datamodule: Any) -> None:
+def reset_datamodule(datamodule: Any) -> None:
     """Let a DataModule that was matched to another model learn of its own data again."""
-    own = getattr(datamodule, "_own", None)
-    if own is not None:
-        datamodule.columns, datamodule.classes, datamodule.labels = None, None, own
+    own_labels = getattr(datamodule, "_own", None)
+    if own_labels is not None:
+        datamodule.columns, datamodule.classes, datamodule.labels = None, None, own_labels
         datamodule.splits, datamodule._own = {}, None
 
 
-def match_datamodule(datamodule: Any, known: Table, model: str, data: str, is_labelled: bool = True) -> tuple[str, ...]:
+def match_datamodule(
+    datamodule: Any, schema: TableSchema, model: str, data: str, is_labelled: bool = True
+) -> tuple[str, ...]:
     """Let a DataModule of tables give a model what that was trained on: its columns in their order, its classes.
 
     Args:
         datamodule: of tables; it is changed.
-        known: what the model learned.
+        schema: what the model learned.
         model: its name.
         data: name of the data.
         is_labelled: whether its labels are used.
@@ -350,37 +362,40 @@ def match_datamodule(datamodule: Any, known: Table, model: str, data: str, is_la
     Raises:
         InputError: the data has other columns, or labels that the model was not trained on.
     """
-    anew(datamodule)
+    reset_datamodule(datamodule)
     if datamodule.data is None:
         datamodule.data = datamodule.load()
-    told: dict[str, None] = {}
-    own: dict[Any, str] = {}
+    notices: dict[str, None] = {}
+    own_columns: dict[Any, str] = {}
     for split, frame in datamodule._tables().items():
-        what = data if split == "train" else f"the split {split!r} of {data}"
+        table_name = data if split == "train" else f"the split {split!r} of {data}"
         label = datamodule.label if datamodule.labels != "apart" else None
         features = frame if label is None or label not in frame.columns else frame.drop(columns=label)
-        own = own or {name: str(kind) for name, kind in features.dtypes.items()}
+        own_columns = own_columns or {name: str(kind) for name, kind in features.dtypes.items()}
         if len(features.columns):  # else they are arrays
-            told |= dict.fromkeys(match(features, known, model, what)[1])
+            notices |= dict.fromkeys(match_features(features, schema, model, table_name)[1])
         if is_labelled and label is not None and label in frame.columns:
-            check_labels(frame[label], known, datamodule.labels, model, what)
+            check_labels(frame[label], schema, datamodule.labels, model, table_name)
     datamodule._own = datamodule.labels
-    datamodule.columns, datamodule.splits = dict(zip(known.names, known.columns.values(), strict=True)) or own, {}
-    if known.labels != "apart" and datamodule.labels != "apart":
-        datamodule.classes, datamodule.labels = known.classes or None, known.labels
+    datamodule.columns, datamodule.splits = (
+        dict(zip(schema.names, schema.columns.values(), strict=True)) or own_columns,
+        {},
+    )
+    if schema.labels != "apart" and datamodule.labels != "apart":
+        datamodule.classes, datamodule.labels = schema.classes or None, schema.labels
     elif datamodule.labels == "classes" and is_labelled:
         datamodule.classes, datamodule.labels = None, "indices"
-    return tuple(told)
+    return tuple(notices)
 
 
-def match(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tuple[str, ...]]:
+def match_features(frame: Any, schema: TableSchema, model: str, table_name: str) -> tuple[Any, tuple[str, ...]]:
     """Match the features of a table to those that a model was trained on.
 
     Args:
         frame: the table; the column of labels is left out of it.
-        known: what the model learned.
+        schema: what the model learned.
         model: its name; empty if that is what the same call trains on.
-        what: the table is called.
+        table_name: of the table, for messages.
 
     Returns:
         The features in their order, and what the user should know.
@@ -388,72 +403,75 @@ def match(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tuple[s
     Raises:
         InputError: a column is missing, new, or of another kind.
     """
-    check_names(frame, what)
-    names = known.names
-    frame = frame.drop(columns=[name for name in known.of_labels if name in frame.columns and name not in names])
+    check_names(frame, table_name)
+    names = schema.names
+    frame = frame.drop(columns=[name for name in schema.of_labels if name in frame.columns and name not in names])
     if not names:  # of arrays
         return frame, ()
     missing = [name for name in names if name not in frame.columns]
-    new = [name for name in frame.columns if name not in names]
+    extra_names = [name for name in frame.columns if name not in names]
     if missing:
-        near = did_you_mean(str(missing[0]), [str(name) for name in new]) if len(missing) == 1 else ""
-        extra = f" It has {few(new)}, which {_lacks(model)}." if new and not near else ""
+        near = did_you_mean(str(missing[0]), [str(name) for name in extra_names]) if len(missing) == 1 else ""
+        extra_note = f" It has {shortened(extra_names)}, which {_lacks(model)}." if extra_names and not near else ""
         raise InputError(
-            f"{what} lacks {_columns(missing)}, which {_has(model)}.{near}{extra} The columns must be {few(names)}"
+            f"{table_name} lacks {_columns(missing)}, which {_has(model)}.{near}{extra_note} "
+            f"The columns must be {shortened(names)}"
         )
-    if new:
+    if extra_names:
         raise InputError(
-            f"{what} has {_columns(new)}, which {_lacks(model)}. Remove extra columns: "
-            f"frame.drop(columns={[_unboxed(name) for name in new[:8]]!r})"
+            f"{table_name} has {_columns(extra_names)}, which {_lacks(model)}. Remove extra columns: "
+            f"frame.drop(columns={[_unboxed(name) for name in extra_names[:8]]!r})"
         )
-    told = []
-    for name, before in zip(names, known.columns.values(), strict=True):
+    notices = []
+    for name, before in zip(names, schema.columns.values(), strict=True):
         kind = frame[name].dtype
         if kind.kind not in "biuf":
             if str(kind) == before:  # then the training data itself is refused
-                check_features(frame[names], what)
+                check_features(frame[names], table_name)
             raise InputError(
-                f"the column {name!r} of {what} has type {kind}, but {_has(model)} numbers ({before}). "
+                f"the column {name!r} of {table_name} has type {kind}, but {_has(model)} numbers ({before}). "
                 f"Convert it: frame[{name!r}].astype({before!r})"
             )
         if (kind.kind == "b") != before.lower().startswith("bool"):
-            told.append(f"the column {name!r} of {what} has type {kind}, but was {before} in training")
-    return frame[names], tuple(told)
+            notices.append(f"the column {name!r} of {table_name} has type {kind}, but was {before} in training")
+    return frame[names], tuple(notices)
 
 
-def features(frame: Any, known: Table | None, model: str, what: str) -> tuple[Any, tuple[str, ...]]:
+def feature_tensor(frame: Any, schema: TableSchema | None, model: str, table_name: str) -> tuple[Any, tuple[str, ...]]:
     """Return the columns of a table as features to predict for, ``(rows, columns)`` float32, and what is to be told.
 
     Args:
         frame: the table.
-        known: what the model learned of the table that it was trained on, None if it was trained on other data.
+        schema: what the model learned of the table that it was trained on, None if it was trained on other data.
         model: its name.
-        what: the table is called.
+        table_name: of the table, for messages.
 
     Raises:
         InputError: they are not those that the model was trained on, or hold no numbers.
     """
     import torch
 
-    told: tuple[str, ...] = ()
-    if known is not None:
-        frame, told = match(frame, known, model, what)
-    text = [name for name, kind in frame.dtypes.items() if kind.kind not in "biuf"]
-    if text:
-        raise InputError(f"columns that are not numeric: {few(text)}. Remove them or convert them to numbers")
-    if known is not None:
-        check_features(frame, what)
-    return torch.as_tensor(frame.to_numpy(dtype="float32", copy=True)), told
+    notices: tuple[str, ...] = ()
+    if schema is not None:
+        frame, notices = match_features(frame, schema, model, table_name)
+    non_numeric = [name for name, kind in frame.dtypes.items() if kind.kind not in "biuf"]
+    if non_numeric:
+        raise InputError(
+            f"columns that are not numeric: {shortened(non_numeric)}. Remove them or convert them to numbers"
+        )
+    if schema is not None:
+        check_features(frame, table_name)
+    return torch.as_tensor(frame.to_numpy(dtype="float32", copy=True)), notices
 
 
-def labelled(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tuple[str, ...]]:
+def labelled_tensors(frame: Any, schema: TableSchema, model: str, table_name: str) -> tuple[Any, tuple[str, ...]]:
     """Return the rows of a table to test a model on: features ``(rows, columns)`` float32, labels ``(rows,)``.
 
     Args:
         frame: the table, which holds its labels.
-        known: what the model learned of the table that it was trained on.
+        schema: what the model learned of the table that it was trained on.
         model: its name.
-        what: the table is called.
+        table_name: of the table, for messages.
 
     Returns:
         Both, and what the user should know. Labels are as in the training: float32, or int64 of classes.
@@ -463,63 +481,65 @@ def labelled(frame: Any, known: Table, model: str, what: str) -> tuple[Any, tupl
     """
     import torch
 
-    if known.labels == "apart" or not known.label:
+    if schema.labels == "apart" or not schema.label:
         raise InputError(
-            f"the label column of {what} is unknown: {model} was trained on (X, y). "
-            f"Type ({what}.drop(columns='LABEL'),{what}['LABEL'])"
+            f"the label column of {table_name} is unknown: {model} was trained on (X, y). "
+            f"Type ({table_name}.drop(columns='LABEL'),{table_name}['LABEL'])"
         )
-    (label,) = known.of_labels
+    (label,) = schema.of_labels
     if label not in frame.columns:
-        near = did_you_mean(str(label), [str(name) for name in frame.columns if name not in known.names])
-        raise InputError(f"{what} lacks the label column {label}, which {model} was trained on.{near}")
-    inputs, told = features(frame, known, model, what)
+        near = did_you_mean(str(label), [str(name) for name in frame.columns if name not in schema.names])
+        raise InputError(f"{table_name} lacks the label column {label}, which {model} was trained on.{near}")
+    inputs, notices = feature_tensor(frame, schema, model, table_name)
     values = frame[label]
     if values.isna().any():
-        raise InputError(f"{what} has columns with missing values: {label}. Fill them (fillna) or drop them")
-    check_labels(values, known, known.labels, model, what)
-    if known.labels == "classes":
-        return (inputs, numbered(values, known, model, what)), told
-    kind = "float32" if known.labels == "numbers" else "int64"
-    return (inputs, torch.tensor(values.to_numpy(kind, copy=True))), told
+        raise InputError(f"{table_name} has columns with missing values: {label}. Fill them (fillna) or drop them")
+    check_labels(values, schema, schema.labels, model, table_name)
+    if schema.labels == "classes":
+        return (inputs, class_indices(values, schema, model, table_name)), notices
+    kind = "float32" if schema.labels == "numbers" else "int64"
+    return (inputs, torch.tensor(values.to_numpy(kind, copy=True))), notices
 
 
-def check_labels(values: Any, known: Table, labels: Labels, model: str, what: str) -> None:
+def check_labels(values: Any, schema: TableSchema, labels: Labels, model: str, table_name: str) -> None:
     """Check that a model was trained on labels such as these.
 
     Args:
         values: the column of labels.
-        known: what the model learned.
+        schema: what the model learned.
         labels: what they would be by themselves.
         model: its name; empty if that is what the same call trains on.
-        what: the table is called.
+        table_name: of the table, for messages.
 
     Raises:
         InputError: it was not.
     """
     column, kind = values.name, values.dtype
-    where, has, contains, it = f"the column {column!r} of {what}", "has", "contains", "it"
+    where, has, contains, pronoun = f"the column {column!r} of {table_name}", "has", "contains", "it"
     if column is None:
-        where, has, contains, it = f"the labels of {what}", "have", "contain", "them"
-    found = list(values.astype("category").cat.remove_unused_categories().cat.categories)
-    if known.labels == "classes":
-        unseen = [name for name in map(class_name, found) if name not in known.classes]
+        where, has, contains, pronoun = f"the labels of {table_name}", "have", "contain", "them"
+    categories = list(values.astype("category").cat.remove_unused_categories().cat.categories)
+    if schema.labels == "classes":
+        unseen = [name for name in map(class_name, categories) if name not in schema.classes]
         if unseen:
             raise InputError(
-                f"{where} {contains} {few(unseen)}, but {_has(model, 'only ')} {few(known.classes)}. Remove those rows"
+                f"{where} {contains} {shortened(unseen)}, but {_has(model, 'only ')} {shortened(schema.classes)}. "
+                f"Remove those rows"
             )
-    elif known.labels == "indices":
-        odd = [value for value in found if _number(value) is None]
-        if odd:
+    elif schema.labels == "indices":
+        non_integers = [value for value in categories if _number(value) is None]
+        if non_integers:
             raise InputError(
-                f"{where} {contains} {few(odd)}, but {_has(model)} integers. "
-                f"Convert {it} the same way as the training data"
+                f"{where} {contains} {shortened(non_integers)}, but {_has(model)} integers. "
+                f"Convert {pronoun} the same way as the training data"
             )
-    elif known.labels == "numbers" and getattr(kind, "kind", "O") not in "iuf":
+    elif schema.labels == "numbers" and getattr(kind, "kind", "O") not in "iuf":
         how = " with .astype('float32')" if column is None else f": frame[{column!r}].astype('float32')"
-        raise InputError(f"{where} {has} type {kind}, but {_has(model)} numbers. Convert {it}{how}")
-    elif known.labels == "apart" and labels == "classes" and any(_number(value) is None for value in found):
+        raise InputError(f"{where} {has} type {kind}, but {_has(model)} numbers. Convert {pronoun}{how}")
+    elif schema.labels == "apart" and labels == "classes" and any(_number(value) is None for value in categories):
         raise InputError(
-            f"{where} {contains} {few(found)}, but {_has(model)} numeric labels. Convert {it} to the same numbers"
+            f"{where} {contains} {shortened(categories)}, but {_has(model)} numeric labels. "
+            f"Convert {pronoun} to the same numbers"
         )
 
 
@@ -528,13 +548,13 @@ def class_name(value: Any) -> str:
     return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
 
 
-def keep(folder: RunFolder, table: Table | None) -> None:
+def save_schema(folder: RunFolder, table: TableSchema | None) -> None:
     """Keep with a run what it learned of its table, if there is one."""
     if table is not None:
         write_text(folder.table_path, json.dumps(dataclasses.asdict(table)) + "\n")
 
 
-def kept(folder: RunFolder) -> Table | None:
+def load_schema(folder: RunFolder) -> TableSchema | None:
     """What a run learned of its table; None where it was trained on other data.
 
     Raises:
@@ -543,24 +563,24 @@ def kept(folder: RunFolder) -> Table | None:
     if not folder.table_path.is_file():
         return None
     try:
-        table: Table = read(Table, json.loads(folder.table_path.read_text(encoding="utf-8")))
+        table: TableSchema = from_dict(TableSchema, json.loads(folder.table_path.read_text(encoding="utf-8")))
         _ = table.names, table.of_labels
     except (OSError, ValueError, SyntaxError) as error:
         raise RunError(f"the training columns of {folder.name} cannot be read: {error}") from error
     return table
 
 
-def of_dict(values: Any) -> Table | None:
+def of_dict(values: Any) -> TableSchema | None:
     """What was learned of a table, of the same as plain values; None of anything else."""
     try:
-        table: Table = read(Table, values)
+        table: TableSchema = from_dict(TableSchema, values)
         _ = table.names, table.of_labels
     except (AttributeError, TypeError, ValueError, SyntaxError):
         return None
     return table
 
 
-def by_place(model: str, names: Iterable[Any], classes: Sequence[str] | None = None) -> str:
+def unrecorded_notice(model: str, names: Iterable[Any], classes: Sequence[str] | None = None) -> str:
     """Say that data is taken as it comes by a model of which no table is known.
 
     Args:
@@ -569,35 +589,35 @@ def by_place(model: str, names: Iterable[Any], classes: Sequence[str] | None = N
         classes: of the labels, in their order; none if they are not numbered here.
     """
     names = list(names)
-    ordered = f"columns are used in the order {few(names)}" if names else ""
-    places = few(f"{number} = {name}" for number, name in enumerate(classes or ()))
-    what = "a table" if names else "class names"
-    said = "; ".join(filter(None, [ordered, f"classes are numbered {places}" if places else ""]))
-    return f"no record that {model} was trained on {what}: {said}"
+    ordered = f"columns are used in the order {shortened(names)}" if names else ""
+    numbering = shortened(f"{number} = {name}" for number, name in enumerate(classes or ()))
+    content = "a table" if names else "class names"
+    description = "; ".join(filter(None, [ordered, f"classes are numbered {numbering}" if numbering else ""]))
+    return f"no record that {model} was trained on {content}: {description}"
 
 
-def described_columns(table: Table) -> str:
+def columns_text(table: TableSchema) -> str:
     """What the columns of a table are."""
     return _columns(table.names)
 
 
-def described_labels(table: Table) -> str:
+def labels_text(table: TableSchema) -> str:
     """What the labels of a table are."""
     if table.labels == "classes":
-        return f"the {_plural('class', table.classes)} {few(table.classes)}"
+        return f"the {_plural('class', table.classes)} {shortened(table.classes)}"
     return {"numbers": "numeric targets", "indices": "integer class labels", "apart": "numeric labels"}[table.labels]
 
 
-def numbers_of(parts: Sequence[str], known: Table) -> tuple[str, ...]:
+def class_index_notices(parts: Sequence[str], schema: TableSchema) -> tuple[str, ...]:
     """Say which class each number is, for labels that are numbers where a model was trained on names.
 
     Args:
         parts: names of the data whose labels are numbers.
-        known: what the model learned.
+        schema: what the model learned.
     """
-    if not parts or known.labels != "classes":
+    if not parts or schema.labels != "classes":
         return ()
-    places = few(f"{number} = {name}" for number, name in enumerate(known.classes))
+    places = shortened(f"{number} = {name}" for number, name in enumerate(schema.classes))
     return (f"the labels of {', '.join(parts)} are numbers and are read as class indices: {places}",)
 
 
@@ -636,14 +656,14 @@ def _code(name: Any) -> str:
 
 
 def _columns(names: Sequence[Any]) -> str:
-    return f"the column{'s' if len(names) != 1 else ''} {few(names)}"
+    return f"the column{'s' if len(names) != 1 else ''} {shortened(names)}"
 
 
 def _plural(noun: str, names: Sequence[Any]) -> str:
     return noun if len(names) == 1 else f"{noun}es"
 
 
-def few(names: Iterable[Any]) -> str:
+def shortened(names: Iterable[Any]) -> str:
     """Names of columns or classes in a sentence, the first of many."""
     names = [_unboxed(name) for name in names]
     return ", ".join(map(str, names[:8])) + (", …" if len(names) > 8 else "")

@@ -25,7 +25,7 @@ _FACTS: dict[str, Callable[[RunRow], Any]] = {
 }
 
 
-def frame(found: Sequence[RunRow]) -> Any:
+def frame(rows: Sequence[RunRow]) -> Any:
     """Return a DataFrame of runs, a row for each, named by the run.
 
     Its columns are facts of the run, then hyperparameters and metrics under their own names: a metric with its best
@@ -39,17 +39,17 @@ def frame(found: Sequence[RunRow]) -> Any:
         import pandas
     except ImportError as error:
         raise MissingPackage("pandas", "a DataFrame of the runs", "pandas") from error
-    metrics = metric_names(found)
-    taken = {*metrics, *_FACTS}
-    columns: dict[str, list[Any]] = {name: [fact(row) for row in found] for name, fact in _FACTS.items()}
-    for name in dict.fromkeys(name for row in found for name in row.hyperparameters):
-        columns[f"model.{name}" if name in taken else name] = [row.hyperparameters.get(name) for row in found]
-    columns |= {name: [row.best.get(name) for row in found] for name in metrics}
-    columns |= {f"last {name}": [row.metrics.get(name) for row in found] for name in metrics}
-    return pandas.DataFrame(columns, index=pandas.Index([row.run for row in found], name="run"))
+    metrics = metric_names(rows)
+    reserved = {*metrics, *_FACTS}
+    columns: dict[str, list[Any]] = {name: [fact(row) for row in rows] for name, fact in _FACTS.items()}
+    for name in dict.fromkeys(name for row in rows for name in row.hyperparameters):
+        columns[f"model.{name}" if name in reserved else name] = [row.hyperparameters.get(name) for row in rows]
+    columns |= {name: [row.best.get(name) for row in rows] for name in metrics}
+    columns |= {f"last {name}": [row.metrics.get(name) for row in rows] for name in metrics}
+    return pandas.DataFrame(columns, index=pandas.Index([row.run for row in rows], name="run"))
 
 
-class Framed:
+class DataFrameProxy:
     """Runs that have a display of their own and act as their DataFrame in all else.
 
     ``listing.sort_values("val_loss")`` and ``listing["val_loss"]`` are the DataFrame's. It is made when something of it

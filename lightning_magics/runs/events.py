@@ -292,14 +292,14 @@ def from_json(line: str) -> Event | None:
     Raises:
         ValueError: the line is not JSON, lacks a field or holds one of the wrong type.
     """
-    found = json.loads(line)
-    if not isinstance(found, dict):
+    payload = json.loads(line)
+    if not isinstance(payload, dict):
         raise ValueError(f"an event must be a JSON object; found {line[:80]!r}")  # noqa: TRY004 -- a broken file, not a bug
-    cls = _TYPES.get(str(found.get("event")))
-    return None if cls is None else typing.cast(Event, read(cls, found))
+    cls = _TYPES.get(str(payload.get("event")))
+    return None if cls is None else typing.cast(Event, from_dict(cls, payload))
 
 
-def read(cls: type[Any], found: dict[str, Any]) -> Any:
+def from_dict(cls: type[Any], payload: dict[str, Any]) -> Any:
     """Make a dataclass from a JSON object: unknown keys are ignored, missing or wrongly typed ones rejected.
 
     Raises:
@@ -308,10 +308,10 @@ def read(cls: type[Any], found: dict[str, Any]) -> Any:
     hints = _hints(cls)  # type: ignore[arg-type]  # mypy does not know that classes are hashable
     values = {}
     for item in dataclasses.fields(cls):
-        if item.name in found:
-            if not _fits(found[item.name], hints[item.name]):
-                raise ValueError(f"{cls.__name__}.{item.name} cannot be {found[item.name]!r}")
-            values[item.name] = found[item.name]
+        if item.name in payload:
+            if not _fits(payload[item.name], hints[item.name]):
+                raise ValueError(f"{cls.__name__}.{item.name} cannot be {payload[item.name]!r}")
+            values[item.name] = payload[item.name]
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise ValueError(f"{cls.__name__} lacks {item.name!r}")
     return cls(**values)

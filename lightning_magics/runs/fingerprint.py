@@ -13,25 +13,25 @@ import numpy as np
 import torch
 from torch.utils.data import ConcatDataset, Dataset, StackDataset, Subset, TensorDataset
 
-_MOST_VALUES = 4096  # that are looked at of each tensor, spread over it
-_MOST_PARTS = 64  # datasets within a dataset
+_MAX_VALUES = 4096  # that are looked at of each tensor, spread over it
+_MAX_PARTS = 64  # datasets within a dataset
 
 
 def fingerprints(trainer: Any) -> dict[str, str]:
     """Describe a fit that has begun: its data ``train`` and, where it is known by then, ``val``, and ``weights``."""
     loaders = {"train": trainer.train_dataloader, "val": trainer.val_dataloaders}
-    found = {}
+    descriptions = {}
     with contextlib.suppress(Exception):  # of a dataset of the user's: a fit does not fail for this
-        found = {name: of_loaders(item) for name, item in loaders.items() if item is not None}
+        descriptions = {name: of_loaders(item) for name, item in loaders.items() if item is not None}
     with contextlib.suppress(Exception):  # of weights in parts, such as FSDP's
-        found["weights"] = of_weights(list(trainer.lightning_module.parameters()))
-    return found
+        descriptions["weights"] = of_weights(list(trainer.lightning_module.parameters()))
+    return descriptions
 
 
 def of_weights(weights: list[torch.Tensor]) -> str:
     """Describe weights: a hash of values of some of them."""
     digest = hashlib.sha256()
-    for tensor in weights[:: max(1, len(weights) // _MOST_PARTS)]:
+    for tensor in weights[:: max(1, len(weights) // _MAX_PARTS)]:
         _add_tensor(tensor, digest)
     return digest.hexdigest()[:12]
 
@@ -48,15 +48,15 @@ def of_loaders(loaders: Any) -> str:
 def of_values(data: Any) -> str:
     """Describe data as a cell gives it: a hash of values in memory, also of arrays, of tables and of collections."""
     digest = hashlib.sha256()
-    todo = [data]
-    for _ in range(_MOST_PARTS):
-        if not todo:
+    pending = [data]
+    for _ in range(_MAX_PARTS):
+        if not pending:
             break
-        value = todo.pop()
+        value = pending.pop()
         if isinstance(value, dict):
-            todo += value.values()
+            pending += value.values()
         elif isinstance(value, tuple | list):
-            todo += value[:_MOST_PARTS]
+            pending += value[:_MAX_PARTS]
         elif hasattr(value, "iloc"):
             rows = value.iloc[:: max(1, len(value) // 64)]
             digest.update(f"{value.shape} {rows.to_numpy().tolist()}".encode())
@@ -67,14 +67,14 @@ def of_values(data: Any) -> str:
                 + (repr(rows.tolist()).encode() if value.dtype.hasobject else rows.tobytes())
             )
         else:
-            _add(value, digest, [_MOST_PARTS])
+            _add(value, digest, [_MAX_PARTS])
     return digest.hexdigest()[:12]
 
 
 def describe(dataset: Any) -> str:
     """Describe a dataset, as ``1,438 of TensorDataset, 9f86d081``: its length, type, and a hash of values in memory."""
     digest = hashlib.sha256()
-    hashed = _add(dataset, digest, [_MOST_PARTS])
+    hashed = _add(dataset, digest, [_MAX_PARTS])
     inner = dataset
     while isinstance(inner, Subset):
         inner = inner.dataset
@@ -85,22 +85,22 @@ def describe(dataset: Any) -> str:
     return f"{length}{type(inner).__name__}" + (f", {digest.hexdigest()[:12]}" if hashed else "")
 
 
-def _add(value: Any, digest: Any, left: list[int]) -> bool:
+def _add(value: Any, digest: Any, budget: list[int]) -> bool:
     """Add to a hash what is in memory; returns whether there was something."""
-    left[0] -= 1
-    if left[0] < 0:
+    budget[0] -= 1
+    if budget[0] < 0:
         return False
     if isinstance(value, torch.Tensor):
         return _add_tensor(value, digest)
     if isinstance(value, np.memmap):
         digest.update(repr(value.shape).encode())  # what is read of a file are rows, as of a tensor
-        step = max(1, len(value) // (_MOST_VALUES if value.ndim == 1 else 64))
+        step = max(1, len(value) // (_MAX_VALUES if value.ndim == 1 else 64))
         return _add_tensor(torch.from_numpy(np.array(value[::step])), digest)
     if isinstance(value, Subset):
         indices = value.indices
-        step = max(1, len(indices) // _MOST_VALUES)
+        step = max(1, len(indices) // _MAX_VALUES)
         digest.update(repr([int(item) for item in indices[::step]]).encode())
-        return _add(value.dataset, digest, left)
+        return _add(value.dataset, digest, budget)
     parts: list[Any] = []
     if isinstance(value, TensorDataset):
         parts = list(value.tensors)
@@ -109,10 +109,12 @@ def _add(value: Any, digest: Any, left: list[int]) -> bool:
     elif isinstance(value, StackDataset):
         parts = list(value.datasets.values() if isinstance(value.datasets, dict) else value.datasets)
     elif isinstance(value, Dataset):
-        held = vars(value).values()
-        parts = [item for part in held for item in (part if isinstance(part, tuple | list) else [part])][:_MOST_PARTS]
+        attributes = vars(value).values()
+        parts = [item for part in attributes for item in (part if isinstance(part, tuple | list) else [part])][
+            :_MAX_PARTS
+        ]
         parts = [part for part in parts if isinstance(part, torch.Tensor | np.memmap)]
-    return any([_add(part, digest, left) for part in parts])  # noqa: C419 -- each of them is to be added
+    return any([_add(part, digest, budget) for part in parts])  # noqa: C419 -- each of them is to be added
 
 
 def _add_tensor(tensor: torch.Tensor, digest: Any) -> bool:
@@ -121,12 +123,12 @@ def _add_tensor(tensor: torch.Tensor, digest: Any) -> bool:
         return True
     values = tensor.detach()
     # Of a large tensor rows, then values of a row, each as far apart as leaves enough of them.
-    while values.dim() > 1 and values.numel() > _MOST_VALUES:
+    while values.dim() > 1 and values.numel() > _MAX_VALUES:
         values = values[:: max(1, len(values) // 64)].flatten(1)
-        if values.numel() > _MOST_VALUES:
+        if values.numel() > _MAX_VALUES:
             values = values[:, :: max(1, values.shape[1] // 64)]
         values = values.reshape(-1)
     values = values.reshape(-1)
-    values = values[:: max(1, len(values) // _MOST_VALUES)] if values.numel() > _MOST_VALUES else values
+    values = values[:: max(1, len(values) // _MAX_VALUES)] if values.numel() > _MAX_VALUES else values
     digest.update(values.cpu().contiguous().view(torch.uint8).numpy().tobytes())
     return True

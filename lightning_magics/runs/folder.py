@@ -34,14 +34,14 @@ LOG = "rank_{}.log"  # of each rank
 _YIELDS = "yields"  # beside the name of the engine, in the file that names the job
 _NO_LOCKS = (errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOLCK)  # of a file system without locks: the record is believed
 _ROOM_BYTES = 1 << 17  # for what the end of a run writes
-_MOST_OF_A_NAME = 100  # characters, in a message
-_MOST_BYTES = 1 << 24  # of a record: what is larger is none
+_MAX_NAME = 100  # characters, in a message
+_MAX_BYTES = 1 << 24  # of a record: what is larger is none
 _HEAD_BYTES = 2048  # of a record
 _STARTED = re.compile(rb'\n  "started": (\d+(?:\.\d+)?),\n')  # no string of JSON holds a newline
 _SILENT_S = 600.0  # a run that cannot be seen otherwise, and tells nothing for so long, is taken for dead
 _TO_START_S = 60.0  # from a record to the lock
 _UNFINISHED = ".unfinished_"  # begins the name of a run folder that is being made
-_AT_ONCE = getattr(os, "O_NONBLOCK", 0)  # so that opening a pipe does not wait for its other end
+_NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # so that opening a pipe does not wait for its other end
 MARK = "#\u2060 "  # begins the lines of a log that the user's code did not print; they begin with no joiner
 
 
@@ -80,14 +80,14 @@ class RunFolder:
         """Log of one process, named by its global rank."""
         return self.path / LOG.format(rank)
 
-    def take_output(self, rank: int) -> None:
+    def redirect_output(self, rank: int) -> None:
         """Let what this process prints go to the log of a rank, and let it read nothing."""
         log = os.open(self.log_path(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        nothing = os.open(os.devnull, os.O_RDONLY)
-        for number, target in ((0, nothing), (1, log), (2, log)):
+        null = os.open(os.devnull, os.O_RDONLY)
+        for number, target in ((0, null), (1, log), (2, log)):
             os.dup2(target, number)
         os.close(log)
-        os.close(nothing)
+        os.close(null)
 
     def error_path(self, rank: int) -> Path:
         """What a rank raised, for the kernel that waits for it."""
@@ -101,11 +101,11 @@ class RunFolder:
         """The logs that there are."""
         return sorted(self.path.glob(LOG.format("*")))
 
-    def part_path(self, rank: int) -> Path:
+    def rank_predictions_path(self, rank: int) -> Path:
         """Predictions of one rank, for rank 0 to join."""
         return self.path / f"predictions_{rank}.pt"
 
-    def half_written(self) -> list[Path]:
+    def temporary_files(self) -> list[Path]:
         """What a process that was killed had not finished writing, or had written for another one to join."""
         patterns = ("predictions_*.pt", f".{RECORD}.*", ".error_*", ".*.ckpt.*", "checkpoints/.*.ckpt.*")
         return [path for pattern in patterns for path in self.path.glob(pattern)]
@@ -116,15 +116,15 @@ class RunFolder:
         Raises:
             OSError: the folder cannot be written.
         """
-        held = os.open(self.events_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
+        lock_fd = os.open(self.events_path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             if fcntl is not None:
-                fcntl.flock(held, fcntl.LOCK_EX)
+                fcntl.flock(lock_fd, fcntl.LOCK_EX)
         except OSError as error:
             if error.errno not in _NO_LOCKS:
-                os.close(held)
+                os.close(lock_fd)
                 raise
-        return held
+        return lock_fd
 
     def reserve(self) -> None:
         """Take the room on the disk that the end of the run needs, so that it can be told on a full one too.
@@ -134,7 +134,7 @@ class RunFolder:
         """
         self.reserve_path.write_bytes(os.urandom(_ROOM_BYTES))  # zeros take no room where the file system compresses
 
-    def make_room(self) -> None:
+    def release_reserve(self) -> None:
         """Give the room back, for the end to be written; a second call does nothing."""
         with contextlib.suppress(OSError):
             self.reserve_path.unlink(missing_ok=True)
@@ -152,21 +152,21 @@ class RunFolder:
     def is_alive(self) -> bool:
         """Whether a process still works on the run."""
         try:
-            file = os.open(self.events_path, os.O_RDONLY | _AT_ONCE)
+            file = os.open(self.events_path, os.O_RDONLY | _NONBLOCK)
         except (FileNotFoundError, NotADirectoryError):
             return self._is_starting()
         except OSError:  # such as too many open files: that says nothing of the run
             return True
         try:
             if fcntl is None:
-                return self._says_so(file)
+                return self._is_recently_active(file)
             fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
         except OSError:  # no locks, or a file system that fails
-            return self._says_so(file)
+            return self._is_recently_active(file)
         else:
-            return self.is_elsewhere() and self._says_so(file)
+            return self.is_elsewhere() and self._is_recently_active(file)
         finally:
             os.close(file)
 
@@ -184,7 +184,7 @@ class RunFolder:
             return record.status == "running" and (self.job() != "" or record.host not in ("", socket.gethostname()))
         return False
 
-    def _says_so(self, events_file: int) -> bool:
+    def _is_recently_active(self, events_file: int) -> bool:
         """Whether the record says that the run goes on, and something has happened in it not long ago.
 
         A job of a cluster may wait in its queue for days: of that, the cluster is asked.
@@ -208,19 +208,19 @@ class RunFolder:
 
     def yields(self) -> int:
         """How often that job has made room for another one, or was queued again by hand."""
-        found = self._submission().get(_YIELDS, 0)
-        return found if isinstance(found, int) else 0
+        yields = self._submission().get(_YIELDS, 0)
+        return yields if isinstance(yields, int) else 0
 
-    def submitted(self, engine: str, job: str, yields: int = 0) -> None:
+    def write_submission(self, engine: str, job: str, yields: int = 0) -> None:
         """Keep the run's job: in a file of its own, for it may begin before the one who submits it knows its id."""
         write_text(self.submission_path, json.dumps({engine: job, _YIELDS: yields}) + "\n")
 
     def _submission(self) -> dict[str, Any]:
         try:
-            found = json.loads(read_text(self.submission_path))
+            submission = json.loads(read_text(self.submission_path))
         except (OSError, ValueError):
             return {}
-        return found if isinstance(found, dict) else {}
+        return submission if isinstance(submission, dict) else {}
 
     def status(self, record: RunRecord) -> events.Status:
         """How a run stands: one that is recorded as running and that nothing works on has failed."""
@@ -237,10 +237,10 @@ class RunFolder:
             RunError: there is none, or it cannot be read.
         """
         try:
-            found = json.loads(read_text(self.record_path))
-            if not isinstance(found, dict):
+            record = json.loads(read_text(self.record_path))
+            if not isinstance(record, dict):
                 raise ValueError("it is not a JSON object")  # noqa: TRY004, TRY301 -- joins the other causes below
-            return cast(RunRecord, events.read(RunRecord, found))
+            return cast(RunRecord, events.from_dict(RunRecord, record))
         except (OSError, ValueError, RecursionError) as error:
             raise RunError(f"the run {self.name} has no readable record {self.record_path}: {error}") from error
 
@@ -250,14 +250,14 @@ class RunFolder:
 
     def newest_checkpoint(self) -> Path | None:
         """Checkpoint that was written last, or None."""
-        found = self.all_checkpoints()
-        return found[-1] if found else None
+        checkpoints = self.all_checkpoints()
+        return checkpoints[-1] if checkpoints else None
 
     def all_checkpoints(self) -> list[Path]:
         """The checkpoints, the oldest first; the name of a metric with a slash in theirs has made folders of it."""
         return sorted(self.checkpoints_path.rglob("*.ckpt"), key=lambda path: path.stat().st_mtime_ns)
 
-    def moved(self, checkpoint: str) -> Path:
+    def moved_path(self, checkpoint: str) -> Path:
         """Where a checkpoint is by now, if it was in the run's folder when that was elsewhere."""
         parts, name = Path(checkpoint).parts, self.checkpoints_path.name
         below = parts[len(parts) - parts[::-1].index(name) :] if name in parts else parts[-1:]
@@ -279,7 +279,7 @@ class EventWriter:
     def _open(self) -> None:
         try:
             self._file = self._path.open("a", encoding="utf-8", buffering=1)
-            if _is_cut(self._path):
+            if _ends_mid_line(self._path):
                 self._file.write("\n")
         except OSError as error:
             self._give_up(error)
@@ -342,7 +342,7 @@ def create(root: str | Path, model: str, verb: events.Verb = "fit", record: RunR
                 folder = RunFolder(parent / f"{prefix}_{number}")
                 if record is not None:
                     half.write(dataclasses.replace(record, run=folder.name))
-                if _appears(half, folder):
+                if _publish(half, folder):
                     return folder
                 number += 1
         except BaseException:
@@ -355,7 +355,7 @@ def create(root: str | Path, model: str, verb: events.Verb = "fit", record: RunR
         ) from error
 
 
-def _appears(half: RunFolder, folder: RunFolder) -> bool:
+def _publish(half: RunFolder, folder: RunFolder) -> bool:
     """Let a folder that was prepared appear under its own name; False where the name is taken.
 
     File systems over object storage rename files alone: there the folder is made, and its record comes by a rename.
@@ -386,7 +386,7 @@ def _remove_unfinished(parent: Path) -> None:
                 shutil.rmtree(path)
 
 
-def removed(folder: RunFolder, when: str = "during the run") -> str:
+def removed_message(folder: RunFolder, when: str = "during the run") -> str:
     """What there is to say of a run whose folder somebody removed."""
     return f"The run folder {folder.path} was removed {when}. Its record and checkpoints are lost."
 
@@ -414,9 +414,9 @@ def find(root: str | Path, name: str) -> RunFolder:
     for path in (absolute(name), root_folder(root) / name):
         if os.path.isfile(path / RECORD):
             return RunFolder(path)
-    known = names(root)
-    near = did_you_mean(name, known)
-    listed = f"Latest runs in {root}: {', '.join(known[:8])}." if known else f"There are no runs in {root} yet."
+    run_names = names(root)
+    near = did_you_mean(name, run_names)
+    listed = f"Latest runs in {root}: {', '.join(run_names[:8])}." if run_names else f"There are no runs in {root} yet."
     raise RunError(f"no run {_brief(name)} was found.{near} {listed}")
 
 
@@ -426,10 +426,10 @@ def latest(root: str | Path, model: str) -> RunFolder:
     Raises:
         RunError: there is none.
     """
-    found = fits_of(root, model)
-    if not found:
+    fits = fits_of(root, model)
+    if not fits:
         raise RunError(f"no run of {model} was found in {root}")
-    return found[0]
+    return fits[0]
 
 
 def fits_of(root: str | Path, model: str) -> list[RunFolder]:
@@ -444,19 +444,19 @@ def newest(root: str | Path) -> RunFolder:
     Raises:
         RunError: there is none.
     """
-    known = names(root)
-    if not known:
+    run_names = names(root)
+    if not run_names:
         raise RunError(f"no run was found in {root}")
-    return find(root, known[0])
+    return find(root, run_names[0])
 
 
 def names(root: str | Path) -> list[str]:
     """Names of all runs, the newest first."""
-    found = []
+    runs = []
     for path in (path for model in _folders(root_folder(root)) for path in _folders(model)):
         with contextlib.suppress(OSError, RunError):  # no run, or a broken record
-            found.append((_started(path), "/".join(path.rsplit(os.sep, 2)[1:])))
-    return [name for _, name in sorted(found, reverse=True)]
+            runs.append((_started(path), "/".join(path.rsplit(os.sep, 2)[1:])))
+    return [name for _, name in sorted(runs, reverse=True)]
 
 
 def _folders(path: str | Path) -> list[str]:
@@ -474,7 +474,7 @@ def _started(path: str) -> float:
         OSError: it has none.
         RunError: it cannot be read.
     """
-    record = os.open(os.path.join(path, RECORD), os.O_RDONLY | _AT_ONCE)
+    record = os.open(os.path.join(path, RECORD), os.O_RDONLY | _NONBLOCK)
     try:
         match = _STARTED.search(os.read(record, _HEAD_BYTES))
     finally:
@@ -482,12 +482,12 @@ def _started(path: str) -> float:
     return float(match[1]) if match else RunFolder(path).read().started
 
 
-def marked(text: str) -> str:
+def mark_lines(text: str) -> str:
     """Return a text for a log, as what the user's code did not print."""
     return "".join(f"{MARK}{line}" for line in text.splitlines(keepends=True))
 
 
-def shown(path: str | Path) -> str:
+def display_path(path: str | Path) -> str:
     """Return a path as a user reads it: relative to the working folder where it is below that."""
     try:
         return str(Path(path).relative_to(Path.cwd()))
@@ -502,13 +502,13 @@ def read_text(path: Path) -> str:
         OSError: it cannot be read.
         ValueError: it is not text, not a regular file (such as a pipe, which would never end), or too large.
     """
-    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _AT_ONCE)) as file:
-        found = os.fstat(file.fileno())
-        if not stat.S_ISREG(found.st_mode):
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | _NONBLOCK)) as file:
+        info = os.fstat(file.fileno())
+        if not stat.S_ISREG(info.st_mode):
             raise ValueError("it is not a regular file")
-        if found.st_size > _MOST_BYTES:
-            raise ValueError(f"it is too large: {found.st_size:,} bytes")
-        return file.read(_MOST_BYTES).decode("utf-8")
+        if info.st_size > _MAX_BYTES:
+            raise ValueError(f"it is too large: {info.st_size:,} bytes")
+        return file.read(_MAX_BYTES).decode("utf-8")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -523,7 +523,7 @@ def write_text(path: Path, text: str) -> None:
         raise
 
 
-def _is_cut(path: Path) -> bool:
+def _ends_mid_line(path: Path) -> bool:
     """Whether a file ends within a line, because its writer was killed or the disk was full."""
     with path.open("rb") as file:
         if not file.seek(0, os.SEEK_END):
@@ -557,22 +557,22 @@ def root_folder(root: str | Path) -> Path:
     Raises:
         RunError: it can be none.
     """
-    found = absolute(root)
+    path = absolute(root)
     reason = ""
     try:
-        os.lstat(found)
+        os.lstat(path)
     except ValueError:
         reason = "it contains a NUL character"
     except OSError as error:
         reason = "a name in it is too long" if error.errno == errno.ENAMETOOLONG else ""
     if reason:
-        place = "Choose another folder: %config LightningMagics.run_dir = 'PATH'"
-        raise RunError(f"{_brief(str(root))} cannot be used as the run folder: {reason}. {place}")
-    return found
+        hint = "Choose another folder: %config LightningMagics.run_dir = 'PATH'"
+        raise RunError(f"{_brief(str(root))} cannot be used as the run folder: {reason}. {hint}")
+    return path
 
 
 def _brief(name: str) -> str:
-    return repr(name if len(name) <= _MOST_OF_A_NAME else f"{name[:_MOST_OF_A_NAME]}…")
+    return repr(name if len(name) <= _MAX_NAME else f"{name[:_MAX_NAME]}…")
 
 
 def _number(name: str, prefix: str) -> int:

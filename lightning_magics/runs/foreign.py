@@ -15,16 +15,16 @@ from typing import Any
 
 from .. import scores
 
-Points = dict[str, list[tuple[float, float]]]  # by metric: global step and value
+MetricPoints = dict[str, list[tuple[float, float]]]  # by metric: global step and value
 
 _PARAMETERS, _TABLE, _EVENTS = "hparams.yaml", "metrics.csv", "events.out.tfevents."
-_MOST_PARAMETERS = 1 << 18  # bytes of hparams.yaml
-_MOST_DEEP = 50  # lists and dicts within one another
+_MAX_PARAMETERS = 1 << 18  # bytes of hparams.yaml
+_MAX_DEPTH = 50  # lists and dicts within one another
 _NO_METRICS = ("epoch", "step", "hp_metric")
 
 
 @dataclass(frozen=True)
-class Found:
+class ForeignRun:
     """What a folder tells of its run.
 
     Attributes:
@@ -54,14 +54,14 @@ def started(folder: Path) -> float:
     try:
         for path in folder.iterdir():
             if is_run([path.name]):
-                said = re.match(re.escape(_EVENTS) + r"(\d{9,10})\.", path.name)
-                times.append(float(said[1]) if said else path.stat().st_mtime)
+                match = re.match(re.escape(_EVENTS) + r"(\d{9,10})\.", path.name)
+                times.append(float(match[1]) if match else path.stat().st_mtime)
     except OSError:  # it is gone already
         pass
     return min(times, default=0.0)
 
 
-def read(folder: Path, with_metrics: bool) -> Found:
+def read(folder: Path, with_metrics: bool) -> ForeignRun:
     """Read what a folder tells of its run.
 
     Args:
@@ -82,10 +82,10 @@ def read(folder: Path, with_metrics: bool) -> Found:
     best: dict[str, float] = {}
     for name in metrics:
         for _, value in logged[name]:
-            if scores.improves(value, best.get(name), scores.better(name)):
+            if scores.improves(value, best.get(name), scores.mode_of(name)):
                 best[name] = value
-    reached = int(max(value for _, value in epochs)) + 1 if epochs else 0
-    return Found(started(folder), parameters, metrics, best, reached, "; ".join(problems))
+    epoch_count = int(max(value for _, value in epochs)) + 1 if epochs else 0
+    return ForeignRun(started(folder), parameters, metrics, best, epoch_count, "; ".join(problems))
 
 
 def size_bytes(folder: Path) -> int:
@@ -93,19 +93,19 @@ def size_bytes(folder: Path) -> int:
     return sum(path.stat().st_size for path in _logs(folder))
 
 
-def points(folder: Path) -> Points:
+def points(folder: Path) -> MetricPoints:
     """Read the values that a run logged, of its CSV logger if it had one, else of TensorBoard's.
 
     Raises:
         OSError: a file cannot be read.
         ValueError: it holds something else.
     """
-    found: Points = {}
+    series: MetricPoints = {}
     for path in _logs(folder):
-        for name, step, value in _of_table(path) if path.name == _TABLE else _of_events(path):
-            found.setdefault(name, []).append((step, value))
-    doubled = [name for name in found if name.endswith("_step") and f"{name.removesuffix('_step')}_epoch" in found]
-    return {name: values for name, values in found.items() if name not in doubled}
+        for name, step, value in _table_values(path) if path.name == _TABLE else _event_values(path):
+            series.setdefault(name, []).append((step, value))
+    doubled = [name for name in series if name.endswith("_step") and f"{name.removesuffix('_step')}_epoch" in series]
+    return {name: values for name, values in series.items() if name not in doubled}
 
 
 def _logs(folder: Path) -> list[Path]:
@@ -113,7 +113,7 @@ def _logs(folder: Path) -> list[Path]:
     return [table] if table.is_file() else [path for path in sorted(folder.glob(f"{_EVENTS}*")) if path.is_file()]
 
 
-def _of_table(path: Path) -> Iterator[tuple[str, float, float]]:
+def _table_values(path: Path) -> Iterator[tuple[str, float, float]]:
     """The values of a CSV logger: a row has those that were logged at the same step."""
     with path.open(newline="", encoding="utf-8", errors="replace") as file:
         for row in csv.DictReader(file):
@@ -126,7 +126,7 @@ def _of_table(path: Path) -> Iterator[tuple[str, float, float]]:
                 continue
 
 
-def _of_events(path: Path) -> Iterator[tuple[str, float, float]]:
+def _event_values(path: Path) -> Iterator[tuple[str, float, float]]:
     """The scalars of a file of TensorBoard: records, each with its length before it and checksums around."""
     from google.protobuf.message import DecodeError
     from tensorboard.compat.proto.event_pb2 import Event
@@ -160,8 +160,8 @@ def _parameters(path: Path) -> dict[str, Any]:
 
     if not path.is_file():
         return {}
-    if path.stat().st_size > _MOST_PARAMETERS:
-        raise ValueError(f"it is larger than {_MOST_PARAMETERS} bytes")
+    if path.stat().st_size > _MAX_PARAMETERS:
+        raise ValueError(f"it is larger than {_MAX_PARAMETERS} bytes")
     text = path.read_text(encoding="utf-8")
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
@@ -186,8 +186,8 @@ def _check_depth(events: Iterable[Any]) -> None:
     depth = 0
     for event in events:
         depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > _MOST_DEEP:
-            raise ValueError(f"it is nested more than {_MOST_DEEP} levels deep")
+        if depth > _MAX_DEPTH:
+            raise ValueError(f"it is nested more than {_MAX_DEPTH} levels deep")
 
 
 def _value(node: Any, text: str, constructor: Any) -> Any:

@@ -17,21 +17,21 @@ from ..version import __version__
 
 def versions(package: str) -> dict[str, str]:
     """Versions of Python, this package, torch and the Lightning package in use."""
-    found = {"python": platform.python_version(), "lightning-magics": __version__}
+    versions = {"python": platform.python_version(), "lightning-magics": __version__}
     for name in ("torch", package.partition(".")[0].replace("_", "-"), "torchmetrics"):
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:  # installed without metadata
             continue
-    return found
+    return versions
 
 
 def hardware() -> dict[str, Any]:
     """Machine, processor and number of torch's threads: sums may differ in their last digits by these."""
     import torch
 
-    found: dict[str, Any] = {"machine": platform.machine(), "processor": _processor()}
-    return found | {"threads": torch.get_num_threads()}
+    facts: dict[str, Any] = {"machine": platform.machine(), "processor": _processor()}
+    return facts | {"threads": torch.get_num_threads()}
 
 
 @functools.cache
@@ -63,13 +63,13 @@ def _git(*arguments: str) -> str | None:
     """
     command = ["git", "--no-optional-locks", *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=1, check=True)
+        completed = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=1, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return completed.stdout.strip()
 
 
-def plain(values: Mapping[str, Any]) -> dict[str, Any]:
+def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
     """Values as JSON holds them; what it cannot hold as its ``repr``, shortened."""
     return {str(name): _plain(value) for name, value in values.items()}
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import torch
 
-_OF_LIGHTNING = (
+_SEED_VARIABLES = (
     "PL_GLOBAL_SEED",
     "PL_SEED_WORKERS",
 )  # what its seed_everything leaves for ranks and DataLoader workers
@@ -34,11 +34,11 @@ class RandomState:
     environment: dict[str, str | None] = field(default_factory=dict)
 
     @classmethod
-    def taken(cls) -> RandomState:
+    def capture(cls) -> RandomState:
         """Take the present one."""
         # Asking for the device would start CUDA in a notebook that has not.
         cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else []  # type: ignore[no-untyped-call]
-        environment = {name: os.environ.get(name) for name in _OF_LIGHTNING}
+        environment = {name: os.environ.get(name) for name in _SEED_VARIABLES}
         return cls(random.getstate(), np.random.get_state(legacy=False), torch.get_rng_state(), cuda, environment)
 
     @classmethod
@@ -71,20 +71,20 @@ class RandomState:
     @property
     def is_present(self) -> bool:
         """Whether nothing was drawn on the CPU since it was taken."""
-        now = RandomState.taken()
+        now = RandomState.capture()
         return self.python == now.python and _plain(self.numpy) == _plain(now.numpy) and torch.equal(self.cpu, now.cpu)
 
     @property
     def text(self) -> str:
         """It as JSON."""
-        found = {
+        values = {
             "python": self.python,
             "numpy": _plain(self.numpy),
             "cpu": self.cpu.numpy().tobytes().hex(),
             "cuda": [state.numpy().tobytes().hex() for state in self.cuda],
             "environment": self.environment,
         }
-        return json.dumps(found) + "\n"
+        return json.dumps(values) + "\n"
 
     @classmethod
     def of_text(cls, text: str) -> RandomState:
@@ -94,25 +94,25 @@ class RandomState:
             ValueError: it is something else.
         """
         try:
-            found = json.loads(text)
-            version, numbers, gauss = found["python"]
+            values = json.loads(text)
+            version, numbers, gauss = values["python"]
             state = random.Random()
             state.setstate((version, tuple(numbers), gauss))
-            cpu, *cuda = (torch.tensor(list(bytes.fromhex(item))).byte() for item in (found["cpu"], *found["cuda"]))
+            cpu, *cuda = (torch.tensor(list(bytes.fromhex(item))).byte() for item in (values["cpu"], *values["cuda"]))
             torch.Generator().set_state(cpu)
-            environment = {name: found["environment"][name] for name in _OF_LIGHTNING}
+            environment = {name: values["environment"][name] for name in _SEED_VARIABLES}
             if not all(value is None or str(value).isdecimal() for value in environment.values()):
                 raise ValueError("environment")  # noqa: TRY301 -- joins the other causes below
-            np.random.RandomState().set_state(found["numpy"])
-            return cls(state.getstate(), found["numpy"], cpu, cuda, environment)
+            np.random.RandomState().set_state(values["numpy"])
+            return cls(state.getstate(), values["numpy"], cpu, cuda, environment)
         except (ValueError, TypeError, KeyError, RuntimeError, OverflowError) as error:
             raise ValueError(f"it is not a random state: {type(error).__name__}: {error}") from error
 
 
 @contextmanager
-def random_state_kept() -> Iterator[None]:
+def preserve_random_state() -> Iterator[None]:
     """Leave the random states of Python, NumPy and torch as if nothing had run."""
-    before = RandomState.taken()
+    before = RandomState.capture()
     try:
         yield
     finally:

@@ -13,7 +13,7 @@ from .folder import EventWriter, RunFolder
 from .record import RunRecord
 
 _TIMES_AS_LONG = 100  # as it takes to write the record: for so long the next metrics do not, so it costs a hundredth
-_OF_THE_END = ("status", "elapsed_s", "epochs", "steps", "reason", "error", "best_model_path", "best_model_score")
+_END_FIELDS = ("status", "elapsed_s", "epochs", "steps", "reason", "error", "best_model_path", "best_model_score")
 
 
 class Recorder:
@@ -37,11 +37,11 @@ class Recorder:
     def emit(self, event: events.Event) -> None:
         """Take in the next event."""
         if isinstance(event, events.Ended):
-            self._folder.make_room()
+            self._folder.release_reserve()
         self._writer.write(event)
         if isinstance(event, events.Started):
-            told = {name: getattr(event, name) for name in ("devices", "precision", "checkpoint_metric")}
-            self._update(**told)
+            fields = {name: getattr(event, name) for name in ("devices", "precision", "checkpoint_metric")}
+            self._update(**fields)
         elif isinstance(event, events.Metrics):
             self._note(event)
         elif isinstance(event, events.Directions):
@@ -51,16 +51,16 @@ class Recorder:
         elif isinstance(event, events.Fingerprint):
             self._update(fingerprint=event.data)
         elif isinstance(event, events.Results):
-            found = {name: value for row in event.rows for name, value in row.items()}
-            metrics, doubles = {**self.record.metrics, **found}, {**self.record.doubles, **event.doubles}
+            results = {name: value for row in event.rows for name, value in row.items()}
+            metrics, doubles = {**self.record.metrics, **results}, {**self.record.doubles, **event.doubles}
             self._update(results=event.rows, metrics=metrics, doubles=doubles)
         elif isinstance(event, events.Ended):
-            ended = {name: getattr(event, name) for name in _OF_THE_END}
+            ended = {name: getattr(event, name) for name in _END_FIELDS}
             self._update(**ended, checkpoints=self._checkpoints())
-        began = time.monotonic()
-        if self._behind and began >= self._next_write:
+        start_s = time.monotonic()
+        if self._behind and start_s >= self._next_write:
             self._update()
-            self._next_write = began + _TIMES_AS_LONG * (time.monotonic() - began)
+            self._next_write = start_s + _TIMES_AS_LONG * (time.monotonic() - start_s)
         if self._writer.failure:
             failure, self._writer.failure = self._writer.failure, ""
             self._tell(events.Notice(failure))
@@ -72,12 +72,12 @@ class Recorder:
     def _note(self, event: events.Metrics) -> None:
         """Keep what is known so far, for the case that nothing comes after it."""
         epochs = max(self.record.epochs, event.epoch + event.epoch_done)
-        known = self.record
+        record = self.record
         self.record = dataclasses.replace(
-            known,
-            metrics={**known.metrics, **event.values},
-            doubles={**known.doubles, **event.doubles},
-            best_metrics={**known.best_metrics, **self._improved(event)},
+            record,
+            metrics={**record.metrics, **event.values},
+            doubles={**record.doubles, **event.doubles},
+            best_metrics={**record.best_metrics, **self._improved(event)},
             epochs=epochs,
             steps=event.step,
         )
@@ -89,17 +89,17 @@ class Recorder:
         return {
             name: {"value": value, "epoch": event.epoch}
             for name, value in event.values.items()
-            if scores.improves(value, best.get(name), scores.better(name, self.record.directions))
+            if scores.improves(value, best.get(name), scores.mode_of(name, self.record.directions))
         }
 
     def _checkpoints(self) -> list[str]:
         """The checkpoints that stay, relative to the run's folder."""
-        passing = self._folder.continue_checkpoint_path
+        continuing = self._folder.continue_checkpoint_path
         try:
-            found = [path for path in self._folder.all_checkpoints() if path != passing]
+            checkpoints = [path for path in self._folder.all_checkpoints() if path != continuing]
         except OSError:  # one is replaced just now, or the folder has gone
             return []
-        return [path.relative_to(self._folder.path).as_posix() for path in found]
+        return [path.relative_to(self._folder.path).as_posix() for path in checkpoints]
 
     def _update(self, **changes: Any) -> None:
         self.record = dataclasses.replace(self.record, **changes)

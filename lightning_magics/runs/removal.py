@@ -11,18 +11,18 @@ from pathlib import Path
 from .. import formats
 from ..errors import RunError
 from .catalog import RunRow
-from .folder import RunFolder, shown
+from .folder import RunFolder, display_path
 
-_MOST_NAMES = 20
+_MAX_NAMES = 20
 
 
-def obstacle(root: Path, row: RunRow) -> str:
+def deletion_problem(root: Path, row: RunRow) -> str:
     """Return why a run is not deleted, and what to do; empty if it can be."""
     folder, record = RunFolder(row.path), row.record
     if not os.path.lexists(folder.record_path):
         return (
             f"{row.run} was written by plain Lightning, so whether it is still running is unknown. If it is not, "
-            f"delete its folder yourself: {shown(row.path)}"
+            f"delete its folder yourself: {display_path(row.path)}"
         )
     place = row.path.resolve()
     if place != root.resolve() / row.path.parent.name / row.path.name:
@@ -30,7 +30,7 @@ def obstacle(root: Path, row: RunRow) -> str:
     if record is None and not folder.events_path.exists():
         return (
             f"{row.run} has an unreadable record and may not be a run. If it is one, delete its folder "
-            f"yourself: {shown(row.path)}"
+            f"yourself: {display_path(row.path)}"
         )
     if row.status == "running" or folder.is_alive():
         return f"{row.run} is running. Stop it first: %lightning_stop {row.run}"
@@ -39,10 +39,10 @@ def obstacle(root: Path, row: RunRow) -> str:
     return ""
 
 
-def size_bytes(found: Sequence[RunRow]) -> int:
+def size_bytes(rows: Sequence[RunRow]) -> int:
     """Return how much room runs take on the disk; of a file that has several names each counts."""
     total = 0
-    for row in found:
+    for row in rows:
         for folder, _, files in os.walk(row.path):
             for name in files:
                 with contextlib.suppress(OSError):  # it is gone already
@@ -50,14 +50,14 @@ def size_bytes(found: Sequence[RunRow]) -> int:
     return total
 
 
-def described(found: Sequence[RunRow]) -> str:
+def deletion_summary(rows: Sequence[RunRow]) -> str:
     """Return how many runs these are, how much room they take, and their names."""
-    names = [row.run for row in found[:_MOST_NAMES]]
-    names += [f"{len(found) - _MOST_NAMES} more"] if len(found) > _MOST_NAMES else []
-    return f"{formats.plural(len(found), 'run')} ({formats.size(size_bytes(found))}): {', '.join(names)}"
+    names = [row.run for row in rows[:_MAX_NAMES]]
+    names += [f"{len(rows) - _MAX_NAMES} more"] if len(rows) > _MAX_NAMES else []
+    return f"{formats.plural(len(rows), 'run')} ({formats.size(size_bytes(rows))}): {', '.join(names)}"
 
 
-def delete(root: Path, found: Sequence[RunRow]) -> str:
+def delete(root: Path, rows: Sequence[RunRow]) -> str:
     """Delete runs, all of them or, where one may not be, none; returns what was deleted.
 
     The record goes last, so that what is interrupted can be named again.
@@ -65,25 +65,25 @@ def delete(root: Path, found: Sequence[RunRow]) -> str:
     Raises:
         RunError: one of them may not be deleted, or the disk refuses it.
     """
-    for row in found:
-        if reason := obstacle(root, row):
+    for row in rows:
+        if reason := deletion_problem(root, row):
             raise RunError(f"{reason}. Nothing was deleted")
-    told = described(found)
-    for place, row in enumerate(found):
+    summary = deletion_summary(rows)
+    for place, row in enumerate(rows):
         try:
             _remove(RunFolder(row.path))
         except OSError as error:
             raise RunError(
-                f"{row.run} cannot be deleted: {error.strerror}: {shown(error.filename or row.path)}. "
-                f"Already deleted: {', '.join(item.run for item in found[:place]) or 'nothing'}"
+                f"{row.run} cannot be deleted: {error.strerror}: {display_path(error.filename or row.path)}. "
+                f"Already deleted: {', '.join(item.run for item in rows[:place]) or 'nothing'}"
             ) from error
-    return f"deleted {told}"
+    return f"deleted {summary}"
 
 
 def _remove(folder: RunFolder) -> None:
     """Remove a run's folder, and the model's if nothing else is in it; links are removed and never followed."""
-    with os.scandir(folder.path) as found:
-        entries = list(found)
+    with os.scandir(folder.path) as directory:
+        entries = list(directory)
     for entry in entries:
         if entry.is_dir(follow_symlinks=False):
             shutil.rmtree(entry.path)

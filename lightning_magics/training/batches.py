@@ -51,14 +51,14 @@ def named_inputs(forward: Callable[..., Any], batch: Any) -> dict[str, Any] | No
     parameters = inspect.signature(forward).parameters.values()
     by_name = [item for item in parameters if item.kind in (item.POSITIONAL_OR_KEYWORD, item.KEYWORD_ONLY)]
     required = {item.name for item in by_name if item.default is item.empty}
-    known = {item.name for item in by_name} & batch.keys()
-    if not known or not required <= known or any(item.kind is item.POSITIONAL_ONLY for item in parameters):
+    present = {item.name for item in by_name} & batch.keys()
+    if not present or not required <= present or any(item.kind is item.POSITIONAL_ONLY for item in parameters):
         return None
-    taken = batch.keys() if any(item.kind is item.VAR_KEYWORD for item in parameters) else known
-    return {name: value for name, value in batch.items() if name in required or name in taken - _TARGETS}
+    accepted = batch.keys() if any(item.kind is item.VAR_KEYWORD for item in parameters) else present
+    return {name: value for name, value in batch.items() if name in required or name in accepted - _TARGETS}
 
 
-def adapted(model: Any, batch: Any) -> str:
+def input_conversions(model: Any, batch: Any) -> str:
     """What the generated steps of a model change in a batch before they use it, in a sentence; empty for nothing.
 
     Args:
@@ -74,25 +74,30 @@ def adapted(model: Any, batch: Any) -> str:
     else:
         parts = list(batch) if isinstance(batch, list | tuple) else [batch]
         inputs, target = (parts[:-1], parts[-1]) if len(parts) > 1 else (parts, None)
-    told = []
-    inputs, named = [_emptied(value) for value in inputs], {name: _emptied(value) for name, value in named.items()}
-    taken_inputs, taken_named = converted(model, inputs, named)
-    for value, taken in zip((*inputs, *named.values()), (*taken_inputs, *taken_named.values()), strict=True):
-        if taken is not value and taken.dtype != value.dtype:
+    conversions = []
+    inputs, named = (
+        [_without_samples(value) for value in inputs],
+        {name: _without_samples(value) for name, value in named.items()},
+    )
+    converted_inputs, converted_named = converted(model, inputs, named)
+    for value, result in zip((*inputs, *named.values()), (*converted_inputs, *converted_named.values()), strict=True):
+        if result is not value and result.dtype != value.dtype:
             scaled = " without scaling (0 to 255)" if value.dtype == torch.uint8 else ""
-            told.append(f"{_type(value)} inputs are converted to {_type(taken)}{scaled}")
+            conversions.append(f"{_dtype_text(value)} inputs are converted to {_dtype_text(result)}{scaled}")
     if hasattr(model, "_class_labels") and isinstance(target, torch.Tensor):
         if target.dtype not in (torch.int64, torch.uint8) and target.ndim == 1:
-            told.append(f"{_type(target)} labels are converted to class indices")
+            conversions.append(f"{_dtype_text(target)} labels are converted to class indices")
         elif target.ndim == 2 and target.shape[1] == 1:
-            told.append(f"labels of shape {tuple(target.shape)} are reshaped to ({len(target)},), one class per sample")
+            conversions.append(
+                f"labels of shape {tuple(target.shape)} are reshaped to ({len(target)},), one class per sample"
+            )
         elif target.ndim == 2 and not target.is_floating_point():
-            told.append(f"labels of shape {tuple(target.shape)} are converted to class probabilities")
+            conversions.append(f"labels of shape {tuple(target.shape)} are converted to class probabilities")
         elif _is_of_another_type(target, model):
-            told.append(f"{_type(target)} labels are converted to {_name(_computed(model))}")
+            conversions.append(f"{_dtype_text(target)} labels are converted to {_dtype_name(_compute_dtype(model))}")
     elif hasattr(model, "_float_target") and _is_of_another_type(target, model):
-        told.append(f"{_type(target)} targets are converted to {_name(_computed(model))}")
-    return "; ".join(dict.fromkeys(told))
+        conversions.append(f"{_dtype_text(target)} targets are converted to {_dtype_name(_compute_dtype(model))}")
+    return "; ".join(dict.fromkeys(conversions))
 
 
 def converted(model: Any, inputs: Sequence[Any], named: Mapping[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -104,12 +109,12 @@ def converted(model: Any, inputs: Sequence[Any], named: Mapping[str, Any]) -> tu
     return tuple(inputs), dict(named)
 
 
-def _emptied(value: Any) -> Any:
+def _without_samples(value: Any) -> Any:
     """No sample of a tensor, which costs nothing to convert."""
     return value[:0] if isinstance(value, torch.Tensor) and value.ndim else value
 
 
-def _computed(model: Any) -> torch.dtype:
+def _compute_dtype(model: Any) -> torch.dtype:
     """The type that a model computes in."""
     types = (item.dtype for item in model.parameters() if item.dtype.is_floating_point)
     return torch.promote_types(model.dtype, next(types, model.dtype))
@@ -117,12 +122,12 @@ def _computed(model: Any) -> torch.dtype:
 
 def _is_of_another_type(target: Any, model: Any) -> TypeGuard[torch.Tensor]:
     """Whether a target holds floats of another type than a model computes in."""
-    return isinstance(target, torch.Tensor) and target.is_floating_point() and target.dtype != _computed(model)
+    return isinstance(target, torch.Tensor) and target.is_floating_point() and target.dtype != _compute_dtype(model)
 
 
-def _type(value: torch.Tensor) -> str:
-    return _name(value.dtype)
+def _dtype_text(value: torch.Tensor) -> str:
+    return _dtype_name(value.dtype)
 
 
-def _name(dtype: torch.dtype) -> str:
+def _dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 import torch
 
 from ..runs.folder import RunFolder
-from .handover import make_layers, take_type
+from .handover import make_layers, match_dtype
 from .trust import vouch_for, with_plain_hyperparameters
 
 _MOST_BYTES = 1 << 27  # of initial weights
@@ -47,7 +47,7 @@ class _Pickler(pickle.Pickler):
 _PICKLES: Any = SimpleNamespace(__name__="pickle", Pickler=_Pickler)
 
 
-def straight_io(package: str, folder: RunFolder | None = None) -> Any:
+def direct_io(package: str, folder: RunFolder | None = None) -> Any:
     """Make the CheckpointIO for a Trainer of a package: Lightning's own, but for how a local file is written.
 
     The file is the same, and is there whole or not at all. In a folder of a run that was removed, none is written.
@@ -66,7 +66,7 @@ def straight_io(package: str, folder: RunFolder | None = None) -> Any:
     return type("StraightCheckpointIO", (base,), {"save_checkpoint": save_checkpoint})()
 
 
-def keep_weights(model: Any, path: Path) -> None:
+def save_weights(model: Any, path: Path) -> None:
     """Save the weights that a fit begins with, for its rerun; none where they are large or unusual.
 
     Raises:
@@ -83,8 +83,8 @@ def _is_simple(value: Any) -> bool:
     return is_tensor and value.layout == torch.strided and value.device.type != "meta"
 
 
-def take_weights(model: Any, path: Path) -> None:
-    """Give a model the weights that `keep_weights` saved.
+def load_weights(model: Any, path: Path) -> None:
+    """Give a model the weights that `save_weights` saved.
 
     Raises:
         RuntimeError: they do not fit.
@@ -92,7 +92,7 @@ def take_weights(model: Any, path: Path) -> None:
     """
     weights = torch.load(path, map_location="cpu", weights_only=True)
     make_layers(model, weights)
-    take_type(model, weights)
+    match_dtype(model, weights)
     model.load_state_dict(weights)
 
 
@@ -103,16 +103,16 @@ def save(checkpoint: dict[str, Any], path: Path) -> None:
         OSError: the disk is full, or the folder cannot be written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    passing = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with passing.open("wb") as file:
+        with temporary.open("wb") as file:
             torch.save(with_plain_hyperparameters(checkpoint), file, pickle_module=_PICKLES)
-        passing.replace(path)
+        temporary.replace(path)
         vouch_for(path)
     except BaseException as error:
-        passing.unlink(missing_ok=True)
-        full = error.__context__ if isinstance(error, RuntimeError) else error  # torch's writer covers what it met
-        if not isinstance(full, OSError):
+        temporary.unlink(missing_ok=True)
+        cause = error.__context__ if isinstance(error, RuntimeError) else error  # torch's writer covers what it met
+        if not isinstance(cause, OSError):
             raise
-        full.filename = full.filename or str(path)
-        raise full from None
+        cause.filename = cause.filename or str(path)
+        raise cause from None

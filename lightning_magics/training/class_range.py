@@ -17,14 +17,14 @@ from typing import Any
 
 import torch
 
-from ..runs.columns import few
-from ..runs.randomness import random_state_kept
+from ..runs.columns import shortened
+from ..runs.randomness import preserve_random_state
 from .batches import converted
 
 _HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 
 
-def is_judged(model: Any, stage: str) -> bool:
+def checks_labels(model: Any, stage: str) -> bool:
     """Whether the labels of a stage reach the loss of a model's generated steps as the data has them.
 
     Args:
@@ -33,12 +33,12 @@ def is_judged(model: Any, stage: str) -> bool:
     """
     step = getattr(type(model), {"train": "training", "val": "validation"}.get(stage, stage) + "_step")
     calls = getattr(getattr(step, "__code__", None), "co_names", ())
-    own = type(model).__module__
-    changes = any(getattr(type(model), name).__module__ == own for name in _HOOKS)
+    module = type(model).__module__
+    changes = any(getattr(type(model), name).__module__ == module for name in _HOOKS)
     return hasattr(model, "_class_labels") and hasattr(model, "_input") and "_step" in calls and not changes
 
 
-def problem(model: Any, batch: Any, what: str, name: str, classes: Sequence[str] = ()) -> str:
+def label_problem(model: Any, batch: Any, what: str, name: str, classes: Sequence[str] = ()) -> str:
     """Say which labels of a batch are not among the classes of a model's outputs, in a line; empty for none.
 
     Args:
@@ -61,28 +61,28 @@ def problem(model: Any, batch: Any, what: str, name: str, classes: Sequence[str]
     if int(labels.min()) >= 0 and int(labels.max()) < count:
         return ""
     numbers, counts = (item.tolist() for item in torch.unique(labels, return_counts=True))
-    found = [(int(number), times) for number, times in zip(numbers, counts, strict=True) if not 0 <= number < count]
-    found = [pair for pair in found if not _is_accepted(model, pair[0], count)]
-    if not found:
+    invalid = [(int(number), times) for number, times in zip(numbers, counts, strict=True) if not 0 <= number < count]
+    invalid = [pair for pair in invalid if not _is_accepted(model, pair[0], count)]
+    if not invalid:
         return ""
     if classes:
         return (
-            f"{what} has {len(classes)} classes ({few(classes)}), but {name} has {count} outputs. "
+            f"{what} has {len(classes)} classes ({shortened(classes)}), but {name} has {count} outputs. "
             f"Give the network {len(classes)} outputs"
         )
-    listed = ", ".join(f"{number} ({times:,} of {labels.numel():,})" for number, times in found[:4])
-    listed += ", …" if len(found) > 4 else ""
-    lowest, highest = found[0][0], found[-1][0]
-    how = f"Give the network {highest + 1} outputs, or number the classes from 0"
+    listed = ", ".join(f"{number} ({times:,} of {labels.numel():,})" for number, times in invalid[:4])
+    listed += ", …" if len(invalid) > 4 else ""
+    lowest, highest = invalid[0][0], invalid[-1][0]
+    remedy = f"Give the network {highest + 1} outputs, or number the classes from 0"
     if lowest < 0:
-        how = (
+        remedy = (
             f"Number the classes from 0, or leave these samples out of the loss: "
             f'--loss "CrossEntropyLoss(ignore_index={lowest})"'
         )
-    return f"the labels of {what} contain {listed}, but {name} has {count} outputs (classes 0 to {count - 1}). {how}"
+    return f"the labels of {what} contain {listed}, but {name} has {count} outputs (classes 0 to {count - 1}). {remedy}"
 
 
-def sampled(tensors: Sequence[torch.Tensor], places: Any) -> tuple[torch.Tensor, ...]:
+def label_batch(tensors: Sequence[torch.Tensor], places: Any) -> tuple[torch.Tensor, ...]:
     """A batch of the inputs of one sample, and the labels of all that are chosen by their places; empty without any."""
     if len(tensors) < 2 or not len(tensors[0]):
         return ()
@@ -101,18 +101,18 @@ def _outputs(model: Any, inputs: Sequence[Any], named: Mapping[str, Any]) -> tor
             is_parameter = isinstance(item, torch.nn.Parameter)
             empty[id(item)] = torch.nn.Parameter(values, requires_grad=False) if is_parameter else values
         inputs, named = converted(
-            model, [_emptied(item) for item in inputs], {k: _emptied(v) for k, v in named.items()}
+            model, [_on_meta(item) for item in inputs], {k: _on_meta(v) for k, v in named.items()}
         )
         shadow = copy.deepcopy(model, empty).eval()
         quiet = contextlib.redirect_stdout(io.StringIO())
-        with torch.no_grad(), torch.device("meta"), random_state_kept(), quiet:
-            found = shadow(*inputs, **named)
+        with torch.no_grad(), torch.device("meta"), preserve_random_state(), quiet:
+            outputs = shadow(*inputs, **named)
     except Exception:  # whatever the user's code does with tensors that have no values
         return None
-    return found if isinstance(found, torch.Tensor) else None
+    return outputs if isinstance(outputs, torch.Tensor) else None
 
 
-def _emptied(value: Any) -> Any:
+def _on_meta(value: Any) -> Any:
     """A tensor without its values; anything else as it is."""
     return torch.empty_like(value, device="meta") if isinstance(value, torch.Tensor) else value
 

@@ -19,7 +19,7 @@ _MOST_MISTAKES = 10
 _MOST_CLASSES = 30  # of a matrix that can be read
 
 
-class _Judge:
+class _ClassificationCallback:
     """The hooks, without the base class: each of the two Lightning packages has a Callback of its own."""
 
     def __init__(self, datamodule: Any, emit: Callable[[Event], None], classes: Sequence[str]) -> None:
@@ -32,7 +32,7 @@ class _Judge:
         self._mistakes: list[tuple[float, int, dict[str, Any], tuple[Any, int]]] = []
         self._number = itertools.count()
         self._hook: Any = None
-        self._seen = 0  # samples of this rank
+        self._sample_count = 0  # samples of this rank
 
     def on_test_start(self, trainer: Any, pl_module: Any) -> None:
         names = getattr(self._datamodule, "classes", None)
@@ -61,16 +61,16 @@ class _Judge:
         assert isinstance(target, torch.Tensor)
         target = target.cpu()
         probability, predicted = probabilities.max(dim=1)
-        classes, own = len(self._matrix), self._own(trainer, len(target))
-        pairs = (target * classes + predicted)[own]
+        classes, counted = len(self._matrix), self._counted(trainer, len(target))
+        pairs = (target * classes + predicted)[counted]
         self._matrix += torch.bincount(pairs, minlength=classes**2).reshape(classes, classes)
-        for place in ((predicted != target) & own).nonzero().flatten().tolist():
+        for place in ((predicted != target) & counted).nonzero().flatten().tolist():
             self._mistake(float(probability[place]), int(target[place]), int(predicted[place]), batch, place)
 
-    def _own(self, trainer: Any, size: int) -> torch.Tensor:
+    def _counted(self, trainer: Any, size: int) -> torch.Tensor:
         """Which samples of a batch are not there a second time: ranks are dealt them in turn, to whole rounds."""
-        places = (self._seen + torch.arange(size)) * trainer.world_size + trainer.global_rank
-        self._seen += size
+        places = (self._sample_count + torch.arange(size)) * trainer.world_size + trainer.global_rank
+        self._sample_count += size
         dataset = getattr(trainer.test_dataloaders, "dataset", None)
         length = len(dataset) if isinstance(dataset, Sized) else 0
         is_dealt = trainer.world_size > 1 and length > 0
@@ -81,12 +81,12 @@ class _Judge:
         if len(self._mistakes) == _MOST_MISTAKES and probability <= self._mistakes[0][0]:
             return
         names = self._names
-        found = {"actual": names[actual], "predicted": names[predicted], "probability": probability}
+        mistake = {"actual": names[actual], "predicted": names[predicted], "probability": probability}
         ids = None
         if isinstance(batch, Mapping) and {"input_ids", "attention_mask"} <= batch.keys():
             ids = batch["input_ids"][place][batch["attention_mask"][place] == 1].cpu()
         push = heapq.heappushpop if len(self._mistakes) == _MOST_MISTAKES else heapq.heappush
-        push(self._mistakes, (probability, next(self._number), found, (ids, actual)))
+        push(self._mistakes, (probability, next(self._number), mistake, (ids, actual)))
 
     def _text(self, ids: Any, label: int, dataset: Any) -> dict[str, str]:
         """The text of token ids and a label: as the data has it, else as the tokenizer gives it back."""
@@ -101,11 +101,11 @@ class _Judge:
             return
         self._hook.remove()
         dataset = getattr(trainer.test_dataloaders, "dataset", None)
-        mine = [(*item, self._text(*known, dataset) | found) for *item, found, known in self._mistakes]
-        parts: list[Any] = [(self._matrix, mine)]
+        rank_mistakes = [(*item, self._text(*sample, dataset) | mistake) for *item, mistake, sample in self._mistakes]
+        parts: list[Any] = [(self._matrix, rank_mistakes)]
         if trainer.world_size > 1:
             parts = [None] * trainer.world_size
-            torch.distributed.all_gather_object(parts, (self._matrix, mine))
+            torch.distributed.all_gather_object(parts, (self._matrix, rank_mistakes))
         if any(matrix is None for matrix, _ in parts) or not parts:
             return
         matrix = sum(matrix for matrix, _ in parts)
@@ -119,7 +119,7 @@ class _Judge:
                 predicted=matrix.sum(dim=0).tolist(),
                 correct=matrix.diag().tolist(),
                 matrix=matrix.tolist() if len(matrix) <= _MOST_CLASSES else [],
-                mistakes=[found for _, _, found in mistakes],
+                mistakes=[mistake for _, _, mistake in mistakes],
             )
         )
 
@@ -139,7 +139,9 @@ def _probabilities(output: Any, target: Any, classes: int) -> torch.Tensor | Non
     return output.softmax(dim=1)[:, :classes] if output.ndim == 2 and output.shape[1] >= classes else None
 
 
-def judge(package: str, datamodule: Any, emit: Callable[[Event], None], classes: Sequence[str] = ()) -> Any:
+def classification_callback(
+    package: str, datamodule: Any, emit: Callable[[Event], None], classes: Sequence[str] = ()
+) -> Any:
     """Return the callback for one of the two Lightning packages.
 
     Args:
@@ -149,4 +151,4 @@ def judge(package: str, datamodule: Any, emit: Callable[[Event], None], classes:
         classes: names of the classes where there is no DataModule.
     """
     base = importlib.import_module(f"{package}.callbacks").Callback
-    return type("Judge", (_Judge, base), {})(datamodule, emit, classes)
+    return type("Judge", (_ClassificationCallback, base), {})(datamodule, emit, classes)

@@ -11,39 +11,39 @@ from typing import Any
 
 from torchmetrics import Metric
 
-from ..scores import WORDS, Mode, better, known, stage_of
+from ..scores import WORDS, Mode, mode_by_name, mode_of, stage_of
 
 
 class MetricDirections:
     """The directions of a run's metrics.
 
     Args:
-        typed: metric to direction, as options say.
+        requested: metric to direction, as options say.
         callbacks: of the user; those that compare a metric have a direction of their own.
     """
 
-    def __init__(self, typed: Mapping[str, Mode] | None = None, callbacks: Iterable[Any] = ()) -> None:
+    def __init__(self, requested: Mapping[str, Mode] | None = None, callbacks: Iterable[Any] = ()) -> None:
         self._callbacks: dict[str, tuple[Any, Mode]] = {}
         for callback in callbacks:
             metric, mode = getattr(callback, "monitor", None), getattr(callback, "mode", None)
             if isinstance(metric, str) and mode in WORDS:
                 self._callbacks.setdefault(metric, (callback, mode))
-        self._typed = dict(typed or {})
-        self._decided = dict(self._typed)
+        self._requested = dict(requested or {})
+        self._decided = dict(self._requested)
         self._options: set[str] = set()
 
     @property
-    def typed(self) -> dict[str, Mode]:
+    def requested(self) -> dict[str, Mode]:
         """Those that options say."""
-        return self._typed
+        return self._requested
 
-    def deciding(self, callback: Any) -> Any:
+    def with_decided_mode(self, callback: Any) -> Any:
         """Return a callback of an option, which compares a metric the way that is decided once it is logged."""
         self._options.add(callback.monitor)
         base = type(callback)
-        callback.__class__ = type(base.__name__, (_Deciding, base), {"__qualname__": base.__qualname__})
+        callback.__class__ = type(base.__name__, (_DecidesMode, base), {"__qualname__": base.__qualname__})
         callback._directions = self
-        _turn(callback, self._decided.get(callback.monitor) or better(callback.monitor))
+        _set_mode(callback, self._decided.get(callback.monitor) or mode_of(callback.monitor))
         return callback
 
     def of(self, metric: str, trainer: Any) -> Mode:
@@ -53,29 +53,30 @@ class MetricDirections:
         return self._decided[metric]
 
     def _first(self, metric: str, trainer: Any) -> Mode | None:
-        _, own = self._callbacks.get(metric) or (None, None)
-        if own and (own == "max" or metric not in self._options):  # "min" may be the default that nobody chose
-            return own
-        return _of_object(metric, trainer) or known(metric)
+        _, callback_mode = self._callbacks.get(metric) or (None, None)
+        # "min" may be the default that nobody chose.
+        if callback_mode and (callback_mode == "max" or metric not in self._options):
+            return callback_mode
+        return _metric_object_mode(metric, trainer) or mode_by_name(metric)
 
     def remark(self, metric: str, trainer: Any) -> str:
         """Return what to know of the direction of a metric that is monitored; empty if it is as anyone expects."""
-        if metric in self._typed:
+        if metric in self._requested:
             return ""
-        natural = _of_object(metric, trainer) or known(metric)
+        natural = _metric_object_mode(metric, trainer) or mode_by_name(metric)
         mode = self._decided[metric]
-        callback, own = self._callbacks.get(metric) or (None, None)
-        if own == mode and natural not in (None, mode):
+        callback, callback_mode = self._callbacks.get(metric) or (None, None)
+        if callback_mode == mode and natural not in (None, mode):
             return (
                 f"{type(callback).__name__} treats the {'smallest' if mode == 'min' else 'largest'} {metric} "
                 f"as the best, although {WORDS[natural]}. Pass mode={natural!r}"
             )
-        if natural is None and metric in self._options and not own:
+        if natural is None and metric in self._options and not callback_mode:
             return f"{metric}: assuming {WORDS[mode]}. To reverse, type {metric}:{'max' if mode == 'min' else 'min'}"
         return ""
 
 
-class _Deciding:
+class _DecidesMode:
     """What makes a ModelCheckpoint or an EarlyStopping of Lightning's decide when it compares for the first time."""
 
     _directions: MetricDirections
@@ -83,14 +84,14 @@ class _Deciding:
     def on_load_checkpoint(self: Any, trainer: Any, pl_module: Any, checkpoint: Mapping[str, Any]) -> None:
         """Go the way of the fit that is continued: Lightning keeps a callback's state under its direction."""
         super().on_load_checkpoint(trainer, pl_module, checkpoint)  # type: ignore[misc]
-        if self.monitor in self._directions.typed:
+        if self.monitor in self._directions.requested:
             return
         before = self.mode
         for mode in WORDS:
-            _turn(self, mode)
+            _set_mode(self, mode)
             if self.state_key in checkpoint.get("callbacks", ()):
                 return
-        _turn(self, before)
+        _set_mode(self, before)
 
     def _run_early_stopping_check(self: Any, trainer: Any) -> None:
         self._decide(trainer, trainer.callback_metrics)
@@ -102,10 +103,10 @@ class _Deciding:
 
     def _decide(self: Any, trainer: Any, logged: Mapping[str, Any]) -> None:
         if self.monitor in logged and self.mode != self._directions.of(self.monitor, trainer):
-            _turn(self, self._directions.of(self.monitor, trainer))
+            _set_mode(self, self._directions.of(self.monitor, trainer))
 
 
-def _turn(callback: Any, mode: Mode) -> None:
+def _set_mode(callback: Any, mode: Mode) -> None:
     """Let a callback that has not compared anything yet go a way."""
     import torch
 
@@ -119,7 +120,7 @@ def _turn(callback: Any, mode: Mode) -> None:
         callback.min_delta, callback.best_score = -callback.min_delta, worst
 
 
-def _of_object(metric: str, trainer: Any) -> Mode | None:
+def _metric_object_mode(metric: str, trainer: Any) -> Mode | None:
     """What the object of a metric says: the one that was logged, else one that the model has under that name."""
     name = metric.partition("/dataloader_idx_")[0]
     for logged, item in _logged(trainer):

@@ -62,12 +62,12 @@ def _draw(writer: Any, network: torch.nn.Module, example: Example, package: str)
 
     scripting = importlib.import_module(f"{package}.core.module")._jit_is_scripting  # a LightningModule's properties
     inputs, named = tree_map(_on_meta, example())
-    given = {"example_kwarg_inputs": dict(named)} if named else {"example_inputs": inputs}
+    arguments = {"example_kwarg_inputs": dict(named)} if named else {"example_inputs": inputs}
     with torch.no_grad(), scripting():
         # What `add_graph` of the writer does, which traces twice more in order to compare.
-        traced = torch.jit.trace(_weightless(network), check_trace=False, strict=False, **given)  # type: ignore[no-untyped-call]
-        made = _pytorch_graph.graph(traced, inputs)  # type: ignore[no-untyped-call]
-    writer._get_file_writer().add_graph(made)
+        traced = torch.jit.trace(_weightless(network), check_trace=False, strict=False, **arguments)  # type: ignore[no-untyped-call]
+        graph_definition = _pytorch_graph.graph(traced, inputs)  # type: ignore[no-untyped-call]
+    writer._get_file_writer().add_graph(graph_definition)
 
 
 def _weightless(network: torch.nn.Module) -> torch.nn.Module:

@@ -18,22 +18,22 @@ from typing import Any, NoReturn
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from ..errors import cut
-from ..runs.randomness import random_state_kept
+from ..errors import truncated
+from ..runs.randomness import preserve_random_state
 from . import snapshots
 
-Parts = tuple[Any, Sequence[Any], Any]  # model, callbacks and data of a fit
+FitObjects = tuple[Any, Sequence[Any], Any]  # model, callbacks and data of a fit
 
 KEY = "lightning_magics"  # of what a checkpoint holds beside Lightning's
 _MOST_NAMED = 4
 _OF_DATA = "data."
 _TUNED = ("lr", "learning_rate", "batch_size")  # attributes that Lightning's own callbacks set
 _PLAIN = bool | int | float | str | None
-_EXCHANGES = ("c10d", "_c10d_functional", "c10d_functional")  # of operators that wait for other ranks
-_JOINS = ("_get_default_group", "rendezvous", "_new_process_group_helper")  # what gives a group, and joins one
+_COLLECTIVES = ("c10d", "_c10d_functional", "c10d_functional")  # of operators that wait for other ranks
+_GROUP_CALLS = ("_get_default_group", "rendezvous", "_new_process_group_helper")  # what gives a group, and joins one
 
 
-class _Before:
+class _ValuesBefore:
     """The plain values of a model or of its data before a fit, to tell which of them it has changed.
 
     Args:
@@ -44,7 +44,7 @@ class _Before:
         self._owner = owner
         self._hyperparameters, self._numbers = _hyperparameters(owner), _numbers(owner)
 
-    def set_up(self) -> None:
+    def reset_attributes(self) -> None:
         """Leave out what has happened to attributes so far."""
         self._numbers = _numbers(self._owner)
 
@@ -58,7 +58,7 @@ class _Before:
         return _changed(self._numbers, _numbers(self._owner)) | _tuned(self._owner, callbacks)
 
 
-class Beginning:
+class FitStart:
     """A fit as it was when it began, to tell what has become of its model and its data.
 
     Args:
@@ -69,26 +69,26 @@ class Beginning:
     """
 
     def __init__(
-        self, model: Any, data: Any, callbacks: Sequence[Any], anew: Callable[[], Parts] | None = None
+        self, model: Any, data: Any, callbacks: Sequence[Any], rebuild: Callable[[], FitObjects] | None = None
     ) -> None:
         self._model, self._data = model, data
         self.callbacks = callbacks
-        self._anew = anew
-        self._shapes = _shapes(model.state_dict()) if anew is not None else {}
+        self._rebuild = rebuild
+        self._shapes = _shapes(model.state_dict()) if rebuild is not None else {}
         self._first = self._tuned = self._tunable()
-        self._before, self._data_before = _Before(model), _Before(data)
+        self._before, self._data_before = _ValuesBefore(model), _ValuesBefore(data)
         self._values: dict[str, Any] = {}  # weight → what differs once it has another value
 
-    def set_up(self) -> None:
+    def record_data(self) -> None:
         """Take note of the data once it is set up: what its own `setup` does, it does in the notebook too."""
-        self._data_before.set_up()
+        self._data_before.reset_attributes()
 
-    def training(self, model: Any) -> None:
+    def record_weights(self, model: Any) -> None:
         """Take note of the weights, right before they train, where a hook may leave some out of a checkpoint."""
         if any(_leaves_out(item) for item in (model, *model.trainer.callbacks)):
             self._values = _values(model)
 
-    def tuned(self) -> dict[str, tuple[Any, Any]]:
+    def new_changes(self) -> dict[str, tuple[Any, Any]]:
         """Return the hyperparameters and the like that have changed since this was asked last: from what to what.
 
         Those of the data are called ``data.NAME``.
@@ -102,34 +102,34 @@ class Beginning:
         changes = _changes(self._first, self._tunable())
         return {name.removeprefix(_OF_DATA): new for name, (_, new) in changes.items() if name.startswith(_OF_DATA)}
 
-    def cannot_return(self) -> tuple[list[str], list[str]]:
+    def unreturnable_weights(self) -> tuple[list[str], list[str]]:
         """Return weights that are new since this was asked last and that the notebook's model cannot be given.
 
         Also what hooks raised when they were to make layers for them on what the notebook has.
         """
-        if self._anew is None or any(type(item).__name__ == "ModelPruning" for item in self.callbacks):
+        if self._rebuild is None or any(type(item).__name__ == "ModelPruning" for item in self.callbacks):
             return [], []  # that one saves other weights than it trains
         now = _shapes(self._model.state_dict())
         new = {name: shape for name, shape in now.items() if not _fits(self._shapes, name, shape)}
         self._shapes = now
         if not new:
             return [], []
-        makes, raised = _made(self._anew, now)
-        return [name for name, shape in new.items() if not _fits(makes, name, shape)], raised
+        possible, raised = _possible_shapes(self._rebuild, now)
+        return [name for name, shape in new.items() if not _fits(possible, name, shape)], raised
 
-    def beside(self, model: Any, whole: Mapping[str, Any], kept: Mapping[str, Any]) -> dict[str, Any]:
+    def extra_state(self, model: Any, weights: Mapping[str, Any], saved: Mapping[str, Any]) -> dict[str, Any]:
         """Return what travels beside a checkpoint.
 
         Args:
             model: at the end of its fit.
-            whole: its weights.
-            kept: those that the checkpoint holds.
+            weights: its weights.
+            saved: those that the checkpoint holds.
         """
-        now = _values(model, whole.keys() - kept.keys())
-        trained = [name for name in whole if name not in kept and now.get(name) != self._values.get(name)]
+        digests = _values(model, weights.keys() - saved.keys())
+        trained = [name for name in weights if name not in saved and digests.get(name) != self._values.get(name)]
         return {
-            "left_out": {name: whole[name] for name in trained},
-            "callbacks": [snapshots.changed(item) for item in self.callbacks],
+            "left_out": {name: weights[name] for name in trained},
+            "callbacks": [snapshots.changed_attributes(item) for item in self.callbacks],
             "attributes": self._before.attributes(self.callbacks),
             "hyperparameters": self._before.hyperparameters,
             "data": self._data_before.attributes(self.callbacks),
@@ -141,15 +141,18 @@ class Beginning:
         return _tunable(self._model, self.callbacks) | {f"{_OF_DATA}{name}": of_data[name] for name in of_data}
 
 
-def dumped(trainer: Any, whole: Mapping[str, Any], beginning: Beginning) -> dict[str, Any]:
+def dump_checkpoint(trainer: Any, weights: Mapping[str, Any], fit_start: FitStart) -> dict[str, Any]:
     """Return the checkpoint of a fit that has ended, with what travels beside it."""
-    found: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)  # as save_checkpoint
-    learned = found.get(KEY, {})
-    found[KEY] = {**learned, **beginning.beside(trainer.lightning_module, whole, found.get("state_dict", {}))}
-    return found
+    checkpoint: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)  # as save_checkpoint
+    values = checkpoint.get(KEY, {})
+    checkpoint[KEY] = {
+        **values,
+        **fit_start.extra_state(trainer.lightning_module, weights, checkpoint.get("state_dict", {})),
+    }
+    return checkpoint
 
 
-def take(
+def restore(
     model: Any,
     callbacks: Sequence[Any] | Callable[[], Sequence[Any]],
     state: Any,
@@ -172,57 +175,65 @@ def take(
         What could not be put anywhere, for the user.
     """
     beside = state.get(KEY, {})
-    with _on_its_own():
+    with _outside_process_group():
         raised = _make_layers(model, callbacks, _shapes(state["state_dict"]), datamodule)
     model.on_load_checkpoint(state)
     weights = {**state["state_dict"], **beside.get("left_out", {})}
-    take_type(model, weights)
-    own = _shapes(model.state_dict())
-    unknown = [name for name in weights if name not in own]
-    other = [name for name in weights if name in own and not _fits(own, name, _shape(weights[name]))]
+    match_dtype(model, weights)
+    model_shapes = _shapes(model.state_dict())
+    without_layer = [name for name in weights if name not in model_shapes]
+    misfits = [
+        name for name in weights if name in model_shapes and not _fits(model_shapes, name, _shape(weights[name]))
+    ]
     model.load_state_dict(
-        {name: item for name, item in weights.items() if name not in (*unknown, *other)}, strict=False
+        {name: item for name, item in weights.items() if name not in (*without_layer, *misfits)}, strict=False
     )
-    _take_changes(
+    _apply_changes(
         model, beside.get("hyperparameters", _changed_hyperparameters(model, state)), beside.get("attributes")
     )
     attributes = beside.get("callbacks", [])
     for position, callback in enumerate(() if callable(callbacks) else callbacks):
         changes = attributes[position] if position < len(attributes) else {}
-        _take_state(callback, state.get("callbacks", {}), changes)
-    kind, why = type(model).__name__, f". {because(raised)}" if raised else ""
-    told = []
-    if unknown:
-        told.append(f"this {kind} has no layer for {listed(unknown)} from the run; they remain in the checkpoint")
-    if other:
-        told.append(
-            f"{listed(other)} from the run have a different shape in this {kind}; they remain in the checkpoint"
+        _restore_callback(callback, state.get("callbacks", {}), changes)
+    kind, why = type(model).__name__, f". {layers_failure(raised)}" if raised else ""
+    notices = []
+    if without_layer:
+        notices.append(
+            f"this {kind} has no layer for {list_names(without_layer)} from the run; they remain in the checkpoint"
         )
-    told = [f"{text}{f' {place}' if place else ''}{why}" for text in told]
-    return told + (_take_data(datamodule, state, beside) if datamodule is not None else [])
+    if misfits:
+        notices.append(
+            f"{list_names(misfits)} from the run have a different shape in this {kind}; they remain in the checkpoint"
+        )
+    notices = [f"{text}{f' {place}' if place else ''}{why}" for text in notices]
+    return notices + (_restore_data(datamodule, state, beside) if datamodule is not None else [])
 
 
 def _changed_hyperparameters(model: Any, state: Mapping[str, Any]) -> dict[str, Any]:
     """The plain hyperparameters of a checkpoint that differ from the model's."""
-    own, saved = model.hparams, state.get("hyper_parameters", {})
-    plain = {name: value for name, value in saved.items() if name in own and isinstance(value, _PLAIN)}
-    return {name: value for name, value in plain.items() if isinstance(own[name], _PLAIN) and _differ(own[name], value)}
+    current, saved = model.hparams, state.get("hyper_parameters", {})
+    plain = {name: value for name, value in saved.items() if name in current and isinstance(value, _PLAIN)}
+    return {
+        name: value
+        for name, value in plain.items()
+        if isinstance(current[name], _PLAIN) and _values_differ(current[name], value)
+    }
 
 
-def because(raised: Sequence[str]) -> str:
+def layers_failure(raised: Sequence[str]) -> str:
     """Return why layers could not be made, of what hooks raised."""
     return f"Adding the layers raised {'; '.join(item.rstrip('.') for item in dict.fromkeys(raised))}"
 
 
-def _take_data(datamodule: Any, state: Mapping[str, Any], beside: Mapping[str, Any]) -> list[str]:
+def _restore_data(datamodule: Any, state: Mapping[str, Any], beside: Mapping[str, Any]) -> list[str]:
     """Put what a fit left into its live data; returns what could not be, for the user."""
-    _take_changes(datamodule, beside.get("data_hyperparameters", {}), beside.get("data"))
+    _apply_changes(datamodule, beside.get("data_hyperparameters", {}), beside.get("data"))
     kind = type(datamodule)
     if kind.__qualname__ in state:  # as Lightning calls it there
         try:
             datamodule.load_state_dict(state[kind.__qualname__])
         except Exception as error:  # whatever the user's hook raises
-            return [f"the state of {kind.__name__} cannot be restored: {_said(error)}"]
+            return [f"the state of {kind.__name__} cannot be restored: {_error_text(error)}"]
     return []
 
 
@@ -231,39 +242,39 @@ def _is_of(model: Any, package: str) -> bool:
     return any(cls.__module__.startswith(f"{package}.") for cls in type(model).__mro__)
 
 
-def absent(model: Any, state: Mapping[str, Any]) -> list[str]:
+def missing_weights(model: Any, state: Mapping[str, Any]) -> list[str]:
     """Return the weights of a model that a checkpoint does not hold."""
-    held = {**state["state_dict"], **state.get(KEY, {}).get("left_out", {})}
-    return [name for name in model.state_dict() if name not in held]
+    saved = {**state["state_dict"], **state.get(KEY, {}).get("left_out", {})}
+    return [name for name in model.state_dict() if name not in saved]
 
 
 def make_layers(model: Any, weights: Mapping[str, Any]) -> None:
     """Make layers that weights are for and a model lacks, as its own hooks do at the beginning of a fit."""
-    with _on_its_own():
+    with _outside_process_group():
         _make_layers(model, [], _shapes(weights), None)
 
 
-def _made(anew: Callable[[], Parts], shapes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+def _possible_shapes(rebuild: Callable[[], FitObjects], shapes: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The shapes of the weights that the notebook's model can have, and what hooks raised when they were to make them.
 
     Args:
-        anew: makes the model, its callbacks and its data as the notebook has them.
+        rebuild: makes the model, its callbacks and its data as the notebook has them.
         shapes: those that are to be made.
     """
     try:
-        with random_state_kept(), _on_its_own():
-            model, callbacks, data = anew()
+        with preserve_random_state(), _outside_process_group():
+            model, callbacks, data = rebuild()
             raised = _make_layers(model, callbacks, shapes, data)
             return _shapes(model.state_dict()), raised
     except Exception as error:  # a trial must not end what trains
-        return {}, [_said(error)]
+        return {}, [_error_text(error)]
 
 
 class _NoExchange(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Within it what needs other ranks raises at once: they may never come to it, and all would wait."""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace in _EXCHANGES:
+        if func.namespace in _COLLECTIVES:
             _refuse()
         return func(*args, **(kwargs or {}))
 
@@ -273,23 +284,25 @@ def _refuse(*_: Any, **__: Any) -> NoReturn:
 
 
 @contextlib.contextmanager
-def _on_its_own() -> Iterator[None]:
+def _outside_process_group() -> Iterator[None]:
     """Within it this process belongs to no group, and cannot join one: as the notebook's."""
     distributed: Any = torch.distributed
     if not distributed.is_available():
         yield
         return
     module = distributed.distributed_c10d
-    joins = {name: getattr(module, name) for name in _JOINS}  # where a hook may import `init_process_group` by name
+    calls = {
+        name: getattr(module, name) for name in _GROUP_CALLS
+    }  # where a hook may import `init_process_group` by name
     group, distributed.group.WORLD = distributed.group.WORLD, None
-    for name in joins:
+    for name in calls:
         setattr(module, name, _refuse)
     try:
         with _NoExchange():  # type: ignore[no-untyped-call] # a hook may have kept a group
             yield
     finally:
         distributed.group.WORLD = group
-        for name, function in joins.items():
+        for name, function in calls.items():
             setattr(module, name, function)
 
 
@@ -306,43 +319,43 @@ def _make_layers(
     raised: list[str] = []
 
     def is_whole() -> bool:
-        own = _shapes(model.state_dict())
-        return all(_fits(own, name, shape) for name, shape in shapes.items())
+        present = _shapes(model.state_dict())
+        return all(_fits(present, name, shape) for name, shape in shapes.items())
 
-    def run(steps: Iterable[Callable[[], Any]]) -> list[Callable[[], Any]]:
+    def attempt(steps: Iterable[Callable[[], Any]]) -> list[Callable[[], Any]]:
         """Run them until all layers are there; returns those that raised."""
         failed = []
         for step in steps:
             if is_whole():
                 break
             try:
-                with random_state_kept():
+                with preserve_random_state():
                     step()
             except Exception as error:  # a hook that needs more than there is: what it makes is named
-                raised.append(_said(error))
+                raised.append(_error_text(error))
                 failed.append(step)
         return failed
 
-    run([model.configure_model])
+    attempt([model.configure_model])
     if is_whole():
         return []
-    given = callbacks() if callable(callbacks) else callbacks
-    users = [item for item in given if not type(item).__module__.startswith(("pytorch_lightning.", "lightning."))]
+    candidates = callbacks() if callable(callbacks) else callbacks
+    users = [item for item in candidates if not type(item).__module__.startswith(("pytorch_lightning.", "lightning."))]
     uncopied: list[str] = []
-    own = _copies(users, model, uncopied)
-    trainer, before = _bare_trainer(model, own), getattr(model, "_trainer", None)
+    copies = _copies(users, model, uncopied)
+    trainer, before = _bare_trainer(model, copies), getattr(model, "_trainer", None)
     trainer.datamodule = data
-    steps: list[Callable[[], Any]] = [functools.partial(item.setup, trainer, model, "fit") for item in own]
+    steps: list[Callable[[], Any]] = [functools.partial(item.setup, trainer, model, "fit") for item in copies]
     steps += [functools.partial(model.setup, "fit"), model.configure_model]
-    steps += [functools.partial(item.on_fit_start, trainer, model) for item in own]
+    steps += [functools.partial(item.on_fit_start, trainer, model) for item in copies]
     steps.append(model.on_fit_start)
-    steps += [functools.partial(item.on_train_start, trainer, model) for item in own]
+    steps += [functools.partial(item.on_train_start, trainer, model) for item in copies]
     model.trainer = trainer
     try:
-        failed = run(steps)
+        failed = attempt(steps)
         if failed and data is not None and not is_whole():  # they may need data that is set up
             raised.clear()
-            run([functools.partial(_set_up, data, trainer), *failed])
+            attempt([functools.partial(_set_up, data, trainer), *failed])
     finally:
         model._trainer = before
     return [*uncopied, *raised]
@@ -380,12 +393,12 @@ def _copies(callbacks: Iterable[Any], model: Any, raised: list[str]) -> list[Any
         try:
             copies.append(copy.deepcopy(item, {id(model): model}))
         except Exception as error:  # of an open file and the like
-            raised.append(f"{_said(error)} while copying {type(item).__name__}")
+            raised.append(f"{_error_text(error)} while copying {type(item).__name__}")
     return copies
 
 
-def _said(error: Exception) -> str:
-    return cut(f"{type(error).__name__}: {' '.join(str(error).split())}")
+def _error_text(error: Exception) -> str:
+    return truncated(f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
 @contextlib.contextmanager
@@ -400,7 +413,7 @@ def _silent(package: str) -> Iterator[None]:
         log.setLevel(level)
 
 
-def _take_state(callback: Any, states: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
+def _restore_callback(callback: Any, states: Mapping[str, Any], attributes: Mapping[str, Any]) -> None:
     """Put what a callback has become into the one of the notebook."""
     state = states.get(callback.state_key)
     for name, value in attributes.items():
@@ -412,11 +425,11 @@ def _take_state(callback: Any, states: Mapping[str, Any], attributes: Mapping[st
         callback.load_state_dict(state)
 
 
-def take_type(model: Any, weights: Mapping[str, Any]) -> None:
+def match_dtype(model: Any, weights: Mapping[str, Any]) -> None:
     """Give a model the weights' type, as training it with ``--precision bf16-true`` or ``64-true`` does."""
     types = {item.dtype for item in weights.values() if isinstance(item, torch.Tensor) and item.is_floating_point()}
-    own = {item.dtype for item in model.parameters() if item.is_floating_point()}
-    if len(types) == 1 and types != own:
+    model_types = {item.dtype for item in model.parameters() if item.is_floating_point()}
+    if len(types) == 1 and types != model_types:
         model.to(types.pop())
 
 
@@ -427,9 +440,13 @@ def _tunable(owner: Any, callbacks: Iterable[Any]) -> dict[str, Any]:
 
 def _tuned(owner: Any, callbacks: Iterable[Any]) -> dict[str, Any]:
     """The attributes of a model or of data that callbacks tune, as far as they are plain values."""
-    own = vars(owner) if owner is not None else {}
-    named = [getattr(item, name, "") or "" for item in callbacks for name in ("_attr_name", "_batch_arg_name")]
-    return {name: own[name] for name in (*_TUNED, *named) if name in own and isinstance(own[name], _PLAIN)}
+    attributes = vars(owner) if owner is not None else {}
+    tuned_names = [getattr(item, name, "") or "" for item in callbacks for name in ("_attr_name", "_batch_arg_name")]
+    return {
+        name: attributes[name]
+        for name in (*_TUNED, *tuned_names)
+        if name in attributes and isinstance(attributes[name], _PLAIN)
+    }
 
 
 def _hyperparameters(owner: Any) -> dict[str, Any]:
@@ -443,13 +460,13 @@ def _hyperparameters(owner: Any) -> dict[str, Any]:
 
 def _numbers(owner: Any) -> dict[str, Any]:
     """The attributes that are numbers, such as a weight that is annealed; not flags, which may tell of an object."""
-    found = vars(owner) if owner is not None else {}
-    return {name: value for name, value in found.items() if type(value) in (int, float)}
+    attributes = vars(owner) if owner is not None else {}
+    return {name: value for name, value in attributes.items() if type(value) in (int, float)}
 
 
 def _changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The plain values that differ: from what to what."""
-    return {name: (before.get(name), value) for name, value in now.items() if _differ(before.get(name), value)}
+    return {name: (before.get(name), value) for name, value in now.items() if _values_differ(before.get(name), value)}
 
 
 def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any]:
@@ -457,12 +474,12 @@ def _changed(before: Mapping[str, Any], now: Mapping[str, Any]) -> dict[str, Any
     return {name: value for name, (_, value) in _changes(before, now).items() if name in before}
 
 
-def _differ(one: Any, other: Any) -> bool:
+def _values_differ(first: Any, second: Any) -> bool:
     """Whether two plain values differ; NaN is NaN."""
-    return bool(one != other) and not (one != one and other != other)
+    return bool(first != second) and not (first != first and second != second)
 
 
-def _take_changes(owner: Any, hyperparameters: Mapping[str, Any], attributes: Mapping[str, Any] | None) -> None:
+def _apply_changes(owner: Any, hyperparameters: Mapping[str, Any], attributes: Mapping[str, Any] | None) -> None:
     """Set hyperparameters and attributes that a fit changed where a model or data has them.
 
     Args:
@@ -471,13 +488,17 @@ def _take_changes(owner: Any, hyperparameters: Mapping[str, Any], attributes: Ma
         attributes: those of this name are set to them alone, since they may be made from a hyperparameter. None where
             they are unknown: then one that has the value of its hyperparameter follows it.
     """
-    own = vars(owner)
+    current = vars(owner)
     if attributes is None:
-        mirrored = [name for name in hyperparameters if name in own and isinstance(own[name], _PLAIN)]
-        known = _hyperparameters(owner)
-        attributes = {name: hyperparameters[name] for name in mirrored if name in known and own[name] == known[name]}
+        mirrored = [name for name in hyperparameters if name in current and isinstance(current[name], _PLAIN)]
+        known_values = _hyperparameters(owner)
+        attributes = {
+            name: hyperparameters[name]
+            for name in mirrored
+            if name in known_values and current[name] == known_values[name]
+        }
     for name, value in attributes.items():
-        if name in own:
+        if name in current:
             setattr(owner, name, value)
     for name, value in hyperparameters.items():
         if name in owner.hparams:
@@ -486,8 +507,8 @@ def _take_changes(owner: Any, hyperparameters: Mapping[str, Any], attributes: Ma
 
 def _leaves_out(item: Any) -> bool:
     """Whether a model or a callback has a hook of its own when a checkpoint is saved."""
-    known = ("pytorch_lightning.", "lightning.", "lightning_magics.")
-    return not getattr(item.on_save_checkpoint, "__module__", "").startswith(known)
+    library_modules = ("pytorch_lightning.", "lightning.", "lightning_magics.")
+    return not getattr(item.on_save_checkpoint, "__module__", "").startswith(library_modules)
 
 
 def _values(model: Any, names: Collection[str] | None = None) -> dict[str, Any]:
@@ -495,8 +516,8 @@ def _values(model: Any, names: Collection[str] | None = None) -> dict[str, Any]:
 
     Not a tensor's version: what is written through ``.data`` and the statistics of batch norm do not count in it.
     """
-    found = model.state_dict(keep_vars=True)
-    return {name: _digest(item) for name, item in found.items() if names is None or name in names}
+    state = model.state_dict(keep_vars=True)
+    return {name: _digest(item) for name, item in state.items() if names is None or name in names}
 
 
 def _digest(tensor: Any) -> Any:
@@ -519,12 +540,12 @@ def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
     return {name: _shape(item) for name, item in weights.items()}
 
 
-def _fits(own: Mapping[str, Any], name: str, shape: Any) -> bool:
+def _fits(shapes: Mapping[str, Any], name: str, shape: Any) -> bool:
     """Whether a model whose weights have some shapes can take one of this name and shape."""
-    return name in own and own[name] in (None, shape)
+    return name in shapes and shapes[name] in (None, shape)
 
 
-def listed(names: Sequence[str]) -> str:
+def list_names(names: Sequence[str]) -> str:
     """Return the first of some names, and how many more there are."""
     more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
     return ", ".join(names[:_MOST_NAMED]) + more

@@ -31,7 +31,7 @@ class Job:
         first_epoch: epoch that a continued fit starts with.
         weights_only: load it as tensors alone.
         leaves_state: whether the fit's whole state is left as its last checkpoint, for the process that waits for it.
-        surroundings: random state and settings of the kernel, for a job that runs in other processes.
+        numeric_state: random state and settings of the kernel, for a job that runs in other processes.
         rank: of the process that runs it, among those that run it together.
         notices: what the user should know from the start.
         classes: of the labels of loaders, by name; empty where they have none.
@@ -54,13 +54,13 @@ class Job:
     first_epoch: int = 0
     weights_only: bool = True
     leaves_state: bool = False
-    surroundings: Any = None
+    numeric_state: Any = None
     rank: int = 0
     notices: tuple[str, ...] = ()
     classes: tuple[str, ...] = ()
     compiler: Any = None
 
     @property
-    def evaluated(self) -> Any:
+    def evaluation_loaders(self) -> Any:
         """The loaders of an evaluation as a Trainer takes them: one as it is, for it may be a collection itself."""
         return self.loaders[0] if len(self.loaders) == 1 else list(self.loaders) or None

@@ -24,10 +24,10 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 
-_WRITING = ("log_hyperparams", "log_metrics", "log_graph", "see_batch", "after_save_checkpoint", "save", "finalize")
+_WRITERS = ("log_hyperparams", "log_metrics", "log_graph", "see_batch", "after_save_checkpoint", "save", "finalize")
 
 
-def logger(name: str, folder: Path, package: Any) -> Any:
+def make_logger(name: str, folder: Path, package: Any) -> Any:
     """Make a logger.
 
     Args:
@@ -40,18 +40,18 @@ def logger(name: str, folder: Path, package: Any) -> Any:
     """
     root, model, version = folder.parent.parent, folder.parent.name, folder.name
     if name == "tensorboard":
-        return _writing_in(folder, tensorboard_logger(package.__name__, root, model, version))
+        return _silence_when_removed(folder, tensorboard_logger(package.__name__, root, model, version))
     if name == "csv":
-        return _writing_in(folder, package.loggers.CSVLogger(root, name=model, version=version))
+        return _silence_when_removed(folder, package.loggers.CSVLogger(root, name=model, version=version))
     try:
         return _mlflow(folder, package) if name == "mlflow" else _wandb(folder, package)
     except ModuleNotFoundError as error:
         raise MissingPackage(name, f"--logger {name}", f"'lightning-magics[{name}]'") from error
 
 
-def _writing_in(folder: Path, made: Any) -> Any:
+def _silence_when_removed(folder: Path, instance: Any) -> Any:
     """Let a logger that writes in the folder of a run write nothing once that was removed: the fit goes on."""
-    base: Any = type(made)
+    base: Any = type(instance)
 
     def unless_removed(name: str) -> Any:
         @functools.wraps(getattr(base, name))
@@ -64,9 +64,9 @@ def _writing_in(folder: Path, made: Any) -> Any:
 
         return write
 
-    own = {name: unless_removed(name) for name in _WRITING if hasattr(base, name)}
-    made.__class__ = type(base.__name__, (base,), {"__module__": base.__module__, **own})
-    return made
+    methods = {name: unless_removed(name) for name in _WRITERS if hasattr(base, name)}
+    instance.__class__ = type(base.__name__, (base,), {"__module__": base.__module__, **methods})
+    return instance
 
 
 @contextlib.contextmanager
@@ -88,14 +88,14 @@ def hyperparameters_written(package: str) -> Iterator[None]:
             write(config_yaml, copy.copy(hparams), False)
 
     modules = [importlib.import_module(f"{package}.loggers.{name}") for name in ("csv_logs", "tensorboard")]
-    before = [module.save_hparams_to_yaml for module in modules]
+    originals = [module.save_hparams_to_yaml for module in modules]
     for module in modules:
         module.save_hparams_to_yaml = save  # type: ignore[attr-defined]  # no hook comes between
     try:
         yield
     finally:
-        for module, own in zip(modules, before, strict=True):
-            module.save_hparams_to_yaml = own  # type: ignore[attr-defined]
+        for module, original in zip(modules, originals, strict=True):
+            module.save_hparams_to_yaml = original  # type: ignore[attr-defined]
 
 
 def need_plain_yaml(package: str, *owners: Any) -> bool:
@@ -104,9 +104,9 @@ def need_plain_yaml(package: str, *owners: Any) -> bool:
     if not saving._OMEGACONF_AVAILABLE:
         return False
     conf, errors = (importlib.import_module(f"omegaconf{name}") for name in ("", ".errors"))
-    found = {name: value for owner in owners for name, value in getattr(owner, "hparams_initial", {}).items()}
+    values = {name: value for owner in owners for name, value in getattr(owner, "hparams_initial", {}).items()}
     try:
-        conf.OmegaConf.to_yaml(saving.apply_to_collection(found, conf.DictConfig, conf.OmegaConf.to_container))
+        conf.OmegaConf.to_yaml(saving.apply_to_collection(values, conf.DictConfig, conf.OmegaConf.to_container))
     except (errors.UnsupportedValueType, errors.ValidationError):  # for which Lightning has a remedy
         return False
     except Exception:  # whatever OmegaConf and its parser raise
@@ -118,7 +118,7 @@ def _mlflow(folder: Path, package: Any) -> Any:
     """MLflow with its embedded store: a database beside the models' folders."""
     root = folder.parent.parent.resolve()
     database = root / "mlflow.db"
-    with _alone(root / ".mlflow.lock"):  # whoever comes first makes the tables: of two at once both would
+    with _locked(root / ".mlflow.lock"):  # whoever comes first makes the tables: of two at once both would
         database.touch(mode=0o600)  # its owner's alone, as a run folder is
         return package.loggers.MLFlowLogger(
             experiment_name=folder.parent.name,
@@ -129,7 +129,7 @@ def _mlflow(folder: Path, package: Any) -> Any:
 
 
 @contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
+def _locked(path: Path) -> Iterator[None]:
     """Wait until no other process is within this, for the same path."""
     with path.open("a") as file:
         if fcntl is not None:
@@ -171,12 +171,12 @@ def _wandb(folder: Path, package: Any) -> Any:
                 self._experiment.finish(exit_code=0 if status in ("success", "finished") else 1)
                 self._experiment = None
 
-    made = WandbLogger(
+    logger = WandbLogger(
         name=folder.name,
         save_dir=folder,
         project=os.environ.get("WANDB_PROJECT") or folder.parent.name,
         mode="offline" if offline else None,
         settings=wandb.Settings(silent=True, console="off"),
     )
-    made._wandb_init.pop("anonymous")  # of which wandb warns in the cell, although nobody set it
-    return made
+    logger._wandb_init.pop("anonymous")  # of which wandb warns in the cell, although nobody set it
+    return logger

@@ -17,7 +17,7 @@ from ..transport.pickling import type_name
 
 
 @contextlib.contextmanager
-def found_in_main(*sources: Any) -> Iterator[None]:
+def main_definitions(*sources: Any) -> Iterator[None]:
     """Within it, plain pickle finds under ``__main__`` what recorded source has defined, before what the notebook has.
 
     Args:
@@ -27,21 +27,21 @@ def found_in_main(*sources: Any) -> Iterator[None]:
     Raises:
         InputError: hyperparameters need two things of one name.
     """
-    before = sys.modules["__main__"]
-    found = [item if isinstance(item, dict) else _home(type(item)) for item in sources]
-    names = {name: value for namespace in found for name, value in namespace.items()}
+    main_before = sys.modules["__main__"]
+    namespaces = [item if isinstance(item, dict) else _source_namespace(type(item)) for item in sources]
+    names = {name: value for namespace in namespaces for name, value in namespace.items()}
     if not names:
         yield
         return
     for item in sources:
-        names |= _of_hyperparameters(item)
+        names |= _hyperparameter_definitions(item)
     main = ModuleType("__main__")
-    vars(main).update({**vars(before), **names})
+    vars(main).update({**vars(main_before), **names})
     sys.modules["__main__"] = main
     try:
         yield
     finally:
-        sys.modules["__main__"] = before
+        sys.modules["__main__"] = main_before
 
 
 def drop_unpicklable(model: Any) -> list[str]:
@@ -51,7 +51,7 @@ def drop_unpicklable(model: Any) -> list[str]:
     """
     hyperparameters = getattr(model, "hparams", {})
     unpicklable = [name for name, value in hyperparameters.items() if not _is_picklable(value)]
-    lines = [_removed(name, hyperparameters[name]) for name in unpicklable]
+    lines = [_removal_notice(name, hyperparameters[name]) for name in unpicklable]
     for name in unpicklable:
         del hyperparameters[name]
     return lines
@@ -66,7 +66,7 @@ def _is_picklable(value: Any) -> bool:
     return True
 
 
-def _removed(name: str, value: Any) -> str:
+def _removal_notice(name: str, value: Any) -> str:
     kind, remedy = f"a {type_name(type(value))}", "To keep it, assign it to an attribute in __init__"
     if isinstance(value, FunctionType):
         kind, remedy = f"the function {value.__name__}", "Use a function that is defined with def in a cell"
@@ -76,33 +76,33 @@ def _removed(name: str, value: Any) -> str:
     )
 
 
-def _home(cls: type) -> dict[str, Any]:
+def _source_namespace(cls: type) -> dict[str, Any]:
     """The namespace that a class's code ran in, where that calls itself ``__main__`` and is not; else an empty one."""
     members = [member for base in cls.__mro__ for member in vars(base).values() if base.__module__ == "__main__"]
     homes = [member.__globals__ for member in members if isinstance(member, FunctionType)]
-    own = vars(sys.modules["__main__"])
-    return next((home for home in homes if home is not own and home.get("__name__") == "__main__"), {})
+    main = vars(sys.modules["__main__"])
+    return next((home for home in homes if home is not main and home.get("__name__") == "__main__"), {})
 
 
-def _of_hyperparameters(owner: Any) -> dict[str, Any]:
+def _hyperparameter_definitions(owner: Any) -> dict[str, Any]:
     """Classes and functions of ``__main__`` that an object's hyperparameters consist of, by name.
 
     Raises:
         InputError: two of them have one name.
     """
-    found: dict[str, Any] = {}
+    definitions: dict[str, Any] = {}
     for name, value in dict(getattr(owner, "hparams", {})).items():
         collector = _Collector(io.BytesIO())
         with contextlib.suppress(Exception):  # Lightning leaves out what cannot be pickled, and says so
             collector.dump(value)
-        for item in collector.found:
-            if found.setdefault(item.__qualname__, item) is not item:
+        for item in collector.definitions:
+            if definitions.setdefault(item.__qualname__, item) is not item:
                 raise InputError(
                     f"the hyperparameter {name} and another hyperparameter use different definitions of "
                     f"{item.__qualname__} (this notebook and loaded runs each have their own). "
                     f"Use the same definition for both, or rename one"
                 )
-    return found
+    return definitions
 
 
 class _Collector(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is untyped
@@ -110,12 +110,12 @@ class _Collector(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle is u
 
     def __init__(self, file: IO[bytes]) -> None:
         super().__init__(file, protocol=5)
-        self.found: list[Any] = []
+        self.definitions: list[Any] = []
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, type | FunctionType) and obj.__module__ == "__main__":
             # A lambda, or a function whose name has another meaning by now: no pickle finds it where it was defined.
             if isinstance(obj, type) or obj.__globals__.get(obj.__qualname__) is obj:
-                self.found.append(obj)
+                self.definitions.append(obj)
             return str, ()
         return super().reducer_override(obj)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from ..runs.folder import marked
+from ..runs.folder import mark_lines
 
 _TOP_LOGGERS = ("pytorch_lightning", "lightning", "lightning_fabric", "mlflow", "alembic")
 _LOGGERS = (*_TOP_LOGGERS, "lightning.pytorch", "lightning.fabric")
-_SPEAKERS = r"(pytorch_lightning|lightning|lightning_fabric|lightning_utilities|torchmetrics|torch)\b.*"
+_WARNING_MODULES = r"(pytorch_lightning|lightning|lightning_fabric|lightning_utilities|torchmetrics|torch)\b.*"
 # Warnings that a user of this package cannot or need not act on: it made the choice that they are about.
 _NOISE = re.compile(
     r"smaller than the logging interval"
@@ -47,7 +47,7 @@ _REWORDED = [
 
 
 @contextlib.contextmanager
-def chatter(log_path: Path, notice: Callable[[str], None]) -> Iterator[None]:
+def redirected_messages(log_path: Path, notice: Callable[[str], None]) -> Iterator[None]:
     """Send what Lightning logs and warns to `log_path`, and to `notice` what a user should act on, once each.
 
     Warnings that the user's own code raises are shown as ever. A log that cannot be written is given up.
@@ -69,7 +69,7 @@ class _LogFile:
             self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
 
     def write(self, text: str) -> None:
-        self._try(lambda file: file.write(marked(text)))
+        self._try(lambda file: file.write(mark_lines(text)))
 
     def flush(self) -> None:
         self._try(lambda file: file.flush())
@@ -94,17 +94,17 @@ def reworded(text: str) -> str:
     """Return a Lightning warning as a user of this package would say it, or "" where it is noise."""
     if _NOISE.search(text):
         return ""
-    for pattern, better in _REWORDED:
-        if found := pattern.search(text):
-            return found.expand(better)
+    for pattern, rewording in _REWORDED:
+        if match := pattern.search(text):
+            return match.expand(rewording)
     return " ".join(text.split())
 
 
-def _of_user(filename: str) -> bool:
+def _is_user_file(filename: str) -> bool:
     return "site-packages" not in filename and "dist-packages" not in filename and not filename.startswith("<frozen")
 
 
-class _Handler(logging.StreamHandler[_LogFile]):
+class _LogHandler(logging.StreamHandler[_LogFile]):
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
         """Stay silent: a message of Lightning that cannot be formatted is not for the user to see."""
 
@@ -115,22 +115,22 @@ def _loggers_to(log: _LogFile) -> Iterator[None]:
 
     A logger that got other handlers in the meantime keeps them.
     """
-    handler = _Handler(log)
+    handler = _LogHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     before = []
     for logger in map(logging.getLogger, _LOGGERS):
         top = logger.name in _TOP_LOGGERS
-        ours: list[logging.Handler] = [handler] if top else []
-        before.append((logger, ours, logger.handlers, logger.propagate, logger.level))
-        logger.handlers = ours
+        run_handlers: list[logging.Handler] = [handler] if top else []
+        before.append((logger, run_handlers, logger.handlers, logger.propagate, logger.level))
+        logger.handlers = run_handlers
         logger.propagate = not top
         logger.setLevel(logging.INFO)
     try:
         yield
     finally:
-        for logger, ours, handlers, propagate, level in before:
-            if logger.handlers is ours:
-                added = [item for item in ours if item is not handler]
+        for logger, run_handlers, handlers, propagate, level in before:
+            if logger.handlers is run_handlers:
+                added = [item for item in run_handlers if item is not handler]
                 logger.handlers, logger.propagate = [*handlers, *added], propagate
                 logger.setLevel(level)
 
@@ -138,9 +138,9 @@ def _loggers_to(log: _LogFile) -> Iterator[None]:
 @contextlib.contextmanager
 def _warnings_to(log: _LogFile, notice: Callable[[str], None]) -> Iterator[None]:
     """Let warnings go to the log and to `notice`; a ``showwarning`` that others set in the meantime stays."""
-    show = _Show(log, notice)
+    show = _WarningRecorder(log, notice)
     with warnings.catch_warnings():
-        warnings.filterwarnings("default", module=_SPEAKERS)  # in every run anew, once for a place in the code
+        warnings.filterwarnings("default", module=_WARNING_MODULES)  # in every run anew, once for a place in the code
         warnings.showwarning = show
         try:
             yield
@@ -151,7 +151,7 @@ def _warnings_to(log: _LogFile, notice: Callable[[str], None]) -> Iterator[None]
         warnings.showwarning = last
 
 
-class _Show:
+class _WarningRecorder:
     """Stands in for ``warnings.showwarning``; once no longer active, it hands on to the one before it."""
 
     def __init__(self, log: _LogFile, notice: Callable[[str], None]) -> None:
@@ -159,7 +159,7 @@ class _Show:
         self._log = log
         self._notice = notice
         self._before = warnings.showwarning
-        self._told: set[str] = set()
+        self._reported: set[str] = set()
 
     def __call__(
         self,
@@ -172,12 +172,12 @@ class _Show:
     ) -> None:
         text = str(message)
         self._log.write(f"{category.__name__}: {text}\n")
-        if not self.active or _of_user(filename):
+        if not self.active or _is_user_file(filename):
             self._before(message, category, filename, lineno, file, line)
             return
         if issubclass(category, DeprecationWarning | FutureWarning | PendingDeprecationWarning):
             return
         text = reworded(text)
-        if text and text not in self._told:
-            self._told.add(text)
+        if text and text not in self._reported:
+            self._reported.add(text)
             self._notice(text)

@@ -17,7 +17,7 @@ from ..runs.randomness import RandomState
 
 
 @dataclass(frozen=True)
-class Surroundings:
+class NumericState:
     """Taken in the kernel, applied in each rank: one rank then gives the numbers of the kernel itself.
 
     Attributes:
@@ -34,16 +34,16 @@ class Surroundings:
     warning_filters: list[Any]
 
     @classmethod
-    def taken(cls, anew: str = "") -> Surroundings:
+    def capture(cls, salt: str = "") -> NumericState:
         """Take those of this process; nothing is changed.
 
         Args:
-            anew: a text that makes other random numbers of this process's; empty for its own.
+            salt: a text that makes other random numbers of this process's; empty for its own.
         """
         backend: Any = torch.backends.cudnn
-        state = RandomState.taken()
-        if anew:
-            state = RandomState.seeded(zlib.crc32(anew.encode(), zlib.crc32(state.cpu.numpy().tobytes())))
+        state = RandomState.capture()
+        if salt:
+            state = RandomState.seeded(zlib.crc32(salt.encode(), zlib.crc32(state.cpu.numpy().tobytes())))
         return cls(
             threads=torch.get_num_threads(),
             random=state,
@@ -57,11 +57,11 @@ class Surroundings:
             warning_filters=[item for item in warnings.filters if item[2].__module__ == "builtins"],
         )
 
-    def settings_since(self, before: Surroundings) -> list[str]:
+    def settings_since(self, before: NumericState) -> list[str]:
         """Settings of torch that are others than before, with their values."""
         names = ("threads", "default_dtype", "matmul_precision", "deterministic", "cudnn")
-        found = {name: (getattr(before, name), getattr(self, name)) for name in names}
-        return [f"{name.replace('_', ' ')}: {one} → {other}" for name, (one, other) in found.items() if one != other]
+        settings = {name: (getattr(before, name), getattr(self, name)) for name in names}
+        return [f"{name.replace('_', ' ')}: {old} → {new}" for name, (old, new) in settings.items() if old != new]
 
     def apply(self, ranks: int, threads: int) -> None:
         """Make them those of this process, one of several ranks, which takes some of torch's threads."""

@@ -43,7 +43,7 @@ class Origin:
     """
 
     mark: str = ""
-    table: columns.Table | None = None
+    table: columns.TableSchema | None = None
     folder: RunFolder | None = None
     reader: Any = None
     is_outdated: bool = False
@@ -55,7 +55,7 @@ class Origin:
         return self.table is not None or self.folder is not None or self.reader is not None
 
 
-def learned(table: columns.Table | None, folder: RunFolder) -> dict[str, Any]:
+def carried_values(table: columns.TableSchema | None, folder: RunFolder) -> dict[str, Any]:
     """What models and checkpoints of a fit carry of it: plain values, which load without this package."""
     run = None
     with contextlib.suppress(LightningMagicsError):
@@ -63,14 +63,14 @@ def learned(table: columns.Table | None, folder: RunFolder) -> dict[str, Any]:
     return {"table": None if table is None else asdict(table), "run": run}
 
 
-def remember(model: Any, table: columns.Table | None, folder: RunFolder) -> Origin:
+def attach_origin(model: Any, table: columns.TableSchema | None, folder: RunFolder) -> Origin:
     """Let a model carry what it learned of its table, and its run."""
-    origin = Origin(mark(model), table, folder)
-    vars(model)[_ATTRIBUTE] = {**learned(table, folder), "weights": origin.mark}
+    origin = Origin(weights_mark(model), table, folder)
+    vars(model)[_ATTRIBUTE] = {**carried_values(table, folder), "weights": origin.mark}
     return origin
 
 
-def carried(model: Any) -> Origin | None:
+def carried_origin(model: Any) -> Origin | None:
     """What a model carries of its last fit, after which its weights may have changed; None of one without."""
     values = getattr(model, "__dict__", {}).get(_ATTRIBUTE)
     if values is None:
@@ -93,7 +93,7 @@ def of_checkpoint(checkpoint: Mapping[str, Any], path: Path) -> Origin:
         folder = _folder(beside.get("run")) or folder_of(path)
         return Origin(table=columns.of_dict(beside["table"]), folder=folder)
     folder = folder_of(path)
-    return Origin(table=columns.kept(folder) if folder is not None else None, folder=folder)
+    return Origin(table=columns.load_schema(folder) if folder is not None else None, folder=folder)
 
 
 def _folder(run: Any) -> RunFolder | None:
@@ -105,14 +105,14 @@ def _folder(run: Any) -> RunFolder | None:
     return None
 
 
-def read(path: Path, trusted: bool) -> Mapping[str, Any]:
+def read_checkpoint(path: Path, trusted: bool) -> Mapping[str, Any]:
     """Read a checkpoint, whose tensors stay on disk; nothing of one that cannot be read, which is said elsewhere.
 
     Args:
         path: of it.
         trusted: whether it may hold other objects than tensors, which reading creates.
     """
-    trusted = trusted or trust.needs_no_question(path)
+    trusted = trusted or trust.is_own_with_objects(path)
     try:
         with trust.harmless_allowed(None if trusted else path):
             state = torch.load(path, map_location="cpu", weights_only=not trusted, mmap=True)
@@ -121,7 +121,9 @@ def read(path: Path, trusted: bool) -> Mapping[str, Any]:
     return state if isinstance(state, Mapping) else {}
 
 
-def find(weights: Mapping[str, Any], live: Iterable[tuple[Origin, Any]], folders: Iterable[RunFolder]) -> Origin | None:
+def find_origin(
+    weights: Mapping[str, Any], live: Iterable[tuple[Origin, Any]], folders: Iterable[RunFolder]
+) -> Origin | None:
     """Find the run that weights come from, None if there is none.
 
     Args:
@@ -133,12 +135,12 @@ def find(weights: Mapping[str, Any], live: Iterable[tuple[Origin, Any]], folders
         RunError: the folder of the run is damaged.
     """
     for origin, model in live:
-        if _are_of(model.state_dict(), weights):
+        if _is_of_run(model.state_dict(), weights):
             return origin
     paths = (path for folder in folders for path in itertools.islice(_checkpoints(folder), _MOST_OF_A_RUN))
     for path, folder in itertools.islice(paths, _MOST_CHECKPOINTS):
-        checkpoint = read(path, trusted=False)
-        if _are_of(checkpoint.get("state_dict"), weights):
+        checkpoint = read_checkpoint(path, trusted=False)
+        if _is_of_run(checkpoint.get("state_dict"), weights):
             origin = of_checkpoint(checkpoint, path)
             return origin if origin.is_known else Origin(folder=folder)
     return None
@@ -155,33 +157,35 @@ def _checkpoints(folder: RunFolder) -> Iterator[tuple[Path, RunFolder]]:
     yield from ((path, folder) for path in within)
 
 
-def _are_of(known: Any, weights: Mapping[str, Any]) -> bool:
+def _is_of_run(run_weights: Any, weights: Mapping[str, Any]) -> bool:
     """Whether weights are those of a run, to the bit; a run may know some of them alone."""
-    if not isinstance(known, Mapping) or not known or not known.keys() <= weights.keys():
+    if not isinstance(run_weights, Mapping) or not run_weights or not run_weights.keys() <= weights.keys():
         return False
-    pairs = [(item, weights[name]) for name, item in known.items() if _is_tensor(item)]
-    if not pairs or not all(_is_tensor(other) and _kind(one) == _kind(other) for one, other in pairs):
+    pairs = [(item, weights[name]) for name, item in run_weights.items() if _is_tensor(item)]
+    if not pairs or not all(
+        _is_tensor(weight) and _tensor_kind(run_weight) == _tensor_kind(weight) for run_weight, weight in pairs
+    ):
         return False
     pairs.sort(key=lambda pair: int(pair[0].numel()))  # what differs is mostly seen in a bias
-    return all(_are_equal(one.detach().cpu(), other.detach().cpu()) for one, other in pairs)
+    return all(_equal_values(run_weight.detach().cpu(), weight.detach().cpu()) for run_weight, weight in pairs)
 
 
-def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+def _equal_values(first: torch.Tensor, second: torch.Tensor) -> bool:
     """Whether two tensors of one kind have the same values, of which some may be NaN."""
-    if one.layout != torch.strided:
-        one, other = one.to_dense(), other.to_dense()
-    return torch.equal(one, other) or bool(((one == other) | ((one != one) & (other != other))).all())
+    if first.layout != torch.strided:
+        first, second = first.to_dense(), second.to_dense()
+    return torch.equal(first, second) or bool(((first == second) | ((first != first) & (second != second))).all())
 
 
 def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor) and not torch.nn.parameter.is_lazy(value)
 
 
-def _kind(tensor: torch.Tensor) -> tuple[Any, ...]:
+def _tensor_kind(tensor: torch.Tensor) -> tuple[Any, ...]:
     return tensor.dtype, tensor.layout, tensor.shape
 
 
-def mark(model: Any) -> str:
+def weights_mark(model: Any) -> str:
     """A hash of some values of each weight, which training and other weights change.
 
     Of a model with parameters it is of these alone: a buffer may count the batches that a model has seen.
@@ -189,7 +193,7 @@ def mark(model: Any) -> str:
     weights = dict(model.named_parameters()) or model.state_dict()
     digest = hashlib.blake2b(digest_size=16)
     for name, item in weights.items():
-        digest.update(f"{name} {_kind(item) if _is_tensor(item) else type(item)}".encode())
+        digest.update(f"{name} {_tensor_kind(item) if _is_tensor(item) else type(item)}".encode())
         with contextlib.suppress(Exception):  # a tensor of another kind, such as one that several ranks have parts of
             values = item.detach().reshape(-1)
             sampled = values[:: max(1, len(values) // _SAMPLED)].contiguous().cpu()

@@ -15,16 +15,16 @@ import torch
 
 from ..errors import InputError, did_you_mean
 from ..runs import events
-from ..runs.columns import few
+from ..runs.columns import shortened
 from ..runs.events import Event, Fingerprint, Metrics, Notice, Stage, Step
 from ..runs.fingerprint import fingerprints
-from ..runs.folder import shown
-from ..runs.provenance import plain
+from ..runs.folder import display_path
+from ..runs.provenance import json_values
 from ..transport.stop import StopFlag, StopRequested
 from . import class_range, snapshots
-from .batches import adapted
+from .batches import input_conversions
 from .directions import MetricDirections
-from .handover import KEY, Beginning, because, dumped, listed
+from .handover import KEY, FitStart, dump_checkpoint, layers_failure, list_names
 
 _STEP_INTERVAL_S = 0.2  # five a second are enough to look alive
 _MOST_INTERVAL_S = 1.0  # of a run that goes on for long: its file stays small
@@ -50,17 +50,17 @@ class _Reporter:
         stop: StopFlag,
         save_to: Path,
         directions: MetricDirections,
-        beginning: Beginning | None,
+        fit_start: FitStart | None,
         save_end: bool,
-        learned: Mapping[str, Any] | None,
+        lineage: Mapping[str, Any] | None,
     ) -> None:
         self._emit = emit
-        self._learned = learned
+        self._lineage = lineage
         self._directions = directions
-        self._beginning = beginning
-        self._tuned: set[str] = set()
-        self._whole: dict[str, Any] | None = None  # all weights, where the fit's last checkpoint is being made
-        self._directed: set[str] = set()  # metrics whose direction was told
+        self._fit_start = fit_start
+        self._reported_changes: set[str] = set()
+        self._all_weights: dict[str, Any] | None = None  # all weights, where the fit's last checkpoint is being made
+        self._directed_metrics: set[str] = set()  # metrics whose direction was told
         self._stop = stop
         self._save_to = save_to
         self._save_end = save_end
@@ -68,12 +68,12 @@ class _Reporter:
         self._next_step = 0.0
         self._trained = 0
         self._batch = 0
-        self._is_seen = False  # whether a batch was looked at
-        self._judged: set[str] = set()  # stages whose first labels were looked at
+        self._batch_checked = False  # whether a batch was looked at
+        self._checked_stages: set[str] = set()  # stages whose first labels were looked at
         self.batch: Any = None  # the one at work, to name it in an error
         self.stage = ""  # that it is of
         self._epoch: int | None = None  # an epoch that has ended and is not told yet
-        self._told: dict[str, Any] = {}
+        self._logged: dict[str, Any] = {}
         self._before_validation: dict[str, Any] = {}
         self.rates: Any = None  # Lightning's monitor of learning rates, where this one has added it
         self.cut_short = False  # whether a loop other than training was ended by a request to stop
@@ -85,10 +85,10 @@ class _Reporter:
 
     def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
         """Take note of how the fit begins; callbacks of the model's own are there only now."""
-        if self._beginning is not None:
-            given = self._beginning.callbacks
-            snapshots.rewind(item for item in trainer.callbacks if item is not self and item not in given)
-            self._beginning.set_up()
+        if self._fit_start is not None:
+            callbacks = self._fit_start.callbacks
+            snapshots.rewind(item for item in trainer.callbacks if item is not self and item not in callbacks)
+            self._fit_start.record_data()
 
     # Training. An epoch is told at the start of the next one: metrics that the model's own
     # on_train_epoch_end logs come after every ordinary callback's.
@@ -96,39 +96,41 @@ class _Reporter:
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         """Let learning rates be logged where a scheduler changes them, and the user has not asked for it already."""
         self._emit(Fingerprint(fingerprints(trainer)))
-        if self._beginning is not None:
-            self._beginning.training(pl_module)
+        if self._fit_start is not None:
+            self._fit_start.record_weights(pl_module)
         self._tell_tuned(pl_module)
-        given = any(isinstance(item, self._rate_monitor) for item in trainer.callbacks)
-        if trainer.loggers and trainer.lr_scheduler_configs and not given:
-            self.rates = type("LearningRates", (_ForLoggersAlone, self._rate_monitor), {})()
+        is_monitored = any(isinstance(item, self._rate_monitor) for item in trainer.callbacks)
+        if trainer.loggers and trainer.lr_scheduler_configs and not is_monitored:
+            self.rates = type("LearningRates", (_LoggedLearningRates, self._rate_monitor), {})()
             trainer.callbacks = [*trainer.callbacks, self.rates]  # Lightning is going through the list as it was
             self.rates.on_train_start(trainer, pl_module)
 
     def _tell_tuned(self, model: Any) -> None:
         """Tell which hyperparameters have changed, such as a learning rate that a callback has looked for."""
-        if self._beginning is None:
+        if self._fit_start is None:
             return
-        changes = self._beginning.tuned()
+        changes = self._fit_start.new_changes()
         for name, (before, value) in changes.items():
-            if name not in self._tuned:  # what changes every epoch is told once
-                self._emit(Notice(f"{name} changed from {_short(before)} to {_short(value)}", level="info"))
-        self._tuned |= changes.keys()
+            if name not in self._reported_changes:  # what changes every epoch is told once
+                self._emit(Notice(f"{name} changed from {_short_text(before)} to {_short_text(value)}", level="info"))
+        self._reported_changes |= changes.keys()
         if changes:
-            self._emit(events.Hyperparameters(plain(dict(model.hparams)), plain(self._beginning.data_changes)))
+            self._emit(
+                events.Hyperparameters(json_values(dict(model.hparams)), json_values(self._fit_start.data_changes))
+            )
 
-    def _tell_what_stays(self, trainer: Any, model: Any) -> None:
+    def _tell_unreturnable_weights(self, trainer: Any, model: Any) -> None:
         """Tell which weights the notebook's model cannot be given once the fit has ended, as soon as there are such."""
-        if self._beginning is None or type(trainer.strategy).__name__ not in _KEEPS_WEIGHTS_WHOLE:
+        if self._fit_start is None or type(trainer.strategy).__name__ not in _KEEPS_WEIGHTS_WHOLE:
             return
-        names, raised = self._beginning.cannot_return()
+        names, raised = self._fit_start.unreturnable_weights()
         if names:
-            path, why = shown(self._save_to), f" {because(raised)}." if raised else ""
+            path, why = display_path(self._save_to), f" {layers_failure(raised)}." if raised else ""
             self._emit(
                 Notice(
-                    f"{listed(names)} cannot be loaded into {type(model).__name__} in the notebook: these layers are "
-                    f"added or resized during the fit.{why} Their weights will be in {path}. To load them after the "
-                    f"fit, add "
+                    f"{list_names(names)} cannot be loaded into {type(model).__name__} in the notebook: these layers "
+                    f"are added or resized during the fit.{why} Their weights will be in {path}. To load them after "
+                    f"the fit, add "
                     f"the layers to the model, then type model.load_state_dict(torch.load({path!r})['state_dict'])"
                 )
             )
@@ -144,8 +146,8 @@ class _Reporter:
             self._save(trainer)
             raise StopRequested
         if batch_idx == 0:  # after all hooks that come before it
-            self._tell_what_stays(trainer, pl_module)
-        self._take(trainer, pl_module, batch)
+            self._tell_unreturnable_weights(trainer, pl_module)
+        self._check_batch(trainer, pl_module, batch)
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.batch = None
@@ -164,40 +166,41 @@ class _Reporter:
 
     def on_fit_end(self, trainer: Any, pl_module: Any) -> None:
         self._tell_tuned(pl_module)
-        self._tell_what_stays(trainer, pl_module)
+        self._tell_unreturnable_weights(trainer, pl_module)
         if self._save_end:
             self._save(trainer)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
         """Take note of the weights, of which the model's own hook may leave some out; add what the fit learned."""
-        if self._learned is not None:
-            checkpoint[KEY] = dict(self._learned)
-        if self._whole is not None:
-            self._whole.update(checkpoint["state_dict"])
+        if self._lineage is not None:
+            checkpoint[KEY] = dict(self._lineage)
+        if self._all_weights is not None:
+            self._all_weights.update(checkpoint["state_dict"])
 
     def _save(self, trainer: Any) -> None:
         """Save the state of the fit, with all that the notebook's objects are to have of it."""
-        if self._beginning is None:
+        if self._fit_start is None:
             trainer.save_checkpoint(self._save_to)
             return
-        self._whole = {}
-        trainer.strategy.save_checkpoint(dumped(trainer, self._whole, self._beginning), self._save_to)
-        self._whole = None
+        self._all_weights = {}
+        trainer.strategy.save_checkpoint(dump_checkpoint(trainer, self._all_weights, self._fit_start), self._save_to)
+        self._all_weights = None
         trainer.strategy.barrier()
 
     def tell_epoch(self, trainer: Any) -> None:
         """Tell the epoch that has ended, if there is one that was not told."""
         if self._epoch is not None:
-            self._metrics(trainer, self._epoch, self._told, epoch_done=True)
+            self._metrics(trainer, self._epoch, self._logged, epoch_done=True)
             self._epoch = None
 
     # Validation within a fit, and the other loops
 
     def on_sanity_check_end(self, trainer: Any, pl_module: Any) -> None:
-        self._told = dict(trainer.callback_metrics)  # of two batches: not a result
-        for monitor in sorted(_monitored(trainer) - self._told.keys()):
+        self._logged = dict(trainer.callback_metrics)  # of two batches: not a result
+        for monitor in sorted(_monitored(trainer) - self._logged.keys()):
             if monitor.startswith("val"):  # it may still be logged later: at the end of an epoch, every other epoch
-                near = did_you_mean(monitor, self._told) or f" Logged metrics: {few(self._told)}" * bool(self._told)
+                logged = self._logged
+                near = did_you_mean(monitor, logged) or f" Logged metrics: {shortened(logged)}" * bool(logged)
                 text = f"the monitored metric {monitor!r} was not logged in the sanity check.{near}"
                 self._emit(Notice(text, level="info"))
         self.cut_short = False
@@ -215,11 +218,11 @@ class _Reporter:
         loaders = getattr(trainer, _EVALUATIONS[trainer.state.stage.value][1])
         if self._stop.is_set(self._trained) and batch_idx and dataloader_idx == len(loaders) - 1:
             self._cut_short(trainer)
-        self._take(trainer, pl_module, batch)
+        self._check_batch(trainer, pl_module, batch)
 
     on_test_batch_start = on_predict_batch_start = on_validation_batch_start
 
-    def _take(self, trainer: Any, pl_module: Any, batch: Any) -> None:
+    def _check_batch(self, trainer: Any, pl_module: Any, batch: Any) -> None:
         """Take note of the batch that is next; of the first, say what its steps change in it.
 
         Raises:
@@ -227,13 +230,13 @@ class _Reporter:
         """
         self.batch = batch
         self.stage = stage = trainer.state.stage.dataloader_prefix
-        if stage not in self._judged and type(trainer.strategy).__name__ in _KEEPS_WEIGHTS_WHOLE:
-            self._judged.add(stage)
-            if text := wrong_labels(pl_module, batch, stage):
+        if stage not in self._checked_stages and type(trainer.strategy).__name__ in _KEEPS_WEIGHTS_WHOLE:
+            self._checked_stages.add(stage)
+            if text := label_problem(pl_module, batch, stage):
                 raise InputError(text)
-        if not self._is_seen:
-            self._is_seen = True
-            changes = adapted(pl_module, batch)
+        if not self._batch_checked:
+            self._batch_checked = True
+            changes = input_conversions(pl_module, batch)
             if changes:
                 self._emit(Notice(changes, level="info"))
 
@@ -293,22 +296,22 @@ class _Reporter:
 
     def tell_directions(self, trainer: Any, metrics: Iterable[str]) -> None:
         """Tell which way metrics get better, each once; of one that decides something also what is unusual in that."""
-        new = {name: self._directions.of(name, trainer) for name in metrics if name not in self._directed}
+        new = {name: self._directions.of(name, trainer) for name in metrics if name not in self._directed_metrics}
         if not new:
             return
-        self._directed |= new.keys()
+        self._directed_metrics |= new.keys()
         self._emit(events.Directions(new))
         for name in new.keys() & _monitored(trainer):
             if remark := self._directions.remark(name, trainer):
                 self._emit(Notice(remark, level="info"))
 
-    def _metrics(self, trainer: Any, epoch: int, known: Mapping[str, Any], *, epoch_done: bool) -> None:
+    def _metrics(self, trainer: Any, epoch: int, previous: Mapping[str, Any], *, epoch_done: bool) -> None:
         """Tell the metrics that are new to what was known: a value that was logged again is a new tensor."""
-        found = trainer.callback_metrics
-        new = {name: value for name, value in found.items() if known.get(name) is not value}
-        self._told = {**self._told, **new}
-        names = _doubles(trainer)
-        values = _values(new, new.keys() - names)
+        metrics = trainer.callback_metrics
+        new = {name: value for name, value in metrics.items() if previous.get(name) is not value}
+        self._logged = {**self._logged, **new}
+        duplicates = _duplicate_names(trainer)
+        values = _values(new, new.keys() - duplicates)
         self.tell_directions(trainer, values)
         self._emit(
             Metrics(
@@ -317,7 +320,7 @@ class _Reporter:
                 elapsed_s=time.monotonic() - self._began,
                 values=values,
                 epoch_done=epoch_done,
-                doubles=_values(new, new.keys() & names),
+                doubles=_values(new, new.keys() & duplicates),
             )
         )
 
@@ -328,9 +331,9 @@ def reporter(
     stop: StopFlag,
     save_to: Path,
     directions: MetricDirections,
-    beginning: Beginning | None = None,
+    fit_start: FitStart | None = None,
     save_end: bool = False,
-    learned: Mapping[str, Any] | None = None,
+    lineage: Mapping[str, Any] | None = None,
 ) -> Any:
     """Return the callback for one of the two Lightning packages.
 
@@ -340,29 +343,29 @@ def reporter(
         stop: looked at before each batch; once set, the state is saved and `StopRequested` ends the loop.
         save_to: checkpoint to write then.
         directions: of the metrics.
-        beginning: of a fit, its model and data as they were handed over.
+        fit_start: of a fit, its model and data as they were handed over.
         save_end: whether it is written also when a fit ends by itself.
-        learned: what checkpoints of a fit carry of it, see `origins`.
+        lineage: what checkpoints of a fit carry of it, see `origins`.
     """
     import importlib
 
     lightning = importlib.import_module(f"{package}.callbacks")
     own = {"_rate_monitor": lightning.LearningRateMonitor}
     cls = type("Reporter", (_Reporter, lightning.Callback), own)
-    return cls(emit, stop, save_to, directions, beginning, save_end, learned)
+    return cls(emit, stop, save_to, directions, fit_start, save_end, lineage)
 
 
-class _ForLoggersAlone:
+class _LoggedLearningRates:
     """Lightning's monitor of learning rates, which would also count them among the run's metrics."""
 
     def _extract_stats(self, trainer: Any, interval: str) -> Any:
-        found = super()._extract_stats(trainer, interval)  # type: ignore[misc]
-        for name in found:
+        stats = super()._extract_stats(trainer, interval)  # type: ignore[misc]
+        for name in stats:
             trainer.callback_metrics.pop(name, None)
-        return found
+        return stats
 
 
-def _short(value: Any) -> str:
+def _short_text(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
@@ -379,17 +382,17 @@ def memory_bytes(device: torch.device) -> int | None:
 
 def _monitored(trainer: Any) -> set[str]:
     """The metrics that callbacks compare; a callback of the user's may call anything its monitor."""
-    found = (getattr(callback, "monitor", None) for callback in trainer.callbacks)
-    return {monitor for monitor in found if isinstance(monitor, str)}
+    monitors = (getattr(callback, "monitor", None) for callback in trainer.callbacks)
+    return {monitor for monitor in monitors if isinstance(monitor, str)}
 
 
-def wrong_labels(model: Any, batch: Any, stage: str) -> str:
+def label_problem(model: Any, batch: Any, stage: str) -> str:
     """Return which labels of a batch of a stage a model has no outputs for, in a line; empty for none."""
-    judged = class_range.is_judged(model, stage)
-    return class_range.problem(model, batch, "a batch", type(model).__name__) if judged else ""
+    judged = class_range.checks_labels(model, stage)
+    return class_range.label_problem(model, batch, "a batch", type(model).__name__) if judged else ""
 
 
-def misspelled(raised: BaseException, trainer: Any) -> str:
+def unlogged_monitor_problem(raised: BaseException, trainer: Any) -> str:
     """Return what to say in place of Lightning's exception of a metric that is monitored and not logged; or nothing."""
     logged = trainer.callback_metrics
     for name in _monitored(trainer) - logged.keys():
@@ -414,22 +417,22 @@ def _values(logged: Mapping[str, Any], names: Collection[str]) -> dict[str, floa
     return {name: float(value) for name, value in logged.items() if name in names}
 
 
-def _doubles(trainer: Any) -> set[str]:
+def _duplicate_names(trainer: Any) -> set[str]:
     """The names ``NAME_step`` and ``NAME_epoch`` that Lightning adds where one value is logged by step and by epoch.
 
     Steps that options build do so themselves: the step's loss alone needs no exchange among ranks.
     """
     training = trainer.fit_loop.epoch_loop
-    found, own = set(), set()
+    forked, logged = set(), set()
     for loop in (training, training.val_loop):
         for item in (loop._results or {}).values():  # no public way
             meta = item.meta
             several = meta.add_dataloader_idx and meta.dataloader_idx is not None
             loader = f"/dataloader_idx_{meta.dataloader_idx}" if several else ""
-            own.add(f"{meta.name}{loader}")
+            logged.add(f"{meta.name}{loader}")
             if meta.forked:
-                found |= {f"{meta.forked_name(on_step)}{loader}" for on_step in (True, False)}
+                forked |= {f"{meta.forked_name(on_step)}{loader}" for on_step in (True, False)}
     step = getattr(type(trainer.lightning_module), "training_step", None)
     reads = getattr(getattr(step, "__code__", None), "co_names", ())
     is_built = "_step" in reads and hasattr(trainer.lightning_module, "_unpack")
-    return (found - own) | ({"train_loss_step"} if is_built else set())
+    return (forked - logged) | ({"train_loss_step"} if is_built else set())

@@ -27,7 +27,7 @@ from .trainer import bridged
 _END = object()
 
 
-def of_rank(job: Job, rank: int, world: int) -> Job:
+def job_of_rank(job: Job, rank: int, world: int) -> Job:
     """Return a predict's job as one of its ranks runs it: with its share of the batches.
 
     The job's data module or model is changed in place: its ``predict_dataloader`` returns the share from then on.
@@ -38,7 +38,7 @@ def of_rank(job: Job, rank: int, world: int) -> Job:
     if isinstance(limit, float):  # of the whole run's batches; Trainer's would be of the rank's
         trainer["limit_predict_batches"] = 1.0
     if job.loaders:
-        return dataclasses.replace(job, trainer=trainer, loaders=(share(job.evaluated),))
+        return dataclasses.replace(job, trainer=trainer, loaders=(share(job.evaluation_loaders),))
     owner = job.model if job.datamodule is None else bridged(job.datamodule, job.package)
     is_overridden = importlib.import_module(f"{job.package}.utilities.model_helpers").is_overridden
     if is_overridden("predict_dataloader", owner):
@@ -98,9 +98,9 @@ def _interleaved(parts: list[list[Any]], cut_short: bool) -> list[Any]:
         total = min(len(part) * world + rank for rank, part in enumerate(parts))
         parts = [part[: len(range(rank, total, world))] for rank, part in enumerate(parts)]
     if any(len(part) != len(range(rank, total, world)) for rank, part in enumerate(parts)):
-        found = ", ".join(str(len(part)) for part in parts)
+        counts = ", ".join(str(len(part)) for part in parts)
         raise InputError(
-            f"the processes predicted {found} batches, which cannot be put in input order: the data must be the same "
+            f"the processes predicted {counts} batches, which cannot be put in input order: the data must be the same "
             "in each process. Remove code that splits it by rank, or type --devices 1"
         )
     return [parts[batch % world][batch // world] for batch in range(total)]
@@ -133,9 +133,9 @@ class _Shard:
 
     def __iter__(self) -> Iterator[Any]:
         # Begins at the first batch: Lightning asks for an iterator beforehand, and workers would be started twice.
-        draws = contextlib.nullcontext() if _is_in_order(self._loader) else _Draws()
+        draws = contextlib.nullcontext() if _is_in_order(self._loader) else _SharedRandomness()
         with draws:
-            batches = iter(self._own())
+            batches = iter(self._own_batches())
         while True:
             with draws:
                 batch = next(batches, _END)
@@ -143,7 +143,7 @@ class _Shard:
                 return
             yield batch
 
-    def _own(self) -> Iterable[Any]:
+    def _own_batches(self) -> Iterable[Any]:
         place = (self._rank, self._stop, self._world)
         loader = self._loader
         sampler = loader.batch_sampler if isinstance(loader, DataLoader) else None
@@ -176,7 +176,7 @@ class _Slice:
         return itertools.islice(self._sampler, *self._place)
 
 
-class _Draws:
+class _SharedRandomness:
     """Random numbers that every rank draws alike within it, apart from those drawn outside: one order for all."""
 
     def __init__(self) -> None:

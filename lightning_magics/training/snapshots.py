@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 _KEY = "_handed_over"
-_ALONE = 2  # references to a value that nothing but its object holds, as `sys.getrefcount` counts them
+_UNSHARED = 2  # references to a value that nothing but its object holds, as `sys.getrefcount` counts them
 _PLAIN = (type(None), bool, int, float, str, bytes)
 
 
@@ -28,13 +28,13 @@ class _Snapshot:
     Attributes:
         first: its attributes as they were handed over.
         copied: those of them that are copies, of what it alone held; `uncopied` those that cannot be copied.
-        left: its attributes at the end of its last run.
+        last: its attributes at the end of its last run.
     """
 
     first: dict[str, Any] = field(default_factory=dict)
     copied: set[str] = field(default_factory=set)
     uncopied: list[str] = field(default_factory=list)
-    left: dict[str, Any] = field(default_factory=dict)
+    last: dict[str, Any] = field(default_factory=dict)
 
     def __reduce__(self) -> Any:
         """Stay here: to another process, the object is new."""
@@ -52,75 +52,75 @@ class _Snapshot:
 
 def rewind(objects: Iterable[Any]) -> list[str]:
     """Put objects back into the state in which they were handed over; returns what is left as the last fit left it."""
-    told = []
+    notices = []
     for item in objects:
-        known = _known(item)
-        if known is None:
-            _take(item)
-        elif known.left:
-            _restore(item, known)
+        snapshot = _snapshot_of(item)
+        if snapshot is None:
+            _take_snapshot(item)
+        elif snapshot.last:
+            _restore(item, snapshot)
             kind = type(item).__name__
-            told += [
-                f"{kind}.{name} cannot be copied, so it keeps its value from the last fit" for name in known.uncopied
+            notices += [
+                f"{kind}.{name} cannot be copied, so it keeps its value from the last fit" for name in snapshot.uncopied
             ]
-    return told
+    return notices
 
 
-def look(objects: Iterable[Any]) -> None:
+def take_snapshots(objects: Iterable[Any]) -> None:
     """Take note of objects that are seen for the first time."""
     for item in objects:
-        if _known(item) is None:
-            _take(item)
+        if _snapshot_of(item) is None:
+            _take_snapshot(item)
 
 
-def leave(objects: Iterable[Any]) -> None:
+def record_last(objects: Iterable[Any]) -> None:
     """Take note of how a run has left objects."""
     for item in objects:
-        if (known := _known(item)) is not None:
-            known.left = {name: value for name, value in vars(item).items() if name != _KEY}
+        if (snapshot := _snapshot_of(item)) is not None:
+            snapshot.last = {name: value for name, value in vars(item).items() if name != _KEY}
 
 
-def changed(item: Any) -> dict[str, Any]:
+def changed_attributes(item: Any) -> dict[str, Any]:
     """Return the attributes of an object that differ from what was handed over, as far as they are plain values."""
-    known = _known(item)
-    first: Mapping[str, Any] = known.first if known else {}
-    found = {name: value for name, value in vars(item).items() if name != _KEY and _is_plain(value)}
-    return {name: value for name, value in found.items() if name not in first or not _equal(value, first[name])}
+    snapshot = _snapshot_of(item)
+    first: Mapping[str, Any] = snapshot.first if snapshot else {}
+    attributes = {name: value for name, value in vars(item).items() if name != _KEY and _is_plain(value)}
+    return {name: value for name, value in attributes.items() if name not in first or not _equal(value, first[name])}
 
 
-def _known(item: Any) -> _Snapshot | None:
-    found = getattr(item, "__dict__", {}).get(_KEY)
-    return found if isinstance(found, _Snapshot) else None
+def _snapshot_of(item: Any) -> _Snapshot | None:
+    snapshot = getattr(item, "__dict__", {}).get(_KEY)
+    return snapshot if isinstance(snapshot, _Snapshot) else None
 
 
-def _take(item: Any) -> None:
+def _take_snapshot(item: Any) -> None:
     with contextlib.suppress(TypeError):  # one without attributes
-        known = _Snapshot()
+        snapshot = _Snapshot()
         for name in [name for name in vars(item) if name != _KEY]:
-            is_shared = sys.getrefcount(vars(item)[name]) > _ALONE  # such as a list of the notebook's, to collect in
+            is_shared = sys.getrefcount(vars(item)[name]) > _UNSHARED  # such as a list of the notebook's, to collect in
             value = vars(item)[name]
             if is_shared or isinstance(value, _FIXED):
-                known.first[name] = value
+                snapshot.first[name] = value
             else:
-                known.keep(name, value)
-        vars(item)[_KEY] = known  # with the object itself, so that both are let go together
+                snapshot.keep(name, value)
+        vars(item)[_KEY] = snapshot  # with the object itself, so that both are let go together
 
 
-def _restore(item: Any, known: _Snapshot) -> None:
-    now = vars(item)
-    for name in {**known.first, **known.left}:
-        if name in now and not (name in known.left and _same(now[name], known.left[name])):
-            known.keep(name, now[name])  # changed by hand since
-        elif name not in now and name in known.left:  # removed by hand
-            known.first.pop(name, None)
-        elif name not in known.first:
-            del now[name]
+def _restore(item: Any, snapshot: _Snapshot) -> None:
+    attributes = vars(item)
+    for name in {**snapshot.first, **snapshot.last}:
+        if name in attributes and not (name in snapshot.last and _is_unchanged(attributes[name], snapshot.last[name])):
+            snapshot.keep(name, attributes[name])  # changed by hand since
+        elif name not in attributes and name in snapshot.last:  # removed by hand
+            snapshot.first.pop(name, None)
+        elif name not in snapshot.first:
+            del attributes[name]
         else:
-            now[name] = copy.deepcopy(known.first[name]) if name in known.copied else known.first[name]
+            attributes[name] = copy.deepcopy(snapshot.first[name]) if name in snapshot.copied else snapshot.first[name]
 
 
-def _same(one: Any, other: Any) -> bool:
-    return one is other or (isinstance(one, _PLAIN) and type(one) is type(other) and one == other)
+def _is_unchanged(before: Any, now: Any) -> bool:
+    return before is now or (isinstance(before, _PLAIN) and type(before) is type(now) and before == now)
 
 
 def _is_plain(value: Any) -> bool:
@@ -133,8 +133,8 @@ def _is_plain(value: Any) -> bool:
     return is_tensor or (isinstance(value, _PLAIN) and type(value) in _PLAIN)
 
 
-def _equal(one: Any, other: Any) -> bool:
+def _equal(first: Any, second: Any) -> bool:
     try:
-        return type(one) is type(other) and bool(one == other)
+        return type(first) is type(second) and bool(first == second)
     except Exception:  # tensors of several values, and lists of them
         return False

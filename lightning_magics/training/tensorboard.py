@@ -23,7 +23,7 @@ from .batches import converted
 _MOST_TEXT = 200  # characters of a hyperparameter
 
 
-class _Summaries:
+class _HParamsLogger:
     """The methods, without the base class: each of the two Lightning packages has a TensorBoardLogger of its own.
 
     TensorBoard's HParams tab compares the runs of a folder. It shows the hyperparameters of all of them, and beside
@@ -40,20 +40,22 @@ class _Summaries:
         """Keep hyperparameters for ``hparams.yaml``, and tell TensorBoard that a session with them begins."""
         super().log_hyperparams(params, metrics, step)  # type: ignore[misc]
         if not metrics:  # else it has told them
-            self._tell("session_start_info", hparams=flat(self.hparams), start_time_secs=time.time())
+            self._write_message(
+                "session_start_info", hparams=flat_hyperparameters(self.hparams), start_time_secs=time.time()
+            )
             self._begun = True
 
     @rank_zero_only
     def log_graph(self: Any, model: Any, input_array: Any = None) -> None:
         """Draw a model whose user has given an example of its input."""
-        given = model.example_input_array if input_array is None else input_array
-        if given is None:
+        example_input = model.example_input_array if input_array is None else input_array
+        if example_input is None:
             return
 
         def example() -> tuple[tuple[Any, ...], Mapping[str, Any]]:
-            found = model._apply_batch_transfer_handler(model._on_before_batch_transfer(given))
-            by_name = isinstance(found, Mapping)
-            return (() if by_name else found if isinstance(found, tuple) else (found,)), found if by_name else {}
+            batch = model._apply_batch_transfer_handler(model._on_before_batch_transfer(example_input))
+            by_name = isinstance(batch, Mapping)
+            return (() if by_name else batch if isinstance(batch, tuple) else (batch,)), batch if by_name else {}
 
         self._draw(model, example)
 
@@ -92,11 +94,11 @@ class _Summaries:
             failed = status != "success" and not isinstance(sys.exception(), StopRequested)
             from tensorboard.plugins.hparams import api_pb2
 
-            how = api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS
-            self._tell("session_end_info", status=how, end_time_secs=time.time())
+            outcome = api_pb2.STATUS_FAILURE if failed else api_pb2.STATUS_SUCCESS
+            self._write_message("session_end_info", status=outcome, end_time_secs=time.time())
         super().finalize(status)  # type: ignore[misc]
 
-    def _tell(self: Any, kind: str, hparams: Mapping[str, Any] | None = None, **values: Any) -> None:
+    def _write_message(self: Any, kind: str, hparams: Mapping[str, Any] | None = None, **values: Any) -> None:
         """Write a message of the HParams plugin; its own writer needs TensorFlow."""
         from tensorboard.compat.proto.summary_pb2 import Summary
         from tensorboard.plugins.hparams import metadata, plugin_data_pb2
@@ -104,11 +106,11 @@ class _Summaries:
         content = plugin_data_pb2.HParamsPluginData(**{kind: values})
         for name, value in (hparams or {}).items():
             is_bool, is_number = isinstance(value, bool), isinstance(value, int | float)
-            one = "bool_value" if is_bool else "number_value" if is_number else "string_value"
-            setattr(getattr(content, kind).hparams[name], one, value)
+            value_field = "bool_value" if is_bool else "number_value" if is_number else "string_value"
+            setattr(getattr(content, kind).hparams[name], value_field, value)
         tag = getattr(metadata, f"{kind.upper()}_TAG")
-        about = metadata.create_summary_metadata(content)
-        summary = Summary(value=[Summary.Value(tag=tag, metadata=about, tensor=metadata.NULL_TENSOR)])
+        description = metadata.create_summary_metadata(content)
+        summary = Summary(value=[Summary.Value(tag=tag, metadata=description, tensor=metadata.NULL_TENSOR)])
         self.experiment._get_file_writer().add_summary(summary)
 
 
@@ -122,22 +124,22 @@ def tensorboard_logger(package: str, root: Path, model: str, version: str) -> An
         version: name of the run's folder in that.
     """
     base = importlib.import_module(f"{package}.loggers").TensorBoardLogger
-    made = type("TensorBoardLogger", (_Summaries, base), {"_package": package})
-    return made(root, name=model, version=version, default_hp_metric=False)
+    cls = type("TensorBoardLogger", (_HParamsLogger, base), {"_package": package})
+    return cls(root, name=model, version=version, default_hp_metric=False)
 
 
-def flat(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
+def flat_hyperparameters(values: Mapping[str, Any], prefix: str = "") -> dict[str, bool | int | float | str]:
     """Return hyperparameters as TensorBoard takes them: ``{"layer/width": 8}``, what is no number as text."""
-    found: dict[str, bool | int | float | str] = {}
+    flattened: dict[str, bool | int | float | str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
-            found |= flat(value, f"{prefix}{name}/")
+            flattened |= flat_hyperparameters(value, f"{prefix}{name}/")
         elif isinstance(value, bool | str):
-            found[f"{prefix}{name}"] = value[:_MOST_TEXT] if isinstance(value, str) else value
+            flattened[f"{prefix}{name}"] = value[:_MOST_TEXT] if isinstance(value, str) else value
         elif isinstance(value, numbers.Integral | numbers.Real):
-            found[f"{prefix}{name}"] = float(value)
+            flattened[f"{prefix}{name}"] = float(value)
         elif isinstance(value, torch.Tensor) and value.numel() == 1:
-            found[f"{prefix}{name}"] = value.item()
+            flattened[f"{prefix}{name}"] = value.item()
         else:
-            found[f"{prefix}{name}"] = str(value)[:_MOST_TEXT]
-    return found
+            flattened[f"{prefix}{name}"] = str(value)[:_MOST_TEXT]
+    return flattened

@@ -25,21 +25,21 @@ from typing import Any, cast
 import torch
 from torch.utils.data import DataLoader
 
-from ..errors import InputError, RunError, cut
+from ..errors import InputError, RunError, truncated
 from ..formats import plural
 from ..runs import columns
 from ..runs.events import Ended, Event, Notice, Results, Started, Status
-from ..runs.folder import RunFolder, removed, shown
+from ..runs.folder import RunFolder, display_path, removed_message
 from ..transport import payload
 from ..transport.stop import Abort, StopFlag, StopRequested
 from . import checkpoints, handover, main_module, origins, snapshots, trust
 from .batches import describe, joined, named_inputs
-from .classification import judge
+from .classification import classification_callback
 from .job import Job
 from .loggers import hyperparameters_written
-from .messages import chatter
-from .reporter import misspelled, reporter, wrong_labels
-from .trainer import bridged, directions_of, given_callbacks, handed_over, listed, make_trainer
+from .messages import redirected_messages
+from .reporter import label_problem, reporter, unlogged_monitor_problem
+from .trainer import as_list, bridged, directions_of, make_trainer, reusable_objects, user_callbacks
 
 _COMPILED = ("forward", "training_step", "validation_step", "test_step", "predict_step")  # by Lightning
 
@@ -63,7 +63,7 @@ def train(
     emit: Callable[[Event], None],
     stop: StopFlag,
     gather: Callable[[Any, Any], Any] | None = None,
-    anew: Callable[[], Job] | None = None,
+    reload_job: Callable[[], Job] | None = None,
 ) -> Outcome:
     """Run a job to its end, telling it by events: `Started` first, exactly one `Ended` last.
 
@@ -72,7 +72,7 @@ def train(
         emit: takes each event.
         stop: looked at before each batch.
         gather: one of several ranks predicts: makes all ranks' batch outputs of this one's and the Trainer.
-        anew: of a process that trains for a notebook: reads the job once more, as the notebook has it.
+        reload_job: of a process that trains for a notebook: reads the job once more, as the notebook has it.
 
     Raises:
         InputError: the job cannot start: Trainer's arguments, data or checkpoint; then no event was sent.
@@ -82,36 +82,36 @@ def train(
     began = time.monotonic()
     folder = RunFolder(job.folder)
     directions = directions_of(job)
-    beginning = None
+    fit_start = None
     if job.verb == "fit":
-        again = functools.partial(_parts, anew) if anew is not None else None
-        beginning = handover.Beginning(job.model, job.datamodule, given_callbacks(job), again)
-    learned = origins.learned(columns.kept(folder), folder) if job.verb == "fit" else None
+        rebuild = functools.partial(_fit_objects, reload_job) if reload_job is not None else None
+        fit_start = handover.FitStart(job.model, job.datamodule, user_callbacks(job), rebuild)
+    lineage = origins.carried_values(columns.load_schema(folder), folder) if job.verb == "fit" else None
     watcher = reporter(
         job.package,
         emit,
         stop,
         folder.last_checkpoint_path,
         directions,
-        beginning,
+        fit_start,
         job.leaves_state,
-        learned,
+        lineage,
     )
     with (
-        chatter(folder.log_path(job.rank), lambda text: emit(Notice(text))),
+        redirected_messages(folder.log_path(job.rank), lambda text: emit(Notice(text))),
         _workers_ignore_interrupts(),
         _writers_end_quietly(folder),
         hyperparameters_written(job.package),
     ):
-        job = continued(rewound(job))
-        ours = [judge(job.package, job.datamodule, emit, job.classes)] if job.verb == "test" else []
-        trainer = make_trainer(job, [*ours, watcher], directions)
+        job = continue_job(rewind_job(job))
+        added = [classification_callback(job.package, job.datamodule, emit, job.classes)] if job.verb == "test" else []
+        trainer = make_trainer(job, [*added, watcher], directions)
         _check_before_start(job, trainer)
-        emit(_started(job, trainer))
-        watcher.tell_directions(trainer, directions.typed)
+        emit(_started_event(job, trainer))
+        watcher.tell_directions(trainer, directions.requested)
         for text in job.notices:
             emit(Notice(text, level="info"))
-        before = getattr(job.model, "_trainer", None)
+        former_trainer = getattr(job.model, "_trainer", None)
         status: Status = "failed"
         error, predictions = "", None
         try:
@@ -129,16 +129,16 @@ def train(
             if isinstance(raised.__context__, KeyboardInterrupt):  # Lightning's answer to one
                 status, error = "interrupted", "KeyboardInterrupt"
                 raise KeyboardInterrupt from None
-            error = cut(f"SystemExit: {raised}")
+            error = truncated(f"SystemExit: {raised}")
             raise
         except BaseException as raised:
-            error = cut(f"{type(raised).__name__}: {raised}")
-            text = misspelled(raised, trainer) or _unbounded(raised, job, watcher)
+            error = truncated(f"{type(raised).__name__}: {raised}")
+            text = unlogged_monitor_problem(raised, trainer) or _label_problem(raised, job, watcher)
             if text:
                 error = f"InputError: {text}"
                 raise InputError(text) from raised
             if _is_of_removed(raised, folder):
-                text = f"{removed(folder)} {type(job.model).__name__} in memory keeps its current weights"
+                text = f"{removed_message(folder)} {type(job.model).__name__} in memory keeps its current weights"
                 error = f"RunError: {text}"
                 raise RunError(text) from raised
             _explain(raised, job, watcher)
@@ -147,18 +147,18 @@ def train(
             stop.end()
             watcher.tell_epoch(trainer)
             watcher.batch = None
-            snapshots.leave([*handed_over(job), *trainer.callbacks])
-            ours += (watcher, watcher.rates)
-            trainer.callbacks = [item for item in trainer.callbacks if item not in ours]  # it may run again
+            snapshots.record_last([*reusable_objects(job), *trainer.callbacks])
+            added += (watcher, watcher.rates)
+            trainer.callbacks = [item for item in trainer.callbacks if item not in added]  # it may run again
             if job.verb != "fit":
-                job.model.trainer = before  # the fit that the next one continues
-            emit(_ended(trainer, status, time.monotonic() - began, error))
+                job.model.trainer = former_trainer  # the fit that the next one continues
+            emit(_ended_event(trainer, status, time.monotonic() - began, error))
     return Outcome(trainer, predictions)
 
 
-def _parts(anew: Callable[[], Job]) -> handover.Parts:
-    job = anew()
-    return job.model, given_callbacks(job), job.datamodule
+def _fit_objects(reload_job: Callable[[], Job]) -> handover.FitObjects:
+    job = reload_job()
+    return job.model, user_callbacks(job), job.datamodule
 
 
 class _IgnoringInterrupts:
@@ -193,9 +193,9 @@ def _workers_ignore_interrupts() -> Iterator[None]:
         DataLoader._get_iterator = get_iterator  # type: ignore[method-assign]
 
 
-def _is_of_removed(raised: BaseException | None, folder: RunFolder) -> bool:
+def _is_of_removed(error: BaseException | None, folder: RunFolder) -> bool:
     """Whether something could not be written because the run's folder was removed."""
-    return isinstance(raised, OSError) and str(folder.path) in str(raised) and folder.is_removed()
+    return isinstance(error, OSError) and str(folder.path) in str(error) and folder.is_removed()
 
 
 @contextlib.contextmanager
@@ -226,8 +226,8 @@ def _check_before_start(job: Job, trainer: Any) -> None:
     if not job.loaders and not overridden(loader, owner):
         model = type(job.model).__name__
         if job.datamodule is None:
-            how = f"Type %lightning_fit {model} DATA" if job.verb == "fit" else "Add it after the model"
-            raise InputError(f"there is no data to {job.verb} {model} with. {how}")
+            remedy = f"Type %lightning_fit {model} DATA" if job.verb == "fit" else "Add it after the model"
+            raise InputError(f"there is no data to {job.verb} {model} with. {remedy}")
         part = f"--{job.verb.replace('validate', 'val')}_split 0.1"
         more = f", or set aside a fraction of it: %lightning_data … {part}" if job.verb in ("validate", "test") else ""
         raise InputError(
@@ -237,8 +237,8 @@ def _check_before_start(job: Job, trainer: Any) -> None:
         check_checkpoint(job.checkpoint)
     elif job.checkpoint is not None and (undefined := trust.undefined_in(job.checkpoint)):
         raise InputError(
-            f"the checkpoint {shown(job.checkpoint)} needs {undefined[0]}, which this notebook no longer defines. "
-            f"Run the cell that defines it again"
+            f"the checkpoint {display_path(job.checkpoint)} needs {undefined[0]}, which this notebook no longer "
+            f"defines. Run the cell that defines it again"
         )
 
 
@@ -254,11 +254,11 @@ def check_checkpoint(path: Path, defined: Collection[str] = ()) -> None:
     """
     if not zipfile.is_zipfile(path):
         raise InputError(f"{path} is not a checkpoint: torch cannot read it. Type a run or another path")
-    if trust.holds(path, defined):
+    if trust.holds_defined(path, defined):
         return
     try:
         with trust.harmless_allowed(path):
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            state = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         objects = trust.objects_in(path)
         listed = f" ({', '.join(objects[:4])})" if objects else ""
@@ -266,36 +266,36 @@ def check_checkpoint(path: Path, defined: Collection[str] = ()) -> None:
             f"the checkpoint {path} contains Python objects other than tensors{listed}, and loading them runs "
             "code. If you trust it, type --weights_only false"
         ) from error
-    _check_content(path, found)
+    _check_content(path, state)
 
 
-def _check_content(path: Path, found: Any) -> None:
+def _check_content(path: Path, content: Any) -> None:
     """Check that what a file holds is what Lightning saves.
 
     Raises:
         InputError: it is not.
     """
-    if isinstance(found, Mapping) and "state_dict" in found:
+    if isinstance(content, Mapping) and "state_dict" in content:
         return
-    holds = ", ".join(map(str, list(found)[:3])) if isinstance(found, Mapping) else f"a {type(found).__name__}"
+    holds = ", ".join(map(str, list(content)[:3])) if isinstance(content, Mapping) else f"a {type(content).__name__}"
     raise InputError(
-        f"{shown(path)} is not a Lightning checkpoint: it has no state_dict, only {holds or 'nothing'}. If these "
-        f"are the weights, type model.load_state_dict(torch.load({str(path)!r}))"
+        f"{display_path(path)} is not a Lightning checkpoint: it has no state_dict, only {holds or 'nothing'}. If "
+        f"these are the weights, type model.load_state_dict(torch.load({str(path)!r}))"
     )
 
 
-def rewound(job: Job) -> Job:
+def rewind_job(job: Job) -> Job:
     """Put callbacks and loggers that were used before into the state in which they were handed over."""
-    used = handed_over(job)
+    used = reusable_objects(job)
     if job.verb != "fit":  # they can still be read for what the last fit left
-        snapshots.look(used)
+        snapshots.take_snapshots(used)
         return job
     if job.continues and was_fitted(job.model):
-        used = [item for item in used if not _continues_too(item, job.package)]
+        used = [item for item in used if not _continues_with_model(item, job.package)]
     return dataclasses.replace(job, notices=(*job.notices, *snapshots.rewind(used)))
 
 
-def _continues_too(item: Any, package: str) -> bool:
+def _continues_with_model(item: Any, package: str) -> bool:
     """Whether a callback continues with the model: it unfreezes parts of it, or is the user's and has a state."""
     schedule = importlib.import_module(f"{package}.callbacks").BaseFinetuning
     own_state = getattr(getattr(type(item), "state_dict", None), "__module__", package)
@@ -303,7 +303,7 @@ def _continues_too(item: Any, package: str) -> bool:
 
 
 @dataclass(frozen=True)
-class _Left:
+class _SavedState:
     """The state of a fit that other processes left in a file.
 
     Attributes:
@@ -321,20 +321,21 @@ class _Left:
     def lost(self) -> str:
         """What has become of it since; empty if it is as it was."""
         if not self.path.exists():
-            return f"{shown(self.path)} no longer exists"
-        return f"{shown(self.path)} has been replaced" if _mark(self.path) != self.mark else ""
+            return f"{display_path(self.path)} no longer exists"
+        return f"{display_path(self.path)} has been replaced" if _file_mark(self.path) != self.mark else ""
 
 
-_left: weakref.WeakKeyDictionary[Any, _Left] = weakref.WeakKeyDictionary()  # instance → state of its last fit
+# Instance → state of its last fit.
+_saved_states: weakref.WeakKeyDictionary[Any, _SavedState] = weakref.WeakKeyDictionary()
 
 
-def _mark(path: Path) -> tuple[int, int]:
+def _file_mark(path: Path) -> tuple[int, int]:
     """What differs when a file is written anew."""
-    found = path.stat()
-    return found.st_mtime_ns, found.st_ino
+    stats = path.stat()
+    return stats.st_mtime_ns, stats.st_ino
 
 
-def load(path: Path, trusted: bool) -> Any:
+def load_state(path: Path, trusted: bool) -> Any:
     """Read what a run saved; its tensors stay on disk until they are used.
 
     Args:
@@ -351,12 +352,14 @@ def load(path: Path, trusted: bool) -> Any:
             return torch.load(path, map_location="cpu", weights_only=not trusted, mmap=True)
     except pickle.UnpicklingError as error:
         raise InputError(
-            f"{shown(path)} contains Python objects other than tensors, and loading them runs code. If you trust it, "
-            f"type torch.load({str(path)!r}, weights_only=False)"
+            f"{display_path(path)} contains Python objects other than tensors, and loading them runs code. If you "
+            f"trust it, type torch.load({str(path)!r}, weights_only=False)"
         ) from error
 
 
-def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool, datamodule: Any = None) -> Mapping[str, Any]:
+def restore_fit(
+    model: Any, callbacks: Any, checkpoint: Path, trusted: bool, datamodule: Any = None
+) -> Mapping[str, Any]:
     """Put the state that other processes left into live objects; the rest of it stays on disk for the next fit.
 
     Args:
@@ -372,16 +375,16 @@ def take(model: Any, callbacks: Any, checkpoint: Path, trusted: bool, datamodule
     Raises:
         InputError: it is no checkpoint.
     """
-    mark = _mark(checkpoint)
-    with main_module.found_in_main(model):
-        state = load(checkpoint, trusted)
+    mark = _file_mark(checkpoint)
+    with main_module.main_definitions(model):
+        state = load_state(checkpoint, trusted)
         unpicklable = main_module.drop_unpicklable(model)
     _check_content(checkpoint, state)
-    given = callbacks if callable(callbacks) else listed(callbacks)
-    for text in unpicklable + handover.take(model, given, state, datamodule, shown(checkpoint)):
+    hook_callbacks = callbacks if callable(callbacks) else as_list(callbacks)
+    for text in unpicklable + handover.restore(model, hook_callbacks, state, datamodule, display_path(checkpoint)):
         print(text)  # noqa: T201 -- for whoever takes it
     model.trainer = None
-    _left[model] = _Left(checkpoint, mark, trusted, is_whole(state))
+    _saved_states[model] = _SavedState(checkpoint, mark, trusted, is_whole(state))
     return cast(Mapping[str, Any], state)
 
 
@@ -390,7 +393,7 @@ def is_whole(state: Mapping[str, Any]) -> bool:
     return {"callbacks", "optimizer_states", "loops"} <= state.keys()
 
 
-def continued(job: Job) -> Job:
+def continue_job(job: Job) -> Job:
     """Let a job go on from the fit that its instance has behind it, if there is one.
 
     Epochs and steps are then counted from there, so that ``max_epochs=3`` trains three more. Lightning's callbacks
@@ -400,36 +403,36 @@ def continued(job: Job) -> Job:
         return job
     state = _state_behind(job.model)
     if state is None:
-        lost = _left[job.model].lost if job.model in _left else ""
+        lost = _saved_states[job.model].lost if job.model in _saved_states else ""
         notice = f"the last fit cannot be continued, because {lost}. This fit keeps the weights and starts at epoch 0"
         return dataclasses.replace(job, continues=False, notices=(*job.notices, notice)) if lost else job
     path = RunFolder(job.folder).continue_checkpoint_path
     states = state.pop("callbacks")
-    continuing = {item.state_key for item in handed_over(job) if _continues_too(item, job.package)}
+    continuing = {item.state_key for item in reusable_objects(job) if _continues_with_model(item, job.package)}
     # What has been unfrozen is in groups of the optimizer, whose state can be restored only with them.
-    kept = {
+    kept_states = {
         key: item
         for key, item in states.items()
         if key in continuing or (isinstance(item, Mapping) and "internal_optimizer_metadata" in item)
     }
-    if kept:
-        state["callbacks"] = kept
+    if kept_states:
+        state["callbacks"] = kept_states
     checkpoints.save(state, path)
     trainer = dict(job.trainer)
-    done = {"epochs": _epochs_done(state), "steps": state["global_step"]}
+    progress = {"epochs": _epochs_done(state), "steps": state["global_step"]}
     for name in ("max_epochs", "min_epochs", "max_steps", "min_steps"):
         if trainer.get(name) not in (None, -1):
-            trainer[name] += done[name[4:]]
+            trainer[name] += progress[name[4:]]
     return dataclasses.replace(
-        job, trainer=trainer, checkpoint=path, first_epoch=done["epochs"], weights_only=False, continues=False
+        job, trainer=trainer, checkpoint=path, first_epoch=progress["epochs"], weights_only=False, continues=False
     )
 
 
-def resumed(job: Job, checkpoint: str) -> Job:
+def resume_job(job: Job, checkpoint: str) -> Job:
     """Let a job go on from a checkpoint of its own, where it was ended before and has begun again; empty for none."""
     if not checkpoint:
         return job
-    done = _epochs_done(load(Path(checkpoint), trusted=True))
+    done = _epochs_done(load_state(Path(checkpoint), trusted=True))
     return dataclasses.replace(job, checkpoint=Path(checkpoint), first_epoch=done, weights_only=False, continues=False)
 
 
@@ -441,23 +444,23 @@ def _epochs_done(state: Mapping[str, Any]) -> int:
 
 def was_fitted(model: Any) -> bool:
     """Whether an instance has a fit behind it, or the weights of one."""
-    behind = getattr(model, "_trainer", None)
-    return (behind is not None and behind.global_step > 0) or model in _left
+    trainer = getattr(model, "_trainer", None)
+    return (trainer is not None and trainer.global_step > 0) or model in _saved_states
 
 
 def _state_behind(model: Any) -> dict[str, Any] | None:
     """The state of the fit that an instance has behind it, None if there is none."""
-    behind = getattr(model, "_trainer", None)
-    if behind is not None:
-        if behind.global_step == 0 or behind.state.fn != "fit":
+    trainer = getattr(model, "_trainer", None)
+    if trainer is not None:
+        if trainer.global_step == 0 or trainer.state.fn != "fit":
             return None
-        found: dict[str, Any] = behind._checkpoint_connector.dump_checkpoint(weights_only=False)  # as save_checkpoint
-        return found
-    left = _left.get(model)
-    if left is None or not left.whole or left.lost:
+        state: dict[str, Any] = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)  # as save_checkpoint
+        return state
+    saved = _saved_states.get(model)
+    if saved is None or not saved.whole or saved.lost:
         return None
-    found = load(left.path, left.trusted)
-    return found | {"state_dict": model.state_dict()}  # the instance's weights may have been changed since
+    state = load_state(saved.path, saved.trusted)
+    return state | {"state_dict": model.state_dict()}  # the instance's weights may have been changed since
 
 
 def _run(job: Job, trainer: Any, emit: Callable[[Event], None], gather: Callable[[Any, Any], Any] | None) -> Any:
@@ -466,25 +469,25 @@ def _run(job: Job, trainer: Any, emit: Callable[[Event], None], gather: Callable
         with _compiled(job) as model:
             _fit(job, model, trainer)
         return None
-    data: dict[str, Any] = {"dataloaders": job.evaluated}
+    data: dict[str, Any] = {"dataloaders": job.evaluation_loaders}
     if job.datamodule is not None:
         data = {"datamodule": bridged(job.datamodule, job.package)}
     if job.checkpoint is not None:
         data |= {"ckpt_path": job.checkpoint, "weights_only": job.weights_only}
     if job.verb == "predict":
         with _predicts_by_name(job), _compiled(job) as model:
-            found = trainer.predict(model, **data)
+            outputs = trainer.predict(model, **data)
         several = len(trainer.num_predict_batches) > 1
         if gather is not None:
-            found = gather(found, trainer)
-        predictions = [joined(batches) for batches in found] if several else joined(found)
+            outputs = gather(outputs, trainer)
+        predictions = [joined(batches) for batches in outputs] if several else joined(outputs)
         emit(Notice(f"predictions: {describe(predictions)}. To store them in a variable: -o NAME", level="info"))
         return predictions
     with _compiled(job) as model:
         rows = getattr(trainer, job.verb)(model, **data, verbose=False)
-    found = [{name: float(value) for name, value in row.items()} for row in rows]
-    more = trainer.callback_metrics.items()
-    emit(Results(found, {name: float(value) for name, value in more if not any(name in row for row in found)}))
+    results = [{name: float(value) for name, value in row.items()} for row in rows]
+    logged = trainer.callback_metrics.items()
+    emit(Results(results, {name: float(value) for name, value in logged if not any(name in row for row in results)}))
     return None
 
 
@@ -544,7 +547,7 @@ def _fit(job: Job, model: Any, trainer: Any) -> None:
     trainer.fit(model, **data, ckpt_path=job.checkpoint, weights_only=job.weights_only)
 
 
-def _started(job: Job, trainer: Any) -> Started:
+def _started_event(job: Job, trainer: Any) -> Started:
     parameters = [item for item in job.model.parameters() if not torch.nn.parameter.is_lazy(item)]
     device = trainer.strategy.root_device
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
@@ -562,31 +565,31 @@ def _started(job: Job, trainer: Any) -> Started:
         max_steps=None if steps in (None, -1) else steps,
         monitor=_monitor(trainer),
         monitors=_monitors(trainer),
-        checkpoint_metric=_made_monitor(job, trainer),
+        checkpoint_metric=_own_monitor(job, trainer),
     )
 
 
 def _monitor(trainer: Any) -> str | None:
     """The metric that chooses the best checkpoint, None if none does."""
-    found = getattr(trainer.checkpoint_callback, "monitor", None)
-    return found if isinstance(found, str) else None
+    monitor = getattr(trainer.checkpoint_callback, "monitor", None)
+    return monitor if isinstance(monitor, str) else None
 
 
-def _made_monitor(job: Job, trainer: Any) -> str:
+def _own_monitor(job: Job, trainer: Any) -> str:
     """The metric of the best checkpoint that is kept beside those of the user's callbacks; empty if none is."""
-    given = given_callbacks(job)
-    made = [item for item in trainer.checkpoint_callbacks if item not in given]
-    return next((item.monitor for item in made if getattr(item, "monitor", None)), "") if job.verb == "fit" else ""
+    users = user_callbacks(job)
+    added = [item for item in trainer.checkpoint_callbacks if item not in users]
+    return next((item.monitor for item in added if getattr(item, "monitor", None)), "") if job.verb == "fit" else ""
 
 
 def _monitors(trainer: Any) -> list[str]:
     """The metrics that decide something, that of the best checkpoint first."""
     deciding = [*trainer.checkpoint_callbacks, *trainer.early_stopping_callbacks]
-    found = [getattr(callback, "monitor", None) for callback in deciding]
-    return list(dict.fromkeys(name for name in found if isinstance(name, str)))
+    names = [getattr(callback, "monitor", None) for callback in deciding]
+    return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
-def _ended(trainer: Any, status: Status, elapsed_s: float, error: str) -> Ended:
+def _ended_event(trainer: Any, status: Status, elapsed_s: float, error: str) -> Ended:
     best = trainer.checkpoint_callback
     score = getattr(best, "best_model_score", None)
     return Ended(
@@ -623,10 +626,10 @@ def _nothing_trained(job: Job, trainer: Any, watcher: Any) -> str:
     return ""
 
 
-def _unbounded(raised: BaseException, job: Job, watcher: Any) -> str:
+def _label_problem(raised: BaseException, job: Job, watcher: Any) -> str:
     """What to say in place of torch's exception of a label that is no class of the model's; empty for any other."""
     is_of_batch = isinstance(raised, IndexError) and watcher.batch is not None
-    return wrong_labels(job.model, watcher.batch, watcher.stage) if is_of_batch else ""
+    return label_problem(job.model, watcher.batch, watcher.stage) if is_of_batch else ""
 
 
 def _explain(raised: BaseException, job: Job, watcher: Any) -> None:

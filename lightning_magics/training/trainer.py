@@ -17,7 +17,7 @@ from ..options.parser import metric_and_mode, metric_and_patience
 from ..runs.folder import RunFolder
 from ..scores import Mode
 from . import loggers
-from .checkpoints import straight_io
+from .checkpoints import direct_io
 from .directions import MetricDirections
 from .job import Job
 
@@ -36,18 +36,18 @@ def trainer_class(package: str) -> Any:
         raise
 
 
-def arguments_of(package: str) -> dict[str, Any]:
+def trainer_defaults(package: str) -> dict[str, Any]:
     """Trainer's parameters and their defaults."""
     parameters = inspect.signature(trainer_class(package).__init__).parameters
     return {name: item.default for name, item in parameters.items() if name != "self"}
 
 
-def make_trainer(job: Job, ours: Sequence[Any], directions: MetricDirections) -> Any:
+def make_trainer(job: Job, reporters: Sequence[Any], directions: MetricDirections) -> Any:
     """Make the Trainer of a job.
 
     Args:
         job: what it is for.
-        ours: callbacks that tell what happens, after the user's.
+        reporters: callbacks that tell what happens, after the user's.
         directions: of the run's metrics.
 
     Raises:
@@ -63,7 +63,7 @@ def make_trainer(job: Job, ours: Sequence[Any], directions: MetricDirections) ->
     arguments.setdefault("default_root_dir", str(job.folder))
     bars = progress_bars(job)
     if job.leaves_state:  # what a bar writes would be lines of a log
-        arguments["callbacks"] = [item for item in given_callbacks(job) if item not in bars]
+        arguments["callbacks"] = [item for item in user_callbacks(job) if item not in bars]
         arguments["enable_progress_bar"] = False
         bars = []
     _check_bars(bars, arguments)
@@ -72,11 +72,13 @@ def make_trainer(job: Job, ours: Sequence[Any], directions: MetricDirections) ->
         # What is made in inference mode, such as a metric's state, cannot be trained with: the instance lives on.
         arguments.setdefault("inference_mode", False)
     if job.verb == "fit" and not arguments.get("barebones"):
-        made = [loggers.logger(item, job.folder, package) if isinstance(item, str) else item for item in job.loggers]
-        arguments["logger"] = made or False  # in the run folder, where Lightning's users and tools look
+        instances = [
+            loggers.make_logger(item, job.folder, package) if isinstance(item, str) else item for item in job.loggers
+        ]
+        arguments["logger"] = instances or False  # in the run folder, where Lightning's users and tools look
     elif not arguments.get("barebones"):
         arguments.setdefault("logger", False)
-    arguments["callbacks"] = [*_callbacks(job, package, arguments, directions), *ours]
+    arguments["callbacks"] = [*_callbacks(job, package, arguments, directions), *reporters]
     arguments["plugins"] = _plugins(
         package, RunFolder(job.folder), arguments.get("plugins"), arguments.get("strategy", "auto")
     )
@@ -101,26 +103,31 @@ def amp_notice(arguments: Mapping[str, Any]) -> tuple[str, ...]:
     is_gpu = accelerator != "cpu" and torch.cuda.is_available()
     if is_gpu or amp_precision(accelerator) != "bf16-mixed":
         return ()
-    known: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # of newer torch
-    if not known or known.get("architecture") != "x86_64" or known.get("avx512_bf16") or known.get("amx_bf16"):
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # of newer torch
+    if (
+        not capabilities
+        or capabilities.get("architecture") != "x86_64"
+        or capabilities.get("avx512_bf16")
+        or capabilities.get("amx_bf16")
+    ):
         return ()
     return ("this CPU has no bfloat16 instructions and emulates them in software, so training is faster without --amp",)
 
 
-def given_callbacks(job: Job) -> list[Any]:
+def user_callbacks(job: Job) -> list[Any]:
     """The user's callbacks, as Trainer's argument gives them."""
-    return listed(job.trainer.get("callbacks"))
+    return as_list(job.trainer.get("callbacks"))
 
 
-def listed(given: Any) -> list[Any]:
+def as_list(value: Any) -> list[Any]:
     """One or several of something that Trainer takes, or None, as a list."""
-    return list(given) if isinstance(given, list | tuple) else [given] if given else []
+    return list(value) if isinstance(value, list | tuple) else [value] if value else []
 
 
 def progress_bars(job: Job) -> list[Any]:
     """The progress bars among the user's callbacks: a wish to see them, where there is a cell to write to."""
     base = importlib.import_module(f"{job.package}.callbacks").ProgressBar
-    return [item for item in given_callbacks(job) if isinstance(item, base)]
+    return [item for item in user_callbacks(job) if isinstance(item, base)]
 
 
 def _check_bars(bars: Sequence[Any], arguments: Mapping[str, Any]) -> None:
@@ -129,19 +136,19 @@ def _check_bars(bars: Sequence[Any], arguments: Mapping[str, Any]) -> None:
     Raises:
         InputError: names both.
     """
-    without = ["--barebones"] if arguments.get("barebones") else []
-    without += ["--enable_progress_bar false"] if arguments.get("enable_progress_bar") is False else []
-    if bars and without:
+    conflicts = ["--barebones"] if arguments.get("barebones") else []
+    conflicts += ["--enable_progress_bar false"] if arguments.get("enable_progress_bar") is False else []
+    if bars and conflicts:
         raise InputError(
-            f"{without[0]} cannot be combined with the progress bar {type(bars[0]).__name__} of --callbacks. "
+            f"{conflicts[0]} cannot be combined with the progress bar {type(bars[0]).__name__} of --callbacks. "
             "Remove one of them"
         )
 
 
-def handed_over(job: Job) -> list[Any]:
+def reusable_objects(job: Job) -> list[Any]:
     """The objects of a job that may be used for several: callbacks, and loggers that are no names."""
-    loggers = [item for item in job.loggers if not isinstance(item, str)]
-    return [*given_callbacks(job), *loggers]
+    instances = [item for item in job.loggers if not isinstance(item, str)]
+    return [*user_callbacks(job), *instances]
 
 
 def directions_of(job: Job) -> MetricDirections:
@@ -150,26 +157,26 @@ def directions_of(job: Job) -> MetricDirections:
     Raises:
         InputError: both ways were typed for one metric.
     """
-    typed: dict[str, Mode] = {}
+    modes: dict[str, Mode] = {}
     for text in [*job.early_stop, *([job.monitor] if job.monitor else [])]:
         rest, mode = metric_and_mode(text)
         metric = rest if text == job.monitor else metric_and_patience(rest)[0]
-        if mode and typed.setdefault(metric, mode) != mode:
+        if mode and modes.setdefault(metric, mode) != mode:
             raise InputError(f"{metric} is set to both :min and :max. Type only one of them")
-    return MetricDirections(typed, given_callbacks(job))
+    return MetricDirections(modes, user_callbacks(job))
 
 
 def _callbacks(job: Job, package: Any, arguments: dict[str, Any], directions: MetricDirections) -> list[Any]:
     """The user's callbacks, and those that the options stand for."""
-    callbacks = listed(arguments.get("callbacks"))
+    callbacks = as_list(arguments.get("callbacks"))
     if job.verb != "fit" or arguments.get("barebones"):
         if not arguments.get("barebones"):
             keeps = any(isinstance(item, package.callbacks.Checkpoint) for item in callbacks)
             arguments.setdefault("enable_checkpointing", keeps)
             arguments.setdefault("enable_model_summary", False)
         return callbacks
-    for asked in job.early_stop:
-        callbacks.append(directions.deciding(_early_stopping(package, asked)))
+    for option in job.early_stop:
+        callbacks.append(directions.with_decided_mode(_early_stopping(package, option)))
     checkpoint_class = package.callbacks.ModelCheckpoint
     if arguments.get("enable_checkpointing") is False:
         if job.monitor:
@@ -181,11 +188,13 @@ def _callbacks(job: Job, package: Any, arguments: dict[str, Any], directions: Me
         # What the fit is stopped by is what it is for: without --monitor, that chooses the best checkpoint too.
         stops = [item for item in callbacks if isinstance(item, package.callbacks.EarlyStopping) and item.strict]
         if job.monitor:
-            made = checkpoint_class(dirpath=folder, monitor=metric_and_mode(job.monitor)[0])
-            callbacks.append(directions.deciding(made))
+            checkpoint = checkpoint_class(dirpath=folder, monitor=metric_and_mode(job.monitor)[0])
+            callbacks.append(directions.with_decided_mode(checkpoint))
         elif stops:
-            made = checkpoint_class(dirpath=folder, monitor=stops[0].monitor, mode=stops[0].mode)
-            callbacks.append(directions.deciding(made) if stops[0] not in given_callbacks(job) else made)
+            checkpoint = checkpoint_class(dirpath=folder, monitor=stops[0].monitor, mode=stops[0].mode)
+            callbacks.append(
+                directions.with_decided_mode(checkpoint) if stops[0] not in user_callbacks(job) else checkpoint
+            )
         else:
             callbacks.append(checkpoint_class(dirpath=folder))
     if arguments.get("enable_model_summary") and job.rank == 0:
@@ -195,17 +204,17 @@ def _callbacks(job: Job, package: Any, arguments: dict[str, Any], directions: Me
     return callbacks
 
 
-def _early_stopping(package: Any, asked: str) -> Any:
-    metric, patience = metric_and_patience(metric_and_mode(asked)[0])
+def _early_stopping(package: Any, option: str) -> Any:
+    metric, patience = metric_and_patience(metric_and_mode(option)[0])
     return package.callbacks.EarlyStopping(metric, patience=3 if patience is None else patience)
 
 
-def _plugins(package: Any, folder: RunFolder, given: Any, strategy: Any) -> list[Any]:
+def _plugins(package: Any, folder: RunFolder, user_plugins: Any, strategy: Any) -> list[Any]:
     """Name the cluster environment: in a notebook that runs inside a Slurm job, Lightning would guess one.
 
     And write checkpoints straight, where neither the user nor the strategy has a way of their own.
     """
-    plugins = listed(given)
+    plugins = as_list(user_plugins)
     fabric = "lightning_fabric" if package.__name__ == "pytorch_lightning" else "lightning.fabric"
     environments = importlib.import_module(f"{fabric}.plugins.environments")
     if not any(isinstance(plugin, environments.ClusterEnvironment) for plugin in plugins):
@@ -213,7 +222,7 @@ def _plugins(package: Any, folder: RunFolder, given: Any, strategy: Any) -> list
     checkpoint_io = importlib.import_module(f"{fabric}.plugins").CheckpointIO
     plain = isinstance(strategy, str) and (strategy == "auto" or strategy.startswith("ddp"))
     if plain and not any(isinstance(plugin, checkpoint_io) for plugin in plugins):
-        plugins.append(straight_io(package.__name__, folder))
+        plugins.append(direct_io(package.__name__, folder))
     return plugins
 
 
@@ -226,7 +235,7 @@ def bridged(datamodule: Any, package: str) -> Any:
     base = importlib.import_module(package).LightningDataModule
     if isinstance(datamodule, base):
         return datamodule
-    theirs = next(cls for cls in type(datamodule).__mro__ if cls.__name__ == "LightningDataModule")
+    their_base = next(cls for cls in type(datamodule).__mro__ if cls.__name__ == "LightningDataModule")
 
     def hand_over(name: str) -> Callable[..., Any]:
         def hook(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -244,12 +253,12 @@ def bridged(datamodule: Any, package: str) -> Any:
         else:
             setattr(datamodule, name, value)
 
-    own = [
+    overridden = [
         name
         for name, member in inspect.getmembers(type(datamodule), inspect.isfunction)
-        if not name.startswith("__") and member is not getattr(theirs, name, None) and hasattr(base, name)
+        if not name.startswith("__") and member is not getattr(their_base, name, None) and hasattr(base, name)
     ]
-    own += [name for name, member in vars(datamodule).items() if callable(member) and hasattr(base, name)]
-    hooks = {name: hand_over(name) for name in own}
+    overridden += [name for name, member in vars(datamodule).items() if callable(member) and hasattr(base, name)]
+    hooks = {name: hand_over(name) for name in overridden}
     cls: Any = type(type(datamodule).__name__, (base,), {**hooks, "__getattr__": read, "__setattr__": write})
     return cls.__new__(cls)  # its attributes are those of the other, so that what a callback sets is set there

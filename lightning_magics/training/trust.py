@@ -93,11 +93,11 @@ def own_marks(paths: Iterable[Path]) -> list[list[int]]:
 
 def vouch_for_marked(paths: Iterable[Path], marks: Iterable[Iterable[int]]) -> None:
     """Take note of those files that a process of a fit of this one has marked as written by itself."""
-    known = {tuple(item) for item in marks}
+    known_marks = {tuple(item) for item in marks}
     for path in paths:
         with contextlib.suppress(OSError):
             mark = _mark(path)
-            if mark[1:] in known:
+            if mark[1:] in known_marks:
                 _written.add(mark)
 
 
@@ -113,11 +113,11 @@ def _mark(path: Path) -> tuple[int, ...]:
 
     A link has a mark of its own: where it leads to can change.
     """
-    found = path.lstat()
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+    stats = path.lstat()
+    return stats.st_dev, stats.st_ino, stats.st_size, stats.st_mtime_ns, stats.st_ctime_ns
 
 
-def needs_no_question(path: Path) -> bool:
+def is_own_with_objects(path: Path) -> bool:
     """Whether a checkpoint holds objects that are not harmless, and is this process's own."""
     return is_vouched_for(path) and bool(refused_in(path))
 
@@ -144,10 +144,10 @@ def _globals_of(path: Path) -> list[str]:
 def _harmless_of(path: Path) -> list[Any]:
     """The harmless types that a file holds, as torch takes them."""
     names = _globals_of(path)
-    found: list[Any] = [(value, name) for name in names if (value := _resolved(name)) is not None]
+    types: list[Any] = [(value, name) for name in names if (value := _resolved(name)) is not None]
     if any(name.startswith("numpy.") for name in names):
-        found += [item for item in vars(np.dtypes).values() if isinstance(item, type)]  # of what a dtype is
-    return found
+        types += [item for item in vars(np.dtypes).values() if isinstance(item, type)]  # of what a dtype is
+    return types
 
 
 def _resolved(path: str) -> Any:
@@ -161,10 +161,10 @@ def _resolved(path: str) -> Any:
         return None
     if module == "numpy" and issubclass(value, np.generic):
         return value
-    named_tuple = issubclass(value, tuple) and hasattr(value, "_fields")
-    holds_values = issubclass(value, enum.Enum) or dataclasses.is_dataclass(value) or named_tuple
-    own = value.__module__ not in _BASES and all(map(_is_own, value.__mro__))
-    return value if holds_values and own else None
+    is_named_tuple = issubclass(value, tuple) and hasattr(value, "_fields")
+    holds_values = issubclass(value, enum.Enum) or dataclasses.is_dataclass(value) or is_named_tuple
+    is_user_class = value.__module__ not in _BASES and all(map(_is_own, value.__mro__))
+    return value if holds_values and is_user_class else None
 
 
 def _is_own(cls: type) -> bool:
@@ -191,18 +191,18 @@ def undefined_in(path: Path) -> list[str]:
     """Names of the notebook that a checkpoint is made of, and that the notebook does not have any more."""
     names = _globals_of(path)
     main = sys.modules["__main__"]
-    own = [name.removeprefix("__main__.") for name in names if name.startswith("__main__.")]
-    return [name for name in own if not hasattr(main, name.partition(".")[0])]
+    notebook_names = [name.removeprefix("__main__.") for name in names if name.startswith("__main__.")]
+    return [name for name in notebook_names if not hasattr(main, name.partition(".")[0])]
 
 
-def holds(path: Path, defined: Collection[str]) -> bool:
+def holds_defined(path: Path, defined: Collection[str]) -> bool:
     """Whether a file would create some of the types that are yet to be defined, and beside these harmless ones alone.
 
     What has their names now may be other types.
     """
     names = set(_globals_of(path))
-    own = names.intersection(defined)
-    return bool(own) and all(_resolved(name) is not None for name in names - own)
+    defined_names = names.intersection(defined)
+    return bool(defined_names) and all(_resolved(name) is not None for name in names - defined_names)
 
 
 def objects_in(path: Path) -> list[str]:
@@ -210,27 +210,27 @@ def objects_in(path: Path) -> list[str]:
     try:
         refused = refused_in(path)
         with zipfile.ZipFile(path) as archive:
-            inside = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
-            with archive.open(inside) as file:
-                state = _Looker(file).load()
+            pickle_name = next(name for name in archive.namelist() if name.endswith("/data.pkl"))
+            with archive.open(pickle_name) as file:
+                state = _InertUnpickler(file).load()
     except Exception:  # a file that is made to be odd
         return []
-    found: dict[str, None] = {}
+    objects: dict[str, None] = {}
     for key, part in state.items() if isinstance(state, Mapping) else ():
         if key in _HYPERPARAMETERS and isinstance(part, Mapping):
             for name, value in part.items():
                 origins = [item for item in _origins(value) if item in refused]
-                telling = [item for item in origins if not item.startswith("builtins.")]
-                found |= dict.fromkeys(f"the hyperparameter {name} ({item})" for item in (telling or origins)[:1])
+                informative = [item for item in origins if not item.startswith("builtins.")]
+                objects |= dict.fromkeys(f"the hyperparameter {name} ({item})" for item in (informative or origins)[:1])
         else:
-            found |= dict.fromkeys(f"{key} ({item})" for item in _origins(part) if item in refused)
-    return list(found)
+            objects |= dict.fromkeys(f"{key} ({item})" for item in _origins(part) if item in refused)
+    return list(objects)
 
 
 def _origins(value: Any) -> list[str]:
     """Names of what a value would be made of."""
     parts: list[Any] = []
-    if isinstance(value, _Unmade) or (isinstance(value, type) and issubclass(value, _Unmade)):
+    if isinstance(value, _Placeholder) or (isinstance(value, type) and issubclass(value, _Placeholder)):
         parts = getattr(value, "parts", [])
         return [value.origin, *(name for part in (parts if isinstance(parts, list) else []) for name in _origins(part))]
     if isinstance(value, Mapping):
@@ -240,20 +240,20 @@ def _origins(value: Any) -> list[str]:
     return [name for part in parts for name in _origins(part)]
 
 
-class _Unmade:
+class _Placeholder:
     """Stands for what a pickle would have created or called."""
 
     origin = ""
 
-    def __new__(cls, *parts: Any) -> _Unmade:
-        made = object.__new__(cls)
-        made.parts = list(parts)
-        return made
+    def __new__(cls, *parts: Any) -> _Placeholder:
+        placeholder = object.__new__(cls)
+        placeholder.parts = list(parts)
+        return placeholder
 
     def __init__(self, *parts: Any) -> None:
         self.parts: list[Any]
 
-    def __call__(self, *parts: Any) -> _Unmade:
+    def __call__(self, *parts: Any) -> _Placeholder:
         """As of what ``getattr`` gives."""
         self.parts += parts
         return self
@@ -273,7 +273,7 @@ class _Unmade:
         self.parts += values
 
 
-class _Looker(pickle.Unpickler):
+class _InertUnpickler(pickle.Unpickler):
     """Reads a pickle without creating or calling anything that it names."""
 
     def find_class(self, module: str, name: str) -> Any:
@@ -281,7 +281,7 @@ class _Looker(pickle.Unpickler):
         module = _compat_pickle.IMPORT_MAPPING.get(module, module)  # of Python 2, as protocol 2 writes them
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
-        return type(name, (_Unmade,), {"origin": f"{module}.{name}"})
+        return type(name, (_Placeholder,), {"origin": f"{module}.{name}"})
 
     def persistent_load(self, pid: Any) -> None:
         """Of a tensor's memory."""

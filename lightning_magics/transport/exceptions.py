@@ -21,11 +21,11 @@ from pathlib import Path
 from types import CodeType, FunctionType, TracebackType
 from typing import Any
 
-from ..errors import RunError, cut, shortened
+from ..errors import RunError, shortened_traceback, truncated
 from . import pickling
 
-_CAUSES = 10  # of a chain of causes, so many are told
-_NOT_OURS = ("DistBackendError", "DistNetworkError", "DistStoreError")
+_MAX_CAUSES = 10  # of a chain of causes, so many are told
+_CONNECTION_ERRORS = ("DistBackendError", "DistNetworkError", "DistStoreError")
 _PEER_GONE = re.compile(r"Connection (closed|reset) by peer|Broken pipe|NCCL|gloo[/\\]transport")
 _DIRECT = "\nThe above exception was the direct cause of the following exception:\n\n"
 _DURING = "\nDuring handling of the above exception, another exception occurred:\n\n"
@@ -48,7 +48,7 @@ class Frame:
 
 
 @dataclass(frozen=True)
-class Raised:
+class ExceptionRecord:
     """What is known of an exception.
 
     Attributes:
@@ -72,7 +72,7 @@ class Raised:
     error: BaseException | None = None
     sources: dict[str, str] = field(default_factory=dict)
     secondary: bool = False
-    cause: Raised | None = None
+    cause: ExceptionRecord | None = None
     direct: bool = False
 
 
@@ -84,7 +84,7 @@ def save(error: BaseException, path: Path, rank: int) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    data = pickle.dumps(_record(error, rank, _CAUSES), protocol=5)
+    data = pickle.dumps(_record(error, rank, _MAX_CAUSES), protocol=5)
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
         with os.fdopen(handle, "wb") as file:
@@ -96,56 +96,56 @@ def save(error: BaseException, path: Path, rank: int) -> None:
         raise
 
 
-def load(path: Path) -> Raised:
+def load(path: Path) -> ExceptionRecord:
     """Read what `save` wrote; of a file that cannot be read, it tells that."""
     try:
         return _read(pickle.loads(path.read_bytes()))
     except Exception as error:  # unpickling raises anything; the file may be of another version
         message = f"its exception cannot be read from {path}: {type(error).__name__}: {error}"
-        return Raised(_rank(path), _modified(path), "RunError", message, error=RunError(message))
+        return ExceptionRecord(_rank(path), _modified(path), "RunError", message, error=RunError(message))
 
 
-def earliest(paths: Iterable[Path]) -> Raised | None:
+def earliest(paths: Iterable[Path]) -> ExceptionRecord | None:
     """Return what was raised first; that another process has gone counts only if nothing else was raised."""
-    found = [load(path) for path in paths if path.exists()]
-    return min(found, key=lambda raised: (raised.secondary, raised.time), default=None)
+    records = [load(path) for path in paths if path.exists()]
+    return min(records, key=lambda record: (record.secondary, record.time), default=None)
 
 
-def rebuilt(raised: Raised) -> BaseException:
+def rebuild(record: ExceptionRecord) -> BaseException:
     """Make the exception again, with a traceback through the lines where it was raised.
 
     The lines are shown from the files or cells that this process knows, else from the text that came with it.
     """
-    pickling.add_sources(raised.sources)
-    error = raised.error
+    pickling.add_sources(record.sources)
+    error = record.error
     if error is None:
-        error = RunError(f"{raised.type_name}: {raised.message}")
-    if raised.cause is not None:
-        error.__context__ = rebuilt(raised.cause)
-        if raised.direct:
+        error = RunError(f"{record.type_name}: {record.message}")
+    if record.cause is not None:
+        error.__context__ = rebuild(record.cause)
+        if record.direct:
             error.__cause__ = error.__context__
     trace: TracebackType | None = None
-    for frame in reversed(raised.frames):
+    for frame in reversed(record.frames):
         trace = _traceback(frame, trace)
     return error.with_traceback(trace)
 
 
-def text(raised: Raised) -> str:
+def traceback_text(record: ExceptionRecord) -> str:
     """The traceback as Python prints it."""
-    pickling.add_sources(raised.sources)
-    before = text(raised.cause) + (_DIRECT if raised.direct else _DURING) if raised.cause is not None else ""
+    pickling.add_sources(record.sources)
+    before = traceback_text(record.cause) + (_DIRECT if record.direct else _DURING) if record.cause is not None else ""
     frames = [
-        traceback.FrameSummary(frame.filename, frame.line, frame.name, lookup_line=False) for frame in raised.frames
+        traceback.FrameSummary(frame.filename, frame.line, frame.name, lookup_line=False) for frame in record.frames
     ]
     lines = ["Traceback (most recent call last):\n", *traceback.format_list(frames)] if frames else []
-    notes = "".join(f"{note}\n" for note in getattr(raised.error, "__notes__", ()))
-    message = f"{raised.type_name}: {raised.message}" if raised.message else raised.type_name
+    notes = "".join(f"{note}\n" for note in getattr(record.error, "__notes__", ()))
+    message = f"{record.type_name}: {record.message}" if record.message else record.type_name
     return f"{before}{''.join(lines)}{message}\n{notes}"
 
 
 def _record(error: BaseException, rank: int, causes: int) -> dict[str, Any]:
     """Take an exception apart into what every process can read, and a pickle of itself."""
-    frames = _frames(shortened(error))
+    frames = _frames(shortened_traceback(error))
     message = _message(error)
     cause = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
     return {
@@ -158,16 +158,16 @@ def _record(error: BaseException, rank: int, causes: int) -> dict[str, Any]:
         "secondary": _is_secondary(error, message),
         "cause": _record(cause, rank, causes - 1) if cause is not None and causes > 0 else None,
         "direct": error.__cause__ is not None,
-        "error": _pickled(error),
+        "error": _pickle_error(error),
     }
 
 
-def _read(record: dict[str, Any]) -> Raised:
+def _read(record: dict[str, Any]) -> ExceptionRecord:
     values = dict(record)
     values["frames"] = tuple(Frame(*frame) for frame in record["frames"])
     values["cause"] = _read(record["cause"]) if record["cause"] else None
-    values["error"] = _unpickled(record["error"])
-    return Raised(**values)
+    values["error"] = _unpickle_error(record["error"])
+    return ExceptionRecord(**values)
 
 
 def _rank(path: Path) -> int:
@@ -184,45 +184,47 @@ def _modified(path: Path) -> float:
 
 def _message(error: BaseException) -> str:
     try:
-        return cut(str(error))
+        return truncated(str(error))
     except Exception as failure:  # a __str__ of the user's
         return f"<its __str__ raised {type(failure).__name__}>"
 
 
 def _is_secondary(error: BaseException, message: str) -> bool:
     names = {cls.__name__ for cls in type(error).__mro__}
-    return not names.isdisjoint(_NOT_OURS) or (isinstance(error, RuntimeError) and bool(_PEER_GONE.search(message)))
+    return not names.isdisjoint(_CONNECTION_ERRORS) or (
+        isinstance(error, RuntimeError) and bool(_PEER_GONE.search(message))
+    )
 
 
 def _frames(trace: TracebackType | None) -> list[tuple[Any, ...]]:
     """Return the fields of a `Frame` for each entry of a traceback."""
-    found = []
+    entries = []
     while trace is not None:
         code = trace.tb_frame.f_code
         positions = list(code.co_positions())
-        place = trace.tb_lasti // 2
-        _, end_line, column, end_column = positions[place] if place < len(positions) else (None,) * 4
-        place_of_it = (code.co_filename, trace.tb_lineno, code.co_name, end_line, column, end_column)
-        found.append((*place_of_it, code.co_firstlineno))
+        index = trace.tb_lasti // 2
+        _, end_line, column, end_column = positions[index] if index < len(positions) else (None,) * 4
+        location = (code.co_filename, trace.tb_lineno, code.co_name, end_line, column, end_column)
+        entries.append((*location, code.co_firstlineno))
         trace = trace.tb_next
-    return found
+    return entries
 
 
 def _traceback(frame: Frame, inner: TracebackType | None) -> TracebackType:
     """Make an entry of a traceback: code that raises at that place of that file, under that name."""
     statement = ast.Raise(ast.Name("error", ast.Load()))
-    known = frame.column is not None and frame.end_column is not None and frame.end_line is not None
+    has_columns = frame.column is not None and frame.end_column is not None and frame.end_line is not None
     for node in (statement, statement.exc):
-        node.lineno, node.end_lineno = frame.line, frame.end_line if known else frame.line  # type: ignore[union-attr]
-        node.col_offset, node.end_col_offset = (frame.column, frame.end_column) if known else (0, 0)  # type: ignore
+        node.lineno, node.end_lineno = frame.line, frame.end_line if has_columns else frame.line  # type: ignore[union-attr]
+        node.col_offset, node.end_col_offset = (frame.column, frame.end_column) if has_columns else (0, 0)  # type: ignore
     names: dict[str, Any] = {"error": _Here(), "__name__": "__main__"}
     code = _code(statement, frame).replace(co_name=frame.name, co_qualname=frame.name)
     try:
         FunctionType(code, names)()
     except _Here as here:
-        own = here.__traceback__.tb_next  # type: ignore[union-attr]
+        entry = here.__traceback__.tb_next  # type: ignore[union-attr]
     del names["error"]
-    return TracebackType(inner, own.tb_frame, own.tb_lasti, frame.line)  # type: ignore[union-attr]
+    return TracebackType(inner, entry.tb_frame, entry.tb_lasti, frame.line)  # type: ignore[union-attr]
 
 
 def _code(statement: ast.Raise, frame: Frame) -> CodeType:
@@ -233,8 +235,8 @@ def _code(statement: ast.Raise, frame: Frame) -> CodeType:
     assert isinstance(function, ast.FunctionDef)
     function.body = [statement]
     function.lineno, function.end_lineno = frame.first, frame.line
-    whole = compile(ast.Module([function], []), frame.filename, "exec")
-    return next(item for item in whole.co_consts if isinstance(item, CodeType))
+    module_code = compile(ast.Module([function], []), frame.filename, "exec")
+    return next(item for item in module_code.co_consts if isinstance(item, CodeType))
 
 
 class _Here(Exception):  # noqa: N818 -- no error: it makes a traceback
@@ -246,11 +248,11 @@ class _ExceptionPickler(pickling.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, BaseException):
-            arguments = tuple(part if _travels(part) else repr(part) for part in obj.args)
+            arguments = tuple(part if _is_picklable(part) else repr(part) for part in obj.args)
             return (
                 _remade,
                 (type(obj), arguments),
-                {name: part for name, part in _state(vars(obj)).items() if _travels(part)},
+                {name: part for name, part in _state(vars(obj)).items() if _is_picklable(part)},
             )
         return super().reducer_override(obj)
 
@@ -276,20 +278,20 @@ def _remade(cls: type[BaseException], arguments: tuple[Any, ...]) -> BaseExcepti
     return cls.__new__(cls, *arguments)
 
 
-def _pickled(error: BaseException) -> bytes | None:
+def _pickle_error(error: BaseException) -> bytes | None:
     """Pickle an exception so that it can be made again; None where it cannot."""
     for kind in (_PlainPickler, _ExceptionPickler):
         try:
             data = _dumps(error, kind)
-            again = pickle.loads(data)
+            copy = pickle.loads(data)
         except Exception:  # whatever a class raises when it is taken apart or made again
             continue
-        if type(again) is type(error) and _message(again) == _message(error):
+        if type(copy) is type(error) and _message(copy) == _message(error):
             return data
     return None
 
 
-def _unpickled(data: bytes | None) -> BaseException | None:
+def _unpickle_error(data: bytes | None) -> BaseException | None:
     """Make an exception again; None where its class cannot be found or refuses."""
     try:
         error = pickle.loads(data) if data is not None else None
@@ -298,7 +300,7 @@ def _unpickled(data: bytes | None) -> BaseException | None:
     return error if isinstance(error, BaseException) else None
 
 
-def _travels(part: Any) -> bool:
+def _is_picklable(part: Any) -> bool:
     try:
         pickle.loads(_dumps(part, _ExceptionPickler))
     except Exception:  # likewise

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import cloudpickle
 
 
-def notebook_objects_travel() -> None:
+def patch_worker_pickling() -> None:
     """Let the workers of this process' DataLoaders take and return what a notebook defined, whatever starts them.
 
     A Dataset class, a collate function or a batch's class of the notebook is in a rank by value alone: nothing of it
@@ -36,23 +36,23 @@ class _WorkerPickler(cloudpickle.Pickler):  # type: ignore[misc]
     )
 
 
-class _Arriving:
+class _StartedProcess:
     """A process on its way to the interpreter that runs it, which is to send objects of the notebook back."""
 
     def __init__(self, process: BaseProcess) -> None:
         self._process = process
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (self._process,)
+        return _set_up_process, (self._process,)
 
 
-def _arrived(process: BaseProcess) -> BaseProcess:
-    notebook_objects_travel()
+def _set_up_process(process: BaseProcess) -> BaseProcess:
+    patch_worker_pickling()
     return process
 
 
 def _dump(obj: Any, file: Any, protocol: int | None = None) -> None:
-    _WorkerPickler(file, protocol).dump(_Arriving(obj) if isinstance(obj, BaseProcess) else obj)
+    _WorkerPickler(file, protocol).dump(_StartedProcess(obj) if isinstance(obj, BaseProcess) else obj)
 
 
 def _dumps(obj: Any, protocol: int | None = None) -> memoryview:

@@ -28,7 +28,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter
 from ..errors import InputError, RunError
 from . import pickling, unpicklable
 
-_APART_BYTES = 1 << 16  # smaller data is in the pickle: each reader has its own
+_OUT_OF_BAND_BYTES = 1 << 16  # smaller data is in the pickle: each reader has its own
 _ALIGNMENT = 64  # of torch's own memory; sums may differ in the last digit where it is less
 _MARK = b"lightning_magics payload 1\n"
 _LIGHTNING = ("pytorch_lightning", "lightning.pytorch")
@@ -68,7 +68,7 @@ def save(value: Any, path: Path, name: str = "") -> None:
     try:
         pickler.dump(value)
     except Exception as error:  # whatever the user's objects raise when they are taken apart
-        raise _refusal(value, name, error) from error
+        raise _pickling_error(value, name, error) from error
     try:
         path.unlink(missing_ok=True)  # those who have mapped it keep it
         with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
@@ -139,7 +139,7 @@ class _Buffers:
     def add(self, buffer: pickle.PickleBuffer) -> bool:
         """Take a buffer; True leaves it in the pickle."""
         view = buffer.raw()
-        if view.nbytes < _APART_BYTES:
+        if view.nbytes < _OUT_OF_BAND_BYTES:
             return True
         key = (np.frombuffer(view, np.uint8).__array_interface__["data"][0], view.nbytes)
         self.views.setdefault(key, view)
@@ -173,7 +173,7 @@ class _PayloadPickler(pickling.Pickler):
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, np.ndarray):
-            return _array_reduced(obj)
+            return _reduce_array(obj)
         if isinstance(obj, TypedStorage):
             return _typed, (obj._untyped_storage, obj.dtype)
         if isinstance(obj, torch.UntypedStorage):
@@ -216,9 +216,9 @@ def _typed(storage: torch.UntypedStorage, dtype: torch.dtype) -> TypedStorage:
     return TypedStorage(wrap_storage=storage, dtype=dtype, _internal=True)  # type: ignore[no-untyped-call]
 
 
-def _array_reduced(array: np.ndarray[Any, Any]) -> Any:
+def _reduce_array(array: np.ndarray[Any, Any]) -> Any:
     """Reduce an array to its bytes, whatever its type and strides; one in a mapped file, or part of it, to its path."""
-    mapped = _map_of(array)
+    mapped = _memory_map(array)
     if mapped is not None:
         return _opened, (
             str(mapped.filename),
@@ -230,14 +230,14 @@ def _array_reduced(array: np.ndarray[Any, Any]) -> Any:
         )
     if type(array) not in (np.ndarray, np.memmap):
         return NotImplemented
-    if array.dtype.hasobject or array.nbytes < _APART_BYTES:
+    if array.dtype.hasobject or array.nbytes < _OUT_OF_BAND_BYTES:
         return NotImplemented
     order: Literal["C", "F"] = "F" if array.flags.f_contiguous and not array.flags.c_contiguous else "C"
     flat: Any = np.asarray(array, order=order).reshape(-1, order=order).view(np.uint8)
     return _array, (pickle.PickleBuffer(flat), array.dtype, array.shape, order)
 
 
-def _map_of(array: Any) -> np.memmap[Any, Any] | None:
+def _memory_map(array: Any) -> np.memmap[Any, Any] | None:
     """The memory map that an array is or looks into; None where there is none, or its changes are not in the file."""
     while isinstance(array, np.ndarray):
         if isinstance(array, np.memmap) and isinstance(array.base, mmap.mmap):
@@ -263,9 +263,9 @@ def _opened(
     if not size:
         return np.empty(shape, dtype)
     part = np.memmap(path, np.uint8, "r" if mode == "r" else "r+", start, (size,))
-    found = np.ndarray.__new__(np.memmap, shape, dtype, part, first, strides)
-    vars(found).update(vars(part))
-    return cast("np.ndarray[Any, Any]", found)
+    view = np.ndarray.__new__(np.memmap, shape, dtype, part, first, strides)
+    vars(view).update(vars(part))
+    return cast("np.ndarray[Any, Any]", view)
 
 
 def _array(data: Any, dtype: np.dtype[Any], shape: tuple[int, ...], order: Any) -> np.ndarray[Any, Any]:
@@ -281,22 +281,23 @@ def _parametrized(base: type[nn.Module], names: tuple[str, ...]) -> nn.Module:
     return module
 
 
-def _refusal(value: Any, name: str, error: Exception) -> InputError:
+def _pickling_error(value: Any, name: str, error: Exception) -> InputError:
     """Say which part of an object cannot be pickled, and what to do about it."""
     if dataclasses.is_dataclass(value) and not name:
         roots = {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
     else:
         roots = {name or type(value).__name__: value}
-    found = unpicklable.find(roots, _PayloadPickler(io.BytesIO()), _is_leaf)
-    if found is None:
+    culprit = unpicklable.find(roots, _PayloadPickler(io.BytesIO()), _is_leaf)
+    if culprit is None:
         return InputError(
             f"the {name or 'run'} cannot be sent to another process: {type(error).__name__}: {str(error).rstrip('.')}. "
             "Train in the kernel, without --devices, --ddp or --background."
         )
-    where = _PLACES.get(found.root, "where it is used")
+    where = _PLACES.get(culprit.root, "where it is used")
     return InputError(
-        f"{_NOUNS.get(found.root, found.root)} cannot be sent to another process: {found.place} is {found.what}. "
-        f"{found.remedy} it {where}, or train in the kernel, without --devices, --ddp or --background."
+        f"{_NOUNS.get(culprit.root, culprit.root)} cannot be sent to another process: {culprit.place} is "
+        f"{culprit.description}. {culprit.remedy} it {where}, or train in the kernel, without --devices, "
+        f"--ddp or --background."
     )
 
 

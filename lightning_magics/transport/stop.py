@@ -16,16 +16,16 @@ class Stop:
     """
 
     def __init__(self) -> None:
-        self._asked = threading.Event()
+        self._requested = threading.Event()
         self._ending = False
 
     def is_set(self, trained: int = 0) -> bool:
         """Whether to stop between two batches, however many of training have begun."""
-        return self._asked.is_set()
+        return self._requested.is_set()
 
     def ask(self) -> None:
         """Ask to stop."""
-        self._asked.set()
+        self._requested.set()
 
     def end(self) -> None:
         """Say that the run is ending by itself."""
@@ -39,9 +39,9 @@ class Stop:
         """
         if self._ending:
             return
-        if self._asked.is_set():
+        if self._requested.is_set():
             raise Abort
-        self._asked.set()
+        self._requested.set()
 
 
 class Abort(BaseException):
@@ -63,7 +63,7 @@ class StopFlag(Protocol):
 
 
 @contextlib.contextmanager
-def interrupts_ask(stop: Stop) -> Iterator[None]:
+def stop_on_interrupt(stop: Stop) -> Iterator[None]:
     """Within it the first interrupt asks to stop, the second ends the block with KeyboardInterrupt.
 
     Only the main thread hears signals; in another this changes nothing.
@@ -71,10 +71,10 @@ def interrupts_ask(stop: Stop) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, lambda signum, frame: stop.interrupt())
+    previous = signal.signal(signal.SIGINT, lambda signum, frame: stop.interrupt())
     try:
         yield
     except Abort:
         raise KeyboardInterrupt from None
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, previous)

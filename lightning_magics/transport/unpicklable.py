@@ -36,19 +36,19 @@ _PUBLIC = {"_hparams": "hparams", "_hparams_initial": "hparams"}
 
 
 @dataclass(frozen=True)
-class Obstacle:
+class UnpicklableObject:
     """An object that cannot be pickled.
 
     Attributes:
         root: name of the object that it was found in.
         place: where it is, ``model.encoder.log``.
-        what: what it is, ``an open file ('a.txt')``.
+        description: what it is, ``an open file ('a.txt')``.
         remedy: what to do with it there, ``Open``.
     """
 
     root: str
     place: str
-    what: str
+    description: str
     remedy: str
 
 
@@ -80,7 +80,7 @@ class _Access:
         return replace(self, expression=cls.__qualname__.replace("<locals>.", ""), before="", after="")
 
 
-def find(roots: Mapping[str, Any], pickler: Pickler, is_leaf: Callable[[Any], bool]) -> Obstacle | None:
+def find(roots: Mapping[str, Any], pickler: Pickler, is_leaf: Callable[[Any], bool]) -> UnpicklableObject | None:
     """Find the nearest object that refuses to be pickled, breadth first; each object is looked at once.
 
     Args:
@@ -92,28 +92,31 @@ def find(roots: Mapping[str, Any], pickler: Pickler, is_leaf: Callable[[Any], bo
         None where every single object can be pickled.
     """
     queue: deque[tuple[_Access, Any]] = deque((_Access(name, name), value) for name, value in roots.items())
-    seen: dict[int, Any] = {}  # holds what it has seen: the parts made for a pickle would share their ids else
+    visited: dict[int, Any] = {}  # holds what it has seen: the parts made for a pickle would share their ids else
     while queue:
         place, value = queue.popleft()
-        if type(value) in _PLAIN or id(value) in seen or is_leaf(value):
+        if type(value) in _PLAIN or id(value) in visited or is_leaf(value):
             continue
-        seen[id(value)] = value
+        visited[id(value)] = value
         try:
             if isinstance(value, (threading.Thread, subprocess.Popen, *_LOCKS)):
-                return _obstacle(place, value, None)  # made of locks, of which nobody knows
+                return _describe(place, value, None)  # made of locks, of which nobody knows
             queue.extend((where, part) for where, part in _parts(place, value, pickler) if type(part) not in _PLAIN)
         except Exception as error:  # whatever a class's own __reduce__ or __getstate__ raises
-            return _obstacle(place, value, error)
+            return _describe(place, value, error)
     return None
 
 
-def _obstacle(place: _Access, value: Any, error: Exception | None) -> Obstacle:
-    for kinds, what, remedy in _KINDS:
+def _describe(place: _Access, value: Any, error: Exception | None) -> UnpicklableObject:
+    for kinds, noun, remedy in _KINDS:
         if isinstance(value, kinds):
             name = getattr(value, "name", None) if isinstance(value, io.IOBase) else None
-            return Obstacle(place.root, str(place), f"{what} ({str(name)!r})" if name is not None else what, remedy)
-    what = f"an object of class {type_name(type(value))}, which cannot be pickled: {' '.join(str(error).split())}"
-    return Obstacle(place.root, str(place), what, "Create")
+            description = f"{noun} ({str(name)!r})" if name is not None else noun
+            return UnpicklableObject(place.root, str(place), description, remedy)
+    description = (
+        f"an object of class {type_name(type(value))}, which cannot be pickled: {' '.join(str(error).split())}"
+    )
+    return UnpicklableObject(place.root, str(place), description, "Create")
 
 
 def _parts(place: _Access, value: Any, pickler: Pickler) -> Iterator[tuple[_Access, Any]]:

@@ -11,37 +11,38 @@ from typing import Any
 from .. import formats
 from ..formats import one_line
 from . import report
+from .classification import TableCells
 
 
 class Answers(list[dict[str, Any]]):
     """A dict for each text: ``text``, ``label``, ``probability`` of it, and ``probabilities`` of all by name."""
 
     def _repr_html_(self) -> str:
-        return report.html_cells(self._table(), left=("text", "label"))
+        return report.html_cells(self._table(), left_aligned=("text", "label"))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(report.text_table(self._table(), left=("text", "label")))
+        printer.text(report.text_table(self._table(), left_aligned=("text", "label")))
 
-    def _table(self) -> report.Table:
+    def _table(self) -> TableCells:
         """The table that is shown: of many texts the first, of many classes the likeliest."""
-        names = list(self[0]["probabilities"])[:_MOST_CLASSES] if self else []
+        names = list(self[0]["probabilities"])[:_MAX_CLASSES] if self else []
         rows = [
             [
-                formats.clip(one_line(answer["text"]), _MOST_TEXT),
-                formats.clip(answer["label"], _MOST_LABEL),
+                formats.clip(one_line(answer["text"]), _MAX_TEXT),
+                formats.clip(answer["label"], _MAX_LABEL),
                 *(f"{answer['probabilities'][name]:.3f}" for name in names),
             ]
-            for answer in self[:_MOST_ROWS]
+            for answer in self[:_MAX_ROWS]
         ]
-        if len(self) > _MOST_ROWS:
-            rows.append([f"… {len(self) - _MOST_ROWS:,} more", *[""] * (1 + len(names))])
-        return ["text", "label", *(formats.clip(name, _MOST_LABEL) for name in names)], rows
+        if len(self) > _MAX_ROWS:
+            rows.append([f"… {len(self) - _MAX_ROWS:,} more", *[""] * (1 + len(names))])
+        return ["text", "label", *(formats.clip(name, _MAX_LABEL) for name in names)], rows
 
 
-_MOST_ROWS = 50
-_MOST_CLASSES = 8
-_MOST_TEXT = 120
-_MOST_LABEL = 24
+_MAX_ROWS = 50
+_MAX_CLASSES = 8
+_MAX_TEXT = 120
+_MAX_LABEL = 24
 
 
 def answers(texts: Sequence[str], classes: Sequence[str], logits: Any) -> Any:
@@ -60,11 +61,11 @@ def answers(texts: Sequence[str], classes: Sequence[str], logits: Any) -> Any:
         rows = logits.float().softmax(dim=1).tolist()
     else:
         return logits
-    found = Answers()
+    answers = Answers()
     for text, row in zip(texts, rows, strict=True):
         probabilities = dict(zip(classes, row, strict=False))  # a model may have room for more classes
         label = max(probabilities, key=probabilities.__getitem__)
-        found.append(
+        answers.append(
             {"text": text, "label": label, "probability": probabilities[label], "probabilities": probabilities}
         )
-    return found
+    return answers

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from .curves import Curve
-    from .state import Line, RunState
+    from .state import LineKey, RunState
 
 Points = list[tuple[float, float]]
 Picture = tuple[bytes, int, int]
@@ -33,12 +33,12 @@ RUN_COLOURS = (
     *("#b8860b", "#17a2b8", "#e377c2", "#8c6d5a", "#7f8c8d"),
 )
 _GREY = "#808890"
-_MOST_CHARTS = 6
+_MAX_CHARTS = 6
 _ACROSS = 3
-_MOST_DOTS = 12  # dots show the epochs as long as these can be told apart
+_MAX_DOTS = 12  # dots show the epochs as long as these can be told apart
 _FEW = 8  # values by step that are not drawn beside those by epoch
 _MANY_LINES = 5  # in a chart: more make a large file
-_MOST_POINTS = 160  # of a line: more than this is not seen at the charts' size
+_MAX_POINTS = 160  # of a line: more than this is not seen at the charts' size
 _WIDTH, _HEIGHT = 290, 170  # of a chart, in CSS pixels
 _POINTS = 0.72  # of matplotlib for a CSS pixel, at 100 pixels an inch
 _BLOCKS = "▁▂▃▄▅▆▇█"
@@ -46,7 +46,7 @@ _LEFT, _RIGHT, _TOP, _BOTTOM = 46, 10, 24, 20
 
 
 @dataclass(frozen=True)
-class Drawn:
+class ChartLine:
     """A line ready to draw.
 
     Attributes:
@@ -67,7 +67,7 @@ class Chart:
     """A chart ready to draw: the metric, its lines, the range of each axis, and its size in CSS pixels."""
 
     title: str
-    lines: list[Drawn]
+    lines: list[ChartLine]
     x: tuple[float, float]
     y: tuple[float, float]
     width: int = _WIDTH
@@ -105,18 +105,18 @@ class Label:
 
 def charts(state: RunState) -> list[Chart]:
     """Return the charts that have a line to show, losses first."""
-    found = []
+    drawable = []
     for title, lines in state.charts.items():
         stages = [line.stage for line in lines if not line.by_step and len(lines[line].points(2)) > 1]
         drawn = [
-            Drawn(line.stage, line.by_step and line.stage in stages, curve.points(_MOST_POINTS))
+            ChartLine(line.stage, line.by_step and line.stage in stages, curve.points(_MAX_POINTS))
             for line, curve in sorted(lines.items(), key=_order)
             # A few values by step say less than the epochs beside them, and look like a mistake.
-            if not (line.by_step and line.stage in stages and len(curve.points(_MOST_POINTS)) < _FEW)
+            if not (line.by_step and line.stage in stages and len(curve.points(_MAX_POINTS)) < _FEW)
         ]
         if chart := _chart(title, drawn):
-            found.append(chart)
-    return sorted(found, key=lambda chart: not chart.title.endswith("loss"))
+            drawable.append(chart)
+    return sorted(drawable, key=lambda chart: not chart.title.endswith("loss"))
 
 
 def overlay(metric: str, curves: Mapping[int, Curve], width: int = _WIDTH, height: int = _HEIGHT) -> Chart | None:
@@ -128,11 +128,11 @@ def overlay(metric: str, curves: Mapping[int, Curve], width: int = _WIDTH, heigh
         width: in CSS pixels.
         height: likewise.
     """
-    drawn = [Drawn("", False, curve.points(_MOST_POINTS), RUN_COLOURS[place]) for place, curve in curves.items()]
+    drawn = [ChartLine("", False, curve.points(_MAX_POINTS), RUN_COLOURS[place]) for place, curve in curves.items()]
     return _chart(metric, drawn, width, height)
 
 
-def _chart(title: str, drawn: list[Drawn], width: int = _WIDTH, height: int = _HEIGHT) -> Chart | None:
+def _chart(title: str, drawn: list[ChartLine], width: int = _WIDTH, height: int = _HEIGHT) -> Chart | None:
     """A chart whose axes fit its lines; None if none of them is a line."""
     if not any(len(line.points) > 1 for line in drawn):
         return None
@@ -141,7 +141,7 @@ def _chart(title: str, drawn: list[Drawn], width: int = _WIDTH, height: int = _H
     return Chart(title, drawn, (first, max(xs)), _range([y for line in drawn for _, y in line.points]), width, height)
 
 
-def _order(item: tuple[Line, Curve]) -> tuple[bool, int]:
+def _order(item: tuple[LineKey, Curve]) -> tuple[bool, int]:
     """Values by step lie below those by epoch, training below validation."""
     return not item[0].by_step, list(COLOURS).index(item[0].stage)
 
@@ -170,13 +170,13 @@ def text(chart: Chart, labels: Sequence[str], columns: int = 32) -> list[str]:
         labels: of its lines.
         columns: characters of a line of the chart.
     """
-    ends = [formats.column([line.points[0][1], line.points[-1][1]]) for line in chart.lines]
+    end_values = [formats.column([line.points[0][1], line.points[-1][1]]) for line in chart.lines]
     rows = [
         (label, first, _spark(line.points, chart, columns), last)
-        for label, line, (first, last) in zip(labels, chart.lines, ends, strict=True)
+        for label, line, (first, last) in zip(labels, chart.lines, end_values, strict=True)
     ]
-    wide = [max(len(row[place]) for row in rows) for place in range(2)]
-    drawn = [f"  {label:<{wide[0]}}  {first:>{wide[1]}} {spark} {last}" for label, first, spark, last in rows]
+    widths = [max(len(row[place]) for row in rows) for place in range(2)]
+    drawn = [f"  {label:<{widths[0]}}  {first:>{widths[1]}} {spark} {last}" for label, first, spark, last in rows]
     return [chart.title, *drawn]
 
 
@@ -184,20 +184,20 @@ def _spark(points: Points, chart: Chart, columns: int) -> str:
     """A line as blocks of eight heights; blank where it has not begun, or has ended."""
     scale = (columns - 1) / ((chart.x[1] - chart.x[0]) or 1.0)
     low, high = chart.y
-    found, place = "", 0
+    spark, index = "", 0
     for column in range(columns):
-        while place + 1 < len(points) and (points[place + 1][0] - chart.x[0]) * scale <= column:
-            place += 1
-        begun = (points[0][0] - chart.x[0]) * scale <= column + 1
-        over = column > math.ceil((points[-1][0] - chart.x[0]) * scale)
-        part = min(max((points[place][1] - low) / (high - low), 0.0), 1.0)
-        found += _BLOCKS[min(int(8 * part), 7)] if begun and not over else " "
-    return found
+        while index + 1 < len(points) and (points[index + 1][0] - chart.x[0]) * scale <= column:
+            index += 1
+        has_begun = (points[0][0] - chart.x[0]) * scale <= column + 1
+        has_ended = column > math.ceil((points[-1][0] - chart.x[0]) * scale)
+        fraction = min(max((points[index][1] - low) / (high - low), 0.0), 1.0)
+        spark += _BLOCKS[min(int(8 * fraction), 7)] if has_begun and not has_ended else " "
+    return spark
 
 
-def left_out(state: RunState) -> int:
+def undrawn_count(state: RunState) -> int:
     """Number of charts beyond those that are drawn."""
-    return max(0, len(charts(state)) - _MOST_CHARTS)
+    return max(0, len(charts(state)) - _MAX_CHARTS)
 
 
 def shapes(chart: Chart) -> list[Stroke | Label]:
@@ -210,35 +210,35 @@ def shapes(chart: Chart) -> list[Stroke | Label]:
         inside = min(max(y, chart.y[0]), chart.y[1])
         return _LEFT + (x - chart.x[0]) * x_scale, bottom - (inside - chart.y[0]) * y_scale
 
-    found: list[Stroke | Label] = [Label(_LEFT, 13, formats.clip(chart.title, chart.width // 12), bold=True)]
+    marks: list[Stroke | Label] = [Label(_LEFT, 13, formats.clip(chart.title, chart.width // 12), bold=True)]
     grid = ticks(*chart.y)
     for value, label in zip(grid, formats.axis(grid), strict=True):
         height = place(0, value)[1]
-        found.append(Stroke([(_LEFT, height), (right, height)], None, 1, 0.18))
-        found.append(Label(_LEFT - 6, height + 3.5, label, "end", muted=True))
+        marks.append(Stroke([(_LEFT, height), (right, height)], None, 1, 0.18))
+        marks.append(Label(_LEFT - 6, height + 3.5, label, "end", muted=True))
     first, last = (formats.count(round(x)) for x in chart.x)
     under = chart.height - 5
-    found += [
+    marks += [
         Label(_LEFT, under, first, muted=True),
         Label((_LEFT + right) / 2, under, "step", "middle", muted=True),
         Label(right, under, last, "end", muted=True),
     ]
     for line in chart.lines:
-        few = not line.faint and len(line.points) <= _MOST_DOTS
+        is_short = not line.faint and len(line.points) <= _MAX_DOTS
         width, opacity = (1, 0.5) if line.faint else (1.6, 1.0)
         colour = line.colour or COLOURS[line.stage]
-        found.append(Stroke([place(*point) for point in line.points], colour, width, opacity, dots=few))
+        marks.append(Stroke([place(*point) for point in line.points], colour, width, opacity, dots=is_short))
     legend = float(right)
     for stage in reversed([stage for stage in chart.stages if stage]):
-        found.append(Label(legend, 13, stage, "end", COLOURS[stage]))
+        marks.append(Label(legend, 13, stage, "end", COLOURS[stage]))
         legend -= 9 * len(stage)
-    return found
+    return marks
 
 
 def svg(state: RunState) -> str:
     """Return the charts as html with inline SVG; text takes the colour of the page."""
     width = min(_ACROSS, max(1, len(state.charts))) * _WIDTH  # room for those to come, so that nothing jumps
-    drawn = "".join(_svg_chart(chart) for chart in charts(state)[:_MOST_CHARTS])
+    drawn = "".join(_svg_chart(chart) for chart in charts(state)[:_MAX_CHARTS])
     return f'<div style="width:{width}px;max-width:100%">{drawn}</div>' if drawn else ""
 
 
@@ -276,31 +276,31 @@ def png(state: RunState) -> Picture | None:
     return picture(charts(state))
 
 
-def picture(found: Sequence[Chart]) -> Picture | None:
+def picture(charts: Sequence[Chart]) -> Picture | None:
     """Return charts of one size as one PNG, with its width and height in CSS pixels; None if there is none.
 
     Transparent, with colours for light and dark pages. Drawn without pyplot, so that the user's figures and backend
     stay as they are, and without axes, which would take most of the time.
     """
-    found = found[:_MOST_CHARTS]
-    if not found:
+    charts = charts[:_MAX_CHARTS]
+    if not charts:
         return None
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    across, down = found[0].width, found[0].height
-    width = min(_ACROSS, len(found)) * across
-    height = -(-len(found) // _ACROSS) * down
-    many = height > down or max(len(chart.lines) for chart in found) > _MANY_LINES
-    fineness = 1.5 if many else 2.0  # pixels of the image for each on the page
-    figure = Figure((width / 100, height / 100), 100 * fineness, facecolor="none")
+    across, down = charts[0].width, charts[0].height
+    width = min(_ACROSS, len(charts)) * across
+    height = -(-len(charts) // _ACROSS) * down
+    is_large = height > down or max(len(chart.lines) for chart in charts) > _MANY_LINES
+    scale = 1.5 if is_large else 2.0  # pixels of the image for each on the page
+    figure = Figure((width / 100, height / 100), 100 * scale, facecolor="none")
     canvas = FigureCanvasAgg(figure)
-    for place, chart in enumerate(found):
+    for place, chart in enumerate(charts):
         row, column = divmod(place, _ACROSS)
         for shape in shapes(chart):
             _draw(figure, shape, column * across, row * down, (width, height))
     canvas.draw()  # type: ignore[no-untyped-call]
-    return compressed(canvas), width, height
+    return palette_png(canvas), width, height
 
 
 def _draw(figure: Figure, shape: Stroke | Label, left: int, top: int, size: tuple[int, int]) -> None:
@@ -312,7 +312,7 @@ def _draw(figure: Figure, shape: Stroke | Label, left: int, top: int, size: tupl
         figure.text(
             (left + shape.x) / size[0],
             1 - (top + shape.y) / size[1],
-            glyphs.readable(shape.text, families, glyphs.escaped(shape.text)),
+            glyphs.displayable(shape.text, families, glyphs.ascii_text(shape.text)),
             family=families,
             ha={"start": "left", "middle": "center", "end": "right"}[shape.anchor],
             va="baseline",
@@ -330,7 +330,7 @@ def _draw(figure: Figure, shape: Stroke | Label, left: int, top: int, size: tupl
     figure.add_artist(line)
 
 
-def compressed(canvas: FigureCanvasAgg) -> bytes:
+def palette_png(canvas: FigureCanvasAgg) -> bytes:
     """Return a drawn figure as PNG with a palette, which is a third of the size."""
     from PIL import Image
 

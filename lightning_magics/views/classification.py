@@ -13,12 +13,12 @@ from .. import formats
 from ..runs.events import Judged
 from . import charts, glyphs
 
-Table = tuple[list[str], list[list[str]]]
+TableCells = tuple[list[str], list[list[str]]]
 
-LEFT = ("class", "text", "actual", "predicted")  # columns of words
-_MOST_ROWS = 30
-_MOST_NAME = 24
-_MOST_TEXT = 160
+TEXT_COLUMNS = ("class", "text", "actual", "predicted")  # columns of words
+_MAX_ROWS = 30
+_MAX_NAME = 24
+_MAX_TEXT = 160
 _BLUE, _GREY = "#3b8ee0", "#808890"
 _DARK = 0.55  # a cell of more than this needs white figures
 
@@ -43,32 +43,32 @@ def per_class(judged: Judged) -> list[dict[str, str | float]]:
     return rows
 
 
-def class_table(judged: Judged) -> Table:
+def class_table(judged: Judged) -> TableCells:
     """Return the table by class; of many classes those that do worst."""
-    found = per_class(judged)
-    shown = sorted(found, key=lambda row: row["f1"])[:_MOST_ROWS] if len(found) > _MOST_ROWS else found
+    scores = per_class(judged)
+    shown = sorted(scores, key=lambda row: row["f1"])[:_MAX_ROWS] if len(scores) > _MAX_ROWS else scores
     rows = [
         [
-            formats.clip(str(row["class"]), _MOST_NAME),
+            formats.clip(str(row["class"]), _MAX_NAME),
             *(f"{row[name]:.3f}" for name in ("precision", "recall", "f1")),
             f"{row['count']:,}",
         ]
         for row in shown
     ]
-    if len(found) > len(shown):
-        rows.append([f"… {len(found) - len(shown)} classes with higher F1", "", "", "", ""])
+    if len(scores) > len(shown):
+        rows.append([f"… {len(scores) - len(shown)} classes with higher F1", "", "", "", ""])
     return ["class", "precision", "recall", "F1", "count"], rows
 
 
-def mistake_table(judged: Judged) -> Table | None:
+def mistake_table(judged: Judged) -> TableCells | None:
     """Return the most confident mistakes, None where there are none."""
     if not judged.mistakes:
         return None
     with_text = any("text" in row for row in judged.mistakes)
     rows = []
     for row in judged.mistakes:
-        text = [formats.clip(" ".join(str(row.get("text", "")).split()), _MOST_TEXT)] if with_text else []
-        names = [formats.clip(str(row.get(name, "")), _MOST_NAME) for name in ("actual", "predicted")]
+        text = [formats.clip(" ".join(str(row.get("text", "")).split()), _MAX_TEXT)] if with_text else []
+        names = [formats.clip(str(row.get(name, "")), _MAX_NAME) for name in ("actual", "predicted")]
         rows.append([*text, *names, f"{float(row.get('probability', 0.0)):.3f}"])
     return [*(["text"] if with_text else []), "actual", "predicted", "probability"], rows
 
@@ -97,13 +97,13 @@ def png(judged: Judged) -> tuple[bytes, int, int]:
 
     names = [formats.clip(name, 14) for name in judged.classes]
     families = glyphs.families(names)
-    names = [glyphs.readable(name, families, f"#{place}") for place, name in enumerate(names, 1)]
+    names = [glyphs.displayable(name, families, f"#{place}") for place, name in enumerate(names, 1)]
     longest = max(map(glyphs.width, names))
     side = 64 if len(names) <= 4 else 40 if len(names) <= 12 else 24
-    left, top = 34 + 7 * longest, 44
+    left_margin, top_margin = 34 + 7 * longest, 44
     upright = longest * 7 > side
-    top += 6 * longest if upright else 0
-    width, height = left + side * len(names) + 8, top + side * len(names) + 8
+    top_margin += 6 * longest if upright else 0
+    width, height = left_margin + side * len(names) + 8, top_margin + side * len(names) + 8
     figure = Figure((width / 100, height / 100), 200, facecolor="none")
     canvas = FigureCanvasAgg(figure)
 
@@ -113,23 +113,30 @@ def png(judged: Judged) -> tuple[bytes, int, int]:
         )
 
     size = 11 * 0.72
-    write(left + side * len(names) / 2, 14, "predicted", ha="center", va="center", fontsize=size)
-    write(12, top + side * len(names) / 2, "actual", ha="center", va="center", rotation=90, fontsize=size)
+    write(left_margin + side * len(names) / 2, 14, "predicted", ha="center", va="center", fontsize=size)
+    write(12, top_margin + side * len(names) / 2, "actual", ha="center", va="center", rotation=90, fontsize=size)
     for row, counts in enumerate(judged.matrix):
-        y, whole = top + side * row, sum(counts) or 1
-        write(left - 8, y + side / 2, names[row], ha="right", va="center", fontsize=size)
-        turned: dict[str, Any] = {"rotation": 90, "va": "bottom"} if upright else {"va": "center"}
-        write(left + side * (row + 0.5), top - (6 if upright else 12), names[row], ha="center", fontsize=size, **turned)
+        y, total = top_margin + side * row, sum(counts) or 1
+        write(left_margin - 8, y + side / 2, names[row], ha="right", va="center", fontsize=size)
+        rotation: dict[str, Any] = {"rotation": 90, "va": "bottom"} if upright else {"va": "center"}
+        write(
+            left_margin + side * (row + 0.5),
+            top_margin - (6 if upright else 12),
+            names[row],
+            ha="center",
+            fontsize=size,
+            **rotation,
+        )
         for column, count in enumerate(counts):
-            x, part = left + side * column, count / whole
+            x, fraction = left_margin + side * column, count / total
             corner = (x + 1) / width, 1 - (y + side - 1) / height
-            cell = Rectangle(corner, (side - 2) / width, (side - 2) / height, color=_BLUE, alpha=0.06 + 0.94 * part)
+            cell = Rectangle(corner, (side - 2) / width, (side - 2) / height, color=_BLUE, alpha=0.06 + 0.94 * fraction)
             cell.set_linewidth(0)
             figure.add_artist(cell)
-            colour = "white" if part > _DARK else _GREY
+            colour = "white" if fraction > _DARK else _GREY
             if count or len(names) <= 12:
                 bold = "bold" if row == column else "normal"
                 place = (x + side / 2, y + side / 2)
                 write(*place, f"{count:,}", colour, ha="center", va="center", fontsize=size, weight=bold)
     canvas.draw()  # type: ignore[no-untyped-call]
-    return charts.compressed(canvas), width, height
+    return charts.palette_png(canvas), width, height

@@ -16,7 +16,7 @@ from .. import formats
 from ..errors import InputError
 from ..runs import catalog, folder
 from ..runs.catalog import RunRow
-from ..runs.dataframe import Framed
+from ..runs.dataframe import DataFrameProxy
 from ..runs.folder import RunFolder
 from ..runs.record import RunRecord
 from . import charts, histories, report, tables
@@ -25,17 +25,17 @@ from .curves import Curve
 from .listing import ran_on, status_text, value_text
 from .tables import Column
 
-_MOST_CHARTS = 6
-_MOST_METRICS = 12
-_MOST_VALUE = 40  # characters of an option
-_MOST_EQUAL = 400  # characters of what is equal
-_WAYS = {"min": "lowest", "max": "highest"}
-_TOLD_OTHERWISE = ("model", "data", "logger")  # options that are there as resolved
+_MAX_CHARTS = 6
+_MAX_METRICS = 12
+_MAX_VALUE = 40  # characters of an option
+_MAX_EQUAL = 400  # characters of what is equal
+_EXTREMES = {"min": "lowest", "max": "highest"}
+_RESOLVED_OPTIONS = ("model", "data", "logger")  # options that are there as resolved
 
-Line = tuple[str, list[str]]  # what is compared, and the cell of each run; without cells a heading
+ComparisonRow = tuple[str, list[str]]  # what is compared, and the cell of each run; without cells a heading
 
 
-class Comparison(Framed):
+class Comparison(DataFrameProxy):
     """Some runs side by side, as a notebook or a terminal shows them.
 
     Args:
@@ -48,7 +48,7 @@ class Comparison(Framed):
     """
 
     def __init__(self, root: str | Path, names: Sequence[str]) -> None:
-        super().__init__(catalog.named(catalog.rows(root), names, folder.shown(Path(root).expanduser())))
+        super().__init__(catalog.rows_named(catalog.rows(root), names, folder.display_path(Path(root).expanduser())))
         if not 2 <= len(self.rows) <= len(RUN_COLOURS):
             raise InputError(f"--compare takes 2 to {len(RUN_COLOURS)} different runs; found {len(self.rows)}")
         self._facts = [_facts(row) for row in self.rows]
@@ -58,7 +58,7 @@ class Comparison(Framed):
     def __repr__(self) -> str:
         """The comparison as text, as wide as the terminal."""
         table = tables.text(self._columns(), shutil.get_terminal_size().columns)
-        drawn = [["", *charts.text(chart, having)] for chart, having in self._charts()[:_MOST_CHARTS]]
+        drawn = [["", *charts.text(chart, run_names)] for chart, run_names in self._charts()[:_MAX_CHARTS]]
         remarks = ["", *self._remarks()]
         return "\n".join([self._headline(), "", table, *(line for lines in drawn for line in lines), *remarks]).rstrip()
 
@@ -68,7 +68,7 @@ class Comparison(Framed):
         image = report.html_picture(
             lambda: charts.picture([chart for chart, _ in self._charts()]), "curves of the runs"
         )
-        table, below = tables.html(self._columns()), tables.small(self._remarks())
+        table, below = tables.html(self._columns()), tables.small_html(self._remarks())
         return f'<div style="margin:2px 0 6px">{headline}{table}{below}<div style="margin-top:8px">{image}</div></div>'
 
     def _headline(self) -> str:
@@ -83,64 +83,64 @@ class Comparison(Framed):
         """What is equal, and what is left out."""
         differing, facts = self._differing(), self._facts[0]
         equal = [label for label in facts if label not in differing]
-        given = {label for row in self.rows for label in _given(row)}
-        told = [f"{label} {formats.clip(facts[label], _MOST_VALUE)}" for label in equal if label in given]
-        told += [f"{more} more" for more in [len(equal) - len(told)] if more]
-        found = [f"equal: {formats.clip(' · '.join(told), _MOST_EQUAL)}"] if told else []
-        if shown := self._metrics[:_MOST_METRICS]:
-            ways = [f"{_WAYS[catalog.direction(self.rows, name)]} {name}" for name in shown]
-            found.append(f"★ marks the best: {', '.join(ways)}")
-        if (more := len(self._metrics) - _MOST_METRICS) > 0:
-            found.append(f"… {formats.plural(more, 'more metric')}: the DataFrame, .df, has all")
-        if (more := len(self._charts()) - _MOST_CHARTS) > 0:
-            found.append(f"… {formats.plural(more, 'more curve')} not drawn here")
-        return found
+        specified = {label for row in self.rows for label in _specified(row)}
+        equal_facts = [f"{label} {formats.clip(facts[label], _MAX_VALUE)}" for label in equal if label in specified]
+        equal_facts += [f"{more} more" for more in [len(equal) - len(equal_facts)] if more]
+        remarks = [f"equal: {formats.clip(' · '.join(equal_facts), _MAX_EQUAL)}"] if equal_facts else []
+        if shown := self._metrics[:_MAX_METRICS]:
+            directions = [f"{_EXTREMES[catalog.direction(self.rows, name)]} {name}" for name in shown]
+            remarks.append(f"★ marks the best: {', '.join(directions)}")
+        if (more := len(self._metrics) - _MAX_METRICS) > 0:
+            remarks.append(f"… {formats.plural(more, 'more metric')}: the DataFrame, .df, has all")
+        if (more := len(self._charts()) - _MAX_CHARTS) > 0:
+            remarks.append(f"… {formats.plural(more, 'more curve')} not drawn here")
+        return remarks
 
     def _columns(self) -> list[Column]:
         """A column of what is compared, and one for each run."""
-        lines = [*self._asked(), *self._reached()]
-        labels = [label if not cells else f"  {label}" for label, cells in lines]
-        html = [escape(label) if cells else f"<b>{escape(label)}</b>" for label, cells in lines]
-        found = [Column("", labels, left=True, html=html)]
+        rows = [*self._settings_rows(), *self._result_rows()]
+        labels = [label if not cells else f"  {label}" for label, cells in rows]
+        html = [escape(label) if cells else f"<b>{escape(label)}</b>" for label, cells in rows]
+        columns = [Column("", labels, left_aligned=True, html=html)]
         for place, row in enumerate(self.rows):
-            cells = [cells[place] if cells else "" for _, cells in lines]
+            cells = [cells[place] if cells else "" for _, cells in rows]
             head = tables.swatch(RUN_COLOURS[place]) + escape(row.run)
-            found.append(Column(row.run, cells, head=head))
-        return found
+            columns.append(Column(row.run, cells, head=head))
+        return columns
 
-    def _asked(self) -> list[Line]:
+    def _settings_rows(self) -> list[ComparisonRow]:
         """What differs in how the runs were asked for, and in what ran them."""
         differing = self._differing()
         if not differing:
             return [("no settings differ", [])]
-        shown = [[formats.clip(facts.get(label, "–"), _MOST_VALUE) for facts in self._facts] for label in differing]
+        shown = [[formats.clip(facts.get(label, "–"), _MAX_VALUE) for facts in self._facts] for label in differing]
         return [("asked", []), *zip(differing, shown, strict=True)]
 
-    def _reached(self) -> list[Line]:
+    def _result_rows(self) -> list[ComparisonRow]:
         """How the runs ended, and their metrics, the best of each marked."""
-        lines: list[Line] = [
+        rows: list[ComparisonRow] = [
             ("reached", []),
             ("status", [status_text(row) for row in self.rows]),
             ("took", ["" if row.took_s is None else formats.duration(row.took_s) for row in self.rows]),
             ("epochs", [str(row.epochs) if row.epochs else "" for row in self.rows]),
         ]
-        for name in self._metrics[:_MOST_METRICS]:
+        for name in self._metrics[:_MAX_METRICS]:
             best, last = ([values.get(name) for values in kind] for kind in self._values())
             epochs = [_best_epoch(row.record, name) for row in self.rows]
             if best == last and not any(epochs):  # of a test: there is one value
-                lines.append((name, self._cells(best, name)))
+                rows.append((name, self._cells(best, name)))
                 continue
             pairs = zip(epochs, self._cells(best, name), strict=True)
-            lines.append((f"best {name}", [" ".join(filter(None, pair)) for pair in pairs]))
-            lines.append((f"last {name}", self._cells(last, name)))
-        return lines
+            rows.append((f"best {name}", [" ".join(filter(None, pair)) for pair in pairs]))
+            rows.append((f"last {name}", self._cells(last, name)))
+        return rows
 
     def _cells(self, values: Sequence[float | None], metric: str) -> list[str]:
         """The values of a metric, the best of them marked where there are several."""
         several = sum(value is not None for value in values) > 1
         best = catalog.best_of(values, catalog.direction(self.rows, metric)) if several else None
         places = {place for place, value in enumerate(values) if best is not None and value == best}
-        return tables.starred(formats.column(values), places)
+        return tables.mark_best(formats.column(values), places)
 
     def _values(self) -> tuple[list[dict[str, float]], list[dict[str, float]]]:
         """The best and the last metrics of each run."""
@@ -148,38 +148,40 @@ class Comparison(Framed):
 
     def _charts(self) -> list[tuple[Chart, list[str]]]:
         """The charts, each with the names of the runs that have a line in it."""
-        found = []
+        overlays = []
         for metric in dict.fromkeys([*self._metrics, *(name for curves in self._curves for name in curves)]):
-            having: dict[int, Curve] = {
+            run_curves: dict[int, Curve] = {
                 place: curves[metric] for place, curves in enumerate(self._curves) if metric in curves
             }
-            if chart := charts.overlay(metric, having):
-                found.append((chart, [self.rows[place].run for place in having]))
-        return found
+            if chart := charts.overlay(metric, run_curves):
+                overlays.append((chart, [self.rows[place].run for place in run_curves]))
+        return overlays
 
 
 def _facts(row: RunRow) -> dict[str, str]:
     """All that a run was asked for with and was run by, as text."""
-    record, found = row.record, dict(row.hyperparameters)
+    record, facts = row.record, dict(row.hyperparameters)
     if record is not None:
-        own = {name: value for name, value in record.options.items() if name not in (*_TOLD_OTHERWISE, *record.trainer)}
-        asked = {"model": record.model, "data": record.data, "verb": record.verb} | record.trainer | own
-        found |= {f"--{name}" if name in found else name: value for name, value in asked.items()}
-        found |= _surroundings(record)
-    found |= {"ran on": ran_on(row)}
+        options = {
+            name: value for name, value in record.options.items() if name not in (*_RESOLVED_OPTIONS, *record.trainer)
+        }
+        arguments = {"model": record.model, "data": record.data, "verb": record.verb} | record.trainer | options
+        facts |= {f"--{name}" if name in facts else name: value for name, value in arguments.items()}
+        facts |= _environment(record)
+    facts |= {"ran on": ran_on(row)}
     source = RunFolder(row.path).source_path
-    found |= {f"code in {source.name}": _digest(source)} if source.is_file() else {}
-    return {name: _without_address(value_text(value)) for name, value in found.items()}
+    facts |= {f"code in {source.name}": _digest(source)} if source.is_file() else {}
+    return {name: _without_address(value_text(value)) for name, value in facts.items()}
 
 
-def _surroundings(record: RunRecord) -> dict[str, str]:
+def _environment(record: RunRecord) -> dict[str, str]:
     """Versions and the commit."""
-    found = {f"version of {name}": version for name, version in record.versions.items()}
+    environment = {f"version of {name}": version for name, version in record.versions.items()}
     commit = str(record.git.get("commit") or "")[:10]
-    return found | {"git commit": f"{commit} with changes" if record.git.get("dirty") else commit}
+    return environment | {"git commit": f"{commit} with changes" if record.git.get("dirty") else commit}
 
 
-def _given(row: RunRow) -> list[str]:
+def _specified(row: RunRow) -> list[str]:
     """What of the facts somebody typed, or the model says."""
     options = row.record.options if row.record else {}
     return [*row.hyperparameters, *options, "model", "data"]

@@ -10,43 +10,43 @@ from collections.abc import Iterable
 from typing import Any
 
 # Names of fonts that have the signs of many languages, which are looked at first.
-_WIDE = ("cjk", "noto sans", "han", "hei", "song", "ming", "gothic", "unicode", "wqy", "droid")
-_COLOURED = ("emoji", "color", "lastresort")  # matplotlib cannot draw them
+_BROAD_FONTS = ("cjk", "noto sans", "han", "hei", "song", "ming", "gothic", "unicode", "wqy", "droid")
+_COLOUR_FONTS = ("emoji", "color", "lastresort")  # matplotlib cannot draw them
 
 
 def families(texts: Iterable[str]) -> list[str]:
     """The font families for texts: that of the notebook's pictures, and others of the machine for what it lacks."""
     import matplotlib as mpl
 
-    found, missing = list(mpl.rcParams["font.family"]), _missing(texts)
+    names, missing = list(mpl.rcParams["font.family"]), _missing(texts)
     for path, name in _others() if missing else ():
-        had = {sign for sign in missing if ord(sign) in _signs(path)}
-        if had:
-            found.append(name)
-            missing -= had
+        covered = {sign for sign in missing if ord(sign) in _signs(path)}
+        if covered:
+            names.append(name)
+            missing -= covered
         if not missing:
             break
-    return found
+    return names
 
 
-def readable(text: str, known: Iterable[str], stand_in: str) -> str:
+def displayable(text: str, font_names: Iterable[str], stand_in: str) -> str:
     """A text as a picture can show it.
 
     Args:
         text: it.
-        known: families that it is drawn with.
+        font_names: families that it is drawn with.
         stand_in: what is written in its place where these lack a sign of it.
     """
-    others = {name: path for path, name in _others()} if _missing([text]) else {}
+    paths = {name: path for path, name in _others()} if _missing([text]) else {}
     lacking = {
         sign
         for sign in _missing([text])
-        if not any(ord(sign) in _signs(others[name]) for name in known if name in others)
+        if not any(ord(sign) in _signs(paths[name]) for name in font_names if name in paths)
     }
     return stand_in if lacking else text
 
 
-def escaped(text: str) -> str:
+def ascii_text(text: str) -> str:
     """A text in ASCII, its other signs as Python writes them."""
     return text.encode("ascii", "backslashreplace").decode()
 
@@ -73,18 +73,18 @@ def _others() -> list[tuple[str, str]]:
     """Path and family of each font of the machine that may be drawn with, the likeliest first."""
     from matplotlib.font_manager import fontManager
 
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for item in sorted(
         fontManager.ttflist, key=lambda item: (item.style != "normal", item.weight not in (400, "normal"))
     ):
         if not _is_coloured(item):
-            found.setdefault(item.name, item.fname)
-    names = sorted(found, key=lambda name: not any(part in name.lower() for part in _WIDE))
-    return [(found[name], name) for name in names]
+            paths.setdefault(item.name, item.fname)
+    names = sorted(paths, key=lambda name: not any(part in name.lower() for part in _BROAD_FONTS))
+    return [(paths[name], name) for name in names]
 
 
 def _is_coloured(font: Any) -> bool:
-    return any(part in font.name.lower().replace(" ", "") for part in _COLOURED)
+    return any(part in font.name.lower().replace(" ", "") for part in _COLOUR_FONTS)
 
 
 @functools.cache

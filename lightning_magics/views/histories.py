@@ -14,7 +14,7 @@ from ..runs import events, foreign
 from ..runs.folder import RunFolder
 from .curves import Curve
 
-_MOST_FOREIGN = 64_000_000  # bytes of metrics that plain Lightning logged, read for one run
+_MAX_FOREIGN = 64_000_000  # bytes of metrics that plain Lightning logged, read for one run
 
 
 def curves(folder: Path) -> dict[str, Curve]:
@@ -23,7 +23,7 @@ def curves(folder: Path) -> dict[str, Curve]:
     Its points are by epoch; of a metric that has a single one they are by step, as far as those were told.
     """
     path = RunFolder(folder).events_path
-    found: dict[str, Curve] = {}
+    curves: dict[str, Curve] = {}
     with contextlib.suppress(OSError, ValueError, ImportError):
         if not path.exists():
             return _foreign(folder)
@@ -31,20 +31,20 @@ def curves(folder: Path) -> dict[str, Curve]:
             return {}
         for event in _events(path, "Metrics"):
             for name, value in event.values.items():
-                _add(found, name, event.step, value)
-        if few := {name for name, curve in found.items() if len(curve.points(2)) < 2}:
-            found |= _by_step(path, few)
-    return found
+                _add(curves, name, event.step, value)
+        if single := {name for name, curve in curves.items() if len(curve.points(2)) < 2}:
+            curves |= _by_step(path, single)
+    return curves
 
 
 def _by_step(path: Path, names: set[str]) -> dict[str, Curve]:
     """Curves by step, where they are more than a point; Lightning adds ``_step`` to the names that have both."""
-    found: dict[str, Curve] = {}
+    curves: dict[str, Curve] = {}
     for event in _events(path, "Step"):
         for name, value in event.values.items():
             if name.removesuffix("_step") in names:
-                _add(found, name.removesuffix("_step"), event.step, value)
-    return {name: curve for name, curve in found.items() if len(curve.points(2)) > 1}
+                _add(curves, name.removesuffix("_step"), event.step, value)
+    return {name: curve for name, curve in curves.items() if len(curve.points(2)) > 1}
 
 
 def _events(path: Path, kind: str) -> Iterator[events.Metrics | events.Step]:
@@ -60,14 +60,14 @@ def _events(path: Path, kind: str) -> Iterator[events.Metrics | events.Step]:
 
 
 def _foreign(folder: Path) -> dict[str, Curve]:
-    found: dict[str, Curve] = {}
-    if foreign.size_bytes(folder) <= _MOST_FOREIGN:
+    curves: dict[str, Curve] = {}
+    if foreign.size_bytes(folder) <= _MAX_FOREIGN:
         for name, points in foreign.points(folder).items():
             for step, value in points:
-                _add(found, name, step, value)
-    return found
+                _add(curves, name, step, value)
+    return curves
 
 
-def _add(found: dict[str, Curve], name: str, step: float, value: float) -> None:
+def _add(curves: dict[str, Curve], name: str, step: float, value: float) -> None:
     if math.isfinite(value) and math.isfinite(step):
-        found.setdefault(name, Curve()).add(step, value)
+        curves.setdefault(name, Curve()).add(step, value)

@@ -15,22 +15,22 @@ from .. import formats, scores
 from ..formats import one_line
 from ..runs import catalog, folder
 from ..runs.catalog import RunRow
-from ..runs.dataframe import Framed
+from ..runs.dataframe import DataFrameProxy
 from . import charts, histories, report, tables
 from .charts import RUN_COLOURS, Chart
 from .curves import Curve
 from .tables import Column
 
-_MOST_ROWS = 50
-_MOST_METRICS = 4
-_MOST_PARAMETERS = 6
-_MOST_TEXT = 80  # characters of a name or of what it ran on
-_MOST_ERROR = 200
-_MOST_VALUE = 24  # characters of a hyperparameter
+_MAX_ROWS = 50
+_MAX_METRICS = 4
+_MAX_PARAMETERS = 6
+_MAX_TEXT = 80  # characters of a name or of what it ran on
+_MAX_ERROR = 200
+_MAX_VALUE = 24  # characters of a hyperparameter
 _PLOT = (640, 260)  # of the curves, in CSS pixels
 
 
-class Listing(Framed):
+class Listing(DataFrameProxy):
     """Runs as a notebook or a terminal shows them.
 
     Args:
@@ -44,18 +44,18 @@ class Listing(Framed):
     """
 
     def __init__(self, root: str | Path, pattern: str = "", model: str = "", sort: str = "", plot: str = "") -> None:
-        found = catalog.rows(root, pattern, model)
+        rows = catalog.rows(root, pattern, model)
         for option, metric in (("--sort", sort), ("--plot", plot)):
             if metric:
-                catalog.check_metric(found, option, metric)
-        super().__init__(catalog.by_metric(found, sort) if sort else found)
-        self._where = folder.shown(Path(root).expanduser())
+                catalog.check_metric(rows, option, metric)
+        super().__init__(catalog.by_metric(rows, sort) if sort else rows)
+        self._where = folder.display_path(Path(root).expanduser())
         self._chosen = " ".join(filter(None, [pattern, model]))
         self._sort = sort
         self._plot = plot
         first = filter(None, [sort, plot])
-        self._metrics = list(dict.fromkeys([*first, *catalog.metric_names(found)]))
-        self._parameters = catalog.differing(found)
+        self._metrics = list(dict.fromkeys([*first, *catalog.metric_names(rows)]))
+        self._parameters = catalog.differing_hyperparameters(rows)
         self._curves = _curves(self.rows, plot) if plot else {}
 
     def __repr__(self) -> str:
@@ -75,7 +75,7 @@ class Listing(Framed):
             return headline
         image = report.html_picture(lambda: charts.picture(self._charts()), f"curves of {self._plot}")
         table, problems = tables.html(self._columns()), report.html_lines(self._problems())
-        below = problems + tables.small(self._remarks())
+        below = problems + tables.small_html(self._remarks())
         return f'<div style="margin:2px 0 6px">{headline}{image}{table}{below}</div>'
 
     def _headline(self) -> str:
@@ -94,24 +94,24 @@ class Listing(Framed):
 
     def _remarks(self) -> list[str]:
         """What is left out, and where it is."""
-        found, fewer = [], "%lightning_runs PATTERN lists fewer"
-        if (more := len(self.rows) - _MOST_ROWS) > 0:
-            found.append(f"… {formats.plural(more, 'more run' if self._sort else 'older run')}; {fewer}")
+        remarks, hint = [], "%lightning_runs PATTERN lists fewer"
+        if (more := len(self.rows) - _MAX_ROWS) > 0:
+            remarks.append(f"… {formats.plural(more, 'more run' if self._sort else 'older run')}; {hint}")
         if self._plot and (more := sum(self._plot in row.best for row in self.rows) - len(self._curves)):
-            found.append(f"… {formats.plural(more, 'more curve')} not drawn; {fewer}")
-        unseen = [
+            remarks.append(f"… {formats.plural(more, 'more curve')} not drawn; {hint}")
+        hidden = [
             formats.plural(more, noun)
             for noun, more in (
-                ("hyperparameter", len(self._parameters) - _MOST_PARAMETERS),
-                ("metric", len(self._metrics) - _MOST_METRICS),
+                ("hyperparameter", len(self._parameters) - _MAX_PARAMETERS),
+                ("metric", len(self._metrics) - _MAX_METRICS),
             )
             if more > 0
         ]
-        if unseen:
-            found.append(f"… {' and '.join(unseen)} more: the DataFrame, .df, has all")
+        if hidden:
+            remarks.append(f"… {' and '.join(hidden)} more: the DataFrame, .df, has all")
         if more := sum(row.unread for row in self.rows):
-            found.append(f"… the metrics of {formats.plural(more, 'run')} of plain Lightning are not read; {fewer}")
-        return found
+            remarks.append(f"… the metrics of {formats.plural(more, 'run')} of plain Lightning are not read; {hint}")
+        return remarks
 
     def _charts(self) -> list[Chart]:
         """The curves of the metric that was asked for, if there are any."""
@@ -120,42 +120,42 @@ class Listing(Framed):
 
     def _columns(self) -> list[Column]:
         """The table; columns that nothing stands in are left out."""
-        shown = self.rows[:_MOST_ROWS]
+        shown = self.rows[:_MAX_ROWS]
         colours = {place: RUN_COLOURS[number] for number, place in enumerate(self._curves)}
-        names = [formats.clip(row.run, _MOST_TEXT) for row in shown]
+        names = [formats.clip(row.run, _MAX_TEXT) for row in shown]
         marked = [
             tables.swatch(colours[place]) + escape(name) if place in colours else escape(name)
             for place, name in enumerate(names)
         ]
-        found = [
-            Column("run", names, left=True, html=marked),
-            Column("status", list(map(status_text, shown)), left=True, html=list(map(_html_status, shown))),
-            Column("started", [formats.moment(row.started) if row.started else "" for row in shown], left=True),
+        columns = [
+            Column("run", names, left_aligned=True, html=marked),
+            Column("status", list(map(status_text, shown)), left_aligned=True, html=list(map(_html_status, shown))),
+            Column("started", [formats.moment(row.started) if row.started else "" for row in shown], left_aligned=True),
             Column("took", ["" if row.took_s is None else formats.duration(row.took_s) for row in shown]),
             Column("epochs", [str(row.epochs) if row.epochs else "" for row in shown]),
-            *(_parameter(name, shown) for name in self._parameters[:_MOST_PARAMETERS]),
-            *(self._metric(name, shown) for name in self._metrics[:_MOST_METRICS]),
-            Column("ran on", list(map(ran_on, shown)), left=True),
+            *(_parameter(name, shown) for name in self._parameters[:_MAX_PARAMETERS]),
+            *(self._metric(name, shown) for name in self._metrics[:_MAX_METRICS]),
+            Column("ran on", list(map(ran_on, shown)), left_aligned=True),
         ]
-        return [column for column in found if any(column.cells)]
+        return [column for column in columns if any(column.cells)]
 
     def _problems(self) -> list[str]:
         """Why runs that are shown failed, or what is wrong with their folders; in lines, for a column would be wide."""
-        found = [(row, _problem(row)) for row in self.rows[:_MOST_ROWS]]
-        return [f"{status_text(row)[0]} {row.run}: {formats.clip(text, _MOST_ERROR)}" for row, text in found if text]
+        problems = [(row, _problem(row)) for row in self.rows[:_MAX_ROWS]]
+        return [f"{status_text(row)[0]} {row.run}: {formats.clip(text, _MAX_ERROR)}" for row, text in problems if text]
 
     def _metric(self, name: str, shown: list[RunRow]) -> Column:
         """A metric at its best; of the one that is sorted by, the best of all is marked."""
         cells = formats.column([row.best.get(name) for row in shown])
         if name == self._sort and cells[0]:
-            cells = tables.starred(cells, {0})
-        return Column(formats.clip(name, _MOST_VALUE), cells)
+            cells = tables.mark_best(cells, {0})
+        return Column(formats.clip(name, _MAX_VALUE), cells)
 
 
-def _curves(found: list[RunRow], metric: str) -> dict[int, Curve]:
+def _curves(rows: list[RunRow], metric: str) -> dict[int, Curve]:
     """The curves of the first runs that have one, by the run's place."""
     curves: dict[int, Curve] = {}
-    for place, row in enumerate(found):
+    for place, row in enumerate(rows):
         if metric in row.best or row.unread:
             curve = histories.curves(row.path).get(metric)
             if curve is not None and len(curve.points(2)) > 1:
@@ -179,8 +179,8 @@ def _html_status(row: RunRow) -> str:
 def ran_on(row: RunRow) -> str:
     """Return the devices of a run, and its precision."""
     record = row.record
-    found = [record.devices, record.precision] if record else [] if row.problem else ["plain Lightning"]
-    return formats.clip(" · ".join(filter(None, found)), _MOST_TEXT)
+    facts = [record.devices, record.precision] if record else [] if row.problem else ["plain Lightning"]
+    return formats.clip(" · ".join(filter(None, facts)), _MAX_TEXT)
 
 
 def _problem(row: RunRow) -> str:
@@ -193,12 +193,12 @@ def _problem(row: RunRow) -> str:
 
 def _parameter(name: str, shown: list[RunRow]) -> Column:
     values = [row.hyperparameters.get(name) for row in shown]
-    numbers = all(isinstance(value, int | float | None) and not isinstance(value, bool) for value in values)
+    is_numeric = all(isinstance(value, int | float | None) and not isinstance(value, bool) for value in values)
     cells = [
-        formats.clip(value_text(value), _MOST_VALUE) if name in row.hyperparameters else ""
+        formats.clip(value_text(value), _MAX_VALUE) if name in row.hyperparameters else ""
         for row, value in zip(shown, values, strict=True)
     ]
-    return Column(formats.clip(name, _MOST_VALUE), cells, left=not numbers)
+    return Column(formats.clip(name, _MAX_VALUE), cells, left_aligned=not is_numeric)
 
 
 def value_text(value: Any) -> str:

@@ -10,8 +10,8 @@ from collections import deque
 
 from .. import formats
 
-_MOST_LINES = 20  # of all ranks together
-_MOST_LENGTH = 200  # characters of a line that is kept
+_MAX_LINES = 20  # of all ranks together
+_MAX_LENGTH = 200  # characters of a line that is kept
 _BURST = 50
 _PER_S = 5.0
 
@@ -42,34 +42,34 @@ class Prints:
     """
 
     def __init__(self) -> None:
-        self._last: dict[int, deque[str]] = {}
+        self._last_lines: dict[int, deque[str]] = {}
         self._counts: dict[int, int] = {}
 
     def add(self, rank: int, text: str) -> None:
         """Add lines of a rank."""
-        kept = self._last.setdefault(rank, deque(maxlen=_MOST_LINES))
-        found = lines(text)
-        kept.extend(formats.clip(line, _MOST_LENGTH) for line in found[-_MOST_LINES:])
-        self._counts[rank] = self._counts.get(rank, 0) + len(found)
+        last_lines = self._last_lines.setdefault(rank, deque(maxlen=_MAX_LINES))
+        new_lines = lines(text)
+        last_lines.extend(formats.clip(line, _MAX_LENGTH) for line in new_lines[-_MAX_LINES:])
+        self._counts[rank] = self._counts.get(rank, 0) + len(new_lines)
 
     def last(self) -> list[tuple[int, str]]:
         """Return the last lines, each with its rank, by rank: at most 20, shared fairly between the ranks."""
         return [(rank, line) for rank, share in self._shares().items() if share for line in self._tail(rank, share)]
 
-    def left_out(self) -> dict[int, int]:
+    def omitted(self) -> dict[int, int]:
         """Return how many lines of each rank came before the last ones; without the ranks that have none."""
         before = {rank: self._counts[rank] - share for rank, share in self._shares().items()}
         return {rank: count for rank, count in before.items() if count}
 
     def _tail(self, rank: int, share: int) -> list[str]:
-        return list(self._last[rank])[-share:]
+        return list(self._last_lines[rank])[-share:]
 
     def _shares(self) -> dict[int, int]:
         """Rank to the number of its lines that have room; what a rank does not need goes to the others."""
-        room, shares = _MOST_LINES, {}
-        ranks = sorted(self._last, key=lambda rank: (len(self._last[rank]), -rank))
+        room, shares = _MAX_LINES, {}
+        ranks = sorted(self._last_lines, key=lambda rank: (len(self._last_lines[rank]), -rank))
         for place, rank in enumerate(ranks):
-            shares[rank] = min(len(self._last[rank]), room // (len(ranks) - place))
+            shares[rank] = min(len(self._last_lines[rank]), room // (len(ranks) - place))
             room -= shares[rank]
         return dict(sorted(shares.items()))
 
@@ -81,11 +81,11 @@ class Allowance:
         ranks: number of ranks that share the lines of a second.
 
     Attributes:
-        left_out: rank to the number of its lines that were refused.
+        omitted: rank to the number of its lines that were refused.
     """
 
     def __init__(self, ranks: int = 1) -> None:
-        self.left_out: dict[int, int] = {}
+        self.omitted: dict[int, int] = {}
         self._per_s = _PER_S / max(1, ranks)
         self._room: dict[int, tuple[float, float]] = {}
 
@@ -96,5 +96,5 @@ class Allowance:
         allowed = room >= 1
         self._room[rank] = (room - allowed, now_s)
         if not allowed:
-            self.left_out[rank] = self.left_out.get(rank, 0) + 1
+            self.omitted[rank] = self.omitted.get(rank, 0) + 1
         return allowed

@@ -16,15 +16,16 @@ from ..formats import one_line
 from ..runs import folder
 from ..runs.events import Judged, Status
 from . import charts, classification
+from .classification import TableCells
 from .state import RunState
 
-_MOST_ROWS = 20
+_MAX_ROWS = 20
 _FIRST_ROWS = 3
-_MOST_COLUMNS = 16
-_MOST_NAME = 32
-_MOST_TEXT = 300  # characters of a notice or a path
-_MOST_PRINTED = 5000  # bytes of html that all printed lines take
-_MOST_ERROR = 600
+_MAX_COLUMNS = 16
+_MAX_NAME = 32
+_MAX_TEXT = 300  # characters of a notice or a path
+_MAX_PRINTED = 5000  # bytes of html that all printed lines take
+_MAX_ERROR = 600
 
 MUTED = "opacity:.65"
 SIGNS = {
@@ -52,8 +53,6 @@ _CODE_COLOURS = {
     "Comment": "var(--jp-mirror-editor-comment-color,#7a8a8a)",
     "Operator": "var(--jp-mirror-editor-operator-color,#a05cc0)",
 }
-
-Table = tuple[list[str], list[list[str]]]
 
 
 def mimebundle(state: RunState) -> dict[str, str]:
@@ -84,7 +83,7 @@ def header(state: RunState) -> tuple[str, str]:
         processes = formats.plural(state.launched.processes, "process")
         facts.append(f"starting {processes} …" if state.starting and state.queued is None else processes)
     if started and started.monitors:
-        facts.append(f"monitors {', '.join(_directed(state, name) for name in started.monitors)}")
+        facts.append(f"monitors {', '.join(_metric_direction(state, name) for name in started.monitors)}")
     if started and started.parameters is not None:
         frozen = started.trainable_parameters is not None and started.trainable_parameters != started.parameters
         trainable = f" ({formats.count(started.trainable_parameters or 0)} trainable)" if frozen else ""
@@ -92,10 +91,10 @@ def header(state: RunState) -> tuple[str, str]:
     return formats.clip(model, 80), " · ".join(formats.clip(fact, 80) for fact in facts if fact)
 
 
-def _directed(state: RunState, metric: str) -> str:
+def _metric_direction(state: RunState, metric: str) -> str:
     """A metric that decides something, and which way once that is decided."""
     mode = state.directions.get(metric)
-    return f"{formats.clip(metric, _MOST_NAME)} ({scores.WORDS[mode]})" if mode else formats.clip(metric, _MOST_NAME)
+    return f"{formats.clip(metric, _MAX_NAME)} ({scores.WORDS[mode]})" if mode else formats.clip(metric, _MAX_NAME)
 
 
 def summary(state: RunState) -> str:
@@ -107,13 +106,13 @@ def summary(state: RunState) -> str:
     if ended.status == "failed":
         where = f" in epoch {state.train.epoch + 1}" if fit and state.train else ""
         error = one_line(ended.error or ended.reason or "no error was recorded")
-        return f"{verb}failed{where}: {formats.clip(error, _MOST_ERROR)}"
+        return f"{verb}failed{where}: {formats.clip(error, _MAX_ERROR)}"
     if ended.status == "interrupted" and state.launched and not state.started:
-        return f"{verb}interrupted before it began{_because(ended.reason)}"
+        return f"{verb}interrupted before it began{_reason_suffix(ended.reason)}"
     if ended.status == "interrupted" and fit:
         where = f" in epoch {state.train.epoch + 1}" if state.train else ""
         how = one_line(ended.error) or "weights kept"
-        return f"interrupted{where}, after {formats.plural(ended.steps, 'step')}; {how}{_because(ended.reason)}"
+        return f"interrupted{where}, after {formats.plural(ended.steps, 'step')}; {how}{_reason_suffix(ended.reason)}"
     batches = state.step.batch if state.step else 0
     done = (
         f"{formats.plural(ended.epochs, 'epoch')}, {formats.plural(ended.steps, 'step')}"
@@ -121,7 +120,7 @@ def summary(state: RunState) -> str:
         else formats.plural(batches, "batch") + (" in rank 0" if state.several_ranks else "")
     )
     how = "interrupted after" if ended.status == "interrupted" else "completed:"
-    return f"{verb}{how} {done} in {formats.duration(ended.elapsed_s)}{_because(ended.reason)}"
+    return f"{verb}{how} {done} in {formats.duration(ended.elapsed_s)}{_reason_suffix(ended.reason)}"
 
 
 def waiting(state: RunState) -> str:
@@ -134,11 +133,11 @@ def waiting(state: RunState) -> str:
     return f"in the queue{place}: {one_line(queued.reason)}{start}"
 
 
-def _because(reason: str) -> str:
-    return f" · {formats.clip(one_line(reason), _MOST_TEXT)}" if reason else ""
+def _reason_suffix(reason: str) -> str:
+    return f" · {formats.clip(one_line(reason), _MAX_TEXT)}" if reason else ""
 
 
-def table(state: RunState) -> Table | None:
+def table(state: RunState) -> TableCells | None:
     """Return the table's header and cells: metrics by epoch, or a row for each dataloader. None if there is none.
 
     Of many epochs the first, the best and the last are kept, with "…" for what lies between.
@@ -147,44 +146,44 @@ def table(state: RunState) -> Table | None:
         return _results_table(state.results)
     if not state.rows:
         return None
-    best, names = state.best_metric, _shown(state.metrics)
+    best, names = state.best_metric, _shown_metrics(state.metrics)
     best_row = state.best(best) if best else None
     rows = list(state.rows.values())
-    kept = rows
-    if len(rows) > _MOST_ROWS:
-        kept = [*rows[:_FIRST_ROWS], *rows[_FIRST_ROWS - _MOST_ROWS + 1 :]]
-        if best_row and best_row not in kept:
-            kept.insert(_FIRST_ROWS, best_row)
-    columns = [formats.column([row.values.get(name) for row in kept]) for name in names]
+    shown_rows = rows
+    if len(rows) > _MAX_ROWS:
+        shown_rows = [*rows[:_FIRST_ROWS], *rows[_FIRST_ROWS - _MAX_ROWS + 1 :]]
+        if best_row and best_row not in shown_rows:
+            shown_rows.insert(_FIRST_ROWS, best_row)
+    columns = [formats.column([row.values.get(name) for row in shown_rows]) for name in names]
     if best in names and best_row:
-        marked = columns[names.index(best)]
+        best_cells = columns[names.index(best)]
         columns[names.index(best)] = [
-            cell + (" ★" if row is best_row else "  ") for row, cell in zip(kept, marked, strict=True)
+            cell + (" ★" if row is best_row else "  ") for row, cell in zip(shown_rows, best_cells, strict=True)
         ]
     cells: list[list[str]] = []
-    for place, row in enumerate(kept):
-        if place and row.epoch > kept[place - 1].epoch + 1 and len(rows) > len(kept):
+    for place, row in enumerate(shown_rows):
+        if place and row.epoch > shown_rows[place - 1].epoch + 1 and len(rows) > len(shown_rows):
             cells.append(["…"] + [""] * (len(names) + 1))
         cells.append([str(row.epoch + 1), *(column[place] for column in columns), formats.duration(row.time_s)])
-    return ["epoch", *(formats.clip(name, _MOST_NAME) for name in names), "time"], cells
+    return ["epoch", *(formats.clip(name, _MAX_NAME) for name in names), "time"], cells
 
 
-def _shown(metrics: list[str]) -> list[str]:
+def _shown_metrics(metrics: list[str]) -> list[str]:
     """The metrics that have room in the table: those of training give way first."""
-    first = sorted(metrics, key=lambda name: scores.stage_of(name)[1] == "train")[:_MOST_COLUMNS]
+    first = sorted(metrics, key=lambda name: scores.stage_of(name)[1] == "train")[:_MAX_COLUMNS]
     return [name for name in metrics if name in first]
 
 
-def _results_table(results: list[dict[str, float]]) -> Table:
+def _results_table(results: list[dict[str, float]]) -> TableCells:
     """A row for each dataloader; Lightning's suffix of the name is told by the row."""
     shown = [{name.partition("/dataloader_idx_")[0]: value for name, value in row.items()} for row in results]
-    names = list(dict.fromkeys(name for row in shown for name in row))[:_MOST_COLUMNS]
-    columns = [formats.column([row.get(name) for row in shown[:_MOST_ROWS]]) for name in names]
-    rows = [[column[place] for column in columns] for place in range(len(shown[:_MOST_ROWS]))]
-    labels = [formats.clip(name, _MOST_NAME) for name in names]
+    names = list(dict.fromkeys(name for row in shown for name in row))[:_MAX_COLUMNS]
+    columns = [formats.column([row.get(name) for row in shown[:_MAX_ROWS]]) for name in names]
+    rows = [[column[place] for column in columns] for place in range(len(shown[:_MAX_ROWS]))]
+    labels = [formats.clip(name, _MAX_NAME) for name in names]
     if len(shown) > 1:
         labels, rows = ["dataloader", *labels], [[str(place), *row] for place, row in enumerate(rows)]
-    if len(shown) > _MOST_ROWS:
+    if len(shown) > _MAX_ROWS:
         rows.append(["…"] + [""] * (len(labels) - 1))
     return labels, rows
 
@@ -192,64 +191,64 @@ def _results_table(results: list[dict[str, float]]) -> Table:
 def notices(state: RunState) -> list[str]:
     """Return the notices, warnings with a sign before them."""
     signs = {"warning": "⚠ ", "loss": "⚠ ", "info": ""}
-    return [signs[notice.level] + formats.clip(one_line(notice.text), _MOST_TEXT) for notice in state.notices]
+    return [signs[notice.level] + formats.clip(one_line(notice.text), _MAX_TEXT) for notice in state.notices]
 
 
 def remarks(state: RunState) -> list[str]:
     """Return the notices, and what was left out to keep the report small."""
-    return [*notices(state), *_left_out(state)]
+    return [*notices(state), *_omissions(state)]
 
 
-def _left_out(state: RunState) -> list[str]:
-    found = []
-    if state.notices_left_out:
-        found.append(f"{formats.plural(state.notices_left_out, 'more notice')} in the run's log")
-    if len(state.metrics) > _MOST_COLUMNS:
-        found.append(f"{len(state.metrics) - _MOST_COLUMNS} of {len(state.metrics)} metrics are not shown here")
-    if left_out := charts.left_out(state):
-        found.append(f"{formats.plural(left_out, 'more curve')} not drawn here")
-    return found
+def _omissions(state: RunState) -> list[str]:
+    omissions = []
+    if state.omitted_notices:
+        omissions.append(f"{formats.plural(state.omitted_notices, 'more notice')} in the run's log")
+    if len(state.metrics) > _MAX_COLUMNS:
+        omissions.append(f"{len(state.metrics) - _MAX_COLUMNS} of {len(state.metrics)} metrics are not shown here")
+    if undrawn := charts.undrawn_count(state):
+        omissions.append(f"{formats.plural(undrawn, 'more curve')} not drawn here")
+    return omissions
 
 
-def tag(state: RunState, rank: int) -> str:
+def rank_prefix(state: RunState, rank: int) -> str:
     """Return what stands before a line that a rank printed: ``rank 1 │ ``, or nothing where there is one rank."""
     if not state.several_ranks or state.launched is None:
         return ""
     return f"rank {rank:>{len(str(state.launched.processes - 1))}} │ "
 
 
-def whole_log(ranks: Collection[int]) -> str:
+def log_call(ranks: Collection[int]) -> str:
     """Return the call that gives all that these ranks printed."""
     return f"run.logs({next(iter(ranks))})" if len(ranks) == 1 else "run.logs(rank)"
 
 
 def _prints(state: RunState) -> tuple[str, list[str]]:
     """How many printed lines are not kept, if any, and the last ones by rank, cut off where they are too long."""
-    before = state.prints.left_out()
-    note = f"… {formats.plural(sum(before.values()), 'line')} before: {whole_log(before)}" if before else ""
-    lines = [f"{tag(state, rank)}{line}".rstrip() for rank, line in state.prints.last()]
+    omitted = state.prints.omitted()
+    note = f"… {formats.plural(sum(omitted.values()), 'line')} before: {log_call(omitted)}" if omitted else ""
+    lines = [f"{rank_prefix(state, rank)}{line}".rstrip() for rank, line in state.prints.last()]
     for limit in (100, 50, 25):
-        if len(escape("".join(lines), quote=False).encode()) > _MOST_PRINTED:
+        if len(escape("".join(lines), quote=False).encode()) > _MAX_PRINTED:
             lines = [formats.clip(line, limit) for line in lines]
     return note, lines
 
 
 def footer(state: RunState) -> list[str]:
     """Return where the run is, and its best checkpoint, or the last where no metric chooses."""
-    found = [formats.clip(folder.shown(state.log_dir), _MOST_TEXT)] if state.log_dir else []
+    parts = [formats.clip(folder.display_path(state.log_dir), _MAX_TEXT)] if state.log_dir else []
     ended = state.ended
     if ended and ended.best_model_path:
         path = ended.best_model_path
         if state.log_dir and os.path.abspath(path).startswith(os.path.abspath(state.log_dir) + os.sep):
             path = os.path.relpath(path, state.log_dir)
         else:
-            path = folder.shown(path)
+            path = folder.display_path(path)
         score = ""
         if ended.monitor and ended.best_model_score is not None:
             score = f" ({ended.monitor} {formats.number(ended.best_model_score)})"
         kind = "best" if ended.monitor else "last"
-        found.append(f"{kind} checkpoint {formats.clip(path, _MOST_TEXT)}{score}")
-    return found
+        parts.append(f"{kind} checkpoint {formats.clip(path, _MAX_TEXT)}{score}")
+    return parts
 
 
 def best(state: RunState) -> str:
@@ -258,14 +257,14 @@ def best(state: RunState) -> str:
     row = state.best(metric) if metric else None
     if not metric or row is None:
         return ""
-    way = scores.WORDS[scores.better(metric, state.directions)]
+    way = scores.WORDS[scores.mode_of(metric, state.directions)]
     return f"best {metric} {formats.number(row.values[metric])} in epoch {row.epoch + 1} ({way})"
 
 
-def line(state: RunState) -> str:
+def summary_line(state: RunState) -> str:
     """Return the run in one line, and what was lost of it in another."""
-    lost = [formats.clip(one_line(notice.text), _MOST_TEXT) for notice in state.notices if notice.level == "loss"]
-    return "\n".join([" · ".join(filter(None, [state.run, summary(state), best(state)])), *lost])
+    losses = [formats.clip(one_line(notice.text), _MAX_TEXT) for notice in state.notices if notice.level == "loss"]
+    return "\n".join([" · ".join(filter(None, [state.run, summary(state), best(state)])), *losses])
 
 
 def position(state: RunState) -> str:
@@ -291,18 +290,18 @@ def step_label(state: RunState) -> str:
 
 def step_facts(state: RunState) -> list[str]:
     """Return the speed, the time left and the memory, each empty where it is not known."""
-    speed, left = state.steps_per_s, state.left_s
+    speed, left_s = state.steps_per_s, state.left_s
     memory = state.step.memory_bytes if state.step else None
     return [
         f"{formats.speed(speed)} steps/s" if speed else "",
-        "" if left is None else f"{formats.remaining(left)} left",
+        "" if left_s is None else f"{formats.remaining(left_s)} left",
         formats.size(memory) if memory else "",
     ]
 
 
-def ending(state: RunState) -> list[str]:
+def ending_lines(state: RunState) -> list[str]:
     """Return what to say at the end where the table and the notices were shown before."""
-    return [summary(state), *filter(None, [best(state)]), *_left_out(state), *footer(state)]
+    return [summary(state), *filter(None, [best(state)]), *_omissions(state), *footer(state)]
 
 
 # --- text
@@ -316,10 +315,12 @@ def text(state: RunState, width: int | None = None) -> str:
         lines.append(summary(state))
     if state.queued is not None and state.ended is None:
         lines.append(waiting(state))
-    if found := table(state):
-        lines += ["", text_table(found, width), ""]
+    if cells := table(state):
+        lines += ["", text_table(cells, width), ""]
     if state.judged is not None:
-        lines += [text_table(found, width, classification.LEFT) + "\n" for found in _judged_tables(state.judged)]
+        lines += [
+            text_table(cells, width, classification.TEXT_COLUMNS) + "\n" for cells in _judged_tables(state.judged)
+        ]
     lines += remarks(state)
     note, printed = _prints(state)
     if printed:
@@ -328,27 +329,28 @@ def text(state: RunState, width: int | None = None) -> str:
     return "\n".join(lines).strip()
 
 
-def text_table(found: Table, width: int | None = None, left: Collection[str] = ()) -> str:
+def text_table(table: TableCells, width: int | None = None, left_aligned: Collection[str] = ()) -> str:
     """Return a table as text, in as many parts as the width asks for.
 
-    Columns are aligned to the right, those whose labels are in `left` to the left.
+    Columns are aligned to the right, those whose labels are in `left_aligned` to the left.
     """
-    labels, rows = found
+    labels, rows = table
     columns = [[label, *(row[place] for row in rows)] for place, label in enumerate(labels)]
     widths = [max(map(len, column)) for column in columns]
     padded = [
-        [cell.ljust(wide) if label in left else cell.rjust(wide) for cell in column]
+        [cell.ljust(wide) if label in left_aligned else cell.rjust(wide) for cell in column]
         for label, column, wide in zip(labels, columns, widths, strict=True)
     ]
-    parts, part = [], [0]
+    groups, group = [], [0]
     for place in range(1, len(columns)):
-        if width and len(part) > 1 and sum(widths[i] + 2 for i in [*part, place]) - 2 > width:
-            parts.append(part)
-            part = [0]
-        part.append(place)
-    parts.append(part)
+        if width and len(group) > 1 and sum(widths[i] + 2 for i in [*group, place]) - 2 > width:
+            groups.append(group)
+            group = [0]
+        group.append(place)
+    groups.append(group)
     return "\n\n".join(
-        "\n".join("  ".join(padded[i][line] for i in part).rstrip() for line in range(len(rows) + 1)) for part in parts
+        "\n".join("  ".join(padded[i][line] for i in group).rstrip() for line in range(len(rows) + 1))
+        for group in groups
     )
 
 
@@ -361,8 +363,8 @@ def html(state: RunState) -> str:
     parts.append(f'<div style="{_SIDE_BY_SIDE}">{html_table(state)}{_html_image(state)}</div>')
     parts.append(_html_judged(state))
     parts += [html_remarks(state), _html_prints(state)]
-    if found := [*filter(None, [best(state)]), *footer(state)]:
-        parts.append(f'<div style="{MUTED};font-size:.9em">{" · ".join(map(escape, found))}</div>')
+    if facts := [*filter(None, [best(state)]), *footer(state)]:
+        parts.append(f'<div style="{MUTED};font-size:.9em">{" · ".join(map(escape, facts))}</div>')
     return f'<div style="margin:2px 0 6px">{"".join(parts)}</div>'
 
 
@@ -388,24 +390,24 @@ def html_sign(status: Status) -> str:
 
 def html_table(state: RunState) -> str:
     """Return the table, or nothing."""
-    found = table(state)
-    if found is None:
+    metrics_table = table(state)
+    if metrics_table is None:
         return ""
-    labels, best = found[0], state.best_metric
-    starred = labels.index(best) if best in labels and not state.results else -1
-    return html_cells(found, starred)
+    labels, best_name = metrics_table[0], state.best_metric
+    starred = labels.index(best_name) if best_name in labels and not state.results else -1
+    return html_cells(metrics_table, starred)
 
 
-def html_cells(found: Table, starred: int = -1, left: Collection[str] = ()) -> str:
+def html_cells(table: TableCells, starred: int = -1, left_aligned: Collection[str] = ()) -> str:
     """Return a table: a column with stars, if there is one, and those of words, which begin at the left."""
-    labels, rows = found
-    words = [label in left for label in labels]
+    labels, rows = table
+    are_left = [label in left_aligned for label in labels]
     head = "".join(
-        f'<th style="text-align:{_SIDES[word]};padding:2px 10px">{escape(label)}</th>'
-        for label, word in zip(labels, words, strict=True)
+        f'<th style="text-align:{_SIDES[is_left]};padding:2px 10px">{escape(label)}</th>'
+        for label, is_left in zip(labels, are_left, strict=True)
     )
     body = "".join(
-        f"<tr>{''.join(_html_cell(cell, place == starred, words[place]) for place, cell in enumerate(row))}</tr>"
+        f"<tr>{''.join(_html_cell(cell, place == starred, are_left[place]) for place, cell in enumerate(row))}</tr>"
         for row in rows
     )
     return (
@@ -415,7 +417,7 @@ def html_cells(found: Table, starred: int = -1, left: Collection[str] = ()) -> s
     )
 
 
-def _judged_tables(judged: Judged) -> list[Table]:
+def _judged_tables(judged: Judged) -> list[TableCells]:
     mistakes = classification.mistake_table(judged)
     return [classification.class_table(judged), *([mistakes] if mistakes else [])]
 
@@ -424,12 +426,14 @@ def _html_judged(state: RunState) -> str:
     """What a test of a classifier found, or nothing."""
     if state.judged is None:
         return ""
-    by_class, *mistakes = (html_cells(found, left=classification.LEFT) for found in _judged_tables(state.judged))
+    by_class, *mistakes = (
+        html_cells(cells, left_aligned=classification.TEXT_COLUMNS) for cells in _judged_tables(state.judged)
+    )
     try:
         image = classification.image(state.judged, state.run)
     except Exception as error:  # as of the curves
         image = f'<div style="{MUTED};font-size:.9em">{escape(_cannot_draw("confusion matrix", error))}</div>'
-    worst = "".join(f'<div style="margin-top:8px">Most confident mistakes</div>{table}' for table in mistakes)
+    worst = "".join(f'<div style="margin-top:8px">Most confident mistakes</div>{rows}' for rows in mistakes)
     return f'<div style="{_SIDE_BY_SIDE};margin-top:8px">{by_class}{image}</div>{worst}'
 
 
@@ -450,12 +454,12 @@ def _html_image(state: RunState) -> str:
 def html_picture(draw: Callable[[], charts.Picture | None], name: str) -> str:
     """Return what is drawn as an image within the html; a line where it cannot be drawn, or nothing."""
     try:
-        found = draw()
+        picture = draw()
     except Exception as error:  # a broken installation of matplotlib fails in its own ways; the table stays
         return f'<div style="{MUTED};font-size:.9em">{escape(_cannot_draw("curves", error))}</div>'
-    if found is None:
+    if picture is None:
         return ""
-    data, width, height = found
+    data, width, height = picture
     source = f"data:image/png;base64,{base64.b64encode(data).decode()}"
     return (
         f'<img alt="{escape(name)}" width="{width}" height="{height}" style="max-width:100%;height:auto" '
@@ -463,8 +467,8 @@ def html_picture(draw: Callable[[], charts.Picture | None], name: str) -> str:
     )
 
 
-def _cannot_draw(what: str, error: Exception) -> str:
-    return f"(The {what} cannot be drawn: {formats.clip(one_line(f'{type(error).__name__}: {error}'), _MOST_TEXT)})"
+def _cannot_draw(subject: str, error: Exception) -> str:
+    return f"(The {subject} cannot be drawn: {formats.clip(one_line(f'{type(error).__name__}: {error}'), _MAX_TEXT)})"
 
 
 def html_remarks(state: RunState) -> str:
@@ -472,9 +476,9 @@ def html_remarks(state: RunState) -> str:
     return html_lines(remarks(state))
 
 
-def html_lines(found: Sequence[str]) -> str:
+def html_lines(texts: Sequence[str]) -> str:
     """Return lines as calm html, or nothing."""
-    lines = "".join(f'<div style="overflow-wrap:anywhere">{escape(line)}</div>' for line in found)
+    lines = "".join(f'<div style="overflow-wrap:anywhere">{escape(line)}</div>' for line in texts)
     return f'<div style="margin:6px 0;font-size:.92em;opacity:.85">{lines}</div>' if lines else ""
 
 
@@ -512,34 +516,34 @@ def html_note(text: str) -> str:
 
 
 def _html_bars(state: RunState) -> str:
-    speed, left, memory = step_facts(state)
+    speed, remaining, memory = step_facts(state)
     step, rows = state.step, []
     if state.started and state.verb == "fit":
-        rows.append(_html_bar(epoch_label(state), state.fraction, left))
-        left = ""
-    part = step.batch / step.batches if step and step.batches else None
-    rows.append(_html_bar(step_label(state), part, " · ".join(filter(None, [speed, left, memory]))))
+        rows.append(_html_bar(epoch_label(state), state.fraction, remaining))
+        remaining = ""
+    fraction = step.batch / step.batches if step and step.batches else None
+    rows.append(_html_bar(step_label(state), fraction, " · ".join(filter(None, [speed, remaining, memory]))))
     grid = "display:grid;grid-template-columns:minmax(11em,max-content) minmax(6em,30em) minmax(13em,1fr);gap:1px 12px"
     return f'<div style="{grid};align-items:center">{"".join(rows)}</div>'
 
 
-def _html_bar(label: str, part: float | None, facts: str) -> str:
-    done = min(max(part or 0.0, 0.0), 1.0) * 100
+def _html_bar(label: str, fraction: float | None, facts: str) -> str:
+    percent = min(max(fraction or 0.0, 0.0), 1.0) * 100
     return (
         f"<div>{escape(label)}</div>"
-        f'<div role="progressbar" aria-label="{escape(label)}" aria-valuenow="{done:.0f}" style="height:6px;'
+        f'<div role="progressbar" aria-label="{escape(label)}" aria-valuenow="{percent:.0f}" style="height:6px;'
         f'border-radius:3px;overflow:hidden;background:{_TRACK}">'
-        f'<div style="height:100%;border-radius:3px;width:{done:.1f}%;background:{_FILL}"></div></div>'
+        f'<div style="height:100%;border-radius:3px;width:{percent:.1f}%;background:{_FILL}"></div></div>'
         f"<div>{escape(facts)}</div>"
     )
 
 
 def html_body(state: RunState) -> str:
     """Return what is below the live header: table, curves, notices and what was printed."""
-    starred = html_note(found) if (found := best(state)) else ""
+    best_note = html_note(best_text) if (best_text := best(state)) else ""
     return (
         f'<div style="{_INK};line-height:1.5"><div class="jp-RenderedHTMLCommon" style="{_SIDE_BY_SIDE};padding:0">'
-        f"{html_table(state)}{charts.svg(state)}</div>{starred}{html_remarks(state)}{_html_prints(state)}</div>"
+        f"{html_table(state)}{charts.svg(state)}</div>{best_note}{html_remarks(state)}{_html_prints(state)}</div>"
     )
 
 

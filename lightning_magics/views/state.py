@@ -28,8 +28,8 @@ from ..runs.events import (
 from .curves import Curve
 from .prints import Prints
 
-_MOST_CURVES = 100  # a model that logs more than this is not read as curves
-_MOST_NOTICES = 20
+_MAX_CURVES = 100  # a model that logs more than this is not read as curves
+_MAX_NOTICES = 20
 _SMOOTHING = 0.3  # weight of the newest interval in the speed
 _INTERVAL_S = 0.2  # intervals shorter than this say little about the speed
 
@@ -53,7 +53,7 @@ class EpochRow:
 
 
 @dataclass(frozen=True)
-class Line:
+class LineKey:
     """Which line of a chart a curve is: the stage it was measured in, and whether by step or by epoch."""
 
     stage: str
@@ -88,7 +88,7 @@ class RunState:
         directions: metric to the way it gets better, as far as that is decided.
         doubles: last values that Lightning has under a second name.
         notices: each text once.
-        notices_left_out: number of notices beyond the most that are kept.
+        omitted_notices: number of notices beyond the most that are kept.
         prints: what ranks printed.
         points: counts what can change the table, the curves and the prints, for whoever draws them.
         log_dir: folder of the run, empty if unknown.
@@ -105,11 +105,11 @@ class RunState:
         self.watched: Watched | None = None
         self.queued: Queued | None = None
         self.rows: dict[int, EpochRow] = {}
-        self.charts: dict[str, dict[Line, Curve]] = {}
+        self.charts: dict[str, dict[LineKey, Curve]] = {}
         self.results: list[dict[str, float]] = []
         self.judged: Judged | None = None
         self.notices: list[Notice] = []
-        self.notices_left_out = 0
+        self.omitted_notices = 0
         self.prints = Prints()
         self.points = 0
         self.directions: dict[str, scores.Mode] = {}
@@ -210,8 +210,8 @@ class RunState:
     def _apply_notice(self, event: Notice) -> None:
         if event.text in self._texts:
             return
-        if len(self.notices) >= _MOST_NOTICES:
-            self.notices_left_out += 1
+        if len(self.notices) >= _MAX_NOTICES:
+            self.omitted_notices += 1
             return
         self._texts.add(event.text)
         self.notices.append(event)
@@ -222,7 +222,7 @@ class RunState:
             return
         key = (name, by_step)
         if key not in self._lines:
-            self._lines[key] = self._new_line(name, by_step) if len(self._lines) < _MOST_CURVES else None
+            self._lines[key] = self._new_line(name, by_step) if len(self._lines) < _MAX_CURVES else None
         line = self._lines[key]
         if line is not None:
             line.add(step, value)
@@ -230,11 +230,11 @@ class RunState:
 
     def _new_line(self, name: str, by_step: bool) -> Curve:
         base, stage = scores.stage_of(name)
-        if not stage and (by_step or Line("train", True) in self.charts.get(base, {})):
+        if not stage and (by_step or LineKey("train", True) in self.charts.get(base, {})):
             stage = "train"  # only training steps send step-level values, so the epoch's is theirs too
-        if Line(stage, by_step) in self.charts.get(base, {}):
+        if LineKey(stage, by_step) in self.charts.get(base, {}):
             base = name  # such as env and env_step, where both are the user's own names
-        return self.charts.setdefault(base, {}).setdefault(Line(stage, by_step), Curve())
+        return self.charts.setdefault(base, {}).setdefault(LineKey(stage, by_step), Curve())
 
     @property
     def run(self) -> str:
@@ -286,9 +286,9 @@ class RunState:
 
     def best(self, metric: str) -> EpochRow | None:
         """Return the row with the best value of a metric; the earlier of equals."""
-        known = [row for row in self.rows.values() if math.isfinite(row.values.get(metric, math.nan))]
-        sign = 1 if scores.better(metric, self.directions) == "min" else -1
-        return min(known, key=lambda row: sign * row.values[metric], default=None)
+        finite_rows = [row for row in self.rows.values() if math.isfinite(row.values.get(metric, math.nan))]
+        sign = 1 if scores.mode_of(metric, self.directions) == "min" else -1
+        return min(finite_rows, key=lambda row: sign * row.values[metric], default=None)
 
     @property
     def steps_per_s(self) -> float | None:
@@ -316,14 +316,14 @@ class RunState:
         if now is None or self.ended:
             return None
         first = self._first
-        begun, done = self._fraction_at(first), self._fraction_at(now)
-        if begun is None or done is None or (now.batches is None and not self._max_steps):
+        begun_fraction, done_fraction = self._fraction_at(first), self._fraction_at(now)
+        if begun_fraction is None or done_fraction is None or (now.batches is None and not self._max_steps):
             first = self._epoch_first
-            begun, done = _part(first), _part(now)
-        if first is None or begun is None or done is None or done <= begun:
+            begun_fraction, done_fraction = _part(first), _part(now)
+        if first is None or begun_fraction is None or done_fraction is None or done_fraction <= begun_fraction:
             return None
-        left = (1 - done) * (now.elapsed_s - first.elapsed_s) / (done - begun)
-        return max(0.0, left - (self.elapsed_s - now.elapsed_s))
+        remaining_s = (1 - done_fraction) * (now.elapsed_s - first.elapsed_s) / (done_fraction - begun_fraction)
+        return max(0.0, remaining_s - (self.elapsed_s - now.elapsed_s))
 
     @property
     def _position(self) -> Step | None:

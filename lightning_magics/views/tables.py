@@ -21,13 +21,13 @@ class Column:
     Attributes:
         label: its header.
         cells: what it says, as text.
-        left: whether it begins at the left, as text does; numbers end at the right.
+        left_aligned: whether it begins at the left, as text does; numbers end at the right.
         html: the cells as html, where they are more than their text; `head` the label likewise.
     """
 
     label: str
     cells: list[str]
-    left: bool = False
+    left_aligned: bool = False
     html: list[str] | None = None
     head: str = ""
 
@@ -35,11 +35,11 @@ class Column:
 def html(columns: Sequence[Column]) -> str:
     """Return the table as html, with inline styles only."""
     head = "".join(_html_cell("th", column, column.head or escape(column.label)) for column in columns)
-    shown = [column.html if column.html is not None else list(map(_html_text, column.cells)) for column in columns]
+    html_cells = [column.html if column.html is not None else list(map(_html_text, column.cells)) for column in columns]
     body = "".join(
         f'<tr style="text-align:right">'
         f"{''.join(_html_cell('td', column, cell) for column, cell in zip(columns, cells, strict=True))}</tr>"
-        for cells in zip(*shown, strict=True)
+        for cells in zip(*html_cells, strict=True)
     )
     return (
         '<div style="overflow-x:auto">'
@@ -51,8 +51,8 @@ def html(columns: Sequence[Column]) -> str:
 def _html_cell(kind: str, column: Column, content: str) -> str:
     """A cell; its look is said in as few bytes as front ends allow, for there are many cells."""
     look = ["padding:2px 8px"]
-    if column.left or kind == "th":
-        look.append(f"text-align:{'left' if column.left else 'right'}")
+    if column.left_aligned or kind == "th":
+        look.append(f"text-align:{'left' if column.left_aligned else 'right'}")
     if " " in content:
         look.append("white-space:nowrap")
     return f'<{kind} style="{";".join(look)}">{content}</{kind}>'
@@ -60,9 +60,12 @@ def _html_cell(kind: str, column: Column, content: str) -> str:
 
 def text(columns: Sequence[Column], width: int) -> str:
     """Return the table as text, in as many parts as the width asks for."""
-    labels, left = [column.label for column in columns], [column.label for column in columns if column.left]
+    labels, left_aligned = (
+        [column.label for column in columns],
+        [column.label for column in columns if column.left_aligned],
+    )
     lines = [list(cells) for cells in zip(*(column.cells for column in columns), strict=True)]
-    return report.text_table((labels, lines), width, left)
+    return report.text_table((labels, lines), width, left_aligned)
 
 
 def swatch(colour: str) -> str:
@@ -70,7 +73,7 @@ def swatch(colour: str) -> str:
     return f'<span style="color:{colour};font-weight:700">━</span> '
 
 
-def starred(cells: Sequence[str], best: Collection[int]) -> list[str]:
+def mark_best(cells: Sequence[str], best: Collection[int]) -> list[str]:
     """Return cells with the best of them marked; all keep room for the star, so that numbers line up."""
     return [cell and cell + (_STAR if place in best else _ROOM) for place, cell in enumerate(cells)]
 
@@ -84,7 +87,7 @@ def _html_text(cell: str) -> str:
     return f"<b>{value}</b>{room.format('&nbsp;★')}" if cell.endswith(_STAR) else value + room.format("")
 
 
-def small(lines: Sequence[str]) -> str:
+def small_html(lines: Sequence[str]) -> str:
     """Return lines as small html below a table."""
     return "".join(
         f'<div style="opacity:.65;font-size:.9em;overflow-wrap:anywhere">{escape(line)}</div>' for line in lines

@@ -18,7 +18,7 @@ from .state import EpochRow, RunState
 
 _NARROWEST = 8  # of a column of numbers
 STOPPING = "stopping after this batch …"
-_MOST_PRINTED = 1000  # characters of a line that a rank printed
+_MAX_PRINTED = 1000  # characters of a line that a rank printed
 
 
 class Terminal:
@@ -69,7 +69,7 @@ class TextView:
         self._streams: tuple[Terminal, Terminal] | None = None
         self._due = 0.0
         self._names: list[str] = []
-        self._told = 0
+        self._shown_notices = 0
         self._stopping = False
         self._waiting: tuple[str, int | None] | None = None
         self._allowance = prints.Allowance()
@@ -106,10 +106,10 @@ class TextView:
     def _say_waiting(self) -> None:
         """Say how the job waits, when that has changed; that it is expected a little later is no change."""
         queued = self.state.queued
-        told = (queued.reason, queued.position) if queued else None
-        if told != self._waiting and queued is not None:
+        waiting = (queued.reason, queued.position) if queued else None
+        if waiting != self._waiting and queued is not None:
             _say(report.waiting(self.state))
-        self._waiting = told
+        self._waiting = waiting
 
     def _open(self) -> None:
         self._say_header()
@@ -158,34 +158,34 @@ class TextView:
         return "  ".join([epoch.rjust(5), *middle, time.rjust(_NARROWEST)])
 
     def _print_notices(self) -> None:
-        for remark in report.notices(self.state)[self._told :]:
+        for remark in report.notices(self.state)[self._shown_notices :]:
             _say(textwrap.fill(remark, _width(), subsequent_indent="  "))
-        self._told = len(self.state.notices)
+        self._shown_notices = len(self.state.notices)
 
     def _print_lines(self, event: Printed) -> None:
         """Print what a rank printed, as far as that does not flood the terminal."""
         now_s = time.perf_counter()
         shown = [line for line in prints.lines(event.text) if self._allowance.take(event.rank, now_s)]
         if shown:
-            tag = report.tag(self.state, event.rank)
-            _say("\n".join(tag + formats.clip(line, _MOST_PRINTED) for line in shown))
+            tag = report.rank_prefix(self.state, event.rank)
+            _say("\n".join(tag + formats.clip(line, _MAX_PRINTED) for line in shown))
 
     def close(self) -> None:
         """Remove the bar, restore the streams, and print how the run ended."""
         if self._closed or not self.state.run:
             return
         self._closed = True
-        self._give_back()
+        self._restore_streams()
         self.state.end()
-        if self.state.results and (found := report.table(self.state)):
-            _say(report.text_table(found, _width()))
-        if left_out := self._allowance.left_out:
-            lines = formats.plural(sum(left_out.values()), "printed line")
-            _say(f"… {lines} not shown here: {report.whole_log(left_out)}")
-        for line in report.ending(self.state):
+        if self.state.results and (table := report.table(self.state)):
+            _say(report.text_table(table, _width()))
+        if omitted := self._allowance.omitted:
+            lines = formats.plural(sum(omitted.values()), "printed line")
+            _say(f"… {lines} not shown here: {report.log_call(omitted)}")
+        for line in report.ending_lines(self.state):
             _say(line)
 
-    def _give_back(self) -> None:
+    def _restore_streams(self) -> None:
         """Take the bar away, and put the streams back where they are still ours."""
         if self._streams is None:
             return

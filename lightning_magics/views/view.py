@@ -189,12 +189,12 @@ class LiveView:
         self._button = button = ipywidgets.Button(
             description="Stop", tooltip="stop after the current batch", layout=own
         )
-        button.on_click(self._stop_asked)
+        button.on_click(self._on_stop_click)
         row = ipywidgets.HBox([self._status, button], layout=layout)
         self._widgets = [row, button, *self._widgets, button.layout, button.style]
         return row
 
-    def _stop_asked(self, button: Any) -> None:
+    def _on_stop_click(self, button: Any) -> None:
         """Hand on that Stop was pressed, and show it."""
         with self._drawing:
             if self._closed or self._on_stop is None:
@@ -308,7 +308,7 @@ class LineView(QuietView):
     """One line at the end: for ``--quiet``."""
 
     def _show(self) -> None:
-        print(report.line(self.state))  # noqa: T201
+        print(report.summary_line(self.state))  # noqa: T201
 
 
 class HiddenView(QuietView):

@@ -110,7 +110,7 @@ def test_labels_are_left_out_of_what_is_predicted(shell, ns, labels):
 
 def test_other_runs_are_searched_once_for_each_state_of_the_weights(shell, ns, monkeypatch):
     found = []
-    monkeypatch.setattr(origins, "find", lambda *asked: found.append(asked))
+    monkeypatch.setattr(origins, "find_origin", lambda *asked: found.append(asked))
     run(shell, "net = Net()")
     for _ in range(3):
         run(shell, "%lightning_predict net turned[['left','right']] --quiet")
@@ -126,7 +126,7 @@ def test_other_runs_are_searched_once_for_each_state_of_the_weights(shell, ns, m
 def test_a_checkpoint_outside_of_its_run_is_read_once_for_what_it_holds(shell, ns, monkeypatch):
     read, load = [], torch.load
     run(shell, "import shutil\nshutil.copy(table.best_model_path, 'kept.ckpt')")
-    monkeypatch.setattr(origins, "read", lambda path, trusted: read.append(path) or load(path))
+    monkeypatch.setattr(origins, "read_checkpoint", lambda path, trusted: read.append(path) or load(path))
     run(shell, "found = %lightning_test Net turned --ckpt_path kept.ckpt --quiet")
     assert ns["found"].results[0]["test_accuracy"] == pytest.approx(accuracy(ns, ns["table"].model))
     assert len(read) == 1

@@ -25,12 +25,12 @@ def printed(follower: Follower, last: bool = False) -> list[tuple[int, str]]:
 
 def test_what_the_user_prints_is_told_whatever_it_begins_with(folder):
     follower = Follower(folder)
-    write(folder, "# Results\n" + runs.marked("Lightning said\nsomething\n") + "1. a\n\n")
+    write(folder, "# Results\n" + runs.mark_lines("Lightning said\nsomething\n") + "1. a\n\n")
     assert printed(follower) == [(0, "# Results\n1. a\n")]
 
 
 def test_a_mark_cannot_be_seen(folder):
-    assert runs.marked("a\nb\n").replace("\u2060", "") == "# a\n# b\n"
+    assert runs.mark_lines("a\nb\n").replace("\u2060", "") == "# a\n# b\n"
 
 
 def test_lines_end_with_newlines_alone(folder):

@@ -8,7 +8,7 @@ from lightning_fabric.accelerators.cuda import CUDAAccelerator
 
 from lightning_magics.definitions.definition import PACKAGES
 from lightning_magics.errors import InputError
-from lightning_magics.launch.placement import needs_processes, processes, settled, with_ddp
+from lightning_magics.launch.placement import needs_processes, processes, with_ddp, with_resolved_devices
 
 PL = "pytorch_lightning"
 
@@ -37,7 +37,7 @@ def strategies(package=PL):
 )  # fmt: skip
 def test_the_cpu_takes_the_processes_that_were_asked_for_and_one_otherwise(asked, count, package):
     assert processes(asked, package) == count
-    assert settled(asked, package)["devices"] == count
+    assert with_resolved_devices(asked, package)["devices"] == count
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -50,7 +50,7 @@ def test_gpus_are_counted_as_lightning_counts_them(devices, indices, package, fo
     for accelerator in ("auto", "gpu", "cuda", importlib.import_module(package).accelerators.CUDAAccelerator()):
         asked = {"devices": devices, "accelerator": accelerator}
         assert processes(asked, package) == len(indices)
-        assert settled(asked, package) == {**asked, "devices": indices}
+        assert with_resolved_devices(asked, package) == {**asked, "devices": indices}
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -59,12 +59,12 @@ def test_trainer_agrees_on_the_cpu(devices, package):
     trainer = importlib.import_module(package).Trainer
     asked = {"devices": devices, "accelerator": "cpu", "logger": False, "enable_checkpointing": False}
     assert trainer(**asked).num_devices == processes(asked, package)
-    assert trainer(**settled(asked, package)).num_devices == processes(asked, package)
+    assert trainer(**with_resolved_devices(asked, package)).num_devices == processes(asked, package)
 
 
 def test_one_of_many_gpus_is_taken_unless_more_were_asked_for(four_gpus):
     assert processes({}, PL) == 1
-    assert settled({}, PL) == {"devices": [0]}
+    assert with_resolved_devices({}, PL) == {"devices": [0]}
 
 
 @pytest.mark.parametrize("devices", [0, "0", -2, "x", "0,1", [0, 1], [], "", 2.0])
@@ -137,7 +137,7 @@ def test_strategy_objects_are_read_as_their_names_are(package):
     assert not needs_processes({"strategy": found.SingleDeviceStrategy(device="cpu")}, package)
     brings = {"strategy": found.DDPStrategy(parallel_devices=[torch.device("cpu")] * 3)}
     assert processes(brings, package) == 3
-    assert settled(brings, package) == brings
+    assert with_resolved_devices(brings, package) == brings
     accelerator = importlib.import_module(package).accelerators.CPUAccelerator()
     assert processes({"strategy": found.DDPStrategy(accelerator=accelerator), "devices": 2}, package) == 2
 
@@ -215,6 +215,6 @@ def test_ddp_needs_a_number_of_processes(asked):
 
 def test_arguments_are_not_changed_in_place():
     given = {"devices": "auto"}
-    settled(given, PL)
+    with_resolved_devices(given, PL)
     with_ddp(given, True)
     assert given == {"devices": "auto"}

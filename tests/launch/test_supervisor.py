@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from lightning_magics.launch.supervision import clear, died
-from lightning_magics.launch.supervisor import Request, oom_kills
+from lightning_magics.launch.supervision import death_message, remove_temporary_files
+from lightning_magics.launch.supervisor import SupervisorRequest, oom_kills
 from lightning_magics.runs.folder import RunFolder
-from lightning_magics.transport.children import interpreter
+from lightning_magics.transport.children import start_interpreter
 
 
 @pytest.mark.parametrize(
@@ -30,11 +30,11 @@ from lightning_magics.transport.children import interpreter
     ],
 )
 def test_a_death_names_the_rank_and_how_it_came(code: int, out_of_memory: bool, message: str) -> None:
-    assert died(1, 2, code, out_of_memory) == message
+    assert death_message(1, 2, code, out_of_memory) == message
 
 
 def test_the_only_process_of_a_run_has_no_rank() -> None:
-    assert died(0, 1, 3, False) == "the process of the run exited with code 3"
+    assert death_message(0, 1, 3, False) == "the process of the run exited with code 3"
 
 
 def test_kills_for_want_of_memory_are_counted_where_the_system_tells_them(tmp_path: Path) -> None:
@@ -51,11 +51,11 @@ def test_a_request_is_one_line_that_holds_the_surroundings(tmp_path: Path, monke
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OF_THE_KERNEL", "two\nlines \udcff")
     monkeypatch.syspath_prepend(str(tmp_path / "own"))
-    request = Request.of(Path("run"), 2, background=True)
+    request = SupervisorRequest.of(Path("run"), 2, background=True)
     line = request.line()
     assert line.endswith(b"\n")
     assert line.count(b"\n") == 1
-    assert Request(**json.loads(line)) == request
+    assert SupervisorRequest(**json.loads(line)) == request
     assert request.folder == str(tmp_path / "run")
     assert request.cwd == str(tmp_path)
     assert request.path[0] == str(tmp_path / "own")
@@ -64,8 +64,8 @@ def test_a_request_is_one_line_that_holds_the_surroundings(tmp_path: Path, monke
 
 def test_a_path_that_is_no_text_is_no_obstacle(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("sys.path", [tmp_path, "/text"])
-    assert json.loads(Request.of(tmp_path, 1, background=False).line())["path"] == [str(tmp_path), "/text"]
-    started = interpreter("print(sys.path[:2])", (), subprocess.PIPE, dict(os.environ))
+    assert json.loads(SupervisorRequest.of(tmp_path, 1, background=False).line())["path"] == [str(tmp_path), "/text"]
+    started = start_interpreter("print(sys.path[:2])", (), subprocess.PIPE, dict(os.environ))
     assert started.communicate(timeout=60)[0].decode().strip() == str([str(tmp_path), "/text"])
 
 
@@ -76,5 +76,5 @@ def test_what_only_the_processes_needed_is_removed(tmp_path: Path) -> None:
     gone += [tmp_path / ".run.json.x1", tmp_path / ".error_0.pkl.x2"]
     for path in (*kept, *gone):
         path.write_text("")
-    clear(folder)
+    remove_temporary_files(folder)
     assert sorted(tmp_path.iterdir()) == sorted(kept)

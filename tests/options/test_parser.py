@@ -14,7 +14,7 @@ from lightning_magics.errors import InputError, MissingPackage
 from lightning_magics.options import parser
 from lightning_magics.options.declared import DECLARED
 from lightning_magics.options.help import full_help, help_text
-from lightning_magics.options.parser import Expression, Parsed, check_names, make, parse
+from lightning_magics.options.parser import Expression, ParsedLine, check_names, make, parse
 from lightning_magics.options.trainer_arguments import trainer_options
 
 
@@ -41,7 +41,7 @@ def test_a_line_is_sorted_into_its_parts():
         "Digits digits --model.hidden 256 --model.act relu --data.batch-size 32 --seed 1"
         " --callbacks [a, b] --resume last",
     )
-    assert found == Parsed(
+    assert found == ParsedLine(
         positional=["Digits", "digits"],
         options={"seed": 1, "resume": "last"},
         trainer={"callbacks": "[a, b]"},
@@ -126,8 +126,8 @@ def test_a_short_flag_is_the_long_one():
 
 @pytest.mark.parametrize("line", ["--help", "Net -h", "--nonsense --help"])
 def test_help_is_answered_before_anything_is_refused(line):
-    assert parse("fit", line) == Parsed(options={"help": True})
-    assert parse("fit", f"{line} --help-all") == Parsed(options={"help_all": True})
+    assert parse("fit", line) == ParsedLine(options={"help": True})
+    assert parse("fit", f"{line} --help-all") == ParsedLine(options={"help_all": True})
 
 
 @pytest.mark.parametrize(
@@ -336,5 +336,5 @@ def test_a_metric_with_arguments_is_one_expression():
 def test_zero_is_an_option_that_was_given(shell):
     from lightning_magics.commands.call import Call
 
-    assert Call.of("fit", {"seed": 0}).own["seed"] == 0
-    assert "seed" not in Call.of("fit", {}).own
+    assert Call.of("fit", {"seed": 0}).own_options["seed"] == 0
+    assert "seed" not in Call.of("fit", {}).own_options

@@ -13,7 +13,7 @@ from lightning_magics.replay.recipe import Recipe
 from lightning_magics.replay.recorded import Recalled
 from lightning_magics.runs import folder as runs
 from lightning_magics.runs import provenance
-from lightning_magics.runs.randomness import RandomState, random_state_kept
+from lightning_magics.runs.randomness import RandomState, preserve_random_state
 from lightning_magics.runs.record import RunRecord
 
 SOURCE = """
@@ -68,8 +68,8 @@ def test_weights_that_are_not_the_last_ones_say_so(tmp_path, default_dtype, caps
     restore(Session({}), Recalled.of(folder, {}), "last", weights_only=True)
     out = capsys.readouterr().out
     assert out.endswith(
-        f"weights: {runs.shown(folder.checkpoints_path / 'best.ckpt')}, which contains only weights: a fit of the "
-        f"model starts at epoch 0\n{told}"
+        f"weights: {runs.display_path(folder.checkpoints_path / 'best.ckpt')}, which contains only weights: "
+        f"a fit of the model starts at epoch 0\n{told}"
     )
     restore(Session({}), Recalled.of(folder, {}), "best.ckpt", weights_only=True)
     assert told not in capsys.readouterr().out  # asked for by name
@@ -99,7 +99,7 @@ def test_what_is_evaluated_of_the_record_is_told_before(tmp_path):
     given = {"act": "__import__('os').getcwd()", "lr": "0.1", "name": "net", "text": "'a b'"}
     recalled = Recalled.of(recorded(tmp_path, arguments=given, trainer={"callbacks": "[Early('a')]"}), {})
     told = recalled.announced([*recalled.recipe.model_codes, *recalled.recipe.codes])
-    record = runs.shown(recalled.folder.record_path)
+    record = runs.display_path(recalled.folder.record_path)
     assert told.endswith(f"; evaluating from {record}: __import__('os').getcwd(), [Early('a')]")
     assert "evaluating" not in Recalled.of(recorded(tmp_path), {}).announced(["Net", "1"])
 
@@ -158,10 +158,10 @@ def test_a_checkpoint_whose_name_has_a_slash_is_found(tmp_path):
 def test_the_random_state_that_a_fit_began_with(tmp_path):
     folder = recorded(tmp_path, seed=None)
     assert Recalled.of(folder, {}).begins_with() is None  # nothing tells, and the source sets no seed
-    state = RandomState.taken()
+    state = RandomState.capture()
     folder.random_path.write_text(state.text)
     drawn = torch.rand(3)
-    with random_state_kept():
+    with preserve_random_state():
         Recalled.of(folder, {}).begins_with().take_up()
         assert torch.equal(torch.rand(3), drawn)
     assert Recalled.of(recorded(tmp_path), {}).begins_with() is None  # it had a seed
@@ -186,10 +186,10 @@ class Own(pl.LightningModule):
 def test_an_attached_run_has_the_hyperparameters_that_its_record_cannot_hold(tmp_path):
     arguments = {"act": "Act.tanh", "size": "2 * WIDTH", "name": "LABEL"}
     given = {"act": Act.tanh, "used": Act, "name": "b", "size": 8}
-    record = RunRecord("Own/version_0", "fit", "Own", "completed", 1.0, hyperparameters=provenance.plain(given))
+    record = RunRecord("Own/version_0", "fit", "Own", "completed", 1.0, hyperparameters=provenance.json_values(given))
     record = dataclasses.replace(record, recipe=vars(Recipe(model="Own", arguments=arguments)).copy())
     session = Session({"Own": Own, "Act": Act})
-    assert dict(session.built(record).hparams) == {**given, "where": None}
+    assert dict(session.build_model(record).hparams) == {**given, "where": None}
     record.recipe["arguments"]["act"] = "Act('tanh')"
     with pytest.raises(RunError, match=r"act of Own/version_0 is Act\('tanh'\), which is not evaluated here"):
-        session.built(record)
+        session.build_model(record)

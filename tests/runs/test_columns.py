@@ -474,8 +474,9 @@ def trained(tmp_path_factory):
 def test_every_way_to_train_keeps_the_columns(trained, name):
     trained.run(f"%lightning_predict {name} part -o found --quiet", f"expected = of({name}.model)")
     assert trained.value("torch.allclose(found, expected)")
-    trained.run("from lightning_magics.training.origins import carried, mark")
-    assert trained.value(f"carried({name}.model).mark == mark({name}.model)")  # so no other run is searched
+    trained.run("from lightning_magics.training.origins import carried_origin, weights_mark")
+    # So no other run is searched.
+    assert trained.value(f"carried_origin({name}.model).mark == weights_mark({name}.model)")
     trained.run(f"test = %lightning_test {name} held --quiet --ddp 2")
     trained.run("good = (expected.argmax(1) == codes).float().mean().item()")
     assert trained.value("test.results[0]['test_accuracy']") == pytest.approx(trained.value("good"), abs=0.05)
@@ -548,7 +549,7 @@ def test_labels_that_are_numbers_are_refused_by_a_loss_of_classes_and_what_is_ch
 
 @pytest.mark.parametrize(("column", "advice"), [(None, "them with .astype('float32')"), ("y", "it: frame['y'].astype")])
 def test_labels_that_are_no_numbers_are_told_how_to_become_such(column: str | None, advice: str) -> None:
-    known = columns.Table({}, labels="numbers")
+    known = columns.TableSchema({}, labels="numbers")
     with pytest.raises(InputError, match=rf"was trained on numbers\. Convert {re.escape(advice)}"):
         columns.check_labels(pd.Series(["1", "2"], name=column), known, "classes", "Net", "(X, y)")
 

@@ -184,10 +184,10 @@ def test_a_path_below_the_working_folder_is_shown_relative_to_it(tmp_path, monke
     (tmp_path / "sub").mkdir()
     monkeypatch.chdir(tmp_path)
     folder = runs.create("logs", "Net")
-    assert runs.shown(folder.path) == "logs/Net/version_0"
+    assert runs.display_path(folder.path) == "logs/Net/version_0"
     monkeypatch.chdir(tmp_path / "sub")
-    assert runs.shown(folder.path) == str(folder.path)
-    assert runs.shown("logs/Net") == "logs/Net"
+    assert runs.display_path(folder.path) == str(folder.path)
+    assert runs.display_path("logs/Net") == "logs/Net"
 
 
 def test_latest_finds_a_model_whose_name_cannot_name_a_folder(tmp_path):
@@ -294,10 +294,10 @@ def test_a_job_of_a_cluster_is_alive_until_its_record_says_otherwise(tmp_path):
     os.utime(folder.events_path, (0, 0))  # it may wait in its queue for days
     assert (folder.engine(), folder.job()) == ("", "")
     assert not folder.is_alive()
-    folder.submitted("slurm", "17")
+    folder.write_submission("slurm", "17")
     assert (folder.engine(), folder.job(), folder.yields()) == ("slurm", "17", 0)
     assert folder.is_alive()
-    folder.submitted("slurm", "17", yields=2)
+    folder.write_submission("slurm", "17", yields=2)
     assert folder.yields() == 2
     folder.write(dataclasses.replace(record, status="completed"))
     assert not folder.is_alive()

@@ -32,7 +32,7 @@ def test_git_names_the_commit_and_whether_files_differ_if_it_can_be_told(tmp_pat
 
 
 def test_values_that_json_cannot_hold_are_shown():
-    found = provenance.plain({"n": 1, "device": torch.device("cpu"), "names": {"a"}})
+    found = provenance.json_values({"n": 1, "device": torch.device("cpu"), "names": {"a"}})
     assert found["n"] == 1
     assert found["device"] == "device(type='cpu')"
     assert found["names"] == "{'a'}"
@@ -45,6 +45,6 @@ def test_source_of_a_class_of_a_module_is_found():
 
 def test_every_kind_of_dict_is_recorded_as_a_plain_one():
     kinds = {"counter": Counter("aab"), "default": defaultdict(list, a=[1]), "inner": {"x": [OrderedDict(b={2})]}}
-    found = provenance.plain(kinds)
+    found = provenance.json_values(kinds)
     assert found == {"counter": {"a": 2, "b": 1}, "default": {"a": [1]}, "inner": {"x": [{"b": "{2}"}]}}
     assert {type(value) for value in found.values()} == {dict}

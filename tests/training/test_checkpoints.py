@@ -32,7 +32,7 @@ from lightning_magics.training import checkpoints, train, trust
 
 @pytest.fixture(params=["pytorch_lightning", "lightning.pytorch"])
 def straight(request: pytest.FixtureRequest):
-    return checkpoints.straight_io(request.param)
+    return checkpoints.direct_io(request.param)
 
 
 def test_a_trainer_of_the_package_takes_it(straight, request):
@@ -106,7 +106,7 @@ def test_harmless_hyperparameters_need_no_trust(value, straight, tmp_path: Path)
     path = tmp_path / "last.ckpt"
     straight.save_checkpoint({"state_dict": {}, "hyper_parameters": {"value": value}}, path)
     train.check_checkpoint(path)
-    found = train.load(path, trusted=False)["hyper_parameters"]["value"]
+    found = train.load_state(path, trusted=False)["hyper_parameters"]["value"]
     assert type(found) is type(value)
     assert np.array_equal(found, value) if isinstance(value, np.ndarray) else found == value
     with pytest.raises(pickle.UnpicklingError):  # and only within it
@@ -116,24 +116,24 @@ def test_harmless_hyperparameters_need_no_trust(value, straight, tmp_path: Path)
 def test_a_partial_of_a_harmless_type_needs_no_trust(straight, tmp_path: Path):
     path = tmp_path / "last.ckpt"
     straight.save_checkpoint({"state_dict": {}, "hyper_parameters": {"read": partial(int, base=2)}}, path)
-    assert train.load(path, trusted=False)["hyper_parameters"]["read"]("11") == 3
+    assert train.load_state(path, trusted=False)["hyper_parameters"]["read"]("11") == 3
 
 
 def test_a_checkpoint_of_this_process_is_its_own_until_it_is_touched(straight, tmp_path: Path):
     path = tmp_path / "last.ckpt"
     straight.save_checkpoint({"state_dict": {}, "hyper_parameters": {"noise": noise}}, path)
-    assert trust.needs_no_question(path)
+    assert trust.is_own_with_objects(path)
     copy = tmp_path / "copy.ckpt"
     shutil.copy2(path, copy)
-    assert not trust.needs_no_question(copy)
+    assert not trust.is_own_with_objects(copy)
     before, content = path.stat(), path.read_bytes()
     time.sleep(0.02)
     path.write_bytes(content)  # of the same length, and with the same times
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
-    assert not trust.needs_no_question(path)
+    assert not trust.is_own_with_objects(path)
     straight.save_checkpoint({"state_dict": {}, "hyper_parameters": {"rate": 0.1}}, path)
     assert trust.is_vouched_for(path)
-    assert not trust.needs_no_question(path)  # it holds nothing that asks for it
+    assert not trust.is_own_with_objects(path)  # it holds nothing that asks for it
 
 
 def test_scalars_of_numpy_are_stored_as_numbers(straight, tmp_path: Path):
@@ -232,7 +232,7 @@ def test_a_class_of_a_library_is_not_created_without_trust(name, library, tmp_pa
     with pytest.raises(InputError, match=re.escape(f"tensors (the hyperparameter config ({name})), and")):
         train.check_checkpoint(path)
     with pytest.raises(InputError, match="contains Python objects other than tensors"):
-        train.load(path, trusted=False)
+        train.load_state(path, trusted=False)
     assert not Path("evil").exists()
 
 

@@ -40,7 +40,7 @@ def test_a_hook_that_added_its_layer_is_not_run_again_for_one_that_needs_data() 
     weights = {"first.weight": torch.ones(2, 3), "first.bias": torch.ones(2)}
     weights |= {"heads.0.weight": torch.ones(2, 2), "heads.0.bias": torch.ones(2)}
     model = Grows()
-    assert handover.take(model, [Adds()], {"state_dict": weights}, Data()) == []
+    assert handover.restore(model, [Adds()], {"state_dict": weights}, Data()) == []
     assert model.state_dict().keys() == weights.keys()
     assert all(torch.equal(value, weights[name]) for name, value in model.state_dict().items())
 
@@ -84,9 +84,9 @@ def test_a_trial_of_hooks_never_waits_for_other_ranks(group: Any, use: Callable[
             self.late = nn.Linear(2, 2)
 
     model = Waits()
-    beginning = handover.Beginning(model, None, [], lambda: (Waits(), [], None))
+    fit_start = handover.FitStart(model, None, [], lambda: (Waits(), [], None))
     model.before = model.after = model.late = nn.Linear(2, 2)
-    names, raised = beginning.cannot_return()
+    names, raised = fit_start.unreturnable_weights()
     assert names == ["late.weight", "late.bias"]
     assert raised == ["ValueError: a hook uses the process group, which exists only during the fit"]
     torch.distributed.barrier()  # the fit still has its group

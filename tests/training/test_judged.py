@@ -5,7 +5,7 @@ import pytorch_lightning as pl
 import torch
 from notebook import SMALL_RUNS, batches, loader, trainer
 
-from lightning_magics.training.classification import judge
+from lightning_magics.training.classification import classification_callback
 
 pytestmark = SMALL_RUNS
 
@@ -29,7 +29,7 @@ class Same(pl.LightningModule):
 
 def judged(data, **known):
     told = []
-    callback = judge("pytorch_lightning", SimpleNamespace(**known), told.append)
+    callback = classification_callback("pytorch_lightning", SimpleNamespace(**known), told.append)
     trainer("pytorch_lightning", callbacks=[callback]).test(Same(), data, verbose=False)
     return told
 

@@ -118,4 +118,4 @@ def test_a_logger_that_is_not_installed_names_the_command(tmp_path, monkeypatch,
     monkeypatch.setattr("pytorch_lightning.loggers.mlflow._MLFLOW_AVAILABLE", False)
     message = rf"^--logger {name} needs the package '{name}', .* Type: %pip install 'lightning-magics\[{name}\]'$"
     with pytest.raises(MissingPackage, match=message):
-        loggers.logger(name, tmp_path / "Net/version_0", pytorch_lightning)
+        loggers.make_logger(name, tmp_path / "Net/version_0", pytorch_lightning)

@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 
-from lightning_magics.training.messages import chatter, reworded
+from lightning_magics.training.messages import redirected_messages, reworded
 
 
 def warn_from(filename, text, category=UserWarning, registry=None):
@@ -22,7 +22,7 @@ def warn_from(filename, text, category=UserWarning, registry=None):
 def test_what_lightning_logs_goes_to_the_file_and_its_handlers_come_back(tmp_path, capfd):
     logger = logging.getLogger("pytorch_lightning.utilities.rank_zero")
     before = list(logging.getLogger("pytorch_lightning").handlers)
-    with chatter(tmp_path / "log", lambda text: None):
+    with redirected_messages(tmp_path / "log", lambda text: None):
         logger.info("GPU available: False")
         logging.getLogger("lightning.pytorch").info("TPU available: False")
     log = (tmp_path / "log").read_text()
@@ -37,7 +37,7 @@ def test_warning_of_a_library_is_noticed_and_logged_once_in_each_run(tmp_path):
         registry = {}
         for name in ("first", "second"):
             notices, log = [], tmp_path / f"{name}.log"
-            with chatter(log, notices.append):
+            with redirected_messages(log, notices.append):
                 for _ in range(3):
                     warn_from(f"/x/site-packages/{speaker}", f"{speaker} is at fault", registry=registry)
             assert notices == [f"{speaker} is at fault"]
@@ -49,7 +49,7 @@ def test_a_log_that_cannot_be_written_disturbs_nothing(tmp_path, capfd, place):
     (tmp_path / "rank_0.log").symlink_to(place)
     logger = logging.getLogger("pytorch_lightning")
     notices = []
-    with chatter(tmp_path / "rank_0.log", notices.append):
+    with redirected_messages(tmp_path / "rank_0.log", notices.append):
         logger.info("x" * 100_000)
         logger.info("%d is no number", "this")
         warn_from("/x/site-packages/pytorch_lightning/loops.py", "Total length is zero." + "x" * 100_000)
@@ -60,12 +60,12 @@ def test_a_log_that_cannot_be_written_disturbs_nothing(tmp_path, capfd, place):
 
 def test_a_log_that_fails_only_when_it_is_closed_disturbs_nothing(tmp_path):
     (tmp_path / "rank_0.log").symlink_to("/dev/full")
-    with chatter(tmp_path / "rank_0.log", lambda text: None):
+    with redirected_messages(tmp_path / "rank_0.log", lambda text: None):
         warn_from("/x/site-packages/pytorch_lightning/loops.py", "stays in the buffer")
 
 
 def test_text_that_utf8_cannot_hold_is_logged(tmp_path):
-    with chatter(tmp_path / "log", lambda text: None):
+    with redirected_messages(tmp_path / "log", lambda text: None):
         logging.getLogger("pytorch_lightning").info("bad \udce9")
     assert "bad \\udce9" in (tmp_path / "log").read_text()
 
@@ -74,7 +74,7 @@ def test_what_was_changed_in_the_meantime_stays(tmp_path):
     logger, shown = logging.getLogger("pytorch_lightning"), []
     mine, before = logging.NullHandler(), list(logger.handlers)
     with warnings.catch_warnings():
-        with chatter(tmp_path / "log", lambda text: None):
+        with redirected_messages(tmp_path / "log", lambda text: None):
             warnings.showwarning = theirs = lambda *args: shown.append(str(args[0]))
             logger.addHandler(mine)
         assert warnings.showwarning is theirs
@@ -89,7 +89,7 @@ def test_runs_that_overlap_leave_warnings_working_and_closed_logs_silent(tmp_pat
     with warnings.catch_warnings():
         warnings.simplefilter("always")
         warnings.showwarning = lambda *args: shown.append(str(args[0]))
-        first, second = (chatter(tmp_path / name, notices.append) for name in "ab")
+        first, second = (redirected_messages(tmp_path / name, notices.append) for name in "ab")
         first.__enter__()
         second.__enter__()
         first.__exit__(None, None, None)
@@ -106,14 +106,14 @@ def test_runs_that_overlap_leave_warnings_working_and_closed_logs_silent(tmp_pat
 
 def test_warning_of_the_users_own_code_is_shown_as_ever(tmp_path):
     notices = []
-    with pytest.warns(UserWarning, match="mind the step"), chatter(tmp_path / "log", notices.append):
+    with pytest.warns(UserWarning, match="mind the step"), redirected_messages(tmp_path / "log", notices.append):
         warn_from("/tmp/ipykernel_1/2.py", "mind the step")
     assert notices == []
 
 
 def test_deprecations_inside_libraries_are_only_logged(tmp_path):
     notices = []
-    with chatter(tmp_path / "log", notices.append):
+    with redirected_messages(tmp_path / "log", notices.append):
         warn_from("/x/site-packages/torch/a.py", "old", FutureWarning)
     assert notices == []
     assert "FutureWarning: old" in (tmp_path / "log").read_text()

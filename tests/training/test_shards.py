@@ -18,7 +18,7 @@ from torch.utils.data import (
 from lightning_magics.definitions.definition import PACKAGES
 from lightning_magics.errors import InputError
 from lightning_magics.training.job import Job
-from lightning_magics.training.shards import merged, of_rank, sharded
+from lightning_magics.training.shards import job_of_rank, merged, sharded
 from lightning_magics.training.trainer import bridged
 
 pytestmark = SMALL_RUNS
@@ -375,7 +375,7 @@ def predicted(package, run, rank=None):
         fabric = {"pytorch_lightning": "lightning_fabric", "lightning.pytorch": "lightning.fabric"}[package]
         environment = importlib.import_module(f"{fabric}.plugins.environments").LightningEnvironment()
         more = {"strategy": "ddp", "devices": 2, "plugins": [environment]}
-        job = of_rank(job, rank, 2)
+        job = job_of_rank(job, rank, 2)
     written = {}
     made = trainer(package, **{**job.trainer, **more}, callbacks=[writer(package, written)])
     owner = None if job.datamodule is None else bridged(job.datamodule, package)
@@ -439,7 +439,7 @@ def test_data_that_cannot_predict_is_left_as_it_is():
     lightning = importlib.import_module("lightning.pytorch")
     for asked in ({}, {"datamodule": lightning.LightningDataModule()}):
         job = Job("predict", Path(), "lightning.pytorch", model("lightning.pytorch"), **asked)
-        found = of_rank(job, 0, 2)
+        found = job_of_rank(job, 0, 2)
         assert "predict_dataloader" not in {**vars(found.model), **vars(found.datamodule or found.model)}
 
 
@@ -447,7 +447,7 @@ def test_a_part_of_the_batches_is_not_taken_twice():
     job = Job("predict", Path(), "lightning.pytorch", None, loaders=(MAKERS["even"](),))
     for limit, left in ((0.5, 1.0), (3, 3), (None, None)):
         asked = {} if limit is None else {"limit_predict_batches": limit}
-        found = of_rank(Job(**{**vars(job), "trainer": asked}), 1, 2)
+        found = job_of_rank(Job(**{**vars(job), "trainer": asked}), 1, 2)
         assert found.trainer.get("limit_predict_batches") == left
         assert job.trainer == {}
 

@@ -14,7 +14,7 @@ from torch import nn
 
 from lightning_magics.runs.folder import RunFolder
 from lightning_magics.training.job import Job
-from lightning_magics.training.tensorboard import flat
+from lightning_magics.training.tensorboard import flat_hyperparameters
 from lightning_magics.training.train import train
 from lightning_magics.transport.stop import Stop
 from lightning_magics.views.board import servers
@@ -227,7 +227,7 @@ def test_hyperparameters_are_told_as_numbers_truths_and_text():
         "none": None,
         "t": torch.tensor(2),
     }
-    assert flat(given) == {
+    assert flat_hyperparameters(given) == {
         "lr": 1.0,
         "on": True,
         "name": "x",
@@ -236,4 +236,4 @@ def test_hyperparameters_are_told_as_numbers_truths_and_text():
         "none": "None",
         "t": 2,
     }
-    assert len(flat({"long": "x" * 1000})["long"]) == 200
+    assert len(flat_hyperparameters({"long": "x" * 1000})["long"]) == 200

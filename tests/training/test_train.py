@@ -331,8 +331,8 @@ def test_a_fit_that_goes_on_has_its_own_patience_and_callbacks_as_they_were_hand
     if apart:  # as a run in processes of its own comes back
         model = Scripted("val_loss", values)
         (checkpoint,) = tmp_path.glob("Net/version_0/**/last.ckpt")
-        train.take(model, own if how == "object" else None, checkpoint, trusted=True)
-        train.snapshots.leave([own])
+        train.restore_fit(model, own if how == "object" else None, checkpoint, trusted=True)
+        train.snapshots.record_last([own])
     if how == "object":
         assert own.wait_count == 1
         own.patience = 9  # set by hand: that stays
@@ -538,7 +538,7 @@ def notices(told):
 
 def test_a_fit_goes_on_from_a_checkpoint_that_is_as_it_was_when_it_was_taken(tmp_path, left):
     model = make_model()
-    assert train.is_whole(train.take(model, None, left, trusted=False))
+    assert train.is_whole(train.restore_fit(model, None, left, trusted=False))
     _, told = go(tmp_path, model, continues=True)
     assert (told[0].first_epoch, notices(told)) == (2, [])
 
@@ -546,23 +546,23 @@ def test_a_fit_goes_on_from_a_checkpoint_that_is_as_it_was_when_it_was_taken(tmp
 def test_a_checkpoint_that_was_replaced_or_is_gone_since_is_not_read(tmp_path, left):
     replaced, gone = make_model(), make_model()
     for model in (replaced, gone):
-        train.take(model, None, left, trusted=False)
+        train.restore_fit(model, None, left, trusted=False)
     left.write_bytes(b"this would not even load")
     os.utime(left, ns=(0, 0))
     said = "the last fit cannot be continued, because "
     how = ". This fit keeps the weights and starts at epoch 0"
     _, told = go(tmp_path, replaced, continues=True)
-    assert (told[0].first_epoch, notices(told)) == (0, [f"{said}{runs.shown(left)} has been replaced{how}"])
+    assert (told[0].first_epoch, notices(told)) == (0, [f"{said}{runs.display_path(left)} has been replaced{how}"])
     left.unlink()
     _, told = go(tmp_path, gone, continues=True)
-    assert (told[0].first_epoch, notices(told)) == (0, [f"{said}{runs.shown(left)} no longer exists{how}"])
+    assert (told[0].first_epoch, notices(told)) == (0, [f"{said}{runs.display_path(left)} no longer exists{how}"])
 
 
 def test_a_checkpoint_that_is_not_trusted_is_read_as_tensors_by_the_next_fit_too(left):
     model = make_model()
-    train.take(model, None, left, trusted=False)
+    train.restore_fit(model, None, left, trusted=False)
     torch.save({"state_dict": {}, "object": threading.Event}, left)
-    train._left[model] = train._Left(left, train._mark(left), trusted=False, whole=True)
+    train._saved_states[model] = train._SavedState(left, train._file_mark(left), trusted=False, whole=True)
     with pytest.raises(InputError, match="contains Python objects other than tensors"):
         train._state_behind(model)
 
@@ -572,21 +572,23 @@ def test_weights_alone_are_taken_and_a_fit_begins_anew(tmp_path, left):
     del state["callbacks"], state["optimizer_states"], state["lr_schedulers"]  # ModelCheckpoint(save_weights_only=True)
     torch.save(state, left)
     model = make_model()
-    assert not train.is_whole(train.take(model, None, left, trusted=False))
+    assert not train.is_whole(train.restore_fit(model, None, left, trusted=False))
     assert torch.equal(model.net[0].weight, state["state_dict"]["net.0.weight"])
     assert train.was_fitted(model)  # of which its record tells
     _, told = go(tmp_path, model, continues=True)
     assert (told[0].first_epoch, told[-1].status, notices(told)) == (0, "completed", [])
 
 
-@pytest.mark.parametrize("read", [lambda path: train.take(make_model(), None, path, False), train.check_checkpoint])
+@pytest.mark.parametrize(
+    "read", [lambda path: train.restore_fit(make_model(), None, path, False), train.check_checkpoint]
+)
 def test_a_file_of_something_else_says_what_it_is(tmp_path, read):
     path = tmp_path / "weights.pt"
     torch.save(make_model().state_dict(), path)
     with pytest.raises(InputError) as refused:
         read(path)
     assert str(refused.value) == (
-        f"{runs.shown(path)} is not a Lightning checkpoint: it has no state_dict, only "
+        f"{runs.display_path(path)} is not a Lightning checkpoint: it has no state_dict, only "
         "net.0.weight, net.0.bias, net.2.weight. If these are the weights, type "
         f"model.load_state_dict(torch.load({str(path)!r}))"
     )

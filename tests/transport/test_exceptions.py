@@ -91,7 +91,7 @@ def test_a_cells_lines_are_shown_as_if_it_had_been_raised_here(from_elsewhere, s
     told = exceptions.load(from_elsewhere("size"))
     assert (told.rank, told.type_name, told.secondary) == (1, "RuntimeError", False)
     assert [(frame.name, frame.line) for frame in told.frames] == [("size", 13), ("product", 8)]
-    error = exceptions.rebuilt(told)
+    error = exceptions.rebuild(told)
     frames = traceback.extract_tb(error.__traceback__)
     assert [(f.name, f.lineno, f.line) for f in frames] == [
         ("size", 13, "return product(torch.ones(4))"), ("product", 8, "a @ torch.ones(3))"),
@@ -107,7 +107,7 @@ def test_a_cells_lines_are_shown_as_if_it_had_been_raised_here(from_elsewhere, s
 def test_a_class_of_the_notebook_is_its_own_and_stays_as_it_was(from_elsewhere, shell):
     cls = shell.user_ns["TwoParts"]
     before = dict(vars(cls))
-    error = exceptions.rebuilt(exceptions.load(from_elsewhere("two")))
+    error = exceptions.rebuild(exceptions.load(from_elsewhere("two")))
     assert type(error) is cls
     assert (str(error), error.first) == ("1 and {2: 3}", 1)
     assert dict(vars(cls)) == before
@@ -115,11 +115,11 @@ def test_a_class_of_the_notebook_is_its_own_and_stays_as_it_was(from_elsewhere, 
 
 def test_a_cause_is_shown_before(from_elsewhere, shell, capsys):
     told = exceptions.load(from_elsewhere("cause"))
-    error = exceptions.rebuilt(told)
+    error = exceptions.rebuild(told)
     assert isinstance(error.__cause__, KeyError)
     page = shown(shell, error, capsys)
     assert page.index('{}["missing"]') < page.index("direct cause") < page.index("TypeError: wrong")
-    lines = exceptions.text(told).splitlines()
+    lines = exceptions.traceback_text(told).splitlines()
     assert lines[0] == "Traceback (most recent call last):"
     assert "KeyError: 'missing'" in lines
     assert "The above exception was the direct cause of the following exception:" in lines
@@ -128,17 +128,17 @@ def test_a_cause_is_shown_before(from_elsewhere, shell, capsys):
 
 
 def test_errors_of_every_making_arrive(from_elsewhere, shell, capsys):
-    syntax = exceptions.rebuilt(exceptions.load(from_elsewhere("syntax")))
+    syntax = exceptions.rebuild(exceptions.load(from_elsewhere("syntax")))
     assert (type(syntax), syntax.lineno, syntax.filename) == (SyntaxError, 1, "<user>")
     assert "SyntaxError: invalid syntax" in shown(shell, syntax, capsys)
-    group = exceptions.rebuilt(exceptions.load(from_elsewhere("group")))
+    group = exceptions.rebuild(exceptions.load(from_elsewhere("group")))
     assert [type(part) for part in group.exceptions] == [shell.user_ns["TwoParts"], KeyError]
     assert "ExceptionGroup: both (2 sub-exceptions)" in shown(shell, group, capsys)
 
 
 def test_what_of_an_error_cannot_travel_is_left_out(from_elsewhere):
     told = exceptions.load(from_elsewhere("lock"))
-    error = exceptions.rebuilt(told)
+    error = exceptions.rebuild(told)
     # Its message names the lock's address, which another one shows as text: so it is no longer the same.
     assert type(error) is RunError
     assert str(error).startswith("ValueError: ('held', <unlocked _thread.lock object at")
@@ -170,10 +170,10 @@ def test_attributes_that_cannot_travel_are_left_out_and_notes_stay(tmp_path):
     error.lock, error.kept = threading.Lock(), 5
     error.add_note("a note")
     told = saved(error, tmp_path / "e.pkl")
-    again = exceptions.rebuilt(told)
+    again = exceptions.rebuild(told)
     assert (type(again), str(again), again.kept, again.__notes__) == (HeldError, "always this", 5, ["a note"])
     assert not hasattr(again, "lock")
-    assert exceptions.text(told).endswith("test_exceptions.HeldError: always this\na note\n")
+    assert exceptions.traceback_text(told).endswith("test_exceptions.HeldError: always this\na note\n")
 
 
 @pytest.mark.parametrize(
@@ -186,16 +186,16 @@ def test_attributes_that_cannot_travel_are_left_out_and_notes_stay(tmp_path):
     ids=lambda error: type(error).__name__,
 )  # fmt: skip
 def test_built_in_errors_are_the_same(error, tmp_path):
-    again = exceptions.rebuilt(saved(error, tmp_path / "e.pkl"))
+    again = exceptions.rebuild(saved(error, tmp_path / "e.pkl"))
     assert (type(again), str(again), again.args) == (type(error), str(error), error.args)
 
 
 def test_an_error_that_cannot_be_shown_or_found_is_told_by_its_name(tmp_path):
-    assert exceptions.text(saved(MuteError(), tmp_path / "e.pkl")).endswith(
+    assert exceptions.traceback_text(saved(MuteError(), tmp_path / "e.pkl")).endswith(
         "test_exceptions.MuteError: <its __str__ raised ValueError>\n"
     )
     exceptions.save(caught(HeldError()), tmp_path / "e.pkl", 2)
-    code = "import sys, pathlib; from lightning_magics.transport import exceptions as raised; e = raised.rebuilt(raised.load(pathlib.Path(sys.argv[1]))); print(repr(e)); assert 'torch' not in sys.modules"  # noqa: E501
+    code = "import sys, pathlib; from lightning_magics.transport import exceptions as raised; e = raised.rebuild(raised.load(pathlib.Path(sys.argv[1]))); print(repr(e)); assert 'torch' not in sys.modules"  # noqa: E501
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "e.pkl")], capture_output=True, text=True)
     assert done.stdout.strip() == "RunError('test_exceptions.HeldError: always this')", done.stderr
 
@@ -205,7 +205,7 @@ def test_a_kernel_that_never_saw_the_cell_is_given_its_lines(from_elsewhere, mon
     filename = exceptions.load(path).frames[0].filename
     monkeypatch.delitem(linecache.cache, filename)
     assert linecache.getline(filename, 11) == ""
-    exceptions.rebuilt(exceptions.load(path))
+    exceptions.rebuild(exceptions.load(path))
     assert linecache.getline(filename, 11) == "        raise TwoParts(1, second={2: 3})\n"
 
 
@@ -225,7 +225,7 @@ def test_a_broken_file_says_so(content, tmp_path):
     path = tmp_path / "error_3.pkl"
     path.write_bytes(content)
     told = exceptions.load(path)
-    assert (told.rank, type(exceptions.rebuilt(told))) == (3, RunError)
+    assert (told.rank, type(exceptions.rebuild(told))) == (3, RunError)
     assert told.message.startswith(f"its exception cannot be read from {path}: ")
 
 
@@ -254,5 +254,5 @@ def test_a_chain_that_loops_ends(tmp_path):
     first, second = ValueError("first"), ValueError("second")
     first.__cause__, second.__cause__ = second, first
     told = saved(first, tmp_path / "e.pkl")
-    assert exceptions.text(told).count("ValueError: first") < 10
-    assert exceptions.rebuilt(told).__cause__ is not None
+    assert exceptions.traceback_text(told).count("ValueError: first") < 10
+    assert exceptions.rebuild(told).__cause__ is not None

@@ -49,9 +49,9 @@ defined = Batch, Broken, Rows, Stream, collate, lambda worker: begin(worker + 7)
 RANK = """
 import pickle, sys
 from torch.utils.data import DataLoader
-from lightning_magics.transport.loader_workers import notebook_objects_travel
+from lightning_magics.transport.loader_workers import patch_worker_pickling
 
-notebook_objects_travel()
+patch_worker_pickling()
 # Under other names than their own, by which they would be found.
 a_batch, an_error, some_rows, a_stream, as_batch, at_begin = pickle.load(sys.stdin.buffer)
 
@@ -146,8 +146,8 @@ def sent():
     except pickle.PicklingError:
         return False
 before = sent()
-from lightning_magics.transport.loader_workers import notebook_objects_travel
-notebook_objects_travel()
+from lightning_magics.transport.loader_workers import patch_worker_pickling
+patch_worker_pickling()
 print([before, sent()])
 """
     assert run(script, given=defined)[0] == [False, True]
@@ -158,8 +158,8 @@ def test_tokenizers_are_told_of_forks_unless_the_user_told_them(given, kept, run
     script = f"""
 os.environ.pop("TOKENIZERS_PARALLELISM", None)
 os.environ.update({given})
-from lightning_magics.transport.loader_workers import notebook_objects_travel
-notebook_objects_travel()
+from lightning_magics.transport.loader_workers import patch_worker_pickling
+patch_worker_pickling()
 print(repr(os.environ["TOKENIZERS_PARALLELISM"]))
 """
     assert run(script)[0] == kept

@@ -460,8 +460,8 @@ def test_a_value_that_is_no_job_is_called_by_its_name(tmp_path):
 def test_looking_for_what_cannot_travel_takes_no_data_apart(tmp_path, monkeypatch):
     dataset = Held(x=torch.zeros(1000, 1000), array=np.zeros((1000, 1000))[::2], z=threading.Lock())
     looked = []
-    reduced = payload._array_reduced
-    monkeypatch.setattr(payload, "_array_reduced", lambda array: looked.append(1) or reduced(array))
+    reduced = payload._reduce_array
+    monkeypatch.setattr(payload, "_reduce_array", lambda array: looked.append(1) or reduced(array))
     assert "loaders[0].z is a lock" in refused(job(loaders=(dataset,)), tmp_path)
     assert len(looked) == 1  # for the pickle, not for the search
 

@@ -44,7 +44,7 @@ def test_a_single_value_is_no_curve():
 def test_at_most_six_charts_are_drawn_and_the_rest_is_told():
     state = metrics(9)
     assert charts.svg(state).count("<svg") == 6
-    assert charts.left_out(state) == 3
+    assert charts.undrawn_count(state) == 3
 
 
 @pytest.mark.parametrize(

@@ -149,4 +149,4 @@ def test_a_chart_of_a_metric_in_chinese_is_drawn_without_a_warning(monkeypatch):
     for step in range(3):
         curve.add(step, float(step))
     assert charts.picture([charts.overlay("准确率", {0: curve})])
-    assert glyphs.escaped("val_准确率") == "val_\\u51c6\\u786e\\u7387"
+    assert glyphs.ascii_text("val_准确率") == "val_\\u51c6\\u786e\\u7387"

@@ -273,7 +273,7 @@ def test_runs_of_plain_lightning_are_listed_too(root):
 
 
 def test_metrics_of_plain_lightning_are_read_as_far_as_that_is_quick(root, monkeypatch):
-    monkeypatch.setattr(catalog, "_MOST_FOREIGN", 100)
+    monkeypatch.setattr(catalog, "_MAX_FOREIGN", 100)
     for place in range(3):
         path = plain(root / f"version_{place}", table="step,val_loss\n" + "9,0.5\n" * 10) / "metrics.csv"
         os.utime(path, (place, place))
@@ -290,7 +290,7 @@ def test_a_job_of_a_cluster_is_queued_or_gone_as_the_cluster_says(root, monkeypa
     for job in "1234":
         folder = add(root, status="running")
         folder.events_path.touch()
-        folder.submitted("slurm", job)
+        folder.write_submission("slurm", job)
     told = {
         "1": clusters.State("queued", "PENDING", "waiting for resources (Resources)"),
         "2": clusters.State("running", "RUNNING"),
@@ -298,7 +298,7 @@ def test_a_job_of_a_cluster_is_queued_or_gone_as_the_cluster_says(root, monkeypa
     }
     unknown = add(root, status="running")
     unknown.events_path.touch()
-    unknown.submitted("of_another_package", "5")
+    unknown.write_submission("of_another_package", "5")
     monkeypatch.setattr(jobs, "states", lambda asked: {job: told[job] for job in asked if job in told})
     found = listing.Listing(root)
     assert {row.run[-1]: row.standing for row in found.rows} == {

@@ -27,7 +27,7 @@ def test_the_last_twenty_lines_are_kept_and_the_others_counted():
     for start in range(0, 2000, 100):
         prints.add(1, "\n".join(str(i) for i in range(start, start + 100)))
     assert prints.last() == [(1, str(i)) for i in range(1980, 2000)]
-    assert prints.left_out() == {1: 1980}
+    assert prints.omitted() == {1: 1980}
 
 
 def test_a_rank_that_prints_much_does_not_push_out_the_others():
@@ -36,7 +36,7 @@ def test_a_rank_that_prints_much_does_not_push_out_the_others():
     for i in range(100):
         prints.add(0, str(i))
     assert prints.last() == [*((0, str(i)) for i in range(81, 100)), (1, "only line")]
-    assert prints.left_out() == {0: 81}
+    assert prints.omitted() == {0: 81}
 
 
 def test_the_order_in_which_logs_are_read_does_not_matter():
@@ -47,7 +47,7 @@ def test_the_order_in_which_logs_are_read_does_not_matter():
     for rank in (2, 0, 1):
         one_by_one.add(rank, "\n".join(map(str, range(50))))
     assert side_by_side.last() == one_by_one.last()
-    assert side_by_side.left_out() == one_by_one.left_out() == {0: 43, 1: 43, 2: 44}
+    assert side_by_side.omitted() == one_by_one.omitted() == {0: 43, 1: 43, 2: 44}
 
 
 def test_of_more_ranks_than_there_is_room_for_the_first_are_shown():
@@ -55,7 +55,7 @@ def test_of_more_ranks_than_there_is_room_for_the_first_are_shown():
     for rank in range(64):
         prints.add(rank, "hello")
     assert prints.last() == [(rank, "hello") for rank in range(20)]
-    assert prints.left_out() == dict.fromkeys(range(20, 64), 1)
+    assert prints.omitted() == dict.fromkeys(range(20, 64), 1)
 
 
 def test_long_lines_are_clipped():
@@ -70,5 +70,5 @@ def test_a_terminal_shows_a_burst_of_each_rank_and_then_five_lines_a_second_in_a
     assert [sum(shown for by, shown in burst if by == rank) for rank in (0, 1)] == [50, 50]
     later = [allowance.take(rank, 10.0 + second) for second in range(1, 11) for _ in range(9) for rank in (0, 1)]
     assert sum(later) == 50
-    assert sum(allowance.left_out.values()) == 20 + 180 - 50
-    assert set(allowance.left_out) == {0, 1}
+    assert sum(allowance.omitted.values()) == 20 + 180 - 50
+    assert set(allowance.omitted) == {0, 1}

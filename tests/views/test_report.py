@@ -44,7 +44,7 @@ def test_a_fit_as_text():
         "logs/Digits/version_3\n"
         "best checkpoint checkpoints/best.ckpt (val_accuracy 0.8500)"
     )
-    assert report.line(state) == (
+    assert report.summary_line(state) == (
         "Digits/version_3 · completed: 3 epochs, 1,980 steps in 2.0 s · "
         "best val_accuracy 0.9168 in epoch 2 (higher is better)"
     )
@@ -241,7 +241,7 @@ LAUNCHED = Launched("Digits/version_3", "fit", 0.0, 2)
 def test_while_processes_start_the_header_says_so_and_there_are_no_bars():
     state = fold(LAUNCHED)
     assert report.text(state) == "Digits · version_3 · starting 2 processes …"
-    assert report.line(state) == "Digits/version_3 · starting"
+    assert report.summary_line(state) == "Digits/version_3 · starting"
     status = report.html_status(state, "a hint")
     assert "version_3 · starting 2 processes …" in status
     assert "a hint" in status
@@ -281,8 +281,8 @@ def test_what_ranks_printed_is_in_the_text_under_what_was_left_out():
 
 
 def test_tags_of_many_ranks_line_up_and_a_single_rank_has_none():
-    assert report.tag(fold(Launched("Net/version_0", "fit", 0.0, 16)), 3) == "rank  3 │ "
-    assert report.tag(fold(Launched("Net/version_0", "fit", 0.0, 1)), 0) == ""
+    assert report.rank_prefix(fold(Launched("Net/version_0", "fit", 0.0, 16)), 3) == "rank  3 │ "
+    assert report.rank_prefix(fold(Launched("Net/version_0", "fit", 0.0, 1)), 0) == ""
 
 
 def test_what_ranks_printed_is_shown_live_and_stays():

@@ -6,7 +6,7 @@ import pytest
 from simulated import fit, spawned
 
 from lightning_magics.runs.events import Ended, Launched, Metrics, Notice, Results, Started, Step
-from lightning_magics.views.state import Line, RunState
+from lightning_magics.views.state import LineKey, RunState
 
 
 def fold(*events) -> RunState:
@@ -38,7 +38,7 @@ def test_an_epoch_is_a_row_and_later_values_replace_earlier_ones():
         (1, 200, 1.5, True, {"train_loss": 0.4, "val_loss": 0.5}),
     ]
     assert state.metrics == ["train_loss", "val_loss"]
-    assert state.charts["loss"][Line("val", False)].points(9) == [(50, 0.9), (100, 0.7), (200, 0.5)]
+    assert state.charts["loss"][LineKey("val", False)].points(9) == [(50, 0.9), (100, 0.7), (200, 0.5)]
 
 
 def test_train_validation_and_step_values_of_a_metric_share_a_chart():
@@ -48,9 +48,9 @@ def test_train_validation_and_step_values_of_a_metric_share_a_chart():
         Metrics(0, 100, 1.0, {"train_loss_epoch": 0.5, "val_loss": 0.4, "val/accuracy": 0.9, "lr-Adam": 0.1}),
     )
     assert {title: list(lines) for title, lines in state.charts.items()} == {
-        "loss": [Line("train", True), Line("train", False), Line("val", False)],
-        "accuracy": [Line("val", False)],
-        "lr-Adam": [Line("", False)],
+        "loss": [LineKey("train", True), LineKey("train", False), LineKey("val", False)],
+        "accuracy": [LineKey("val", False)],
+        "lr-Adam": [LineKey("", False)],
     }
 
 
@@ -119,7 +119,7 @@ def test_nothing_is_left_of_a_run_that_has_ended():
 def test_a_notice_is_kept_once_and_many_are_counted():
     state = fold(started(), *[Notice("few workers")] * 3, *(Notice(str(i)) for i in range(30)))
     assert [notice.text for notice in state.notices][:2] == ["few workers", "0"]
-    assert (len(state.notices), state.notices_left_out) == (20, 11)
+    assert (len(state.notices), state.omitted_notices) == (20, 11)
 
 
 def test_results_are_kept():

@@ -21,7 +21,7 @@ from ...errors import InputError, did_you_mean
 from ...runs import columns
 from ...runs.columns import Labels
 from ...runs.fingerprint import of_values
-from ...runs.randomness import RandomState, random_state_kept
+from ...runs.randomness import RandomState, preserve_random_state
 from ..cell import (
     Cell,
     CellSource,
@@ -34,24 +34,38 @@ from ..cell import (
     split,
     use_attributes,
 )
-from ..constructor import complete, constructor
-from ..definition import Definition, as_it_is, check_name, class_source, dashed, given_options, is_datamodule
+from ..constructor import complete_constructor, constructor
+from ..definition import (
+    Definition,
+    changed_options,
+    check_name,
+    class_definition,
+    class_source,
+    is_datamodule,
+    option_names,
+)
 from ..evaluation import UNKNOWN, class_kinds, evaluate_cell, execute
 from ..generated import assemble, expression, method, snippet
 from ..imports import bind_imports, notebook_imports
 from ..lookup import Notebook, literal
 from ..scopes import Function, binds, names_read
-from . import text_module as text
-from . import text_sources
-from .loaders import classes, has_columns, loaders, noted, setup, splits
-from .loaders import columns as of_columns
+from . import text_module, text_sources
+from .loaders import (
+    has_columns,
+    helper_classes,
+    loader_methods,
+    setup_method,
+    split_statements,
+    table_attributes,
+    table_methods,
+)
 from .samples import FORMS, Split, SplitData, check_sample, check_sizes, splits_of
 
 if TYPE_CHECKING:
     from ...options.parser import DataOptions
 
-_OF_TEXTS = ("tokenizer", "vocab_size", "max_length")
-_OPTIONS = (*_OF_TEXTS, "batch_size", "val_split", "test_split", "num_workers", "shuffle", "split_seed")
+_TEXT_OPTIONS = ("tokenizer", "vocab_size", "max_length")
+_OPTIONS = (*_TEXT_OPTIONS, "batch_size", "val_split", "test_split", "num_workers", "shuffle", "split_seed")
 _ANNOTATIONS = {"batch_size": "int", "num_workers": "int", "shuffle": "bool", "split_seed": "int"}
 
 
@@ -83,51 +97,51 @@ def define_data(
     package = (lightning_package(tree) if tree is not None else None) or package
     importlib.import_module(package)
     if tree is None:
-        return _adopt(name, cell, options, namespace, package, local_names or {})
-    complete_classes = [found for found, kind in class_kinds(tree, namespace).items() if kind == "data"]
+        return _define_object(name, cell, options, namespace, package, local_names or {})
+    complete_classes = [item for item, kind in class_kinds(tree, namespace).items() if kind == "data"]
     if complete_classes:
         execute(tree.body, cell, namespace)
         # Of an if, one branch ran.
-        complete_classes = [found for found in complete_classes if found in namespace]
+        complete_classes = [item for item in complete_classes if item in namespace]
         chosen = name if name in complete_classes else complete_classes[-1]
-        return as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text, "hooks or data")
+        return class_definition(name or chosen, namespace[chosen], options, namespace, cell.text, "hooks or data")
     parts = split(tree)
     if parts.expression is None and not parts.hooks:
         raise InputError(f"the cell contains no data: it does not end in an expression{last_name(tree)}. {FORMS}")
     execute(parts.notebook, cell, namespace)
     # What this cell itself has left there is no variable that it reads.
-    left = before.left if before is not None else {}
-    rename_rebound(parts, {item for item, value in namespace.items() if left.get(item) != id(value)})
+    assigned = before.left if before is not None else {}
+    rename_rebound(parts, {item for item, value in namespace.items() if assigned.get(item) != id(value)})
     return _Data(name or "data", parts, options, namespace, package, cell, local_names or {}).define()
 
 
-def _adopt(
+def _define_object(
     name: str | None,
-    found: Any,
+    value: Any,
     options: DataOptions,
     namespace: dict[str, Any],
     package: str,
     local_names: Mapping[str, Any],
 ) -> Definition:
     """Make a definition of an object."""
-    if is_datamodule(found):
-        if not isinstance(found, type):
+    if is_datamodule(value):
+        if not isinstance(value, type):
             raise InputError(
-                f"{name or type(found).__name__} is already a LightningDataModule instance. Pass it to %lightning_fit "
+                f"{name or type(value).__name__} is already a LightningDataModule instance. Pass it to %lightning_fit "
                 f"directly"
             )
-        return as_it_is(name or found.__name__, found, options, namespace, class_source(found), "hooks or data")
+        return class_definition(name or value.__name__, value, options, namespace, class_source(value), "hooks or data")
     name = name or "data"
-    here = namespace.get(name) is found
-    code: ast.expr | None = ast.Name(name, ast.Load()) if here else None
-    if code is None and text_sources.are_paths(found):
-        code = literal(found)
-    elif code is None and isinstance(found, str) and text_sources.is_asked(options):
-        code = text_sources.of_hub(found, namespace)
-    code = code or Notebook(namespace, {}, name).reference(found, "data")
-    if hasattr(found, "__next__"):
+    is_bound = namespace.get(name) is value
+    code: ast.expr | None = ast.Name(name, ast.Load()) if is_bound else None
+    if code is None and text_sources.are_paths(value):
+        code = literal(value)
+    elif code is None and isinstance(value, str) and text_sources.are_for_texts(options):
+        code = text_sources.hub_dataset_code(value, namespace)
+    code = code or Notebook(namespace, {}, name).reference(value, "data")
+    if hasattr(value, "__next__"):
         raise InputError(
-            f"{name} is a {type(found).__name__}, which can be read only once. "
+            f"{name} is a {type(value).__name__}, which can be read only once. "
             f"Create it in a cell that starts with %%lightning_data {name}, which recreates it for every epoch"
         )
     return _Data(name, Cell(expression=code), options, namespace, package, None, local_names).define()
@@ -149,50 +163,52 @@ class _Data:
     draws: bool = False
     labels: Labels = "apart"
     label: Any = None
-    text: text.Text | None = None
+    text: text_module.Text | None = None
     tables: dict[Path, Any] = field(default_factory=dict)
     imported: dict[str, Any] = field(default_factory=dict)
-    left: dict[str, int] = field(default_factory=dict)
-    leaves: str = ""
+    bound_names: dict[str, int] = field(default_factory=dict)
+    bound_code: str = ""
 
-    @random_state_kept()
+    @preserve_random_state()
     def define(self) -> Definition:
         """Generate the class, bind it in the notebook, and describe it."""
         hooks = {hook.name: hook for hook in self.cell.hooks}
-        own = frozenset(self.cell.hyperparameters)
+        parameters = frozenset(self.cell.hyperparameters)
         if self.cell.expression is not None:
             self.find_data()
-        carved = self.carved()
-        self.add_options(hooks, carved)
+        new_splits = self.new_splits()
+        self.add_options(hooks, new_splits)
         form = next(iter(self.parts.values())).form if self.parts else "hooks"
-        kept = self.kept
+        instance_names = self.instance_names
         # What hooks read of the cell is made where it loads: every instance then loads for itself.
-        loaded = None if form == "stream" or kept else self.value
-        cls, source = self.compiled(self.methods(hooks, carved, kept))
-        draws = self.draws and loaded is not None
+        data = None if form == "stream" or instance_names else self.value
+        cls, source = self.compiled(self.methods(hooks, new_splits, instance_names))
+        draws = self.draws and data is not None
         cell = self.source.text if self.source else ""
-        known = functools.partial(
+        definition = functools.partial(
             Definition,
             *(self.name, cls, source, cell, form, self.package),
             owned=self.imported,
             notebook=self.namespace,
-            left=self.left,
-            values=of_values(self.value) if self.left and loaded is not None and self.text is None else "",
-            leaves=self.leaves,
+            left=self.bound_names,
+            values=of_values(self.value) if self.bound_names and data is not None and self.text is None else "",
+            leaves=self.bound_code,
         )
         if self.text is None:
-            return known(loaded, own, draws)
-        encoded = text_sources.prepared(cls(), self.text, self.tables)
-        told = text_sources.summary(encoded, self.text.vocabulary is not None)
-        prepare = functools.partial(text_sources.prepared, text=self.text)
-        return known(None if kept else encoded, own | text_sources.ENCODING, summary=told, prepare=prepare)
+            return definition(data, parameters, draws)
+        encoded = text_sources.encode_texts(cls(), self.text, self.tables)
+        summary = text_sources.summary(encoded, self.text.vocabulary is not None)
+        prepare = functools.partial(text_sources.encode_texts, text=self.text)
+        return definition(
+            None if instance_names else encoded, parameters | text_sources.ENCODING, summary=summary, prepare=prepare
+        )
 
     def find_data(self) -> None:
         """Load the data once, with the default hyperparameters, and see what it is."""
-        before = RandomState.taken()
+        before = RandomState.capture()
         names: dict[str, Any] = {}
         value = evaluate_cell(self.cell, self.source, self.namespace, names)
-        self.leave(names)
+        self.bind_names(names)
         self.draws = not before.is_present
         if value is UNKNOWN:
             missing = next(item.name for item in self.cell.hyperparameters.values() if item.default is None)
@@ -203,7 +219,7 @@ class _Data:
             raise InputError("the last expression is already a LightningDataModule. Pass it to %lightning_fit directly")
         if value is None and self.cell.hooks:
             return  # a call for its effect, such as print
-        if text_sources.is_asked(self.options):
+        if text_sources.are_for_texts(self.options):
             self.find_texts(value)
             return
         if text_sources.are_paths(value):
@@ -226,33 +242,35 @@ class _Data:
                 f"--label would have no effect: it names a column of a DataFrame; found {type(value).__name__}"
             )
 
-    def leave(self, names: Mapping[str, Any]) -> None:
+    def bind_names(self, names: Mapping[str, Any]) -> None:
         """Leave the names of the cell in the notebook, but for those of its own that it made of the notebook's."""
         cell = self.cell
-        bound = binds(cell.inner) & self.typed
-        bound |= {name for name in cell.hyperparameters if name not in _OPTIONS}
-        found = {name: names[name] for name in sorted(bound) if name in names}
-        self.namespace.update(found)
-        self.left = {name: id(value) for name, value in found.items()}
+        own_names = binds(cell.inner) & self.cell_names
+        own_names |= {name for name in cell.hyperparameters if name not in _OPTIONS}
+        assigned = {name: names[name] for name in sorted(own_names) if name in names}
+        self.namespace.update(assigned)
+        self.bound_names = {name: id(value) for name, value in assigned.items()}
         items = cell.hyperparameters.values()
         defaults = [
             ast.Assign([ast.Name(item.name, ast.Store())], item.default) for item in items if item.default is not None
         ]
         tree = deepcopy(ast.Module([*defaults, *cell.inner], []))
-        self.leaves = ast.unparse(ast.fix_missing_locations(tree)) if found else ""
+        self.bound_code = ast.unparse(ast.fix_missing_locations(tree)) if assigned else ""
 
     @property
-    def typed(self) -> set[str]:
+    def cell_names(self) -> set[str]:
         """Names that are assigned in the cell as it was typed."""
         return binds(parse(self.source).body) if self.source is not None else set()
 
     def find_texts(self, value: Any) -> None:
         """See what texts are in."""
         notebook = Notebook(self.namespace, {}, self.name, local_names=self.local_names)
-        self.options = dataclasses.replace(self.options, tokenizer=text_sources.named(self.options.tokenizer, notebook))
-        found, self.tables = text_sources.find(value, self.options, notebook)
-        self.value, self.parts = value, {split: SplitData("texts", key) for split, key in found.keys.items()}
-        self.text = found
+        self.options = dataclasses.replace(
+            self.options, tokenizer=text_sources.resolve_tokenizer(self.options.tokenizer, notebook)
+        )
+        description, self.tables = text_sources.find_texts(value, self.options, notebook)
+        self.value, self.parts = value, {split: SplitData("texts", key) for split, key in description.keys.items()}
+        self.text = description
 
     def check_tables(self, value: Any) -> None:
         """Check that tables have their labels and nothing but numbers beside them, and that all are alike.
@@ -262,31 +280,31 @@ class _Data:
         """
         parts = sorted(self.parts.items(), key=lambda item: item[0] != "train")  # it is what the others are to be like
         tables = {split: columns.frame_of(_item(value, part)) for split, part in parts}
-        learned: columns.Table | None = None
+        schema: columns.TableSchema | None = None
         for name, table in tables.items():
             what = "the table" if len(tables) == 1 else f"the split {name!r}"
             columns.check_names(table, what)
-            if learned is None:
+            if schema is None:
                 self.label = self.label_of(table)
             features = table.drop(columns=[self.label], errors="ignore")
             if self.label in table.columns:
-                labels = _labels_in(table, self.label, learned)
-            elif name == "predict" and learned is not None:
-                columns.match(features, learned, "", what)
+                labels = _labels_in(table, self.label, schema)
+            elif name == "predict" and schema is not None:
+                columns.match_features(features, schema, "", what)
                 continue
             else:
                 raise InputError(f"{what} lacks the label column {self.label}")
             columns.check_features(features, what)
-            if learned is None:
+            if schema is None:
                 self.labels = labels
-                found = table[self.label].astype("category").cat.categories
-                names = [columns.class_name(item) for item in found] if labels == "classes" else []
+                categories = table[self.label].astype("category").cat.categories
+                names = [columns.class_name(item) for item in categories] if labels == "classes" else []
                 if len(set(names)) < len(names):
                     raise InputError(f"{self.label} has different classes with the same name: {_few(sorted(names))}")
-                learned = columns.of_frame(features, self.label, labels, names)
+                schema = columns.of_frame(features, self.label, labels, names)
             else:
-                columns.match(features, learned, "", what)
-                columns.check_labels(table[self.label], learned, labels, "", what)
+                columns.match_features(features, schema, "", what)
+                columns.check_labels(table[self.label], schema, labels, "", what)
 
     def label_of(self, table: Any) -> Any:
         """The column that holds the labels.
@@ -297,12 +315,12 @@ class _Data:
         label, names = self.options.label, [str(name) for name in table.columns]
         if label is None:
             raise InputError(f"a DataFrame needs a label column. Add --label COLUMN, one of {_few(names)}")
-        found = columns.named(label, table)
-        if found not in table.columns:
+        column = columns.column_named(label, table)
+        if column not in table.columns:
             raise InputError(
                 f"--label {label}: there is no such column.{did_you_mean(str(label), names)} It has {_few(names)}"
             )
-        return found
+        return column
 
     def check_columns(self, value: Any) -> None:
         """Check that the features of ``(X, y)``, where X is a table, are alike in all splits.
@@ -314,7 +332,7 @@ class _Data:
             raise InputError(
                 f"--label {self.options.label} has no effect: y already holds the labels of (X, y). Leave it out"
             )
-        named = {split for split, part in self.parts.items() if part.names}
+        named_splits = {split for split, part in self.parts.items() if part.names}
         table = next((split for split, part in self.parts.items() if part.table is not None), None)
         if table is not None and "train" in self.parts and self.parts["train"].table is None:
             raise InputError(
@@ -324,39 +342,39 @@ class _Data:
         parts = {
             split: _item(value, part)
             for split, part in self.parts.items()
-            if part.table is not None or split in named or (named and split != "predict")
+            if part.table is not None or split in named_splits or (named_splits and split != "predict")
         }
         first = parts.get("train", next(iter(parts.values())))
-        learned = columns.of_value(first)
-        if named and named != parts.keys():
-            other = next(split for split in parts if split not in named)
+        schema = columns.of_value(first)
+        if named_splits and named_splits != parts.keys():
+            other = next(split for split in parts if split not in named_splits)
             raise InputError(
-                f"the labels of the split {next(iter(named))!r} are class names, but those of the split {other!r} are "
-                f"not. Use class names in all splits"
+                f"the labels of the split {next(iter(named_splits))!r} are class names, but those of the split "
+                f"{other!r} are not. Use class names in all splits"
             )
-        assert learned is not None
-        self.label, self.labels = columns.label_of(first), learned.labels
-        if named and self.label is None:
-            self.label = "label" if "label" not in learned.names else "class name"
+        assert schema is not None
+        self.label, self.labels = columns.label_of(first), schema.labels
+        if named_splits and self.label is None:
+            self.label = "label" if "label" not in schema.names else "class name"
         for name, item in parts.items():
             what = f"the split {name!r}"
             if columns.frame_of(item) is not None:
-                columns.match(columns.frame_of(item), learned, "", what)
-            if name in named:
-                columns.check_labels(columns.names_of(item), learned, "classes", "", what)
+                columns.match_features(columns.frame_of(item), schema, "", what)
+            if name in named_splits:
+                columns.check_labels(columns.label_column(item), schema, "classes", "", what)
 
-    def carved(self) -> list[str]:
+    def new_splits(self) -> list[str]:
         """Return the splits to take from the training data.
 
         Raises:
             InputError: a split cannot be taken.
         """
-        sizes = {"val": self.options.val_split, "test": self.options.test_split}
-        asked = {name: size for name, size in sizes.items() if size is not None}
-        if not asked or not self.parts:
+        options = {"val": self.options.val_split, "test": self.options.test_split}
+        sizes = {name: size for name, size in options.items() if size is not None}
+        if not sizes or not self.parts:
             return []
         train = self.parts.get("train")
-        for name, size in asked.items():
+        for name, size in sizes.items():
             if name in self.parts:
                 raise InputError(f"--{name}_split {size} would have no effect: the data already has a {name} split")
             if self.text is None and (train is None or train.length is None):
@@ -367,78 +385,84 @@ class _Data:
                 )
                 raise InputError(f"--{name}_split {size} is not possible: the data {what}. Pass the splits as a dict")
         if train is not None and train.length is not None:
-            check_sizes(asked, train.length)
-        return list(asked)
+            check_sizes(sizes, train.length)
+        return list(sizes)
 
-    def add_options(self, hooks: dict[str, Function], carved: list[str]) -> None:
+    def add_options(self, hooks: dict[str, Function], new_splits: list[str]) -> None:
         """Add the options that matter as hyperparameters.
 
         Raises:
             InputError: an option was given that would have no effect.
         """
-        useful = self.useful(hooks, carved)
+        useful = self.useful_options(hooks, new_splits)
         used = {"label"} if self.text is None else {"label", *text_sources.OPTIONS}
-        given = [name for name in given_options(self.options) if name not in used]
-        useless = [name for name in given if name not in useful]
+        changed_names = [name for name in changed_options(self.options) if name not in used]
+        useless = [name for name in changed_names if name not in useful]
         if useless:
-            known = f"It takes {dashed(sorted(useful))}" if useful else "Set it in the cell"
-            raise InputError(f"{dashed(useless)} would have no effect on this data. {known}")
+            advice = f"It takes {option_names(sorted(useful))}" if useful else "Set it in the cell"
+            raise InputError(f"{option_names(useless)} would have no effect on this data. {advice}")
         for name in (option for option in _OPTIONS if option in useful):
             value = getattr(self.options, name)
             annotation = ast.Name(_ANNOTATIONS.get(name, type(value).__name__), ast.Load())
-            own = self.cell.hyperparameters.get(name)
-            if own is None:
+            parameter = self.cell.hyperparameters.get(name)
+            if parameter is None:
                 self.cell.hyperparameters[name] = Hyperparameter(name, annotation, ast.Constant(value))
-            elif name in given:
-                self.cell.hyperparameters[name] = Hyperparameter(name, own.annotation, ast.Constant(value))
+            elif name in changed_names:
+                self.cell.hyperparameters[name] = Hyperparameter(name, parameter.annotation, ast.Constant(value))
 
-    def useful(self, hooks: dict[str, Function], carved: list[str]) -> set[str]:
+    def useful_options(self, hooks: dict[str, Function], new_splits: list[str]) -> set[str]:
         """Return the options that reach something."""
         if not self.parts:
             read = hparams_read(hooks.values())
             # A name that the notebook has is the notebook's, unless the option is given.
-            given = given_options(self.options)
+            changed_names = changed_options(self.options)
             names = names_read(*hooks.values())
             return read & set(_OPTIONS) | {
-                name for name in _OPTIONS if name in names and (name in given or name not in self.namespace)
+                name for name in _OPTIONS if name in names and (name in changed_names or name not in self.namespace)
             }
         if any(part.form == "loaders" for part in self.parts.values()):
             return set()
-        found = {"batch_size", "num_workers", *(f"{name}_split" for name in carved)}
-        found |= {"split_seed"} if carved else set()
+        useful_names = {"batch_size", "num_workers", *(f"{name}_split" for name in new_splits)}
+        useful_names |= {"split_seed"} if new_splits else set()
         if self.text is not None:
-            built, own = self.text.vocabulary is not None, self.text.tokenizer is not None
-            found |= {"max_length"} | ({"vocab_size"} if built else set() if own else {"tokenizer"})
+            builds_vocabulary, has_tokenizer = self.text.vocabulary is not None, self.text.tokenizer is not None
+            useful_names |= {"max_length"} | (
+                {"vocab_size"} if builds_vocabulary else set() if has_tokenizer else {"tokenizer"}
+            )
         train = self.parts.get("train")
-        return found | ({"shuffle"} if train is not None and train.has_order else set())
+        return useful_names | ({"shuffle"} if train is not None and train.has_order else set())
 
-    def methods(self, hooks: dict[str, Function], carved: list[str], kept: list[str]) -> list[Function]:
+    def methods(self, hooks: dict[str, Function], new_splits: list[str], instance_names: list[str]) -> list[Function]:
         """Return the methods of the class: the constructor, the user's, then those that were made."""
         cell = self.cell
-        own = hooks.pop("__init__", None)
-        others = [hook for hook in cell.hooks if hook.name != "__init__"]  # a property's parts are all of one name
-        made: list[ast.FunctionDef] = []
+        user_init = hooks.pop("__init__", None)
+        user_hooks = [hook for hook in cell.hooks if hook.name != "__init__"]  # a property's parts are all of one name
+        generated: list[ast.FunctionDef] = []
         body: list[ast.stmt] = []
         if self.parts:
-            made = self.made(carved, kept)
+            generated = self.data_methods(new_splits, instance_names)
             if "setup" in hooks:
-                _set_up_before(hooks["setup"], made)
-            made = [method_ for method_ in made if method_.name not in hooks]
+                _prepend_setup(hooks["setup"], generated)
+            generated = [method_ for method_ in generated if method_.name not in hooks]
             splits = self.splits_apart and self.text is None
             body = snippet("self.data = None\nself.splits = {}" if splits else "self.data = None")
-            body += noted(self.label, self.labels) if has_columns(self.parts) else []
+            body += table_attributes(self.label, self.labels) if has_columns(self.parts) else []
         elif cell.inner:
-            body = [*cell.inner, *_kept(kept)]
+            body = [*cell.inner, *_attribute_assignments(instance_names)]
         hyperparameters = cell.hyperparameters
         attributes = {name: f"self.hparams.{name}" for name in hyperparameters}
-        attributes |= {name: f"self.{name}" for name in kept}
-        for function in others:
+        attributes |= {name: f"self.{name}" for name in instance_names}
+        for function in user_hooks:
             use_attributes(function, attributes)
-        init = constructor(hyperparameters, body) if own is None else complete(own, hyperparameters, body)
-        return [init, *others, *made]
+        init = (
+            constructor(hyperparameters, body)
+            if user_init is None
+            else complete_constructor(user_init, hyperparameters, body)
+        )
+        return [init, *user_hooks, *generated]
 
     @property
-    def kept(self) -> list[str]:
+    def instance_names(self) -> list[str]:
         """Names that the cell makes for every instance and that its hooks read."""
         return sorted(
             names_read(*(hook for hook in self.cell.hooks if hook.name != "__init__")) & binds(self.cell.inner)
@@ -449,7 +473,7 @@ class _Data:
         """Whether the class keeps splits of its own, rather than loaders of the user's."""
         return not any(part.form == "loaders" for part in self.parts.values())
 
-    def made(self, carved: list[str], kept: list[str]) -> list[ast.FunctionDef]:
+    def data_methods(self, new_splits: list[str], instance_names: list[str]) -> list[ast.FunctionDef]:
         """Return the methods that load the data and give its loaders."""
         cell = self.cell
         read = names_read(*cell.inner, cell.expression) if cell.expression else set()
@@ -457,18 +481,18 @@ class _Data:
         for name in cell.hyperparameters:
             if name in read:
                 body += snippet("VALUE = self.hparams.NAME".replace("NAME", name).replace("VALUE", name))
-        body += [*cell.inner, *_kept(kept), ast.Return(cell.expression)]
+        body += [*cell.inner, *_attribute_assignments(instance_names), ast.Return(cell.expression)]
         load = method('def load(self):\n    """Return the data of the cell."""\n    BODY', BODY=body)
         if self.text is not None:
-            self.text = dataclasses.replace(self.text, carved=tuple(typing.cast("list[Split]", carved)))
+            self.text = dataclasses.replace(self.text, new_splits=tuple(typing.cast("list[Split]", new_splits)))
             return [load, *self.text.methods(self.stem)]
-        names = set(self.parts) | set(carved)
+        names = set(self.parts) | set(new_splits)
         single = set(self.parts) == {"train"} and self.parts["train"].has_order
         names |= {"predict"} if single else set()
-        filled = splits(self.parts, self.class_name)
+        filled = split_statements(self.parts, self.class_name)
         ordered: list[Split] = [name for name in typing.get_args(Split) if name in names]
-        tables = of_columns(self.parts, self.labels) if has_columns(self.parts) else []
-        return [load, setup(self.parts, carved, filled), *tables, *loaders(self.parts, ordered)]
+        tables = table_methods(self.parts, self.labels) if has_columns(self.parts) else []
+        return [load, setup_method(self.parts, new_splits, filled), *tables, *loader_methods(self.parts, ordered)]
 
     @property
     def class_name(self) -> str:
@@ -487,26 +511,30 @@ class _Data:
         """Compile the class, run its definition in the notebook, and return it with its text."""
         docstring = ast.Expr(ast.Constant(self.cell.docstring or f"The data {self.name} of a notebook."))
         cls = ast.ClassDef(self.class_name, [expression("pl.LightningDataModule")], [], [docstring, *methods], [])
-        own = text.classes(self.stem) if self.text is not None else classes(self.parts.values(), self.class_name)
-        together = [*own, cls]
-        imports = bind_imports(together, self.package, self.namespace)
+        helpers = (
+            text_module.helper_classes(self.stem)
+            if self.text is not None
+            else helper_classes(self.parts.values(), self.class_name)
+        )
+        class_definitions = [*helpers, cls]
+        imports = bind_imports(class_definitions, self.package, self.namespace)
         self.imported = {name: self.namespace[name] for name in binds(imports)}
-        imports += notebook_imports(imports, [*self.cell.in_text, *together], self.namespace)
-        generated = assemble([*imports, *self.cell.in_text], together, self.class_name, self.source)
+        imports += notebook_imports(imports, [*self.cell.in_text, *class_definitions], self.namespace)
+        generated = assemble([*imports, *self.cell.in_text], class_definitions, self.class_name, self.source)
         exec(generated.code, self.namespace)
         return self.namespace[self.class_name], generated.text
 
 
-def _set_up_before(own: Function, made: list[ast.FunctionDef]) -> None:
+def _prepend_setup(user_setup: Function, methods: list[ast.FunctionDef]) -> None:
     """Let the user's `setup` begin with the one that was made, under another name."""
-    for function in made:
+    for function in methods:
         if function.name == "setup":
             function.name = "_setup_data"
-    start = 1 if ast.get_docstring(own, clean=False) is not None else 0
-    own.body[start:start] = snippet("self._setup_data()")
+    start = 1 if ast.get_docstring(user_setup, clean=False) is not None else 0
+    user_setup.body[start:start] = snippet("self._setup_data()")
 
 
-def _kept(names: list[str]) -> list[ast.stmt]:
+def _attribute_assignments(names: list[str]) -> list[ast.stmt]:
     """Return the statements that keep local names for hooks."""
     return [statement for name in names for statement in snippet(f"self.{name} = {name}")]
 
@@ -516,7 +544,7 @@ def _item(value: Any, part: SplitData) -> Any:
     return value if part.key is None else value[part.key]
 
 
-def _labels_in(table: Any, column: Any, learned: columns.Table | None) -> Labels:
+def _labels_in(table: Any, column: Any, schema: columns.TableSchema | None) -> Labels:
     """Return what a column of labels holds; of another split, what that of the training data holds.
 
     Raises:
@@ -525,14 +553,14 @@ def _labels_in(table: Any, column: Any, learned: columns.Table | None) -> Labels
     values = table[column]
     if values.isna().any():
         raise InputError(f"columns with missing values: {column}. Fill them (fillna) or drop them in the cell")
-    if learned is not None:
-        return learned.labels
+    if schema is not None:
+        return schema.labels
     if values.dtype.kind == "f":
         return "numbers"
     if values.dtype.kind not in "iu":
         return "classes"
-    found = sorted(values.unique())
-    if found != list(range(len(found))):
+    numbers = sorted(values.unique())
+    if numbers != list(range(len(numbers))):
         raise InputError(
             f"{column} contains whole numbers. To predict numbers, write df.astype({{{column!r}: 'float32'}}); "
             f"to predict classes, use 'category' instead of 'float32'"

@@ -19,8 +19,8 @@ from ...errors import InputError, MissingPackage, did_you_mean
 Reader = Literal["delimited", "lines", "json", "parquet"]
 ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
-_SIGNS = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
-_MARKS = {  # the longer ones first, since one begins like another
+_DELIMITER_NAMES = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
+_BYTE_ORDER_MARKS = {  # the longer ones first, since one begins like another
     codecs.BOM_UTF32_LE: "utf-32",
     codecs.BOM_UTF32_BE: "utf-32",
     codecs.BOM_UTF16_LE: "utf-16",
@@ -30,7 +30,7 @@ _UTF8 = "utf-8-sig"  # with a mark at its beginning, or without
 
 
 @dataclass(frozen=True)
-class Writing:
+class FileFormat:
     """How a file is written: what its rows are, of fields what is between them, and its encoding."""
 
     reader: Reader
@@ -39,17 +39,17 @@ class Writing:
 
     def __str__(self) -> str:
         kinds = {"lines": "JSON lines", "json": "JSON", "parquet": "Parquet"}
-        what = f"fields separated by {_SIGNS[self.delimiter]}" if self.delimiter else kinds[self.reader]
+        what = f"fields separated by {_DELIMITER_NAMES[self.delimiter]}" if self.delimiter else kinds[self.reader]
         return what if self.encoding == _UTF8 else f"{what} in {self.encoding}"
 
 
 @dataclass(frozen=True)
-class File:
+class TextFile:
     """A file that was read.
 
     Attributes:
         path: of it.
-        writing: how it is written.
+        format: how it is written.
         columns: their names.
         quoted: of a delimited one whether quotes go round its fields, None where it has none.
         text: of a delimited one; its table is made once it is known how its quotes are read.
@@ -57,14 +57,14 @@ class File:
     """
 
     path: Path
-    writing: Writing
+    format: FileFormat
     columns: list[str]
     quoted: bool | None = None
     text: str = ""
     table: Any = None
 
 
-def ending(path: Path) -> str:
+def file_ending(path: Path) -> str:
     """The ending of a file's name that tells how it is written; of a compressed one that of its content."""
     last = path.suffix.lower()
     if last not in _COMPRESSED:
@@ -78,10 +78,10 @@ def ending(path: Path) -> str:
 
 def is_file_of_texts(path: Path) -> bool:
     """Whether a name is that of a file which can be read as texts."""
-    return ending(path) in ENDINGS
+    return file_ending(path) in ENDINGS
 
 
-def read(path: Path, wanted: Sequence[str | None], encoding: str | None) -> File:
+def read(path: Path, wanted: Sequence[str | None], encoding: str | None) -> TextFile:
     """Read a file, and find how it is written.
 
     Args:
@@ -93,7 +93,7 @@ def read(path: Path, wanted: Sequence[str | None], encoding: str | None) -> File
         InputError: it is no such file, or has another encoding.
         ValueError: pandas cannot read it.
     """
-    kind = ending(path)
+    kind = file_ending(path)
     if kind not in ENDINGS:
         raise InputError(f"{path} is not a supported text file. Supported endings: {', '.join(ENDINGS)}")
     if not path.is_file():
@@ -102,31 +102,35 @@ def read(path: Path, wanted: Sequence[str | None], encoding: str | None) -> File
     if kind == ".parquet":
         if encoding is not None:
             raise InputError(f"--encoding {encoding} would have no effect: {path} is a Parquet file")
-        return _parquet(path, wanted)
-    text, encoding = _decoded(path, encoding)
+        return _read_parquet(path, wanted)
+    text, encoding = _decode(path, encoding)
     if not text.strip():
         raise ValueError("it is empty")
     if kind in (".csv", ".tsv", ".txt"):
         usual = "," if kind == ".csv" else "\t"
-        heads = {sign: _head(text, sign) for sign in (usual, *_SIGNS)}
+        heads = {sign: _first_row(text, sign) for sign in (usual, *_DELIMITER_NAMES)}
         delimiter = next((sign for sign, head in heads.items() if set(wanted) <= set(head)), usual)
         quoted = _are_quotes(text, delimiter) if delimiter == "\t" else True
-        return File(path, Writing("delimited", delimiter, encoding), heads[delimiter], quoted, text)
-    reader, table = _json(text, wanted)
-    return File(path, Writing(reader, encoding=encoding), [str(name) for name in table.columns], table=table)
+        return TextFile(path, FileFormat("delimited", delimiter, encoding), heads[delimiter], quoted, text)
+    reader, table = _read_json(text, wanted)
+    return TextFile(path, FileFormat(reader, encoding=encoding), [str(name) for name in table.columns], table=table)
 
 
-def _parquet(path: Path, wanted: Sequence[str | None]) -> File:
+def _read_parquet(path: Path, wanted: Sequence[str | None]) -> TextFile:
     import pandas
     from pyarrow import parquet  # type: ignore[import-untyped]
 
     columns = [str(name) for name in parquet.read_schema(path).names]
-    known = [name for name in dict.fromkeys(wanted) if name in columns]
-    table = pandas.read_parquet(path, columns=known) if all(columns.count(str(name)) == 1 for name in known) else None
-    return File(path, Writing("parquet"), columns, table=table)
+    wanted_columns = [name for name in dict.fromkeys(wanted) if name in columns]
+    table = (
+        pandas.read_parquet(path, columns=wanted_columns)
+        if all(columns.count(str(name)) == 1 for name in wanted_columns)
+        else None
+    )
+    return TextFile(path, FileFormat("parquet"), columns, table=table)
 
 
-def _decoded(path: Path, encoding: str | None) -> tuple[str, str]:
+def _decode(path: Path, encoding: str | None) -> tuple[str, str]:
     """The text of a file and its encoding.
 
     Raises:
@@ -148,43 +152,45 @@ def _decoded(path: Path, encoding: str | None) -> tuple[str, str]:
         raise MissingPackage("zstandard", f"reading {path}", "zstandard") from error
     except Exception as error:  # whatever the decompressors raise
         raise ValueError(f"{type(error).__name__}: {error}") from error
-    found = next((name for mark, name in _MARKS.items() if content.startswith(mark)), _UTF8)
-    used = found if encoding is None else _UTF8 if codecs.lookup(encoding).name == "utf-8" else encoding
-    told = "Type its encoding, such as --encoding cp1252 or --encoding utf-16"
+    marked_encoding = next((name for mark, name in _BYTE_ORDER_MARKS.items() if content.startswith(mark)), _UTF8)
+    used = marked_encoding if encoding is None else _UTF8 if codecs.lookup(encoding).name == "utf-8" else encoding
+    hint = "Type its encoding, such as --encoding cp1252 or --encoding utf-16"
     try:
         text = content.decode(used)
     except UnicodeError as error:
         what = "UTF-8" if used == _UTF8 else used
-        wrong = getattr(error, "start", None)
-        where = f": byte 0x{content[wrong]:02x} at position {wrong:,}" if wrong is not None else ""
-        raise InputError(f"{path} is not {what}{where}. {told}") from error
+        position = getattr(error, "start", None)
+        where = f": byte 0x{content[position]:02x} at position {position:,}" if position is not None else ""
+        raise InputError(f"{path} is not {what}{where}. {hint}") from error
     if "\0" in text[:1000]:
-        raise InputError(f"{path} is not {'UTF-8' if used == _UTF8 else used}: it contains null characters. {told}")
+        raise InputError(f"{path} is not {'UTF-8' if used == _UTF8 else used}: it contains null characters. {hint}")
     return text, used
 
 
-def _head(text: str, sign: str) -> list[str]:
+def _first_row(text: str, sign: str) -> list[str]:
     """The first row of a delimited text, empty where there is none."""
     import pandas
 
     try:
-        return list(_parsed(text, sign, True, nrows=1).iloc[0])
+        return list(_read_delimited(text, sign, True, nrows=1).iloc[0])
     except (ValueError, pandas.errors.ParserError):
         return []
 
 
-def _parsed(text: str, delimiter: str, quoted: bool, **more: Any) -> Any:
+def _read_delimited(text: str, delimiter: str, quoted: bool, **options: Any) -> Any:
     """The rows of a delimited text, with the one of the names, as generated code reads them."""
     import csv
 
     import pandas
 
     quoting = csv.QUOTE_MINIMAL if quoted else csv.QUOTE_NONE
-    found = io.StringIO(text)
-    return pandas.read_csv(found, sep=delimiter, quoting=quoting, header=None, dtype=str, keep_default_na=False, **more)
+    file = io.StringIO(text)
+    return pandas.read_csv(
+        file, sep=delimiter, quoting=quoting, header=None, dtype=str, keep_default_na=False, **options
+    )
 
 
-def table(file: File, quoted: bool, label: str) -> Any:
+def read_table(file: TextFile, quoted: bool, label: str) -> Any:
     """The table of a file.
 
     Args:
@@ -198,30 +204,30 @@ def table(file: File, quoted: bool, label: str) -> Any:
     """
     if file.table is not None:
         return file.table
-    delimiter = file.writing.delimiter
+    delimiter = file.format.delimiter
     try:
-        rows = _parsed(file.text, delimiter, quoted)
+        rows = _read_delimited(file.text, delimiter, quoted)
     except ValueError as error:
         wide = re.search(r"Expected \d+ fields in line (\d+), saw", str(error))
         if wide:
             raise InputError(
                 f"{file.path} has more fields than columns in row {int(wide[1]) - 1:,}. Put texts that contain "
-                f"{_SIGNS[delimiter]} in quotes"
+                f"{_DELIMITER_NAMES[delimiter]} in quotes"
             ) from error
         if quoted:
             _check_quotes(file, label, set())
         raise
-    found = rows[1:].set_axis(rows.iloc[0], axis=1)
+    frame = rows[1:].set_axis(rows.iloc[0], axis=1)
     if quoted:
-        _check_quotes(file, label, {item for item in found[label] if "\n" not in item})
-    return found
+        _check_quotes(file, label, {item for item in frame[label] if "\n" not in item})
+    return frame
 
 
 def _fields_in_quotes(text: str, delimiter: str) -> Iterator[tuple[int, int, bool]]:
     """Where each field that begins with a quote starts and ends, and whether a quote closes it."""
     sign = re.escape(delimiter)
-    for found in re.finditer(rf'(?:^|(?<={sign}))"[^"]*+(?:""[^"]*+)*+("?)', text, re.MULTILINE):
-        yield found.start(), found.end(), found[1] == '"' and text[found.end() : found.end() + 1] in delimiter + "\r\n"
+    for match in re.finditer(rf'(?:^|(?<={sign}))"[^"]*+(?:""[^"]*+)*+("?)', text, re.MULTILINE):
+        yield match.start(), match.end(), match[1] == '"' and text[match.end() : match.end() + 1] in delimiter + "\r\n"
 
 
 def _are_quotes(text: str, delimiter: str) -> bool | None:
@@ -229,16 +235,16 @@ def _are_quotes(text: str, delimiter: str) -> bool | None:
 
     Two that stand alone would make one field of all that is between them.
     """
-    found = None
+    is_quoted = None
     for start, end, is_closed in _fields_in_quotes(text, delimiter):
         field = text[start:end]
         if not is_closed or (delimiter in field and "\n" in field):
             return False
-        found = True
-    return found
+        is_quoted = True
+    return is_quoted
 
 
-def _check_quotes(file: File, label: str, labels: set[str]) -> None:
+def _check_quotes(file: TextFile, label: str, labels: set[str]) -> None:
     """Check that no quote takes the rows after it into one text.
 
     Args:
@@ -249,7 +255,7 @@ def _check_quotes(file: File, label: str, labels: set[str]) -> None:
     Raises:
         InputError: one does.
     """
-    text, delimiter, place = file.text, file.writing.delimiter, file.columns.index(label)
+    text, delimiter, place = file.text, file.format.delimiter, file.columns.index(label)
 
     def is_row(line: str) -> bool:
         fields = line.rstrip("\r").split(delimiter)
@@ -269,7 +275,7 @@ def _check_quotes(file: File, label: str, labels: set[str]) -> None:
             )
 
 
-def _json(text: str, wanted: Sequence[str | None]) -> tuple[Reader, Any]:
+def _read_json(text: str, wanted: Sequence[str | None]) -> tuple[Reader, Any]:
     """The table of a JSON text: a list of rows, a row on each line, or columns by name.
 
     Raises:
@@ -281,12 +287,12 @@ def _json(text: str, wanted: Sequence[str | None]) -> tuple[Reader, Any]:
     errors = []
     for reader in readers:
         try:
-            found = pandas.read_json(io.StringIO(text), lines=reader == "lines", dtype=False, convert_axes=False)
+            frame = pandas.read_json(io.StringIO(text), lines=reader == "lines", dtype=False, convert_axes=False)
         except (ValueError, AttributeError, TypeError) as error:
             errors.append(error)
             continue
-        known = [name for name in wanted if name in found.columns]
-        if reader == "lines" and len(found) == 1 and any(isinstance(found[name][0], list | dict) for name in known):
+        columns = [name for name in wanted if name in frame.columns]
+        if reader == "lines" and len(frame) == 1 and any(isinstance(frame[name][0], list | dict) for name in columns):
             continue  # a line that holds the columns
-        return reader, found
+        return reader, frame
     raise ValueError(str(errors[0]) if errors else "its rows are not objects, such as {...}")

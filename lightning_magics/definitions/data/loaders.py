@@ -35,11 +35,11 @@ def setup(self, stage=None):
 '''
 _SPLIT = """
 dataset = self.splits["train"]
-asked = PARTS
-sizes = {name: size if isinstance(size, int) else round(size * len(dataset)) for name, size in asked.items()}
+requested = PARTS
+sizes = {name: size if isinstance(size, int) else round(size * len(dataset)) for name, size in requested.items()}
 rest = len(dataset) - sum(sizes.values())
 if rest < 1 or min(sizes.values()) < 1:
-    raise ValueError(f"{len(dataset)} samples cannot be split into {asked}")
+    raise ValueError(f"{len(dataset)} samples cannot be split into {requested}")
 generator = torch.Generator().manual_seed(self.hparams.split_seed)
 parts = torch.utils.data.random_split(dataset, [rest, *sizes.values()], generator=generator)
 self.splits.update(zip(["train", *sizes], parts))
@@ -159,43 +159,43 @@ def _ordered(self, data):
 '''
 
 
-def setup(parts: dict[Split, SplitData], carved: list[str], splits: list[ast.stmt]) -> ast.FunctionDef:
+def setup_method(parts: dict[Split, SplitData], new_splits: list[str], statements: list[ast.stmt]) -> ast.FunctionDef:
     """Return `setup`.
 
     Args:
         parts: what the data comes in.
-        carved: splits that are taken from the training data, by the hyperparameters ``val_split``, ``test_split``.
-        splits: statements that fill ``self.splits``.
+        new_splits: splits that are taken from the training data, by the hyperparameters ``val_split``, ``test_split``.
+        statements: statements that fill ``self.splits``.
     """
     forms = {part.form for part in parts.values()}
     if forms == {"loaders"}:
         return method(_SETUP_LOADED)
-    body = list(splits)
-    if carved:
-        sizes = ", ".join(f"'{name}': self.hparams.{name}_split" for name in carved)
+    body = list(statements)
+    if new_splits:
+        sizes = ", ".join(f"'{name}': self.hparams.{name}_split" for name in new_splits)
         body += snippet(_SPLIT, PARTS=expression(f"{{{sizes}}}"))
     return method(_SETUP_STREAM if forms == {"stream"} else _SETUP, SPLIT=body)
 
 
-def splits(parts: dict[Split, SplitData], owner: str) -> list[ast.stmt]:
+def split_statements(parts: dict[Split, SplitData], owner: str) -> list[ast.stmt]:
     """Return the statements that fill ``self.splits`` from what was loaded.
 
     Args:
         parts: what the data comes in.
         owner: name of the DataModule class.
     """
-    made: list[ast.stmt] = []
+    statements: list[ast.stmt] = []
     if any(part.form == "table" for part in parts.values()):
-        made = snippet("self.splits = {split: self._rows(table) for split, table in tables.items()}")
+        statements = snippet("self.splits = {split: self._rows(table) for split, table in tables.items()}")
     else:
         for name, part in parts.items():
-            made += snippet("self.splits[NAME] = DATASET", NAME=ast.Constant(name), DATASET=_dataset(part, owner))
+            statements += snippet("self.splits[NAME] = DATASET", NAME=ast.Constant(name), DATASET=_dataset(part, owner))
     if has_columns(parts):
         first = "train" if "train" in parts else next(iter(parts))
-        made = snippet(_FILLED, FIRST=ast.Constant(first), SPLITS=made)
+        statements = snippet(_FILLED, FIRST=ast.Constant(first), SPLITS=statements)
     if set(parts) == {"train"} and parts["train"].has_order:
-        made += snippet('self.splits["predict"] = self.splits["train"]')
-    return made
+        statements += snippet('self.splits["predict"] = self.splits["train"]')
+    return statements
 
 
 def has_columns(parts: dict[Split, SplitData]) -> bool:
@@ -203,7 +203,7 @@ def has_columns(parts: dict[Split, SplitData]) -> bool:
     return any(part.table is not None or part.names for part in parts.values())
 
 
-def noted(label: Any, labels: Labels) -> list[ast.stmt]:
+def table_attributes(label: Any, labels: Labels) -> list[ast.stmt]:
     """Return the statements that begin an instance of data of tables.
 
     Args:
@@ -214,27 +214,27 @@ def noted(label: Any, labels: Labels) -> list[ast.stmt]:
     return snippet(text, LABEL=_constant(label), LABELS=ast.Constant(labels))
 
 
-def columns(parts: dict[Split, SplitData], labels: Labels) -> list[ast.FunctionDef]:
+def table_methods(parts: dict[Split, SplitData], labels: Labels) -> list[ast.FunctionDef]:
     """Return the methods that read tables by the names of their columns, and labels by the names of their classes."""
     tables = [_table(part) for part in parts.values() if part.table is not None or part.names]
-    splits = [ast.Constant(name) for name, part in parts.items() if part.table is not None or part.names]
-    whole = any(part.form == "table" for part in parts.values())
-    named = any(part.names for part in parts.values())
-    text = "table.drop(columns=[self.label], errors='ignore')" if whole or named else "table"
+    split_names = [ast.Constant(name) for name, part in parts.items() if part.table is not None or part.names]
+    is_table = any(part.form == "table" for part in parts.values())
+    has_names = any(part.names for part in parts.values())
+    text = "table.drop(columns=[self.label], errors='ignore')" if is_table or has_names else "table"
     classes = snippet(_LEARN_CLASSES) if labels == "classes" else []
-    made = [
-        method(_TABLES, TABLES=ast.Dict(list(splits), tables)),
+    methods = [
+        method(_TABLES, TABLES=ast.Dict(list(split_names), tables)),
         method(_LEARN, FEATURES=expression(text), CLASSES=classes),
     ]
-    if whole:
-        return [*made, method(_ROWS), method(_TARGET), method(_CLASS_NAME)]
-    made += [method(_NUMBERED), method(_TARGET), method(_CLASS_NAME)] if named else []
+    if is_table:
+        return [*methods, method(_ROWS), method(_TARGET), method(_CLASS_NAME)]
+    methods += [method(_NUMBERED), method(_TARGET), method(_CLASS_NAME)] if has_names else []
     if not any(part.table is not None for part in parts.values()):
-        return made
+        return methods
     of_pandas = all(part.table == "pandas" for part in parts.values() if part.table is not None)
     ordered = "TABLE[list(self.columns)]" if of_pandas else "TABLE.to_pandas()[list(self.columns)]"
     ordered += ".to_numpy('float64')" if any(part.mixed for part in parts.values()) else ""
-    return [*made, method(_ORDERED, FEATURES=expression(ordered, TABLE=ast.Name("table", ast.Load())))]
+    return [*methods, method(_ORDERED, FEATURES=expression(ordered, TABLE=ast.Name("table", ast.Load())))]
 
 
 def _table(part: SplitData) -> ast.expr:
@@ -284,24 +284,24 @@ def _dataset(part: SplitData, owner: str) -> ast.expr:
     return data
 
 
-def loaders(parts: dict[Split, SplitData], names: list[Split]) -> list[ast.FunctionDef]:
+def loader_methods(parts: dict[Split, SplitData], names: list[Split]) -> list[ast.FunctionDef]:
     """Return the methods that give a loader for each split, and what they call."""
-    made = []
+    methods = []
     if any(part.form == "loaders" for part in parts.values()):
         for name in names:
             key = parts[name].key
             data = expression("self.data" if key is None else "self.data[KEY]", KEY=ast.Constant(key))
-            made.append(_named(method('def NAME(self):\n    """TEXT"""\n    return DATA', DATA=data), name))
-        return made
+            methods.append(_named(method('def NAME(self):\n    """TEXT"""\n    return DATA', DATA=data), name))
+        return methods
     for name in names:
         shuffled = name == "train" and parts["train"].has_order
         text = "self._loader(NAME, shuffle=self.hparams.shuffle)" if shuffled else "self._loader(NAME)"
         call = expression(text, NAME=ast.Constant(name))
-        made.append(_named(method('def NAME(self):\n    """TEXT"""\n    return CALL', CALL=call), name))
-    made.append(method(_LOADER))
+        methods.append(_named(method('def NAME(self):\n    """TEXT"""\n    return CALL', CALL=call), name))
+    methods.append(method(_LOADER))
     if any(part.form == "arrays" for part in parts.values()):
-        made.append(method(_TO_TENSOR))
-    return made
+        methods.append(method(_TO_TENSOR))
+    return methods
 
 
 def _named(function: ast.FunctionDef, split: str) -> ast.FunctionDef:
@@ -317,15 +317,15 @@ def _named(function: ast.FunctionDef, split: str) -> ast.FunctionDef:
     return function
 
 
-def classes(parts: Iterable[SplitData], owner: str) -> list[ast.ClassDef]:
+def helper_classes(parts: Iterable[SplitData], owner: str) -> list[ast.ClassDef]:
     """Return the classes that the DataModule needs beside itself: for a stream, and for arrays in files."""
     parts = list(parts)
-    wanted = {"Stream": any(part.form == "stream" for part in parts), "Arrays": any(part.is_mapped for part in parts)}
-    made = []
-    for suffix, is_wanted in wanted.items():
-        if is_wanted:
+    needed = {"Stream": any(part.form == "stream" for part in parts), "Arrays": any(part.is_mapped for part in parts)}
+    definitions = []
+    for suffix, is_needed in needed.items():
+        if is_needed:
             (cls,) = snippet({"Stream": _STREAM, "Arrays": _MAPPED}[suffix])
             assert isinstance(cls, ast.ClassDef)
             cls.name = f"{owner}{suffix}"
-            made.append(cls)
-    return made
+            definitions.append(cls)
+    return definitions

@@ -18,7 +18,7 @@ from torch.utils.data._utils.collate import default_collate, default_collate_fn_
 from ... import formats
 from ...errors import InputError, did_you_mean
 from ...runs import columns
-from ...runs.randomness import random_state_kept
+from ...runs.randomness import preserve_random_state
 
 Form = Literal["loaders", "dataset", "iterable", "tensor", "tensors", "arrays", "table", "stream", "texts"]
 Split = Literal["train", "val", "test", "predict"]
@@ -37,8 +37,8 @@ FORMS = (
     "Data is a Dataset, a tuple of them (train, val, test), a dict of splits, DataLoaders, tensors or arrays (X, y), "
     "a DataFrame, or an iterable of samples"
 )
-_MOST_LOOKED_AT = 2**28  # numbers of a tensor that is searched for NaN
-_EMPTY = "the training data has no samples"
+_MOST_SEARCHED = 2**28  # numbers of a tensor that is searched for NaN
+_NO_SAMPLES = "the training data has no samples"
 
 
 @dataclass(frozen=True)
@@ -75,19 +75,28 @@ class SplitData:
         """Describe a split."""
         several = isinstance(value, tuple | list)
         names: Literal["", "series", "array"] = ""
-        if form == "arrays" and columns.has_names(value):
+        if form == "arrays" and columns.has_class_names(value):
             names = "series" if type(value[-1]).__name__ == "Series" and hasattr(value[-1], "iloc") else "array"
         if form == "arrays":
             columns.check_index(value)
             _check_numbers(value[:-1] if names else value)
-        apart = several and form in ("tensors", "arrays")
-        length = None if form in ("loaders", "iterable", "stream") else len(value[0] if apart else value)
+        is_columns = several and form in ("tensors", "arrays")
+        length = None if form in ("loaders", "iterable", "stream") else len(value[0] if is_columns else value)
         table = value[0] if form == "arrays" and several else value
-        of = ("pandas" if columns.is_of_pandas(table) else "another") if columns.is_table(table) else None
-        if of and form == "arrays" and (not several or len(value) < 2):
-            of = None  # features alone
-        mapped = form == "arrays" and is_mapped(value)
-        return cls(form, key, length, several, mapped, of, of is not None and columns.is_mixed(table), names)
+        owner = ("pandas" if columns.is_of_pandas(table) else "another") if columns.is_table(table) else None
+        if owner and form == "arrays" and (not several or len(value) < 2):
+            owner = None  # features alone
+        is_memory_mapped = form == "arrays" and is_mapped(value)
+        return cls(
+            form,
+            key,
+            length,
+            several,
+            is_memory_mapped,
+            owner,
+            owner is not None and columns.has_mixed_types(table),
+            names,
+        )
 
 
 def splits_of(value: Any, labelled: bool = False) -> dict[Split, SplitData]:
@@ -102,7 +111,7 @@ def splits_of(value: Any, labelled: bool = False) -> dict[Split, SplitData]:
     """
     parts = _parts(value, labelled)
     if "train" in parts and parts["train"].length == 0:
-        raise InputError(_EMPTY)
+        raise InputError(_NO_SAMPLES)
     return parts
 
 
@@ -115,23 +124,23 @@ def _parts(value: Any, labelled: bool) -> dict[Split, SplitData]:
     if form is not None:
         return {"train": SplitData.of(value, form)}
     if isinstance(value, Mapping):
-        return _named(value, labelled)
-    if not tables and columns.has_names(value):
+        return _parts_by_name(value, labelled)
+    if not tables and columns.has_class_names(value):
         raise InputError(f"the features and the class names have different lengths ({len(value[0])}, {len(value[-1])})")
     if several:
         forms = [_form_of_split(item) for item in value]
         # A tuple of bare arrays here has columns of different lengths, which is a mistake rather than splits.
-        if tables or (all(found not in (None, "table") for found in forms) and not all(map(_is_array, value))):
+        if tables or (all(item not in (None, "table") for item in forms) and not all(map(_is_array, value))):
             names: list[Split] = ["train", "val", "test"]
             return {
-                name: SplitData.of(value[position], found, position)
-                for position, (name, found) in enumerate(zip(names, forms, strict=False))  # two or three
-                if found is not None
+                name: SplitData.of(value[position], split_form, position)
+                for position, (name, split_form) in enumerate(zip(names, forms, strict=False))  # two or three
+                if split_form is not None
             }
-    raise InputError(_cannot(value))
+    raise InputError(_unloadable(value))
 
 
-def _named(value: Mapping[Any, Any], labelled: bool) -> dict[Split, SplitData]:
+def _parts_by_name(value: Mapping[Any, Any], labelled: bool) -> dict[Split, SplitData]:
     parts: dict[Split, SplitData] = {}
     for key, item in value.items():
         name = SPLITS.get(str(key).lower())
@@ -146,7 +155,7 @@ def _named(value: Mapping[Any, Any], labelled: bool) -> dict[Split, SplitData]:
         form = _form_of_split(item)
         if form is None or (form == "table" and not labelled):
             label = ". Name the label column: --label COLUMN" if form == "table" else ""
-            raise InputError(f"the split {key!r}: {_cannot(item)}{label}")
+            raise InputError(f"the split {key!r}: {_unloadable(item)}{label}")
         if name in parts:
             raise InputError(f"two keys are for the split {name!r}: {', '.join(map(repr, value))}. Leave one out")
         parts[name] = SplitData.of(item, form, key)
@@ -185,7 +194,7 @@ def form_of(value: Any) -> Form | None:
 def _form_of_several(values: Sequence[Any]) -> Form | None:
     """Return what a tuple or list is: columns of one split, or samples; None for anything else, such as splits."""
     few = isinstance(values, tuple) or len(values) <= 3
-    if few and columns.has_names(values) and all(map(_is_array, values[:-1])):
+    if few and columns.has_class_names(values) and all(map(_is_array, values[:-1])):
         return "arrays" if _equally_long(values) else None
     if few and values and all(map(_is_array, values)):
         tensors = all(isinstance(item, torch.Tensor) for item in values)
@@ -214,7 +223,7 @@ def _check_columns(value: Any) -> None:
     Raises:
         InputError: they are.
     """
-    if not isinstance(value, tuple | list) or len(value) not in (2, 3) or columns.has_names(value):
+    if not isinstance(value, tuple | list) or len(value) not in (2, 3) or columns.has_class_names(value):
         return
     if any(isinstance(item, list) for item in value) and all(map(_is_column, value)) and _equally_long(value):
         raise InputError(
@@ -230,7 +239,7 @@ def _check_numbers(value: Any) -> None:
         InputError: one holds something other than numbers.
     """
     for item in value if isinstance(value, tuple | list) else [value]:
-        if columns.is_table(item) and columns.is_mixed(item):
+        if columns.is_table(item) and columns.has_mixed_types(item):
             columns.check_features(columns.frame_of(item), "the table")
             continue
         kind = item.dtype if isinstance(item, torch.Tensor) else np.asarray(item).dtype
@@ -256,20 +265,20 @@ def check_sample(value: Any) -> None:
     if not len(value) or (has_transform and not isinstance(inner, list)):
         return
     try:
-        with random_state_kept():
+        with preserve_random_state():
             sample = copy.copy(value)[0]  # what it opens is the copy's
     except Exception:  # the user's own, which the fit shows where it is raised
         return
-    problem = unbatchable(sample)
+    problem = unbatchable_problem(sample)
     if problem:
         raise InputError(problem)
 
 
-def unbatchable(sample: Any) -> str:
+def unbatchable_problem(sample: Any) -> str:
     """Say what in a sample torch's default_collate cannot make a batch of, and what to type; empty for nothing."""
     if isinstance(sample, Mapping | list | tuple):
         parts = sample.values() if isinstance(sample, Mapping) else sample
-        return next(filter(None, map(unbatchable, parts)), "")
+        return next(filter(None, map(unbatchable_problem, parts)), "")
     kinds = {base.__module__.partition(".")[0] for base in type(sample).__mro__}
     if "PIL" in kinds:
         return (
@@ -329,7 +338,7 @@ def _equally_long(values: Sequence[Any]) -> bool:
     return all(isinstance(item, list) or item.shape for item in values) and len({len(item) for item in values}) == 1
 
 
-def _cannot(value: Any) -> str:
+def _unloadable(value: Any) -> str:
     """Say that a value is no data, and what it is."""
     if isinstance(value, tuple | list) and value:
         lengths = [len(item) for item in value if _is_array(item)]
@@ -338,7 +347,7 @@ def _cannot(value: Any) -> str:
                 f"the arrays have different lengths ({', '.join(map(str, lengths))}). "
                 f"Write splits as ((X_train, y_train), (X_val, y_val))"
             )
-        if len(value) <= 3 and (text := _not_array(value)):
+        if len(value) <= 3 and (text := _not_array_problem(value)):
             return text
         inner = ", ".join(type(item).__name__ for item in value[:4]) + (", …" if len(value) > 4 else "")
         return f"a {type(value).__name__} ({inner}) cannot be loaded as data. {FORMS}"
@@ -348,7 +357,7 @@ def _cannot(value: Any) -> str:
     return f"a value of type {type(value).__name__} cannot be loaded as data. {FORMS}"
 
 
-def _not_array(values: Sequence[Any]) -> str:
+def _not_array_problem(values: Sequence[Any]) -> str:
     """Say which of a few columns is not an array; empty where another mistake is likelier."""
     for position, item in enumerate(values, 1):
         if _is_single(item) and any(map(_is_array, values)):
@@ -388,7 +397,8 @@ def as_dataset(value: Any, form: Form) -> Any:
         _check_numbers(value)
         items = value if isinstance(value, tuple | list) else [value]
         items = [
-            item.to_numpy("float64") if columns.is_table(item) and columns.is_mixed(item) else item for item in items
+            item.to_numpy("float64") if columns.is_table(item) and columns.has_mixed_types(item) else item
+            for item in items
         ]
         if is_mapped(value):
             return _Mapped(tuple(items) if isinstance(value, tuple | list) else value)
@@ -446,7 +456,11 @@ def datasets_of(data: Any) -> dict[Split, Any]:
     The DataModule stays as it is.
     """
     loaded = copy.copy(data)
-    if getattr(data, "data", None) is None or not isinstance(getattr(data, "splits", None), dict) or _changes(data):
+    if (
+        getattr(data, "data", None) is None
+        or not isinstance(getattr(data, "splits", None), dict)
+        or _has_user_hooks(data)
+    ):
         return {}
     if not loaded.splits:
         loaded.setup()
@@ -474,11 +488,11 @@ def tensors_of(dataset: Any) -> tuple[tuple[torch.Tensor, ...], Any]:
     while isinstance(dataset, Subset):
         places = torch.as_tensor(dataset.indices, dtype=torch.long)[places]
         dataset = dataset.dataset
-    found = dataset.tensors if isinstance(dataset, TensorDataset) else (dataset,)
-    return (tuple(found) if all(isinstance(item, torch.Tensor) for item in found) else ()), places
+    tensors = dataset.tensors if isinstance(dataset, TensorDataset) else (dataset,)
+    return (tuple(tensors) if all(isinstance(item, torch.Tensor) for item in tensors) else ()), places
 
 
-def not_finite(tensors: Sequence[torch.Tensor], places: Sequence[Any], what: str, names: Sequence[Any]) -> str:
+def non_finite_problem(tensors: Sequence[torch.Tensor], places: Sequence[Any], what: str, names: Sequence[Any]) -> str:
     """Say which samples have values that are NaN or infinite; empty for none.
 
     Args:
@@ -487,13 +501,13 @@ def not_finite(tensors: Sequence[torch.Tensor], places: Sequence[Any], what: str
         what: the data is called.
         names: of the features, if they have any.
     """
-    found = []
+    problems = []
     used = torch.zeros(len(tensors[0]), dtype=torch.bool)
     for some_places in places:
         used[some_places] = True
     for place, item in enumerate(tensors):
         # A sum is finite only if all values are: unlike a mask of them, it takes no memory.
-        if not item.is_floating_point() or item.numel() > _MOST_LOOKED_AT or item.sum().isfinite():
+        if not item.is_floating_point() or item.numel() > _MOST_SEARCHED or item.sum().isfinite():
             continue
         odd = ~item.isfinite().reshape(len(item), -1).cpu()
         odd[~used] = False
@@ -504,20 +518,20 @@ def not_finite(tensors: Sequence[torch.Tensor], places: Sequence[Any], what: str
         if where == "features" and len(names) == odd.shape[1]:
             wrong = odd.any(dim=0).tolist()
             some = [name for name, is_odd in zip(names, wrong, strict=True) if is_odd]
-            where = f"column{'s' if len(some) > 1 else ''} {columns.few(some)}"
+            where = f"column{'s' if len(some) > 1 else ''} {columns.shortened(some)}"
         first = int(rows.int().argmax())
         count, total = int(rows.sum()), formats.plural(int(used.sum()), "sample")
-        found.append(f"{where} ({count:,} of {total}, the first at position {first})")
-    listed = " and the ".join(found)
-    return f"{what} has NaN or infinite values in the {listed}: fill or remove them" if found else ""
+        problems.append(f"{where} ({count:,} of {total}, the first at position {first})")
+    listed = " and the ".join(problems)
+    return f"{what} has NaN or infinite values in the {listed}: fill or remove them" if problems else ""
 
 
-def _changes(datamodule: Any) -> bool:
+def _has_user_hooks(datamodule: Any) -> bool:
     """Whether a generated DataModule has hooks of the user's that change what it has loaded, or its batches."""
     names = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
-    own = type(datamodule).__module__
+    module = type(datamodule).__module__
     return hasattr(datamodule, "_setup_data") or any(
-        getattr(type(datamodule), name).__module__ == own for name in names
+        getattr(type(datamodule), name).__module__ == module for name in names
     )
 
 
@@ -532,14 +546,14 @@ def to_dataloaders(values: Sequence[Any], training: Sequence[bool], options: Map
     Raises:
         InputError: a value cannot be loaded, or an option is unknown or would have no effect.
     """
-    known = ("batch_size", "num_workers", "shuffle")
+    known_options = ("batch_size", "num_workers", "shuffle")
     for name in options:
-        if name not in known:
+        if name not in known_options:
             raise InputError(
-                f"--data.{name} is not available here.{did_you_mean(name, known)} Data used without %lightning_data "
-                f"takes {', '.join(f'--data.{item}' for item in known)}"
+                f"--data.{name} is not available here.{did_you_mean(name, known_options)} Data used without "
+                f"%lightning_data takes {', '.join(f'--data.{item}' for item in known_options)}"
             )
-    forms = [_one_form(value) for value in values]
+    forms = [_required_form(value) for value in values]
     if options and all(form == "loaders" for form in forms):
         names = ", ".join(f"--data.{name}" for name in options)
         raise InputError(f"{names} would have no effect on a DataLoader. Set it where the DataLoader is created")
@@ -549,7 +563,7 @@ def to_dataloaders(values: Sequence[Any], training: Sequence[bool], options: Map
     ]
 
 
-def _one_form(value: Any) -> Form:
+def _required_form(value: Any) -> Form:
     if isinstance(value, Mapping) and value.keys() and all(str(key).lower() in SPLITS for key in value):
         first = repr(next(iter(value)))
         raise InputError(
@@ -558,7 +572,7 @@ def _one_form(value: Any) -> Form:
         )
     form = _form_of_split(value)
     if form is None:
-        raise InputError(_cannot(value))
+        raise InputError(_unloadable(value))
     return form
 
 
@@ -566,7 +580,7 @@ def _loader(dataset: Any, form: Form, options: Mapping[str, Any], train: bool) -
     workers = options.get("num_workers", 0)
     has_order = form not in ("iterable", "stream")
     if train and has_order and not len(dataset):
-        raise InputError(_EMPTY)
+        raise InputError(_NO_SAMPLES)
     return DataLoader(
         dataset,
         batch_size=options.get("batch_size", 32),
@@ -577,19 +591,19 @@ def _loader(dataset: Any, form: Form, options: Mapping[str, Any], train: bool) -
     )
 
 
-def check_sizes(asked: Mapping[str, float], length: int) -> None:
+def check_sizes(sizes: Mapping[str, float], length: int) -> None:
     """Check the sizes of splits that are taken from so many samples: each a fraction, or a number of samples.
 
     Raises:
         InputError: they leave one empty.
     """
-    for name, size in asked.items():
+    for name, size in sizes.items():
         if not (0 < size < 1 if isinstance(size, float) else 0 < size < length):
             raise InputError(
                 f"--{name}_split {size} is neither a fraction between 0 and 1 nor less than "
                 f"the {length} samples. Use, for example, --{name}_split 0.2"
             )
-    counts = [round(size * length) if isinstance(size, float) else size for size in asked.values()]
-    if asked and (min(counts) < 1 or sum(counts) >= length):
-        typed = " ".join(f"--{name}_split {size}" for name, size in asked.items())
-        raise InputError(f"{typed}: {length} samples leave an empty split. Use, for example, --val_split 0.2")
+    counts = [round(size * length) if isinstance(size, float) else size for size in sizes.values()]
+    if sizes and (min(counts) < 1 or sum(counts) >= length):
+        options = " ".join(f"--{name}_split {size}" for name, size in sizes.items())
+        raise InputError(f"{options}: {length} samples leave an empty split. Use, for example, --val_split 0.2")

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, RunError, did_you_mean
-from ...runs.events import read
+from ...runs.events import from_dict
 from ...runs.folder import RunFolder, write_text
 from .. import labels
 from ..definition import Definition, load, package_of
@@ -30,7 +30,7 @@ def is_of_texts(datamodule: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Kept:
+class TextsRecord:
     """What ``texts.json`` holds of the texts of a run, beside the tokenizer.
 
     Attributes:
@@ -50,23 +50,23 @@ def reader(datamodule: Any) -> Any:
     """Return a DataModule that reads sentences as another does, and holds no texts; None for one of other data."""
     if not is_of_texts(datamodule):
         return None
-    found = copy.copy(datamodule)
-    found.trainer = None  # which holds the model
-    return _filled(found, *datamodule.data[:2])
+    copied = copy.copy(datamodule)
+    copied.trainer = None  # which holds the model
+    return _with_tokenizer(copied, *datamodule.data[:2])
 
 
-def keep(folder: RunFolder, datamodule: Any) -> None:
-    """Keep with a run what `kept` needs of its DataModule; nothing of one of other data."""
+def save_encoding(folder: RunFolder, datamodule: Any) -> None:
+    """Keep with a run what `recorded_reader` needs of its DataModule; nothing of one of other data."""
     if not is_of_texts(datamodule):
         return
     tokenizer, classes, _ = datamodule.data
     hparams = datamodule.hparams
-    told = Kept(list(classes), hparams.max_length, hparams.batch_size, _cleaning(type(datamodule)))
+    record = TextsRecord(list(classes), hparams.max_length, hparams.batch_size, _cleaning_source(type(datamodule)))
     tokenizer.save_pretrained(folder.tokenizer_path)
-    write_text(folder.texts_path, json.dumps(dataclasses.asdict(told)) + "\n")
+    write_text(folder.texts_path, json.dumps(dataclasses.asdict(record)) + "\n")
 
 
-def encoding(folder: RunFolder) -> tuple[Any, Kept] | None:
+def load_encoding(folder: RunFolder) -> tuple[Any, TextsRecord] | None:
     """Return the tokenizer of a run, and what else its folder keeps; None where it was trained on other data.
 
     Raises:
@@ -77,8 +77,8 @@ def encoding(folder: RunFolder) -> tuple[Any, Kept] | None:
     from transformers import AutoTokenizer
 
     try:
-        told: Kept = read(Kept, json.loads(folder.texts_path.read_text(encoding="utf-8")))
-        return AutoTokenizer.from_pretrained(folder.tokenizer_path), told
+        record: TextsRecord = from_dict(TextsRecord, json.loads(folder.texts_path.read_text(encoding="utf-8")))
+        return AutoTokenizer.from_pretrained(folder.tokenizer_path), record
     except (OSError, ValueError) as error:
         raise RunError(f"{folder.name} does not record how its texts were encoded: {error}") from error
 
@@ -87,11 +87,11 @@ def name_outputs(model: Any, folder: RunFolder) -> None:
     """Name the outputs of a run's model that was made anew, as the fit did; nothing of one of other data."""
     if folder.texts_path.is_file():
         with contextlib.suppress(OSError, ValueError):  # said where a sentence is given
-            told: Kept = read(Kept, json.loads(folder.texts_path.read_text(encoding="utf-8")))
-            labels.name_outputs(model, told.classes)
+            record: TextsRecord = from_dict(TextsRecord, json.loads(folder.texts_path.read_text(encoding="utf-8")))
+            labels.name_outputs(model, record.classes)
 
 
-def kept(folder: RunFolder, package: str, data: Definition | None) -> Any:
+def recorded_reader(folder: RunFolder, package: str, data: Definition | None) -> Any:
     """Return the reader of a run, from what its folder keeps; None where it was trained on other data.
 
     Args:
@@ -103,30 +103,30 @@ def kept(folder: RunFolder, package: str, data: Definition | None) -> Any:
         InputError: the texts were cleaned, by code that is not there.
         RunError: the folder is damaged.
     """
-    known = encoding(folder)
-    if known is None:
+    recorded = load_encoding(folder)
+    if recorded is None:
         return None
-    tokenizer, told = known
-    if not told.cleaned:
-        found = _plain(tokenizer, told, package)
-    elif data is not None and is_of_texts(data.cls) and _cleaning(data.cls) == told.cleaned:
-        found = data.cls(max_length=told.max_length, batch_size=told.batch_size)
+    tokenizer, record = recorded
+    if not record.cleaned:
+        instance = _plain_datamodule(tokenizer, record, package)
+    elif data is not None and is_of_texts(data.cls) and _cleaning_source(data.cls) == record.cleaned:
+        instance = data.cls(max_length=record.max_length, batch_size=record.batch_size)
     else:
         raise InputError(
             f"the texts of {folder.name} were cleaned by code from its data definition {folder.read().data}, which "
             f"this notebook does not have. Run its cell, or load it from the run's own source: "
             f"%lightning_load {folder.name}"
         )
-    return _filled(found, tokenizer, told.classes)
+    return _with_tokenizer(instance, tokenizer, record.classes)
 
 
-def _cleaning(cls: type) -> str:
+def _cleaning_source(cls: type) -> str:
     """The method by which a DataModule cleans texts, empty if it has none."""
     method = getattr(cls, "clean", None)
     return "" if method is None else inspect.cleandoc(inspect.getsource(method))
 
 
-def predicted(
+def answers_reader(
     datamodule: Any, answers: Callable[[Sequence[str], Sequence[str], Any], Any]
 ) -> Callable[[Any], Any] | None:
     """Return what makes answers of predictions for a DataModule's own texts; None where it is of other data.
@@ -154,12 +154,12 @@ def predicted(
     ):
         return None  # a loader of the user's own
 
-    def read(logits: Any) -> Any:
+    def answers_of(logits: Any) -> Any:
         count = len(logits) if hasattr(logits, "__len__") else 0  # fewer than texts where predictions were limited
         texts = [loader.dataset.text_at(place) for place in range(min(count, len(loader.dataset)))]
         return answers(texts, classes, logits)
 
-    return read
+    return answers_of
 
 
 def check_texts(texts: list[str]) -> None:
@@ -175,7 +175,7 @@ def check_texts(texts: list[str]) -> None:
         raise InputError(f"text {empty} of {len(texts)} is empty: there is nothing to predict for it")
 
 
-def look_at_words(texts: list[str], model: str, datas: Iterable[str]) -> tuple[str, ...]:
+def word_notices(texts: list[str], model: str, datas: Iterable[str]) -> tuple[str, ...]:
     """What to know of typed texts of a word each, which may not be what was meant.
 
     Args:
@@ -193,17 +193,17 @@ def look_at_words(texts: list[str], model: str, datas: Iterable[str]) -> tuple[s
     file = next((text for text in texts if are_paths(text) and Path(text).is_file()), None)
     if file is not None:
         raise InputError(
-            f"{file} is a file. To predict for its texts: frame = {_reading(file)}, and %lightning_predict {model} "
+            f"{file} is a file. To predict for its texts: frame = {_pandas_call(file)}, and %lightning_predict {model} "
             f"frame['COLUMN']"
         )
     if len(texts) > 1:
-        told = f"{len(texts)} texts of one word each. Put a sentence in quotes: %lightning_predict {model}"
-        return (f'{told} "{" ".join(texts)}"',)
-    near = did_you_mean(texts[0], list(datas))
-    return (f"{texts[0]!r} was read as a text.{near}",) if near else ()
+        notice = f"{len(texts)} texts of one word each. Put a sentence in quotes: %lightning_predict {model}"
+        return (f'{notice} "{" ".join(texts)}"',)
+    suggestion = did_you_mean(texts[0], list(datas))
+    return (f"{texts[0]!r} was read as a text.{suggestion}",) if suggestion else ()
 
 
-def _reading(file: str) -> str:
+def _pandas_call(file: str) -> str:
     """How pandas reads a file of texts."""
     readers = {
         ".csv": "read_csv({!r})",
@@ -212,19 +212,19 @@ def _reading(file: str) -> str:
         ".jsonl": "read_json({!r}, lines=True)",
         ".ndjson": "read_json({!r}, lines=True)",
     }
-    return "pandas." + readers.get(files.ending(Path(file)), "read_csv({!r}, sep='\\t')").format(file)
+    return "pandas." + readers.get(files.file_ending(Path(file)), "read_csv({!r}, sep='\\t')").format(file)
 
 
-def _plain(tokenizer: Any, told: Kept, package: str) -> Any:
+def _plain_datamodule(tokenizer: Any, record: TextsRecord, package: str) -> Any:
     """A DataModule as `%lightning_data` makes it, of texts that do not matter."""
     from ...options.parser import DataOptions
     from .datamodule import define_data
 
-    options = DataOptions(tokenizer=tokenizer, max_length=told.max_length, batch_size=told.batch_size)
+    options = DataOptions(tokenizer=tokenizer, max_length=record.max_length, batch_size=record.batch_size)
     return define_data("texts", [("one", "0"), ("two", "1")], options, {"__name__": "__main__"}, package).new()
 
 
-def _filled(datamodule: Any, tokenizer: Any, classes: list[str]) -> Any:
+def _with_tokenizer(datamodule: Any, tokenizer: Any, classes: list[str]) -> Any:
     """Give a DataModule its tokenizer and its classes, and no texts."""
     datamodule.data = (tokenizer, classes, {})
     load(datamodule)

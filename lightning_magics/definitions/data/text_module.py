@@ -138,9 +138,9 @@ def _parts(self, labels):
     parts = {}
     for split, size in SIZES.items():
         count = size if isinstance(size, int) else round(size * len(labels))
-        taken = torch.zeros(len(order), dtype=torch.bool)
-        taken[(2 * torch.arange(count) + 1) * len(order) // (2 * count)] = True
-        parts[split], order = (order[taken], order[~taken])
+        chosen = torch.zeros(len(order), dtype=torch.bool)
+        chosen[(2 * torch.arange(count) + 1) * len(order) // (2 * count)] = True
+        parts[split], order = (order[chosen], order[~chosen])
     parts["train"] = order
     return {split: part.sort().values for split, part in parts.items()}
 '''
@@ -153,36 +153,36 @@ def _build_tokenizer(self, texts):
     within words in arbitrary order. So a first training finds the letters alone, and they are passed on sorted.
     """
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    found = tokenizers.Tokenizer(tokenizers.models.WordPiece())
-    found.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False, strip_accents=False)
-    found.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
+    learner = tokenizers.Tokenizer(tokenizers.models.WordPiece())
+    learner.normalizer = tokenizers.normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    learner.pre_tokenizer = tokenizers.pre_tokenizers.BertPreTokenizer()
     first = [*special.values()]
     for size in (0, self.hparams.vocab_size):
-        first += sorted(piece for piece in found.get_vocab() if piece.startswith("##"))
+        first += sorted(piece for piece in learner.get_vocab() if piece.startswith("##"))
         trainer = tokenizers.trainers.WordPieceTrainer(vocab_size=size, special_tokens=first, show_progress=False)
-        found.train_from_iterator(texts, trainer)
-    made = tokenizers.Tokenizer(tokenizers.models.WordPiece(found.get_vocab(), unk_token="[UNK]"))
-    made.normalizer, made.pre_tokenizer = (found.normalizer, found.pre_tokenizer)
-    made.decoder = tokenizers.decoders.WordPiece()
-    made.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
+        learner.train_from_iterator(texts, trainer)
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordPiece(learner.get_vocab(), unk_token="[UNK]"))
+    tokenizer.normalizer, tokenizer.pre_tokenizer = (learner.normalizer, learner.pre_tokenizer)
+    tokenizer.decoder = tokenizers.decoders.WordPiece()
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 ''',
     "bpe": '''
 def _build_tokenizer(self, texts):
     """Return a byte-pair (BPE) tokenizer with a vocabulary built from texts."""
     special = {"pad_token": "[PAD]", "unk_token": "[UNK]", "cls_token": "[CLS]", "sep_token": "[SEP]"}
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
-    made.decoder = tokenizers.decoders.ByteLevel()
+    tokenizer = tokenizers.Tokenizer(tokenizers.models.BPE())
+    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = tokenizers.decoders.ByteLevel()
     trainer = tokenizers.trainers.BpeTrainer(
         vocab_size=self.hparams.vocab_size,
         special_tokens=[*special.values()],
         initial_alphabet=sorted(tokenizers.pre_tokenizers.ByteLevel.alphabet()),
         show_progress=False,
     )
-    made.train_from_iterator(texts, trainer)
-    made.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
-    return transformers.PreTrainedTokenizerFast(tokenizer_object=made, **special)
+    tokenizer.train_from_iterator(texts, trainer)
+    tokenizer.post_processor = tokenizers.processors.BertProcessing(("[SEP]", 3), ("[CLS]", 2))
+    return transformers.PreTrainedTokenizerFast(tokenizer_object=tokenizer, **special)
 ''',
 }
 # A process that tokenized in threads warns of every fork after it, unless the variable says what is wanted: "off" is
@@ -196,10 +196,10 @@ def _encode(self, tokenizer, texts, labels=None):
     rows, cut = ([], [])
     for start in range(0, len(texts), 10000):
         part = texts[start : start + 10000]
-        found = tokenizer(part, truncation=True, max_length=limit)
-        rows += [torch.tensor(ids, dtype=torch.int32) for ids in found["input_ids"]]
+        encoded = tokenizer(part, truncation=True, max_length=limit)
+        rows += [torch.tensor(ids, dtype=torch.int32) for ids in encoded["input_ids"]]
         if tokenizer.is_fast:
-            cut += [bool(item.overflowing) for item in found.encodings]
+            cut += [bool(item.overflowing) for item in encoded.encodings]
         else:
             cut += [len(ids) > limit for ids in tokenizer(part, verbose=False)["input_ids"]]
     os.environ["TOKENIZERS_PARALLELISM"] = parallel
@@ -325,7 +325,7 @@ class Text:
         reader: how a file is read; its `encoding`, of a delimited one `delimiter`, and whether it is `quoted`.
         names: whether the labels are numbers of names that a column of a `datasets.Dataset` has.
         clean: code of each step of cleaning.
-        carved: splits that are taken from the training data.
+        new_splits: splits that are taken from the training data.
         tokenizer: the notebook's own, as code; None for a pretrained or a built one.
         vocabulary: kind of a built one; None for another.
     """
@@ -340,38 +340,38 @@ class Text:
     quoted: bool = True
     names: bool = False
     clean: tuple[str | ast.expr, ...] = ()
-    carved: tuple[Split, ...] = ()
+    new_splits: tuple[Split, ...] = ()
     tokenizer: ast.expr | None = None
     vocabulary: Vocabulary | None = None
 
     @property
     def splits(self) -> list[Split]:
         """The splits that have a loader."""
-        found: set[str] = {*self.keys, *self.carved}
-        found |= {"predict"} if list(self.keys) == ["train"] else set()
-        return [split for split in typing.get_args(Split) if split in found]
+        names: set[str] = {*self.keys, *self.new_splits}
+        names |= {"predict"} if list(self.keys) == ["train"] else set()
+        return [split for split in typing.get_args(Split) if split in names]
 
     def methods(self, name: str) -> list[ast.FunctionDef]:
         """Return the methods, beside `load`, of a DataModule whose classes are named after `name`."""
         texts = ast.Name(f"{name}Texts", ast.Load())
-        made = [method(_SETUP), *map(self._dataloader, self.splits), self._texts_dataloader(), self._columns()]
-        made.append(self._of_split())
+        methods = [method(_SETUP), *map(self._dataloader, self.splits), self._texts_dataloader(), self._columns()]
+        methods.append(self._of_split())
         if self.kind == "file":
-            made.append(self._table())
-        made += [method(_WHOLE), *([] if self.names else [method(_LABEL)])]
+            methods.append(self._table())
+        methods += [method(_WHOLE), *([] if self.names else [method(_LABEL)])]
         if self.clean:
-            made.append(method(_CLEAN, STEPS=[step for item in self.clean for step in _step(item)]))
-        made += [self._encoded(), method(_ORDER_CLASSES)]
+            methods.append(method(_CLEAN, STEPS=[step for item in self.clean for step in _step_statements(item)]))
+        methods += [self._encoded(), method(_ORDER_CLASSES)]
         if self._hides_tokenizer:
-            made.append(method(_OWN_TOKENIZER, TOKENIZER=self.tokenizer))
-        if self.carved:
-            sizes = ", ".join(f"{split!r}: self.hparams.{split}_split" for split in self.carved)
-            made.append(method(_PARTS, SIZES=expression(f"{{{sizes}}}")))
+            methods.append(method(_OWN_TOKENIZER, TOKENIZER=self.tokenizer))
+        if self.new_splits:
+            sizes = ", ".join(f"{split!r}: self.hparams.{split}_split" for split in self.new_splits)
+            methods.append(method(_PARTS, SIZES=expression(f"{{{sizes}}}")))
         if self.vocabulary is not None:
-            made.append(method(_BUILD[self.vocabulary]))
-        made.append(method(_ENCODE, TEXTS=texts))
-        made.append(method(_LOADER, ORDER=ast.Name(f"{name}Order", ast.Load())))
-        return made
+            methods.append(method(_BUILD[self.vocabulary]))
+        methods.append(method(_ENCODE, TEXTS=texts))
+        methods.append(method(_LOADER, ORDER=ast.Name(f"{name}Order", ast.Load())))
+        return methods
 
     def _columns(self) -> ast.FunctionDef:
         keys = [ast.Constant(split) for split in self.keys]
@@ -385,12 +385,12 @@ class Text:
         """Return what reads one split."""
         places = {"text": ast.Constant(self.text), "label": ast.Constant(self.label)}
         read: list[ast.stmt] = []
-        one, label = _name("text"), expression("self._label(label)")
+        text_code, label_code = _name("text"), expression("self._label(label)")
         if self.kind == "pairs":
             texts, labels = "[TEXT for text, _ in data]", "[OF for _, label in data]"
         elif self.kind == "rows":  # of which one may lack a column
-            one = expression("row.get(NAME)", NAME=places["text"])
-            label = expression("self._label(row.get(NAME))", NAME=places["label"])
+            text_code = expression("row.get(NAME)", NAME=places["text"])
+            label_code = expression("self._label(row.get(NAME))", NAME=places["label"])
             texts, labels = "[TEXT for row in data]", "[OF for row in data]"
         else:
             texts, labels = "[TEXT for text in data[NAME]]", "[OF for label in data[LABEL]]"
@@ -398,12 +398,12 @@ class Text:
             read = snippet("data = self._table(data)")
         if self.names:
             read = snippet("names = data.features[LABEL].names", LABEL=places["label"])
-            label = expression("names[label]")
+            label_code = expression("names[label]")
         return method(
             _OF_SPLIT,
             READ=read,
-            TEXTS=expression(texts, TEXT=self._cleaned(one), NAME=places["text"]),
-            LABELS=expression(labels, LABEL=places["label"], OF=label),
+            TEXTS=expression(texts, TEXT=self._cleaned(text_code), NAME=places["text"]),
+            LABELS=expression(labels, LABEL=places["label"], OF=label_code),
         )
 
     def _cleaned(self, text: ast.expr) -> ast.expr:
@@ -430,10 +430,10 @@ class Text:
         return method(
             _ENCODED,
             CLASSES=classes,
-            CARVED=snippet(_CARVED) if self.carved else [],
+            CARVED=snippet(_CARVED) if self.new_splits else [],
             TOKENIZER=self._tokenizer_code,
             PREDICTED=snippet(_PREDICTED) if "predict" in self.splits and "predict" not in self.keys else [],
-            TAKEN=snippet(_TAKEN) if self.carved else [],
+            TAKEN=snippet(_TAKEN) if self.new_splits else [],
         )
 
     @property
@@ -445,7 +445,7 @@ class Text:
     def _tokenizer_code(self) -> ast.expr:
         if self._hides_tokenizer:
             return expression("self._own_tokenizer()")
-        built = _BUILT_OF_PART if self.carved else _BUILT
+        built = _BUILT_OF_PART if self.new_splits else _BUILT
         return self.tokenizer or expression(built if self.vocabulary else _PRETRAINED)
 
     def _texts_dataloader(self) -> ast.FunctionDef:
@@ -464,24 +464,24 @@ class Text:
             "predict": "ordered=True",
         }
         call = expression(f"self._loader(self.splits[SPLIT], {options.get(split, '')})", SPLIT=ast.Constant(split))
-        made = method("def NAME(self):\n    'TEXT'\n    return CALL", CALL=call)
-        made.name = f"{split}_dataloader"
-        made.body[0] = ast.Expr(ast.Constant(texts[split]))
-        return made
+        function = method("def NAME(self):\n    'TEXT'\n    return CALL", CALL=call)
+        function.name = f"{split}_dataloader"
+        function.body[0] = ast.Expr(ast.Constant(texts[split]))
+        return function
 
 
-def classes(name: str) -> list[ast.ClassDef]:
+def helper_classes(name: str) -> list[ast.ClassDef]:
     """Return the classes that a DataModule of texts uses: of encoded texts, and of their order."""
-    made = []
+    definitions = []
     for text, role in ((_TEXTS_CLASS, "Texts"), (_ORDER_CLASS, "Order")):
         (cls,) = snippet(text)
         assert isinstance(cls, ast.ClassDef)
         cls.name = f"{name}{role}"
-        made.append(cls)
-    return made
+        definitions.append(cls)
+    return definitions
 
 
-def _step(item: str | ast.expr) -> Iterable[ast.stmt]:
+def _step_statements(item: str | ast.expr) -> Iterable[ast.stmt]:
     """Return a step of cleaning: one of those that have names, or a function of the notebook."""
     return snippet(CLEANING[item]) if isinstance(item, str) else snippet("text = CLEAN(text)", CLEAN=item)
 

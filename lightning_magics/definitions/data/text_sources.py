@@ -40,12 +40,12 @@ _MOST_UNKNOWN = 0.5  # of all tokens of texts
 _LEAST_BPE = 260  # the bytes, and four special tokens
 
 
-def is_asked(options: DataOptions) -> bool:
+def are_for_texts(options: DataOptions) -> bool:
     """Whether options are for texts."""
     return options.text is not None or options.tokenizer is not None or options.vocab_size is not None
 
 
-def find(value: Any, options: DataOptions, notebook: Notebook) -> tuple[Text, dict[Path, Any]]:
+def find_texts(value: Any, options: DataOptions, notebook: Notebook) -> tuple[Text, dict[Path, Any]]:
     """Find what texts are in, how they are read, and how they are to be encoded.
 
     Args:
@@ -64,34 +64,36 @@ def find(value: Any, options: DataOptions, notebook: Notebook) -> tuple[Text, di
     kinds = {split: _kind(part) for split, part in splits.values()}
     kind = next(iter(kinds.values()))
     if set(kinds.values()) != {kind}:
-        told = ", ".join(f"{split} {name}" for split, name in kinds.items())
-        raise InputError(f"the splits are of different kinds: {told}. Pass all of them as files, or all as DataFrames")
+        listed = ", ".join(f"{split} {name}" for split, name in kinds.items())
+        raise InputError(
+            f"the splits are of different kinds: {listed}. Pass all of them as files, or all as DataFrames"
+        )
     parts = dict(splits.values())
     if "train" not in parts:
         raise InputError(
             f"texts need a training split, which defines the classes; found only {', '.join(parts)}. Add one: "
             f"{{'train': …, {next(iter(parts))!r}: …}}"
         )
-    found = _Found(kind, {split: key for key, (split, _) in splits.items()}, options)
+    source = _TextSource(kind, {split: key for key, (split, _) in splits.items()}, options)
     for split, part in parts.items():
-        found.look(part, "" if list(parts) == ["train"] else f" in the split {split!r}")
+        source.check_split(part, "" if list(parts) == ["train"] else f" in the split {split!r}")
         if kind != "file":
             _check_scores(_labels(part, kind, options.label), options.label)
-    return found.text(notebook), found.tables
+    return source.description(notebook), source.tables
 
 
 @dataclass
-class _Found:
+class _TextSource:
     """What is known of the data so far."""
 
     kind: Kind
     keys: dict[Split, Any]
     options: DataOptions
-    files: dict[Path, files.File] = field(default_factory=dict)
+    text_files: dict[Path, files.TextFile] = field(default_factory=dict)
     tables: dict[Path, Any] = field(default_factory=dict)
     names: bool = False
 
-    def look(self, part: Any, where: str) -> None:
+    def check_split(self, part: Any, where: str) -> None:
         """Look at a split: whether its columns are there, and how its file is read.
 
         Raises:
@@ -99,9 +101,9 @@ class _Found:
         """
         options = self.options
         if self.kind == "pairs":
-            given = [f"--{name}" for name in ("text", "label") if getattr(options, name) is not None]
-            if given:
-                raise InputError(f"{', '.join(given)} would have no effect on pairs of a text and a label")
+            useless = [f"--{name}" for name in ("text", "label") if getattr(options, name) is not None]
+            if useless:
+                raise InputError(f"{', '.join(useless)} would have no effect on pairs of a text and a label")
             return
         if options.encoding is not None and self.kind != "file":
             raise InputError(f"--encoding {options.encoding} would have no effect: the texts are not in a file")
@@ -123,37 +125,39 @@ class _Found:
     def _file_columns(self, path: Path) -> list[str]:
         """The columns of a file, which is read."""
         try:
-            found = files.read(path, (self.options.text, self.options.label), self.options.encoding)
+            file = files.read(path, (self.options.text, self.options.label), self.options.encoding)
         except ValueError as error:
-            raise _unreadable(path, error) from error
-        for other in self.files.values():
-            if found.writing != other.writing:
+            raise _unreadable_error(path, error) from error
+        for other in self.text_files.values():
+            if file.format != other.format:
                 raise InputError(
-                    f"the files of the splits have different formats: {other.path.name} ({other.writing}) and "
-                    f"{path.name} ({found.writing}). Use one format for all"
+                    f"the files of the splits have different formats: {other.path.name} ({other.format}) and "
+                    f"{path.name} ({file.format}). Use one format for all"
                 )
-        self.files[path] = found
-        return found.columns
+        self.text_files[path] = file
+        return file.columns
 
     @property
     def quoted(self) -> bool:
         """Whether quotes go round the fields of the files."""
-        return all(file.quoted is not False for file in self.files.values())
+        return all(file.quoted is not False for file in self.text_files.values())
 
-    def read(self) -> None:
+    def read_tables(self) -> None:
         """Make the tables of the files.
 
         Raises:
             InputError: one cannot be read.
         """
-        for path, file in self.files.items():
+        for path, file in self.text_files.items():
             try:
-                self.tables[path] = files.table(file, self.quoted, str(self.options.label))
+                self.tables[path] = files.read_table(file, self.quoted, str(self.options.label))
             except ValueError as error:
-                raise _unreadable(path, error) from error
-        self.files = {path: dataclasses.replace(file, text="", table=None) for path, file in self.files.items()}
+                raise _unreadable_error(path, error) from error
+        self.text_files = {
+            path: dataclasses.replace(file, text="", table=None) for path, file in self.text_files.items()
+        }
 
-    def text(self, notebook: Notebook) -> Text:
+    def description(self, notebook: Notebook) -> Text:
         """Return what the DataModule is made of.
 
         Raises:
@@ -171,29 +175,29 @@ class _Found:
         if options.tokenizer is not None and not isinstance(options.tokenizer, str):
             _check_tokenizer(options.tokenizer)
             tokenizer = notebook.reference(options.tokenizer, "tokenizer")
-        self.read()
-        writing = next((file.writing for file in self.files.values()), files.Writing("delimited"))
+        self.read_tables()
+        file_format = next((file.format for file in self.text_files.values()), files.FileFormat("delimited"))
         return Text(
             self.kind,
             self.keys,
             options.text,
             options.label,
-            writing.reader,
-            writing.delimiter,
-            writing.encoding,
+            file_format.reader,
+            file_format.delimiter,
+            file_format.encoding,
             self.quoted,
             self.names,
-            clean=tuple(_cleaning(item, notebook) for item in options.clean),
+            clean=tuple(_cleaning_step(item, notebook) for item in options.clean),
             tokenizer=tokenizer,
             vocabulary=None if options.vocab_size is None else cast(Vocabulary, options.vocabulary or "wordpiece"),
         )
 
 
-def _unreadable(path: Path, error: ValueError) -> InputError:
+def _unreadable_error(path: Path, error: ValueError) -> InputError:
     return InputError(f"{path} cannot be read: {' '.join(str(error).split())}")
 
 
-def named(tokenizer: Any, notebook: Notebook) -> Any:
+def resolve_tokenizer(tokenizer: Any, notebook: Notebook) -> Any:
     """Return the tokenizer that an option means: a name or a folder as text, or an object."""
     if isinstance(tokenizer, str):
         tokenizer = notebook.scope.get(tokenizer, tokenizer)
@@ -211,9 +215,9 @@ def _check_tokenizer(tokenizer: Any) -> None:
     if not has_base(tokenizer, "PreTrainedTokenizerBase"):
         kind = type(tokenizer).__name__
         of_tokenizers = type(tokenizer).__module__.partition(".")[0] == "tokenizers"
-        how = "transformers.PreTrainedTokenizerFast(tokenizer_object=…, unk_token='[UNK]', pad_token='[PAD]')"
-        more = f"Wrap it: {how}" if of_tokenizers else "Pass a name, a folder or a tokenizer object"
-        raise InputError(f"--tokenizer takes a transformers tokenizer; found a {kind}. {more}")
+        example = "transformers.PreTrainedTokenizerFast(tokenizer_object=…, unk_token='[UNK]', pad_token='[PAD]')"
+        remedy = f"Wrap it: {example}" if of_tokenizers else "Pass a name, a folder or a tokenizer object"
+        raise InputError(f"--tokenizer takes a transformers tokenizer; found a {kind}. {remedy}")
 
 
 def are_paths(value: Any) -> bool:
@@ -222,7 +226,7 @@ def are_paths(value: Any) -> bool:
     return bool(parts) and all(map(_is_path, parts))
 
 
-def of_hub(name: str, namespace: dict[str, Any]) -> ast.expr:
+def hub_dataset_code(name: str, namespace: dict[str, Any]) -> ast.expr:
     """Return code that loads a data set of the Hugging Face hub, by the package datasets.
 
     Raises:
@@ -243,17 +247,17 @@ def _splits(value: Any) -> dict[Any, tuple[Split, Any]]:
         InputError: a split has an unknown name, or two have the same.
     """
     if isinstance(value, Mapping) and any(str(key).lower() in SPLITS for key in value):
-        named: dict[Any, tuple[Split, Any]] = {}
+        splits_by_key: dict[Any, tuple[Split, Any]] = {}
         for key, part in value.items():
             split = SPLITS.get(str(key).lower())
             if split is None and hasattr(value, "column_names"):
                 continue  # a DatasetDict may have more, such as "unsupervised"
             if split is None or split == "predict":
                 raise InputError(f"texts take the splits train, val and test; found {key!r}")
-            if split in [item for item, _ in named.values()]:
+            if split in [item for item, _ in splits_by_key.values()]:
                 raise InputError(f"two keys are for the split {split!r}: {', '.join(map(repr, value))}. Leave one out")
-            named[key] = (split, part)
-        return named
+            splits_by_key[key] = (split, part)
+        return splits_by_key
     if isinstance(value, tuple) and 1 < len(value) <= 3 and not isinstance(value[0], tuple | str):
         return {place: (split, value[place]) for place, split in enumerate(_IN_ORDER[: len(value)])}
     if isinstance(value, tuple) and 1 < len(value) <= 3 and all(_is_path(item) for item in value):
@@ -305,7 +309,7 @@ def _has_names(part: Any, label: Any) -> bool:
     return bool(getattr((getattr(part, "features", None) or {}).get(label), "names", None))
 
 
-def _cleaning(item: Any, notebook: Notebook) -> str | ast.expr:
+def _cleaning_step(item: Any, notebook: Notebook) -> str | ast.expr:
     """A step of cleaning: its name, or code of the notebook's own function.
 
     Raises:
@@ -314,19 +318,19 @@ def _cleaning(item: Any, notebook: Notebook) -> str | ast.expr:
     if isinstance(item, str) and item in CLEANING:
         return item
     if isinstance(item, str):
-        found = notebook.scope.get(item)
-        if item.isidentifier() and not callable(found):
+        function = notebook.scope.get(item)
+        if item.isidentifier() and not callable(function):
             near = did_you_mean(item, [*CLEANING, *notebook.scope])
             raise InputError(
                 f"--clean {item}: neither {', '.join(CLEANING)} nor a function of the notebook has that name.{near}"
             )
-        item = notebook.evaluate(item, "--clean") if found is None else found
+        item = notebook.evaluate(item, "--clean") if function is None else function
     if not callable(item):
         raise InputError(f"--clean takes {', '.join(CLEANING)} or a function of a text; found {item!r}")
     return notebook.reference(item, "clean")
 
 
-def prepared(instance: Any, text: Text, tables: Mapping[Path, Any] | None = None) -> Any:
+def encode_texts(instance: Any, text: Text, tables: Mapping[Path, Any] | None = None) -> Any:
     """Return the encoded texts of a DataModule, with what goes with them.
 
     Args:
@@ -350,48 +354,50 @@ def prepared(instance: Any, text: Text, tables: Mapping[Path, Any] | None = None
         columns = instance._columns()
     except ValueError as error:
         raise InputError(f"the texts cannot be read: {' '.join(str(error).split())}") from error
-    _check(columns)
+    _check_columns(columns)
     if text.kind == "file":
-        _check_written(set(columns["train"][1]))
-    check_sizes({split: hparams[f"{split}_split"] for split in text.carved}, len(columns["train"][0]))
-    found = instance._encoded(columns)
-    _check_encoded(found, set(columns["train"][1]))
-    return found
+        _check_file_labels(set(columns["train"][1]))
+    check_sizes({split: hparams[f"{split}_split"] for split in text.new_splits}, len(columns["train"][0]))
+    encoded = instance._encoded(columns)
+    _check_encoded(encoded, set(columns["train"][1]))
+    return encoded
 
 
-def _check_encoded(found: Any, known: set[str]) -> None:
+def _check_encoded(encoded: Any, all_labels: set[str]) -> None:
     """Check what is left for training, and that the tokenizer is for such texts.
 
     Args:
-        found: tokenizer, names of the classes, and encoded texts of each split.
-        known: labels of the training texts before some were taken for other splits.
+        encoded: tokenizer, names of the classes, and encoded texts of each split.
+        all_labels: labels of the training texts before some were taken for other splits.
 
     Raises:
         InputError: a label is in other splits alone, or the tokenizer has no padding token, or does not know what texts
             are made of.
     """
-    tokenizer, classes, splits = found
+    tokenizer, classes, splits = encoded
     if tokenizer.pad_token_id is None:
         raise InputError(
             f"the tokenizer has no padding token. Set one when loading it, such as tokenizer = AutoTokenizer."
             f"from_pretrained(…, pad_token={(tokenizer.unk_token or '[PAD]')!r}), and type --tokenizer tokenizer"
         )
     train = splits["train"]
-    left = {classes[number] for number in train.labels.unique().tolist()}
-    if left != known:
+    remaining = {classes[number] for number in train.labels.unique().tolist()}
+    if remaining != all_labels:
         raise InputError(
-            f"no training texts are left with the label {_few(sorted(map(repr, known - left)))}: they are all in the "
-            f"other splits. Add more texts with it, remove those texts, or pass your own splits"
+            f"no training texts are left with the label {_few(sorted(map(repr, all_labels - remaining)))}: they are "
+            f"all in the other splits. Add more texts with it, remove those texts, or pass your own splits"
         )
-    unknown = float((train.ids == tokenizer.unk_token_id).float().mean()) if tokenizer.unk_token_id is not None else 0.0
-    if unknown > _MOST_UNKNOWN:
+    unknown_fraction = (
+        float((train.ids == tokenizer.unk_token_id).float().mean()) if tokenizer.unk_token_id is not None else 0.0
+    )
+    if unknown_fraction > _MOST_UNKNOWN:
         raise InputError(
-            f"{unknown:.0%} of the tokens are unknown to the tokenizer (vocabulary size {len(tokenizer):,}). "
+            f"{unknown_fraction:.0%} of the tokens are unknown to the tokenizer (vocabulary size {len(tokenizer):,}). "
             f"Use a tokenizer trained on similar texts"
         )
 
 
-def _check(columns: Columns) -> None:
+def _check_columns(columns: Columns) -> None:
     """Check the texts and labels of all splits.
 
     Raises:
@@ -412,23 +418,24 @@ def _check(columns: Columns) -> None:
         missing = [row for row, label in enumerate(labels, 1) if label is None]
         if missing:
             raise InputError(f"the label is missing in {_rows(missing)}{where}. Remove those rows")
-    known = set(columns["train"][1])
-    if len(known) < 2:
+    train_labels = set(columns["train"][1])
+    if len(train_labels) < 2:
         raise InputError(
-            f"all training texts have the label {min(known)!r}, but a classifier needs at least two classes"
+            f"all training texts have the label {min(train_labels)!r}, but a classifier needs at least two classes"
         )
-    if len(known) > max(_MOST_CLASSES, len(columns["train"][1]) // 2):
+    if len(train_labels) > max(_MOST_CLASSES, len(columns["train"][1]) // 2):
         raise InputError(
-            f"the label column has {len(known):,} different values, too many to be classes. "
+            f"the label column has {len(train_labels):,} different values, too many to be classes. "
             f"Choose another column: --label COLUMN"
         )
     for split, (_, labels) in columns.items():
-        unseen = sorted(set(labels) - known)
+        unseen = sorted(set(labels) - train_labels)
         if unseen:
-            shown = _few([repr(label) for label in unseen])
-            has = _few(sorted(map(repr, known)))
+            unseen_text = _few([repr(label) for label in unseen])
+            train_text = _few(sorted(map(repr, train_labels)))
             raise InputError(
-                f"the split {split!r} has labels that no training text has: {shown}. The training texts have {has}"
+                f"the split {split!r} has labels that no training text has: {unseen_text}. The training texts "
+                f"have {train_text}"
             )
 
 
@@ -445,8 +452,8 @@ def _check_scores(labels: Iterable[Any], column: Any) -> None:
     Raises:
         InputError: they are.
     """
-    found = list(dict.fromkeys(labels))
-    scores = [label for label in found if isinstance(label, Real) and not isinstance(label, Integral)]
+    distinct = list(dict.fromkeys(labels))
+    scores = [label for label in distinct if isinstance(label, Real) and not isinstance(label, Integral)]
     if not scores or any(math.isnan(label) for label in scores):  # a label that is missing is told elsewhere
         return
     name = f"--label {column}" if column is not None else "the column of labels"
@@ -456,7 +463,7 @@ def _check_scores(labels: Iterable[Any], column: Any) -> None:
     )
 
 
-def _check_written(labels: set[str]) -> None:
+def _check_file_labels(labels: set[str]) -> None:
     """Check that the labels of a file are not all numbers, some of which have a decimal point.
 
     Raises:
@@ -489,15 +496,15 @@ def summary(data: Any, is_built: bool) -> str:
     whole = splits.get("predict", None)
     parts = {split: texts for split, texts in splits.items() if split != "predict" or len(splits) == 1}
     counts = " · ".join(f"{len(texts):,} {split}" for split, texts in parts.items())
-    cut, total, longest = cuts(splits)
+    cut, total, longest = truncation_counts(splits)
     lengths = whole.lengths if whole is not None else splits["train"].lengths
     about = f"{float(lengths.float().mean()):.0f} tokens on average, at most {longest}"
-    told = f"{cut:,} of {total:,} are truncated to {longest} tokens" if cut else "none truncated"
+    truncation = f"{cut:,} of {total:,} are truncated to {longest} tokens" if cut else "none truncated"
     vocabulary = f"; {len(tokenizer):,} tokens in the vocabulary" if is_built else ""
-    return f"{counts} texts; {len(classes)} classes: {_few(classes)}; {about}; {told}{vocabulary}"
+    return f"{counts} texts; {len(classes)} classes: {_few(classes)}; {about}; {truncation}{vocabulary}"
 
 
-def cuts(splits: Mapping[str, Any]) -> tuple[int, int, int]:
+def truncation_counts(splits: Mapping[str, Any]) -> tuple[int, int, int]:
     """Return how many texts were cut, of how many, and the length of the longest that is left."""
     parts = [texts for split, texts in splits.items() if split != "predict" or len(splits) == 1]
     return (

@@ -35,17 +35,17 @@ _FROZEN = '''
 def _frozen(self):
     """Return the names of the parameters in which a pattern of `freeze` matches a part of the dotted name."""
     names = [name for name, _ in self.named_parameters()]
-    found = {
+    matches = {
         pattern: [name for name in names if fnmatchcase(f".{name}.", f"*.{pattern}.*")]
         for pattern in self.hparams.freeze
     }
-    for pattern, matched in found.items():
+    for pattern, matched in matches.items():
         if not matched:
             raise ValueError(f"no parameter name matches {pattern!r}. Some names: {', '.join(names[:4])}")
-    return [name for name in names if any(name in matched for matched in found.values())]
+    return [name for name in names if any(name in matched for matched in matches.values())]
 '''
 # A parameter without a gradient stays as it is; DDP, which wants a gradient of each, has had it by then.
-_TURNS = '''
+_UNFREEZE = '''
 def on_before_optimizer_step(self, optimizer):
     """Skip layers that are still frozen: one more is unfrozen every `unfreeze_every` epochs, the last first."""
     waiting = self.frozen_layers[self.current_epoch // self.hparams.unfreeze_every :]
@@ -76,7 +76,7 @@ def setup(self, stage):
 '''
 BALANCED = "balanced"
 HELPERS = ("_frozen", "_layer", "_loss")
-_FEW = 6  # weights of a head that is new
+_SHOWN_WEIGHTS = 6  # weights of a head that is new
 
 
 @dataclass(frozen=True)
@@ -107,12 +107,12 @@ class FineTuning:
             weights = _weights(options.class_weights)
             if options.loss not in (None, "cross_entropy"):
                 raise InputError(f"--class_weights needs --loss cross_entropy; found --loss {options.loss}")
-        found = cls(options.freeze, options.unfreeze_every, weights)
-        for made in found.methods():
-            if made.name in hooks and made.name not in HELPERS:
-                option = "unfreeze_every" if made.name.startswith("on_") else "class_weights balanced"
-                raise InputError(f"--{option} would have no effect: the cell has its own {made.name}")
-        return found
+        tuning = cls(options.freeze, options.unfreeze_every, weights)
+        for function in tuning.methods():
+            if function.name in hooks and function.name not in HELPERS:
+                option = "unfreeze_every" if function.name.startswith("on_") else "class_weights balanced"
+                raise InputError(f"--{option} would have no effect: the cell has its own {function.name}")
+        return tuning
 
     def check(self, names: Sequence[str]) -> None:
         """Check patterns against the names of a model's parameters.
@@ -136,14 +136,14 @@ class FineTuning:
     @property
     def hyperparameters(self) -> dict[str, Hyperparameter]:
         """What the options bring."""
-        given = {
+        values = {
             "freeze": list(self.freeze) or None,
             "unfreeze_every": self.unfreeze_every,
             "class_weights": self.weights,
         }
         return {
             name: Hyperparameter(name, ast.Name(type(value).__name__, ast.Load()), literal(value))
-            for name, value in given.items()
+            for name, value in values.items()
             if value is not None
         }
 
@@ -162,26 +162,26 @@ class FineTuning:
 
     def methods(self) -> list[ast.FunctionDef]:
         """Return the methods that the options need."""
-        made = [method(_FROZEN)] if self.freeze else []
-        made += [method(_TURNS), method(_LAYER)] if self.unfreeze_every is not None else []
-        made += [method(_LOSS)] if self.weights is not None else []
-        return made + ([method(_BALANCE)] if self.weights == BALANCED else [])
+        functions = [method(_FROZEN)] if self.freeze else []
+        functions += [method(_UNFREEZE), method(_LAYER)] if self.unfreeze_every is not None else []
+        functions += [method(_LOSS)] if self.weights is not None else []
+        return functions + ([method(_BALANCE)] if self.weights == BALANCED else [])
 
 
-def _weights(given: tuple[Any, ...]) -> Any:
+def _weights(class_weights: tuple[Any, ...]) -> Any:
     """Return the weights of the classes that an option gives.
 
     Raises:
         InputError: they are neither numbers nor ``balanced``.
     """
-    if given == (BALANCED,):
+    if class_weights == (BALANCED,):
         return BALANCED
     try:
-        return [float(value) for value in given]
+        return [float(value) for value in class_weights]
     except (TypeError, ValueError):
-        found = " ".join(map(str, given))
+        shown = " ".join(map(str, class_weights))
         raise InputError(
-            f"--class_weights takes {BALANCED} or a number for each class, such as 0.5 2; found {found!r}"
+            f"--class_weights takes {BALANCED} or a number for each class, such as 0.5 2; found {shown!r}"
         ) from None
 
 
@@ -194,10 +194,10 @@ def check_names(tree: ast.Module, namespace: Mapping[str, Any]) -> None:
     for call in calls([tree], "from_pretrained"):
         assert isinstance(call.func, ast.Attribute)
         named = {item.arg: item.value for item in call.keywords}
-        given = call.args[0] if call.args else named.get("pretrained_model_name_or_path")
-        if given is None or not _is_of_transformers(call.func.value, tree, namespace):
+        argument = call.args[0] if call.args else named.get("pretrained_model_name_or_path")
+        if argument is None or not _is_of_transformers(call.func.value, tree, namespace):
             continue
-        name = _text(given, tree, namespace)
+        name = _text(argument, tree, namespace)
         role = _role(ast.unparse(call.func.value))
         if name is not None and role is not None:
             hub.check(name, role)
@@ -227,31 +227,31 @@ def check_trains(model: Any) -> None:
 
 
 @contextlib.contextmanager
-def calm() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Within it transformers neither draws a bar for each model that it loads, nor says anything but errors."""
-    found = sys.modules.get("transformers")
-    if found is None:
+    transformers = sys.modules.get("transformers")
+    if transformers is None:
         yield
         return
-    verbosity = found.utils.logging.get_verbosity()
-    found.utils.logging.set_verbosity_error()
+    verbosity = transformers.utils.logging.get_verbosity()
+    transformers.utils.logging.set_verbosity_error()
     try:
-        with _without_bars(found):
+        with _without_bars(transformers):
             yield
     finally:
-        found.utils.logging.set_verbosity(verbosity)
+        transformers.utils.logging.set_verbosity(verbosity)
 
 
 @contextlib.contextmanager
-def new_weights() -> Iterator[list[str]]:
+def collect_new_weights() -> Iterator[list[str]]:
     """Within it transformers draws no bars either; what it reports of weights that it did not find is gathered.
 
     Yields:
         Their names, as they come; its other warnings are shown.
     """
     names: list[str] = []
-    found = sys.modules.get("transformers")
-    if found is None:
+    transformers = sys.modules.get("transformers")
+    if transformers is None:
         yield names
         return
 
@@ -259,16 +259,16 @@ def new_weights() -> Iterator[list[str]]:
         text = re.sub(r"\x1b\[[0-9;]*m", "", record.getMessage())
         if "LOAD REPORT" not in text and "newly initialized: [" not in text:
             return True
-        new = re.findall(r"^(\S+) *\| *MIS(?:SING|MATCH)", text, re.MULTILINE)
-        new += re.findall(r"'([^']+)'", text.partition("newly initialized: [")[2].partition("]")[0])
-        names.extend(name for name in new if name not in names)  # of several handlers, each is asked
+        missing = re.findall(r"^(\S+) *\| *MIS(?:SING|MATCH)", text, re.MULTILINE)
+        missing += re.findall(r"'([^']+)'", text.partition("newly initialized: [")[2].partition("]")[0])
+        names.extend(name for name in missing if name not in names)  # of several handlers, each is asked
         return False
 
     handlers = logging.getLogger("transformers").handlers
     for handler in handlers:
         handler.addFilter(show)
     try:
-        with _without_bars(found):
+        with _without_bars(transformers):
             yield names
     finally:
         for handler in handlers:
@@ -287,17 +287,17 @@ def _without_bars(transformers: Any) -> Iterator[None]:
             transformers.utils.logging.enable_progress_bar()
 
 
-def told(names: Sequence[str]) -> str:
+def new_weights_notice(names: Sequence[str]) -> str:
     """Say which weights of a model are new, in a line; nothing where all are pretrained."""
-    if len(names) <= _FEW:
+    if len(names) <= _SHOWN_WEIGHTS:
         return f"newly initialized weights (not in the checkpoint): {', '.join(names)}" if names else ""
     return (
-        f"newly initialized weights (not in the checkpoint): {', '.join(names[:_FEW])} and {len(names) - _FEW} more. "
-        f"Does the checkpoint belong to this model class?"
+        f"newly initialized weights (not in the checkpoint): {', '.join(names[:_SHOWN_WEIGHTS])} and "
+        f"{len(names) - _SHOWN_WEIGHTS} more. Does the checkpoint belong to this model class?"
     )
 
 
-def is_loaded(code: Iterable[ast.AST]) -> bool:
+def loads_pretrained_weights(code: Iterable[ast.AST]) -> bool:
     """Whether code loads something pretrained."""
     return bool(calls(code, "from_pretrained"))
 
@@ -305,8 +305,8 @@ def is_loaded(code: Iterable[ast.AST]) -> bool:
 def _is_of_transformers(code: ast.expr, tree: ast.Module, namespace: Mapping[str, Any]) -> bool:
     """Whether a class is one of transformers: the notebook's, or one that the cell imports."""
     first, *_ = ast.unparse(code).split(".")
-    found = namespace.get(first)
-    module = getattr(found, "__module__", None) or getattr(found, "__name__", "")
+    value = namespace.get(first)
+    module = getattr(value, "__module__", None) or getattr(value, "__name__", "")
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and first in [item.asname or item.name for item in node.names]:
             module = node.module or ""
@@ -323,6 +323,6 @@ def _text(code: ast.expr, tree: ast.Module, namespace: Mapping[str, Any]) -> str
         for node in tree.body:
             if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.target.id == code.id:
                 return _text(node.value, tree, {}) if node.value is not None else None
-        found = namespace.get(code.id)
-        return found if isinstance(found, str) else None
+        value = namespace.get(code.id)
+        return value if isinstance(value, str) else None
     return None

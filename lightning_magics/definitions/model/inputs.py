@@ -18,13 +18,13 @@ from torch import fx
 from torch.nn import functional as F
 
 _MOST_MODULES = 2000
-_MOVING = {"contiguous", "expand", "flatten", "permute", "relu", "repeat", "reshape", "squeeze", "transpose", "view"}
-_MOVING |= {"unflatten", "unsqueeze", "view_as", "clone", "detach"}
-_MOVES = {getattr(torch, name) for name in _MOVING if hasattr(torch, name)}
-_MOVES |= {F.dropout, F.relu, operator.getitem, torch.cat, torch.stack}
-_ASKING = {"dim", "numel", "size"}  # of a tensor, without a look at its values
+_RESHAPING_METHODS = {"contiguous", "expand", "flatten", "permute", "relu", "repeat", "reshape", "squeeze"}
+_RESHAPING_METHODS |= {"transpose", "view", "unflatten", "unsqueeze", "view_as", "clone", "detach"}
+_RESHAPING_FUNCTIONS = {getattr(torch, name) for name in _RESHAPING_METHODS if hasattr(torch, name)}
+_RESHAPING_FUNCTIONS |= {F.dropout, F.relu, operator.getitem, torch.cat, torch.stack}
+_SHAPE_METHODS = {"dim", "numel", "size"}  # of a tensor, without a look at its values
 # Of these layers, the first argument is a number: others may be masks, for which bool and floats differ in meaning.
-_COMPUTING = (
+_COMPUTE_LAYERS = (
     torch.nn.Linear,
     torch.nn.modules.conv._ConvNd,
     torch.nn.modules.batchnorm._NormBase,
@@ -33,7 +33,7 @@ _COMPUTING = (
     torch.nn.modules.rnn.RNNBase,
     torch.nn.modules.rnn.RNNCellBase,
 )
-_PASSING = (
+_PASSTHROUGH_LAYERS = (
     torch.nn.Flatten,
     torch.nn.Unflatten,
     torch.nn.Identity,
@@ -113,15 +113,15 @@ def _first_uses(node: fx.Node, root: torch.nn.Module) -> set[bool]:
         if user.op == "call_module":
             layer = root.get_submodule(str(user.target))
             kinds = {item.is_floating_point() for item in layer.parameters()}
-            if not isinstance(layer, (*_COMPUTING, *_PASSING)) or not _is_first(node, user):
+            if not isinstance(layer, (*_COMPUTE_LAYERS, *_PASSTHROUGH_LAYERS)) or not _is_first(node, user):
                 uses.add(False)
             elif kinds:
                 uses.add(kinds == {True})
             else:
                 uses |= _first_uses(user, root)
-        elif _moves(user, node):
+        elif _is_reshaping(user, node):
             uses |= _first_uses(user, root)
-        elif not _asks(user):
+        elif not _reads_shape(user):
             uses.add(False)
     return uses
 
@@ -133,16 +133,16 @@ def _is_first(node: fx.Node, user: fx.Node) -> bool:
     return bool(user.args) and user.args[0] is node and node not in others
 
 
-def _moves(user: fx.Node, node: fx.Node) -> bool:
+def _is_reshaping(user: fx.Node, node: fx.Node) -> bool:
     """Whether an operation gives the values of a tensor in another shape, or of ReLU."""
     if user.op == "call_method":
-        return user.target in _MOVING and _is_first(node, user)
+        return user.target in _RESHAPING_METHODS and _is_first(node, user)
     joins = user.target in (torch.cat, torch.stack) and bool(user.args) and isinstance(user.args[0], list | tuple)
-    return user.op == "call_function" and user.target in _MOVES and (joins or _is_first(node, user))
+    return user.op == "call_function" and user.target in _RESHAPING_FUNCTIONS and (joins or _is_first(node, user))
 
 
-def _asks(user: fx.Node) -> bool:
+def _reads_shape(user: fx.Node) -> bool:
     """Whether an operation reads no more of a tensor than its shape."""
     if user.op == "call_function":
         return user.target is getattr and user.args[1] in ("shape", "ndim", "device")
-    return user.op == "call_method" and user.target in _ASKING
+    return user.op == "call_method" and user.target in _SHAPE_METHODS

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from ...errors import InputError
 from ..generated import expression
-from ..lookup import Library, Notebook, OptionValue, check_keywords, required
+from ..lookup import Library, Notebook, OptionValue, check_keywords, missing_arguments
 
 Task = Literal["multiclass", "binary", "multilabel", "regression"]
 
@@ -57,13 +57,13 @@ class Loss:
     Attributes:
         text: how it is shown.
         call: what is called with output and target.
-        made: what `self.loss` is made of, where the loss has a state or is made by a call.
+        factory: what `self.loss` is made of, where the loss has a state or is made by a call.
         kind: name in torch.nn.functional of what it computes, empty if that is unknown.
     """
 
     text: str
     call: ast.expr
-    made: ast.expr | None = None
+    factory: ast.expr | None = None
     kind: str = ""
 
     @property
@@ -72,49 +72,49 @@ class Loss:
         return _TASKS.get(self.kind)
 
 
-def of_numbers(model: Any) -> str:
+def regression_loss(model: Any) -> str:
     """Return the loss of a model's generated steps if it compares numbers, empty for any other.
 
     Args:
         model: LightningModule instance.
     """
-    made = _kind(model.loss) if isinstance(getattr(model, "loss", None), torch.nn.Module) else ""
+    instance_kind = _kind(model.loss) if isinstance(getattr(model, "loss", None), torch.nn.Module) else ""
     try:
         called = re.findall(r"^\s*loss = (?:\w+\.)*(\w+)\(output, target", inspect.getsource(type(model)._step), re.M)
     except (AttributeError, OSError, TypeError):
         return ""
-    names = [made if name == "loss" else name for name in called]
+    names = [instance_kind if name == "loss" else name for name in called]
     return next((name for name in names if _TASKS.get(name) == "regression"), "")
 
 
-def find_loss(given: Any, notebook: Notebook) -> Loss:
+def find_loss(loss: Any, notebook: Notebook) -> Loss:
     """Return the loss that an option asks for.
 
     Raises:
         InputError: there is none of that name, or it needs more than output and target.
     """
-    option = notebook.ask("--loss", given, _library(), "cross_entropy, mse_loss or a function of the notebook")
+    option = notebook.resolve("--loss", loss, _library(), "cross_entropy, mse_loss or a function of the notebook")
     value, code = option.value, option.code
     if option.call is not None:
         check_keywords(option, "--loss")
         call = ast.Call(code, option.call.args, option.call.keywords)
-        made = notebook.evaluate(ast.unparse(call), "--loss")
-        if not callable(made):
+        instance = notebook.evaluate(ast.unparse(call), "--loss")
+        if not callable(instance):
             raise InputError(
-                f"--loss {option.text} gives a value of type {type(made).__name__}; "
+                f"--loss {option.text} gives a value of type {type(instance).__name__}; "
                 f"a loss is called with output and target"
             )
-        return Loss(option.text, expression("self.loss"), call, _kind(made))
+        return Loss(option.text, expression("self.loss"), call, _kind(instance))
     if isinstance(value, type):
-        return _of_class(option)
+        return _class_loss(option)
     if isinstance(value, torch.nn.Module):
-        return Loss(option.text, expression("self.loss"), expression("deepcopy(MADE)", MADE=code), _kind(value))
+        return Loss(option.text, expression("self.loss"), expression("deepcopy(LOSS)", LOSS=code), _kind(value))
     if not callable(value):
         raise InputError(
             f"--loss {option.text} is of type {type(value).__name__}; a loss is called with output and target. "
             f"Type --loss cross_entropy, --loss mse_loss or a function of the notebook"
         )
-    missing = required(value, None, 2)
+    missing = missing_arguments(value, None, 2)
     if missing:
         raise InputError(
             f"--loss {option.text} needs more than output and target: {', '.join(missing)}. "
@@ -133,9 +133,9 @@ def _library() -> Library:
     return Library({**functions, **classes}, {name: functions[full] for name, full in _SHORT.items()})
 
 
-def _of_class(option: OptionValue) -> Loss:
+def _class_loss(option: OptionValue) -> Loss:
     """Return the loss of a class, made without arguments; InputError if it cannot be."""
-    missing = required(option.value, None, 0) if issubclass(option.value, torch.nn.Module) else []
+    missing = missing_arguments(option.value, None, 0) if issubclass(option.value, torch.nn.Module) else []
     if missing or not issubclass(option.value, torch.nn.Module):
         typing = ", ".join(f"{name}=..." for name in missing)
         raise InputError(f'--loss {option.text} is a class. Type an instance of it: --loss "{option.text}({typing})"')

@@ -17,10 +17,10 @@ import torchmetrics
 
 from ...errors import InputError
 from ..generated import expression
-from ..lookup import Library, Notebook, OptionValue, accepts, check_keywords, keywords, required
+from ..lookup import Library, Notebook, OptionValue, accepts, check_keywords, keywords, missing_arguments
 from .losses import Loss, Task
 
-_FRIENDLY = {
+_SHORT_NAMES = {
     "acc": "Accuracy",
     "f1": "F1Score",
     "auc": "AUROC",
@@ -74,37 +74,37 @@ class MetricOptions:
     own_task: Task | None = None
 
 
-def find_metrics(given: tuple[Any, ...], options: MetricOptions, notebook: Notebook) -> ModelMetrics:
+def find_metrics(metrics: tuple[Any, ...], options: MetricOptions, notebook: Notebook) -> ModelMetrics:
     """Return the metrics that an option asks for.
 
     Raises:
         InputError: there is none of that name, it gives no single number, or it does not fit the loss.
     """
     entries = ast.Dict([], [])
-    own: dict[str, bool] = {}  # whether a metric's task is ours to tell
-    found_task = cast("Task | None", options.task) or (options.loss.task if options.loss else options.own_task)
-    for item in given:
-        option = notebook.ask("--metrics", item, _library(), "accuracy, f1, mae or an object of the notebook")
+    classifies: dict[str, bool] = {}  # whether a metric's task is ours to tell
+    task = cast("Task | None", options.task) or (options.loss.task if options.loss else options.own_task)
+    for item in metrics:
+        option = notebook.resolve("--metrics", item, _library(), "accuracy, f1, mae or an object of the notebook")
         if isinstance(option.value, type) and issubclass(option.value, torchmetrics.Metric):
-            name = _logged(item if isinstance(item, str) else option.value.__name__, option.value)
+            name = _logged_name(item if isinstance(item, str) else option.value.__name__, option.value)
             call = ast.Call(option.code, *_arguments(option))
-            if option.call is None or _lacks(option.value, option.call):
-                own[name] = _classifies(option.value)
-                call, found_task = _filled(call, option, found_task, options, notebook)
+            if option.call is None or _lacks_arguments(option.value, option.call):
+                classifies[name] = _classifies(option.value)
+                call, task = _complete_call(call, option, task, options, notebook)
             _add(entries, name, call)
         elif option.call is not None:
             whole = ast.Call(option.code, option.call.args, option.call.keywords)
             _add_object(entries, notebook.evaluate(ast.unparse(whole), "--metrics"), whole, option.text, item)
         else:
             _add_object(entries, option.value, option.code, option.text, item)
-    if found_task is None and own:
-        found_task = "multiclass" if any(own.values()) else "regression"
+    if task is None and classifies:
+        task = "multiclass" if any(classifies.values()) else "regression"
     by_output = any(
         isinstance(node, ast.Name) and node.id == "output" and not hasattr(node, "lineno") for node in ast.walk(entries)
     )
     entries.values = [notebook.on_instance(code) for code in entries.values]
-    by_loss = options.loss is not None and options.loss.task == found_task == "binary" and not options.task
-    return ModelMetrics(entries, found_task, by_output, by_loss and any(own.values()))
+    by_loss = options.loss is not None and options.loss.task == task == "binary" and not options.task
+    return ModelMetrics(entries, task, by_output, by_loss and any(classifies.values()))
 
 
 def _arguments(option: OptionValue) -> tuple[list[ast.expr], list[ast.keyword]]:
@@ -114,7 +114,7 @@ def _arguments(option: OptionValue) -> tuple[list[ast.expr], list[ast.keyword]]:
     return typed.args, [*more, *typed.keywords]
 
 
-def _filled(
+def _complete_call(
     call: ast.Call, option: OptionValue, task: Task | None, options: MetricOptions, notebook: Notebook
 ) -> tuple[ast.Call, Task | None]:
     """Return the call of a metric with what it needs to know of the model, and the task that this tells.
@@ -126,7 +126,7 @@ def _filled(
     classes = options.num_classes or 10
     if _classifies(option.value):
         task = _task(option.text, option.value, task, options)
-        call = _completed(call, option.value, task, options)
+        call = _with_arguments(call, option.value, task, options)
         _check_scalar(call, option.text, task, classes, notebook)
         return call, task
     _check_scalar(call, option.text, "regression", classes, notebook)
@@ -146,7 +146,7 @@ def _library() -> Library:
         for name, value in names.items()
         if isinstance(value, type) and issubclass(value, base) and value is not base
     }
-    return Library(known, {short: known[name] for short, name in _FRIENDLY.items()}, _is_metric)
+    return Library(known, {short: known[name] for short, name in _SHORT_NAMES.items()}, _is_metric)
 
 
 def _is_metric(value: Any) -> bool:
@@ -155,7 +155,7 @@ def _is_metric(value: Any) -> bool:
     return isinstance(value, metrics) or (isinstance(value, type) and issubclass(value, metrics))
 
 
-def _logged(text: str, cls: type) -> str:
+def _logged_name(text: str, cls: type) -> str:
     """Return the name that a metric is logged under: as it was typed if that is a plain word, else the class's."""
     if re.fullmatch(r"[a-z][a-z0-9_-]*", text):
         return text.replace("-", "_")
@@ -177,7 +177,7 @@ def _add_object(entries: ast.Dict, value: Any, code: ast.expr, text: str, item: 
         copied = expression("{name: metric.clone() for name, metric in COLLECTION.items()}", COLLECTION=code)
         entries.values.append(copied)
     elif isinstance(value, torchmetrics.Metric):
-        name = item if isinstance(item, str) and item.isidentifier() else _logged("", type(value))
+        name = item if isinstance(item, str) and item.isidentifier() else _logged_name("", type(value))
         _add(entries, name, code if isinstance(code, ast.Call) else expression("METRIC.clone()", METRIC=code))
     else:
         raise InputError(
@@ -195,28 +195,28 @@ def _takes_task(cls: type) -> bool:
     return "task" in inspect.signature(cls.__new__).parameters
 
 
-def _lacks(cls: type, call: ast.Call) -> bool:
+def _lacks_arguments(cls: type, call: ast.Call) -> bool:
     """Whether a call leaves out what the model's output can tell."""
     if _takes_task(cls):
         return not call.args and "task" not in keywords(call)
-    return bool(set(required(cls, call, 0)) & {"num_classes", "num_labels"})
+    return bool(set(missing_arguments(cls, call, 0)) & {"num_classes", "num_labels"})
 
 
-def _task(text: str, cls: type, found: Task | None, options: MetricOptions) -> Task:
+def _task(text: str, cls: type, task: Task | None, options: MetricOptions) -> Task:
     """Return the kind of classification that a metric is for."""
-    own = next((task for task in ("Multiclass", "Multilabel", "Binary") if cls.__name__.startswith(task)), None)
+    own = next((kind for kind in ("Multiclass", "Multilabel", "Binary") if cls.__name__.startswith(kind)), None)
     if own is not None:
         return own.lower()  # type: ignore[return-value]
-    if found == "regression":
+    if task == "regression":
         compares = f"--loss {options.loss.text}" if options.loss else "the model's own loss"
         raise InputError(
             f"--metrics {text} is for classification, but {compares} is for regression. "
             f"Type --metrics mae, or set the task: --task multiclass"
         )
-    return found or "multiclass"
+    return task or "multiclass"
 
 
-def _completed(call: ast.Call, cls: type, task: Task | None, options: MetricOptions) -> ast.Call:
+def _with_arguments(call: ast.Call, cls: type, task: Task | None, options: MetricOptions) -> ast.Call:
     """Put in what a metric needs to know of the model."""
     typed = keywords(call)
     more: dict[str, ast.expr] = {}

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError
-from ...runs.randomness import random_state_kept
+from ...runs.randomness import preserve_random_state
 from ..cell import (
     Cell,
     CellSource,
@@ -30,28 +30,37 @@ from ..cell import (
     statements_of,
     use_attributes,
 )
-from ..constructor import complete, constructor
-from ..definition import Definition, as_it_is, check_name, class_source, dashed, given_options, is_module, uncompiled
+from ..constructor import complete_constructor, constructor
+from ..definition import (
+    Definition,
+    changed_options,
+    check_name,
+    class_definition,
+    class_source,
+    is_module,
+    option_names,
+    uncompiled,
+)
 from ..evaluation import class_kinds, default_values, execute
 from ..generated import assemble, expression, snippet
 from ..imports import bind_imports, notebook_imports
 from ..lookup import Notebook
 from ..scopes import Function, binds, names_read, parameters
-from .fine_tuning import HELPERS as OF_FINE_TUNING
-from .fine_tuning import FineTuning, check_names, is_loaded, new_weights, told
+from .fine_tuning import HELPERS as FINE_TUNING_HELPERS
+from .fine_tuning import FineTuning, check_names, collect_new_weights, loads_pretrained_weights, new_weights_notice
 from .inputs import Inputs
 from .losses import find_loss
 from .metrics import MetricOptions, find_metrics
 from .network import FORMS, Network, find_network
-from .optimizers import HELPERS as OF_OPTIMIZERS
-from .optimizers import Optimizing, configure
+from .optimizers import HELPERS as OPTIMIZER_HELPERS
+from .optimizers import OptimizerCode, configure
 from .steps import HELPERS, Steps
 
 if TYPE_CHECKING:
     from ...options.parser import ModelOptions
 
 _STEPS = ("training_step", "validation_step", "test_step")
-_JUDGING = ("metrics", "task", "num_classes", "class_weights")
+_METRIC_OPTIONS = ("metrics", "task", "num_classes", "class_weights")
 
 
 def define_model(
@@ -84,18 +93,22 @@ def define_model(
         return _adopt(name, cell, options, Notebook(namespace, {}, "", local_names=local_names or {}), package)
     check_names(tree, namespace)
     kinds = class_kinds(tree, namespace)
-    complete_classes = [found for found, kind in kinds.items() if kind == "lightning"]
+    complete_classes = [item for item, kind in kinds.items() if kind == "lightning"]
     if complete_classes:
         execute(tree.body, cell, namespace)
         # Of an if, one branch ran.
-        complete_classes = [found for found in complete_classes if found in namespace]
+        complete_classes = [item for item in complete_classes if item in namespace]
         chosen = name if name in complete_classes else complete_classes[-1]
-        definition = as_it_is(name or chosen, namespace[chosen], options, namespace, cell.text, "a network or hooks")
-        written = [item for item in statements_of(tree.body) if isinstance(item, ast.ClassDef) and item.name == chosen]
-        return dataclasses.replace(definition, owned=_needed(written[-1], tree.body, namespace), notebook=namespace)
+        definition = class_definition(
+            name or chosen, namespace[chosen], options, namespace, cell.text, "a network or hooks"
+        )
+        class_nodes = [
+            item for item in statements_of(tree.body) if isinstance(item, ast.ClassDef) and item.name == chosen
+        ]
+        return dataclasses.replace(definition, owned=_needed(class_nodes[-1], tree.body, namespace), notebook=namespace)
     parts = split(tree)
     if parts.expression is None and not parts.hooks:
-        classes = [found for found, kind in kinds.items() if kind == "module"]
+        classes = [item for item, kind in kinds.items() if kind == "module"]
         if not classes:
             raise InputError(f"the cell contains no model{last_name(tree)}. {FORMS}")
         chosen = name if name in classes else classes[-1]
@@ -108,17 +121,17 @@ def define_model(
     return _Model(name, parts, options, notebook, package, cell).define()
 
 
-def _adopt(name: str | None, found: Any, options: ModelOptions, notebook: Notebook, package: str) -> Definition:
+def _adopt(name: str | None, model: Any, options: ModelOptions, notebook: Notebook, package: str) -> Definition:
     """Make a definition of an object."""
-    own_name = getattr(found, "__name__", None) or type(found).__name__
+    own_name = getattr(model, "__name__", None) or type(model).__name__
     name = name or (own_name if own_name.isidentifier() else "Model")
-    if is_module(uncompiled(found)):
-        if not isinstance(found, type):
+    if is_module(uncompiled(model)):
+        if not isinstance(model, type):
             raise InputError(f"{name} is already a LightningModule instance. Pass it to %lightning_fit directly")
-        return as_it_is(name, found, options, notebook.namespace, class_source(found), "a network or hooks")
-    here = notebook.namespace.get(name) is found
+        return class_definition(name, model, options, notebook.namespace, class_source(model), "a network or hooks")
+    is_global = notebook.namespace.get(name) is model
     notebook = dataclasses.replace(notebook, owner=name)
-    code = ast.Name(name, ast.Load()) if here else notebook.reference(found, "network")
+    code = ast.Name(name, ast.Load()) if is_global else notebook.reference(model, "network")
     return _Model(name, Cell(expression=code), options, notebook, package, None).define()
 
 
@@ -136,14 +149,14 @@ class _Model:
     tuning: FineTuning = field(default_factory=FineTuning)
     summary: str = ""
 
-    @random_state_kept()
+    @preserve_random_state()
     def define(self) -> Definition:
         """Generate the class, bind it in the notebook, and describe it."""
         cell = self.cell
         if cell.expression is not None:
-            with new_weights() as names:
+            with collect_new_weights() as names:
                 self.network = find_network(cell, self.source, self.notebook)
-            self.summary = told(names)
+            self.summary = new_weights_notice(names)
         defaults = default_values(cell, self.source, self.notebook.namespace)
         own = frozenset(binds(cell.inner))
         notebook = dataclasses.replace(self.notebook, hyperparameters=defaults, instance_names=own)
@@ -153,11 +166,11 @@ class _Model:
             self.tuning.check([f"net.{name}" for name in self.network.parameters])
         if self.tuning.weights is not None:
             self.options = dataclasses.replace(self.options, loss="cross_entropy")
-        wanted = self.wanted(hooks)
-        steps = self.steps(notebook, hooks, wanted)
-        optimizing = self.optimizing(notebook, hooks)
-        self.add_rates(hooks, optimizing)
-        methods = self.methods(hooks, steps, wanted, optimizing)
+        method_names = self.missing_methods(hooks)
+        steps = self.steps(notebook, hooks, method_names)
+        optimizer = self.optimizer(notebook, hooks)
+        self.add_rates(hooks, optimizer)
+        methods = self.methods(hooks, steps, method_names, optimizer)
         return self.compiled(methods)
 
     @property
@@ -168,22 +181,22 @@ class _Model:
     def code(self) -> list[ast.AST]:
         """The user's code that makes the network, as far as it is known."""
         cell = self.cell
-        found: list[ast.AST] = [*cell.notebook, *cell.inner, *cell.hooks]
+        code: list[ast.AST] = [*cell.notebook, *cell.inner, *cell.hooks]
         if cell.expression is not None:
-            found.append(cell.expression)
+            code.append(cell.expression)
         if self.source is None and isinstance(cell.expression, ast.Name):
             adopted = self.notebook.namespace.get(cell.expression.id)
             if isinstance(adopted, type):
                 with contextlib.suppress(SyntaxError):
-                    found.append(ast.parse(textwrap.dedent(class_source(adopted))))
-        return found
+                    code.append(ast.parse(textwrap.dedent(class_source(adopted))))
+        return code
 
     @property
     def loads_pretrained(self) -> bool:
         """Whether that code loads something pretrained."""
-        return is_loaded(self.code)
+        return loads_pretrained_weights(self.code)
 
-    def wanted(self, hooks: dict[str, Function]) -> set[str]:
+    def missing_methods(self, hooks: dict[str, Function]) -> set[str]:
         """Return the methods that the cell leaves to be made.
 
         Raises:
@@ -191,7 +204,7 @@ class _Model:
         """
         options = self.options
         missing = [name for name in _STEPS if name not in hooks]
-        objective = [name for name in given_options(options) if name in ("loss", *_JUDGING)]
+        objective = [name for name in changed_options(options) if name in ("loss", *_METRIC_OPTIONS)]
         has_forward = self.network is not None or "forward" in hooks
         if self.is_transformers and self.network is not None and not self.network.has_loss and missing == list(_STEPS):
             raise InputError(
@@ -199,26 +212,30 @@ class _Model:
                 "such as AutoModelForSequenceClassification, or put it into a network with its own head"
             )
         if not missing and objective:
-            raise InputError(f"{dashed(objective)} would have no effect: the cell defines all steps. Leave it out")
+            raise InputError(
+                f"{option_names(objective)} would have no effect: the cell defines all steps. Leave it out"
+            )
         if not options.metrics and (options.task or options.num_classes):
             raise InputError(
-                f"{dashed(item for item in objective if item != 'loss')} would have no effect without --metrics"
+                f"{option_names(item for item in objective if item != 'loss')} would have no effect without --metrics"
             )
-        wanted = {"forward"} if self.network is not None else set()
-        wanted |= {"predict_step"} if self.network is not None or options.loss is not None else set()
+        names = {"forward"} if self.network is not None else set()
+        names |= {"predict_step"} if self.network is not None or options.loss is not None else set()
         if options.loss is not None or (self.is_transformers and not (objective == [] and "training_step" in hooks)):
             if not has_forward:
                 raise InputError("--loss needs a network: end the cell with one, or write forward(self, …)")
-            wanted |= set(missing)
+            names |= set(missing)
         elif "training_step" not in hooks:
-            what = "the network" if self.network is not None else "the cell has no training_step, and"
+            subject = "the network" if self.network is not None else "the cell has no training_step, and"
             verb = "needs" if self.network is not None else "it needs"
-            raise InputError(f"{what} {verb} a loss to train. Type --loss cross_entropy, --loss mse_loss or another")
+            raise InputError(f"{subject} {verb} a loss to train. Type --loss cross_entropy, --loss mse_loss or another")
         elif objective:
-            raise InputError(f"{dashed(objective)} would have no effect without --loss: the cell defines training_step")
-        return wanted - hooks.keys()
+            raise InputError(
+                f"{option_names(objective)} would have no effect without --loss: the cell defines training_step"
+            )
+        return names - hooks.keys()
 
-    def steps(self, notebook: Notebook, hooks: dict[str, Function], wanted: set[str]) -> Steps:
+    def steps(self, notebook: Notebook, hooks: dict[str, Function], method_names: set[str]) -> Steps:
         """Return what the steps are made of."""
         options = self.options
         if options.loss is not None and self.network is not None and self.network.is_causal:
@@ -243,17 +260,17 @@ class _Model:
                     "--metrics cannot be used on a causal language model: its logits are for the next token. "
                     "Write validation_step in the cell"
                 )
-            given = options.metrics if isinstance(options.metrics, list | tuple) else (options.metrics,)
+            names = options.metrics if isinstance(options.metrics, list | tuple) else (options.metrics,)
             ignored = -100 if self.is_transformers else None
             own = self.network.task if self.network is not None and loss is None else None
-            about = MetricOptions(loss, options.task, options.num_classes, ignored, own)
-            metrics = find_metrics(tuple(given), about, notebook)
+            metric_options = MetricOptions(loss, options.task, options.num_classes, ignored, own)
+            metrics = find_metrics(tuple(names), metric_options, notebook)
         from_left = self.network is not None and self.network.from_left
         generates = self.network is not None and self.network.generates
-        taken = self.network.taken if self.network is not None and "forward" not in hooks else Inputs()
-        return Steps(loss, metrics, self.is_transformers, inputs, from_left, generates, taken)
+        input_kinds = self.network.input_kinds if self.network is not None and "forward" not in hooks else Inputs()
+        return Steps(loss, metrics, self.is_transformers, inputs, from_left, generates, input_kinds)
 
-    def optimizing(self, notebook: Notebook, hooks: dict[str, Function]) -> Optimizing | None:
+    def optimizer(self, notebook: Notebook, hooks: dict[str, Function]) -> OptimizerCode | None:
         """Return the optimizer, or None where the cell has its own.
 
         Raises:
@@ -263,47 +280,47 @@ class _Model:
             if self.is_transformers or self.loads_pretrained:
                 return configure(self.options, notebook, "AdamW", 5e-5, grouped=True)
             return configure(self.options, notebook, "Adam", None, self.network is not None and self.network.encodes)
-        useless = [name for name in given_options(self.options) if name in ("optimizer", "scheduler", "warmup")]
+        useless = [name for name in changed_options(self.options) if name in ("optimizer", "scheduler", "warmup")]
         rates = [name for name in ("lr", "weight_decay") if getattr(self.options, name) is not None]
         read = names_read(*hooks.values()) | hparams_read(hooks.values())
         useless += [name for name in rates if name not in read and name not in self.cell.hyperparameters]
         if useless:
-            raise InputError(f"{dashed(useless)} would have no effect: the cell defines configure_optimizers")
+            raise InputError(f"{option_names(useless)} would have no effect: the cell defines configure_optimizers")
         return None
 
-    def add_rates(self, hooks: dict[str, Function], optimizing: Optimizing | None) -> None:
+    def add_rates(self, hooks: dict[str, Function], optimizer: OptimizerCode | None) -> None:
         """Add the hyperparameters that options bring; what an option says is the default, else what the cell says.
 
         Raises:
             InputError: the cell's own `__init__` has a parameter that an option gives.
         """
         known = self.cell.hyperparameters
-        found = dict(optimizing.hyperparameters) if optimizing is not None else {}
-        found |= self.tuning.hyperparameters
+        added = dict(optimizer.hyperparameters) if optimizer is not None else {}
+        added |= self.tuning.hyperparameters
         for name in ("lr", "weight_decay"):
             value = getattr(self.options, name)
-            if value is not None and name not in found:
-                found[name] = Hyperparameter(name, expression("float"), ast.Constant(value))
+            if value is not None and name not in added:
+                added[name] = Hyperparameter(name, expression("float"), ast.Constant(value))
             own = parameters(hooks["__init__"].args) if "__init__" in hooks else []
             if value is not None and any(arg.arg == name for arg in own):
                 raise InputError(
                     f"--{name} would have no effect: __init__ in the cell has its own {name}. "
                     f"Set its default there, or pass it to the fit: --model.{name} {value}"
                 )
-        for name, item in found.items():
+        for name, item in added.items():
             if name not in known:
                 known[name] = item
             elif getattr(self.options, name) not in (None, ()):
                 known[name] = dataclasses.replace(known[name], default=item.default)
 
     def methods(
-        self, hooks: dict[str, Function], steps: Steps, wanted: set[str], optimizing: Optimizing | None
+        self, hooks: dict[str, Function], steps: Steps, method_names: set[str], optimizer: OptimizerCode | None
     ) -> list[Function]:
         """Return the methods of the class: the constructor, the user's, then those that were made."""
         cell = self.cell
         own = hooks.pop("__init__", None)
         others = [hook for hook in cell.hooks if hook.name != "__init__"]  # a property's parts are all of one name
-        kept = self.kept(others, steps)
+        kept = self.kept_attributes(others, steps)
         changed = [name for name, item in cell.hyperparameters.items() if _is_changed(item, cell)]
         body = snippet("\n".join(f"{name} = deepcopy({name})" for name in changed)) + cell.inner
         body += snippet("\n".join(f"self.{name} = {local}" for name, local in kept.items()))
@@ -314,23 +331,23 @@ class _Model:
             evaluates = self.network.evaluates or (self.loads_pretrained and not calls(self.code, "eval"))
             body += snippet("self.net.train()") if self.is_transformers or evaluates else []
         hyperparameters = cell.hyperparameters
-        made = steps.methods(wanted)
-        if optimizing is not None:
-            made += [optimizing.method, *optimizing.helpers]
+        generated = steps.methods(method_names)
+        if optimizer is not None:
+            generated += [optimizer.method, *optimizer.helpers]
         attributes = {name: f"self.hparams.{name}" for name in hyperparameters}
         attributes |= {name: f"self.{name}" for name in kept}
         for function in others:
             use_attributes(function, attributes)
-        init = constructor(hyperparameters, body) if own is None else complete(own, hyperparameters, body)
+        init = constructor(hyperparameters, body) if own is None else complete_constructor(own, hyperparameters, body)
         if own is not None and self.network is None and self.loads_pretrained and not calls(own.body, "eval"):
             init.body += snippet("self.train()")  # likewise
         init.body += self.tuning.end()
-        made += self.tuning.methods()
-        made.sort(key=lambda item: item.name.startswith("_"))
-        _rename_helpers(made, set(hooks))
-        return [init, *others, *made]
+        generated += self.tuning.methods()
+        generated.sort(key=lambda item: item.name.startswith("_"))
+        _rename_helpers(generated, set(hooks))
+        return [init, *others, *generated]
 
-    def kept(self, hooks: list[Function], steps: Steps) -> dict[str, str]:
+    def kept_attributes(self, hooks: list[Function], steps: Steps) -> dict[str, str]:
         """Return the attributes that keep what hooks read of an instance's parts, each with its name in `__init__`.
 
         Raises:
@@ -368,12 +385,12 @@ class _Model:
         form = "transformers" if self.is_transformers else "network" if self.network else "hooks"
         form = "hooks" if self.cell.hooks else form
         text = self.source.text if self.source else ""
-        made, namespace = self.notebook.namespace[name], self.notebook.namespace
+        model_class, namespace = self.notebook.namespace[name], self.notebook.namespace
         owned = _needed(cls, self.cell.notebook, namespace) | self.notebook.aliases
         owned |= {name: namespace[name] for name in imported}
         return Definition(
             self.name,
-            made,
+            model_class,
             generated.text,
             text,
             form,
@@ -388,11 +405,11 @@ def _needed(cls: ast.AST, statements: Iterable[ast.stmt], namespace: Mapping[str
     """Return the functions and classes that statements put into the notebook and that a class needs there."""
     kinds = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
     defined = {item.name: item for item in statements if isinstance(item, kinds) and item is not cls}
-    read, found = names_read(cls), set[str]()
-    while new := read & defined.keys() - found:
-        found |= new
-        read |= names_read(*(defined[name] for name in new))
-    return {name: namespace[name] for name in found if name in namespace}
+    read, needed = names_read(cls), set[str]()
+    while unvisited := read & defined.keys() - needed:
+        needed |= unvisited
+        read |= names_read(*(defined[name] for name in unvisited))
+    return {name: namespace[name] for name in needed if name in namespace}
 
 
 def _is_changed(item: Hyperparameter, cell: Cell) -> bool:
@@ -412,10 +429,12 @@ def _is_changed(item: Hyperparameter, cell: Cell) -> bool:
     return False
 
 
-def _rename_helpers(made: list[ast.FunctionDef], taken: set[str]) -> None:
+def _rename_helpers(functions: list[ast.FunctionDef], reserved: set[str]) -> None:
     """Give the methods that steps call other names where the user has methods of those names."""
-    renamed = {name: f"{name}_of_options" for name in (*HELPERS, *OF_OPTIMIZERS, *OF_FINE_TUNING) if name in taken}
-    for function in made:
+    renamed = {
+        name: f"{name}_of_options" for name in (*HELPERS, *OPTIMIZER_HELPERS, *FINE_TUNING_HELPERS) if name in reserved
+    }
+    for function in functions:
         function.name = renamed.get(function.name, function.name)
         for node in ast.walk(function):
             if isinstance(node, ast.Attribute) and not hasattr(node, "lineno"):

@@ -49,7 +49,7 @@ class Network:
         inputs: number of inputs that `forward` cannot do without.
         from_left: whether it classifies texts that begin at the first place.
         generates: whether it writes a text from a text.
-        taken: which inputs are numbers to compute with, as far as is known.
+        input_kinds: which inputs are numbers to compute with, as far as is known.
         copies: networks of the notebook that hooks read too: by name, what the instance's copy is called.
     """
 
@@ -64,7 +64,7 @@ class Network:
     inputs: int = 1
     from_left: bool = False
     generates: bool = False
-    taken: Inputs = field(default_factory=Inputs)
+    input_kinds: Inputs = field(default_factory=Inputs)
     copies: dict[str, str] = field(default_factory=dict)
 
 
@@ -84,24 +84,26 @@ def find_network(cell: Cell, source: CellSource | None, notebook: Notebook) -> N
     assert code is not None
     bare = isinstance(code, _BARE)
     read = _networks_read(cell.inner, cell, notebook)
-    whole = bare and not names_read(code) & (read | cell.local_names)  # the notebook's object and nothing else
-    if not whole:
+    is_object = bare and not names_read(code) & (read | cell.local_names)  # the notebook's object and nothing else
+    if not is_object:
         read |= _networks_read([code], cell, notebook)
     copied = deepcopy({name: notebook.namespace[name] for name in read})
     namespace = {**notebook.namespace, **copied} if read else notebook.namespace
     value = evaluate_cell(cell, source, namespace)
-    found = _found(value, whole, cell, source, notebook)
-    return _copying(found, read, cell, notebook) if found is not None else None
+    network = _network_of(value, is_object, cell, source, notebook)
+    return _with_copies(network, read, cell, notebook) if network is not None else None
 
 
-def _found(value: Any, whole: bool, cell: Cell, source: CellSource | None, notebook: Notebook) -> Network | None:
+def _network_of(
+    value: Any, is_object: bool, cell: Cell, source: CellSource | None, notebook: Notebook
+) -> Network | None:
     """Return the network that the value of a cell's expression is or makes; see `find_network`."""
     code = cell.expression
     assert code is not None
     if value is UNKNOWN:
         if cell.hooks and _calls_builtin(code, notebook):
             return None
-        return _described(code, called_class(code, cell, notebook.namespace))
+        return _describe(code, called_class(code, cell, notebook.namespace))
     module = uncompiled(value)
     if is_module(module):
         raise InputError(
@@ -109,11 +111,11 @@ def _found(value: Any, whole: bool, cell: Cell, source: CellSource | None, noteb
             f"Register a class with %lightning_model NAME, or pass an instance to %lightning_fit"
         )
     if isinstance(value, torch.nn.Module):
-        return _described(expression("deepcopy(CODE)", CODE=code) if whole else code, type(value), value)
+        return _describe(expression("deepcopy(CODE)", CODE=code) if is_object else code, type(value), value)
     if isinstance(value, type) and issubclass(value, torch.nn.Module):
-        return _described(_called(code, value, cell, notebook), value)
+        return _describe(_call_with_parameters(code, value, cell, notebook), value)
     if isinstance(code, _BARE) and callable(value) and not isinstance(value, type):
-        return _made_by(value, cell, source, notebook)
+        return _network_from_function(value, cell, source, notebook)
     if cell.hooks:
         return None
     raise InputError(f"the last expression is of type {type(value).__name__}, which is not a network. {FORMS}")
@@ -131,16 +133,16 @@ def _networks_read(code: Iterable[ast.AST], cell: Cell, notebook: Notebook) -> s
     return {name for name in names if isinstance(notebook.namespace.get(name), torch.nn.Module)}
 
 
-def _copying(network: Network, names: set[str], cell: Cell, notebook: Notebook) -> Network:
+def _with_copies(network: Network, names: set[str], cell: Cell, notebook: Notebook) -> Network:
     """Let a cell's network hold copies of the notebook's networks of those names; changes the cell.
 
     They are copied together, so that what they share stays shared.
     """
     if not names:
         return network
-    taken = notebook.namespace.keys() | cell.local_names
+    used = notebook.namespace.keys() | cell.local_names
     copies = {name: f"{name}_copy" for name in sorted(names)}
-    while taken & set(copies.values()):
+    while used & set(copies.values()):
         copies = {name: f"{copy}_" for name, copy in copies.items()}
     for read in reads(*cell.inner, network.code):
         read.node.id = copies.get(read.node.id, read.node.id)
@@ -150,23 +152,25 @@ def _copying(network: Network, names: set[str], cell: Cell, notebook: Notebook) 
     return dataclasses.replace(network, copies={name: copy for name, copy in copies.items() if name in in_hooks})
 
 
-def _made_by(function: Callable[..., Any], cell: Cell, source: CellSource | None, notebook: Notebook) -> Network:
+def _network_from_function(
+    function: Callable[..., Any], cell: Cell, source: CellSource | None, notebook: Notebook
+) -> Network:
     """Return the network that a function makes; called once if it needs no arguments."""
     assert cell.expression is not None
-    code = _called(cell.expression, function, cell, notebook)
+    code = _call_with_parameters(cell.expression, function, cell, notebook)
     called = dataclasses.replace(cell, hooks=[], expression=code)
     value = evaluate_cell(called, source, notebook.namespace)
     if value is UNKNOWN:
-        return _described(code, None)
+        return _describe(code, None)
     if not isinstance(value, torch.nn.Module) or is_module(uncompiled(value)):
         name = getattr(function, "__name__", "the function")
         raise InputError(
             f"{name} returns a value of type {type(value).__name__}. A model takes a function that returns an nn.Module"
         )
-    return _described(code, type(value), value)
+    return _describe(code, type(value), value)
 
 
-def _called(code: ast.expr, function: Callable[..., Any], cell: Cell, notebook: Notebook) -> ast.Call:
+def _call_with_parameters(code: ast.expr, function: Callable[..., Any], cell: Cell, notebook: Notebook) -> ast.Call:
     """Return a call that passes each of a function's parameters; those become hyperparameters."""
     call = ast.Call(code, [], [])
     for item in inspect.signature(function).parameters.values():
@@ -187,11 +191,11 @@ def _called(code: ast.expr, function: Callable[..., Any], cell: Cell, notebook: 
     return call
 
 
-def _described(code: ast.expr, cls: type | None, value: torch.nn.Module | None = None) -> Network:
+def _describe(code: ast.expr, cls: type | None, value: torch.nn.Module | None = None) -> Network:
     """Return a network with what the steps need to know of its class."""
     if cls is None:
         return Network(code)
-    wrapped = type(_wrapped(value)) if value is not None else cls
+    wrapped = type(_unwrapped(value)) if value is not None else cls
     bases = [base.__name__ for base in wrapped.__mro__ if base.__module__.startswith("transformers.")]
     is_transformers = any(name == "PreTrainedModel" or name.startswith("AutoModel") for name in bases)
     is_causal = is_transformers and wrapped.__name__.endswith(("ForCausalLM", "LMHeadModel"))
@@ -203,7 +207,7 @@ def _described(code: ast.expr, cls: type | None, value: torch.nn.Module | None =
     parts = list(value.modules()) if value is not None else []
     encodes = is_transformers or any(has_base(item, "PreTrainedModel") for item in parts)
     evaluates = any(not part.training and any(item.requires_grad for item in part.parameters()) for part in parts)
-    takes = inspect.signature(_wrapped(value).forward).parameters if value is not None else {}
+    takes = inspect.signature(_unwrapped(value).forward).parameters if value is not None else {}
     return Network(
         code,
         is_transformers,
@@ -218,7 +222,7 @@ def _described(code: ast.expr, cls: type | None, value: torch.nn.Module | None =
         generates=is_transformers
         and wrapped.__name__.endswith("ForConditionalGeneration")
         and bool(getattr(getattr(value, "config", None), "is_encoder_decoder", False)),
-        taken=inputs_of(value) if value is not None and not encodes else Inputs(),
+        input_kinds=inputs_of(value) if value is not None and not encodes else Inputs(),
     )
 
 
@@ -228,7 +232,7 @@ def _begins_at_first(cls: type) -> bool:
     return any(name.endswith("ForSequenceClassification") and not name.startswith("XLNet") for name in names)
 
 
-def _wrapped(value: Any) -> Any:
+def _unwrapped(value: Any) -> Any:
     """Return the transformers model that one of PEFT wraps, any other network as it is."""
     if not hasattr(value, "peft_config"):
         return value

@@ -14,7 +14,17 @@ import torch
 from ...errors import InputError
 from ..cell import Hyperparameter
 from ..generated import expression, method, snippet
-from ..lookup import Library, Notebook, OptionValue, accepts, check_keywords, keywords, literal, required, signature
+from ..lookup import (
+    Library,
+    Notebook,
+    OptionValue,
+    accepts,
+    check_keywords,
+    keywords,
+    literal,
+    missing_arguments,
+    signature,
+)
 from ..scopes import names_read
 
 if TYPE_CHECKING:
@@ -22,13 +32,13 @@ if TYPE_CHECKING:
 
 _STEPS = "self.trainer.estimated_stepping_batches"
 # What the Trainer or the optimizer knows, for the arguments that a scheduler needs for a whole run.
-_FILLED = {
+_RUN_ARGUMENTS = {
     "CosineAnnealingLR": {"T_max": _STEPS},
     "OneCycleLR": {"max_lr": "self.hparams.lr", "total_steps": _STEPS},
     "LinearLR": {"total_iters": _STEPS},
     "PolynomialLR": {"total_iters": _STEPS},
 }
-_BY_STEP = {"OneCycleLR", "CyclicLR"}
+_STEP_SCHEDULERS = {"OneCycleLR", "CyclicLR"}
 _WARMUPS = {
     "linear_warmup": "get_linear_schedule_with_warmup",
     "cosine_warmup": "get_cosine_schedule_with_warmup",
@@ -58,7 +68,7 @@ _EXAMPLES = {
 
 
 @dataclass
-class Optimizing:
+class OptimizerCode:
     """The method, those that it calls, and the hyperparameters that they read."""
 
     method: ast.FunctionDef
@@ -68,7 +78,7 @@ class Optimizing:
 
 def configure(
     options: ModelOptions, notebook: Notebook, default: str, lr: float | None, grouped: bool = False
-) -> Optimizing:
+) -> OptimizerCode:
     """Return `configure_optimizers` for the options.
 
     Args:
@@ -81,7 +91,9 @@ def configure(
     Raises:
         InputError: a name is unknown, or an argument is missing or unknown.
     """
-    option = notebook.ask("--optimizer", options.optimizer or default, _optimizers(), 'Adam, or "SGD(momentum=0.9)"')
+    option = notebook.resolve(
+        "--optimizer", options.optimizer or default, _optimizers(), 'Adam, or "SGD(momentum=0.9)"'
+    )
     if not callable(option.value):
         raise InputError(
             f"--optimizer {option.text} is of type {type(option.value).__name__}; it takes the name of a class in "
@@ -89,39 +101,39 @@ def configure(
         )
     check_keywords(option, "--optimizer")
     rates = {"lr": options.lr, "weight_decay": options.weight_decay}
-    found: dict[str, Hyperparameter] = {}
+    hyperparameters: dict[str, Hyperparameter] = {}
     for name, value in rates.items():
         item = _rate(name, value, option, lr, in_cell=name in notebook.hyperparameters)
         if item is not None:
-            found[name] = item
+            hyperparameters[name] = item
     helpers = [method(_GROUPS)] if grouped and accepts(option.value, "weight_decay") else []
     parameters = expression("self._parameter_groups()" if helpers else "self.parameters()")
-    call = _called(option, [parameters], {name: f"self.hparams.{name}" for name in found})
+    call = _with_arguments(option, [parameters], {name: f"self.hparams.{name}" for name in hyperparameters})
     call = notebook.on_instance(call)
     if options.scheduler is None:
         body = snippet("return CALL", CALL=call)
     else:
-        body = _scheduled(call, options.scheduler, notebook, "lr" in found)
+        body = _scheduler_body(call, options.scheduler, notebook, "lr" in hyperparameters)
     function = method("def configure_optimizers(self):\n    BODY", BODY=body)
     if any(isinstance(node, ast.Attribute) and node.attr == "warmup" for node in ast.walk(function)):
-        found["warmup"] = _warmup(options.warmup)
+        hyperparameters["warmup"] = _warmup(options.warmup)
     elif options.warmup is not None:
         raise InputError("--warmup would have no effect without a scheduler such as --scheduler linear_warmup")
-    return Optimizing(function, helpers, found)
+    return OptimizerCode(function, helpers, hyperparameters)
 
 
-def _warmup(given: float | None) -> Hyperparameter:
+def _warmup(fraction: float | None) -> Hyperparameter:
     """Return the hyperparameter of the warm-up.
 
     Raises:
         InputError: it is no part of all steps.
     """
-    if given is not None and not 0 <= given < 1:
+    if fraction is not None and not 0 <= fraction < 1:
         raise InputError(
-            f"--warmup {given} is not a fraction of all steps, such as 0.1. For a number of steps: "
-            f'--scheduler "linear_warmup(num_warmup_steps={given:g})"'
+            f"--warmup {fraction} is not a fraction of all steps, such as 0.1. For a number of steps: "
+            f'--scheduler "linear_warmup(num_warmup_steps={fraction:g})"'
         )
-    return Hyperparameter("warmup", ast.Name("float", ast.Load()), literal(_WARMUP if given is None else given))
+    return Hyperparameter("warmup", ast.Name("float", ast.Load()), literal(_WARMUP if fraction is None else fraction))
 
 
 def _optimizers() -> Library:
@@ -134,10 +146,10 @@ def _optimizers() -> Library:
     return Library(names)
 
 
-def _schedulers(given: Any = None) -> Library:
+def _schedulers(scheduler: Any = None) -> Library:
     """What there is; those of transformers, which takes long to import, where a name asks for them."""
     short: dict[str, Any] = dict.fromkeys(_WARMUPS)
-    if isinstance(given, str) and ("warmup" in given.lower() or "schedule" in given.lower()):
+    if isinstance(scheduler, str) and ("warmup" in scheduler.lower() or "schedule" in scheduler.lower()):
         import transformers
 
         short = {name: getattr(transformers, full) for name, full in _WARMUPS.items()}
@@ -153,7 +165,7 @@ def _schedulers(given: Any = None) -> Library:
 
 
 def _rate(
-    name: str, value: float | None, option: OptionValue, usual: float | None, in_cell: bool
+    name: str, value: float | None, option: OptionValue, default: float | None, in_cell: bool
 ) -> Hyperparameter | None:
     """Return the hyperparameter of a rate, or None where the optimizer keeps it to itself.
 
@@ -175,32 +187,32 @@ def _rate(
     elif in_cell and accepts(option.value, name):
         code = None
     elif name == "lr" and name not in getattr(option.value, "keywords", {}) and own is not None:
-        code = literal(usual if usual is not None else own if isinstance(own, int | float) else 1e-3)
+        code = literal(default if default is not None else own if isinstance(own, int | float) else 1e-3)
     else:
         return None
     return Hyperparameter(name, ast.Name("float", ast.Load()), code)
 
 
-def _called(option: OptionValue, first: list[ast.expr], filled: dict[str, str]) -> ast.expr:
+def _with_arguments(option: OptionValue, first: list[ast.expr], extra: dict[str, str]) -> ast.expr:
     """Return the call that was asked for, with arguments put in; those that were typed stay, unless filled."""
     typed = option.call or ast.Call(option.code, [], [])
-    kept = [item for item in typed.keywords if item.arg not in filled]
-    more = [ast.keyword(name, expression(text)) for name, text in filled.items()]
+    kept = [item for item in typed.keywords if item.arg not in extra]
+    more = [ast.keyword(name, expression(text)) for name, text in extra.items()]
     return ast.Call(option.code, [*first, *typed.args], [*more, *kept])
 
 
-def _scheduled(optimizer: ast.expr, given: Any, notebook: Notebook, has_lr: bool) -> list[ast.stmt]:
+def _scheduler_body(optimizer: ast.expr, scheduler: Any, notebook: Notebook, has_lr: bool) -> list[ast.stmt]:
     """Return the statements that make the optimizer and the scheduler, and return both."""
     example = 'CosineAnnealingLR, or "StepLR(step_size=10)"'
-    option = notebook.ask("--scheduler", given, _schedulers(given), example)
+    option = notebook.resolve("--scheduler", scheduler, _schedulers(scheduler), example)
     if not callable(option.value):
         raise InputError(f"--scheduler {option.text} is of type {type(option.value).__name__}; type {example}")
     check_keywords(option, "--scheduler")
     name = getattr(option.value, "__name__", "")
     typed = keywords(option.call)
-    known = _FILLED.get(name, {}) if _schedulers().names.get(name) is option.value else {}
-    by_step = name in _BY_STEP or getattr(option.value, "__module__", "").startswith("transformers")
-    if by_step and name not in _BY_STEP:
+    known = _RUN_ARGUMENTS.get(name, {}) if _schedulers().names.get(name) is option.value else {}
+    by_step = name in _STEP_SCHEDULERS or getattr(option.value, "__module__", "").startswith("transformers")
+    if by_step and name not in _STEP_SCHEDULERS:
         known = {"num_warmup_steps": f"round(self.hparams.warmup * {_STEPS})", "num_training_steps": _STEPS}
     named = [item.name for item in signature(option.value)][1 + len(option.call.args if option.call else []) :]
     filled = {key: text for key, text in known.items() if key in named and key not in typed}
@@ -208,7 +220,7 @@ def _scheduled(optimizer: ast.expr, given: Any, notebook: Notebook, has_lr: bool
         filled.pop("total_steps", None)
     if not has_lr and "self.hparams.lr" in filled.values():
         del filled["max_lr"]
-    missing = [key for key in required(option.value, option.call, 1) if key not in filled]
+    missing = [key for key in missing_arguments(option.value, option.call, 1) if key not in filled]
     if missing:
         typing = _EXAMPLES.get(name, ", ".join(f"{key}=..." for key in missing))
         raise InputError(f'--scheduler {option.text} needs {", ".join(missing)}. Type --scheduler "{name}({typing})"')
@@ -216,7 +228,7 @@ def _scheduled(optimizer: ast.expr, given: Any, notebook: Notebook, has_lr: bool
     # The method must not bind the name of the user's own optimizer or scheduler.
     read = names_read(optimizer, option.call or option.code)
     local = "optimizer" if "optimizer" not in read else "made_optimizer"
-    call = notebook.on_instance(_called(option, [expression(local)], filled))
+    call = notebook.on_instance(_with_arguments(option, [expression(local)], filled))
     monitor = name == "ReduceLROnPlateau"
     config = expression(
         "{'scheduler': CALL, 'monitor': 'val_loss'}" if monitor else "{'scheduler': CALL, 'interval': WHEN}",

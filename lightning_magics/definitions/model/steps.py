@@ -60,7 +60,7 @@ def _step(self, batch, stage, dataloader_idx=0):
     METRICS
     return loss
 '''
-_BY_POSITION = """
+_TENSOR_LOSS = """
 inputs, named, target = self._unpack(batch)
 OUTPUT
 MATCH
@@ -78,7 +78,7 @@ named, target = self._unpack(batch)
 result = self(**named, labels=target)
 loss = result.loss
 """
-_GIVEN_LOSS = """
+_LOGITS_LOSS = """
 named, target = self._unpack(batch)
 result = self(**named)
 output = result.logits.movedim(-1, 1)
@@ -159,8 +159,8 @@ def _unpack(self, batch):
         for label in ("labels", "label", "target", "targets", "y"):
             if label in batch:
                 return ((), {name: value for name, value in batch.items() if name != label}, batch[label])
-        found = ", ".join(str(name) for name in batch)
-        raise TypeError(f"a dict batch needs the key labels, label, target, targets or y; found {found}")
+        keys = ", ".join(str(name) for name in batch)
+        raise TypeError(f"a dict batch needs the key labels, label, target, targets or y; found {keys}")
     if isinstance(batch, (tuple, list)) and len(batch) > 1:
         return (batch[:-1], {}, batch[-1])
     length = f" of length {len(batch)}" if isinstance(batch, (tuple, list)) else ""
@@ -248,7 +248,7 @@ if target.is_floating_point():
     target = target.argmax(dim=1)
 """
 _STEP_NAMES = {"batch", "stage", "dataloader_idx", "size"} | binds(
-    ast.parse(text) for text in (_BY_POSITION, _CONVERTED, _OWN_LOSS, _GIVEN_LOSS, _MATCH)
+    ast.parse(text) for text in (_TENSOR_LOSS, _CONVERTED, _OWN_LOSS, _LOGITS_LOSS, _MATCH)
 )
 HELPERS = (
     "_step",
@@ -274,7 +274,7 @@ class Steps:
         inputs: number of inputs that `forward` cannot do without.
         from_left: whether the network takes texts that begin at the first place.
         generates: whether the network writes a text from a text, which needs one of its own to begin with.
-        taken: which inputs of the network are numbers to compute with.
+        input_kinds: which inputs of the network are numbers to compute with.
     """
 
     loss: Loss | None
@@ -283,46 +283,46 @@ class Steps:
     inputs: int = 1
     from_left: bool = False
     generates: bool = False
-    taken: Inputs = field(default_factory=Inputs)
+    input_kinds: Inputs = field(default_factory=Inputs)
 
-    def methods(self, wanted: Iterable[str]) -> list[ast.FunctionDef]:
+    def methods(self, names: Iterable[str]) -> list[ast.FunctionDef]:
         """Return the wanted methods, and the ones that they call."""
-        wanted = set(wanted)
+        names = set(names)
         forward = _FORWARD_LEFT if self.from_left else _FORWARD
-        made = [method(forward)] if "forward" in wanted else []
-        made += [method(text) for name, text in _STEPS.items() if name in wanted]
-        if "predict_step" in wanted:
-            predict = _PREDICT_NUMBERS if self.taken.numbers else _PREDICT
+        functions = [method(forward)] if "forward" in names else []
+        functions += [method(text) for name, text in _STEPS.items() if name in names]
+        if "predict_step" in names:
+            predict = _PREDICT_NUMBERS if self.input_kinds.numbers else _PREDICT
             predict = _PREDICT_LOGITS if self.transformers else predict
             predict = _PREDICT_GENERATED if self.generates else predict
-            made.append(method(predict, INPUTS=ast.Constant(max(1, self.inputs))))
-        if not self.transformers and wanted & {"predict_step", *_STEPS}:
-            made += self._conversion()
-        if wanted & set(_STEPS):
-            made += [self._step(), method(_UNPACK_NAMED if self.transformers else _UNPACK)]
-            made += [] if self._has_tensor_target() else [method(_SIZE)]
-            made += [method(_CLASS_LABELS)] if self._takes_classes() else []
-            made += [method(_FLOAT_TARGET)] if self._takes_classes() or self._matches() else []
+            functions.append(method(predict, INPUTS=ast.Constant(max(1, self.inputs))))
+        if not self.transformers and names & {"predict_step", *_STEPS}:
+            functions += self._conversion()
+        if names & set(_STEPS):
+            functions += [self._step(), method(_UNPACK_NAMED if self.transformers else _UNPACK)]
+            functions += [] if self._has_tensor_target() else [method(_SIZE)]
+            functions += [method(_CLASS_LABELS)] if self._takes_classes() else []
+            functions += [method(_FLOAT_TARGET)] if self._takes_classes() or self._matches() else []
             if self.metrics is not None:
-                made += [self._log_metrics(self.metrics), self._make_metrics(self.metrics)]
-        return made
+                functions += [self._log_metrics(self.metrics), self._make_metrics(self.metrics)]
+        return functions
 
     def start(self) -> list[ast.stmt]:
         """Return the statements that `__init__` needs for the steps."""
-        loss = self.loss.made or (self.loss.call if self._hides_loss() else None) if self.loss else None
-        made = snippet("self.loss = LOSS", LOSS=loss) if loss is not None else []
-        return made + (snippet("self.stage_metrics = torch.nn.ModuleDict()") if self.metrics else [])
+        loss = self.loss.factory or (self.loss.call if self._hides_loss() else None) if self.loss else None
+        statements = snippet("self.loss = LOSS", LOSS=loss) if loss is not None else []
+        return statements + (snippet("self.stage_metrics = torch.nn.ModuleDict()") if self.metrics else [])
 
     def _step(self) -> ast.FunctionDef:
         if self.loss is None:
             forward = snippet(_OWN_LOSS)
             output = expression("result.logits.detach().movedim(-1, 1)")
         else:
-            text = _GIVEN_LOSS if self.transformers else _BY_POSITION
+            text = _LOGITS_LOSS if self.transformers else _TENSOR_LOSS
             call = expression("self.loss") if self._hides_loss() else self.loss.call
             classes = snippet(_TO_CLASSES) if self._takes_classes() else []
             matched = snippet(_MATCH + _TO_FLOAT) if self._matches() else []
-            called = snippet(_NUMBERS_CONVERTED if self.taken.numbers else _CONVERTED)
+            called = snippet(_NUMBERS_CONVERTED if self.input_kinds.numbers else _CONVERTED)
             forward = snippet(text, LOSS=call, OUTPUT=called, MATCH=classes + matched)
             output = expression("output.detach()")
         call = expression("self._log_metrics(OUTPUT, target, stage, dataloader_idx)", OUTPUT=output)
@@ -333,9 +333,9 @@ class Steps:
 
     def _conversion(self) -> list[ast.FunctionDef]:
         """Return the methods that convert inputs."""
-        if not self.taken.numbers:
+        if not self.input_kinds.numbers:
             return [method(_INPUT)]
-        places = {"REQUIRED": self.taken.required, "NUMBERS": self.taken.numbers}
+        places = {"REQUIRED": self.input_kinds.required, "NUMBERS": self.input_kinds.numbers}
         filled = {name: expression(repr(value)) for name, value in places.items()}
         return [method(_INPUT_NUMBERS), method(_INPUTS, **filled)]
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from ...errors import RunError
 from .client import ask
-from .partitions import gpus
+from .partitions import gpu_count
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def allocation() -> Allocation | None:
         return None
     count = os.environ.get("SLURM_GPUS_ON_NODE", "")
     if not count.isdecimal():
-        count = str(gpus(ask("squeue", "--noheader", f"--jobs={job}", "--Format=tres-per-node:256").text.strip()))
+        count = str(gpu_count(ask("squeue", "--noheader", f"--jobs={job}", "--Format=tres-per-node:256").text.strip()))
     cpus = os.environ.get("SLURM_CPUS_ON_NODE", "")
     return Allocation(job, tuple(hosts(names)), int(count), int(cpus) if cpus.isdecimal() else None)
 

@@ -39,18 +39,21 @@ def ask(*command: str, timeout_s: float | None = None) -> Answer:
     timeout_s = timeout_s or TIMEOUT_S
     env = {**os.environ, "LC_ALL": "C.UTF-8", "SLURM_TIME_FORMAT": "%s"}
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             command, stdin=subprocess.DEVNULL, capture_output=True, timeout=timeout_s, env=env, check=False
         )
     except OSError as error:
         return Answer(error=f"{command[0]}: {error.strerror}", silent=True)
     except subprocess.TimeoutExpired:
         return Answer(error=f"{command[0]} did not respond within {timeout_s:g} s", silent=True)
-    text, words = done.stdout.decode(errors="replace"), " ".join(done.stderr.decode(errors="replace").split())
-    if not done.returncode:
+    text, message = (
+        completed.stdout.decode(errors="replace"),
+        " ".join(completed.stderr.decode(errors="replace").split()),
+    )
+    if not completed.returncode:
         return Answer(text)
-    words = words or f"{command[0]} exited with code {done.returncode}"
-    return Answer(text, words, any(part in words for part in _NO_CONTACT))
+    message = message or f"{command[0]} exited with code {completed.returncode}"
+    return Answer(text, message, any(phrase in message for phrase in _NO_CONTACT))
 
 
 def is_installed(command: str = "sbatch") -> bool:

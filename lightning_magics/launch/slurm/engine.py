@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from ...clusters import Engine, Resources, State
 from ...runs.folder import RunFolder
-from ..supervision import terminations
+from ..supervision import watch_sigterm
 from . import jobs, nodes, submission
 from .request import parameter_names, partition_names, resources
 
@@ -62,4 +62,4 @@ class Slurm(Engine):
 
     def supervise(self, resources: Resources, folder: Path, lifeline: int | None) -> None:
         run = RunFolder(folder)
-        nodes.NodeRanks(run, resources.nodes, resources.processes, terminations(), lifeline).run()
+        nodes.NodeRanks(run, resources.nodes, resources.processes, watch_sigterm(), lifeline).run()

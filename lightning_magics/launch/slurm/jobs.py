@@ -22,11 +22,11 @@ from .client import Answer, ask, is_installed
 NO_FOLDER = 97
 NO_PYTHON = 98
 _NO_OUTPUT_FILE = 53  # "signal" that Slurm reports where a node cannot open the job's output file
-_FAR_S = 300 * 24 * 3600  # a job without a time limit counts as a year: a start after it tells nothing
+_MAX_START_S = 300 * 24 * 3600  # a job without a time limit counts as a year: a start after it tells nothing
 _QUEUED = {"PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT", "RESV_DEL_HOLD"}
 _CANCELLED = "CANCELLED"
 _RUNNING = {"RUNNING", "COMPLETING", "SUSPENDED", "STOPPED", "SIGNALING", "STAGE_OUT", "RESIZING"}
-_WAITS = {
+_WAIT_REASONS = {
     "Resources": "waiting for resources",
     "Priority": "behind jobs of higher priority",
     "BeginTime": "its start time has not been reached",
@@ -83,13 +83,13 @@ def states(jobs: Iterable[str]) -> dict[str, State]:
 
 def state(job: str) -> State:
     """Return how one job stands; where the queue has forgotten it, what the accounting says, or `FORGOTTEN`."""
-    found = states([job]).get(job)
-    if found is None:
-        return _accounted(job) or FORGOTTEN
-    if found.is_cancelled:  # by whom, only the accounting says
-        told = _accounted(job)
-        return replace(found, reason=told.reason) if told is not None and told.kind == "ended" else found
-    return found
+    job_state = states([job]).get(job)
+    if job_state is None:
+        return _accounting_state(job) or FORGOTTEN
+    if job_state.is_cancelled:  # by whom, only the accounting says
+        record = _accounting_state(job)
+        return replace(job_state, reason=record.reason) if record is not None and record.kind == "ended" else job_state
+    return job_state
 
 
 def cancel(job: str) -> None:
@@ -98,7 +98,7 @@ def cancel(job: str) -> None:
     Raises:
         RunError: Slurm refuses, or does not answer.
     """
-    _order("cancel", job, "scancel", job)
+    _run_command("cancel", job, "scancel", job)
 
 
 def requeue(job: str) -> None:
@@ -107,17 +107,17 @@ def requeue(job: str) -> None:
     Raises:
         RunError: Slurm refuses, or does not answer.
     """
-    _order("requeue", job, "scontrol", "requeue", job)
+    _run_command("requeue", job, "scontrol", "requeue", job)
 
 
-def gives_way(job: str) -> bool:
+def is_being_preempted(job: str) -> bool:
     """Whether a job that still runs is to make room: it has some time left, in which its processes are ended."""
-    told = ask("scontrol", "--oneliner", "show", "job", job).text
-    found = re.search(r"PreemptTime=(\S+)", told)
-    return found is not None and found[1] not in ("None", "(null)", "Unknown", "0")
+    description = ask("scontrol", "--oneliner", "show", "job", job).text
+    match = re.search(r"PreemptTime=(\S+)", description)
+    return match is not None and match[1] not in ("None", "(null)", "Unknown", "0")
 
 
-def not_shared(folder: Path, where: str) -> str:
+def not_shared_message(folder: Path, where: str) -> str:
     """The message for a node that does not see the run's folder."""
     return (
         f"the run folder was not found{where}: {folder} is not on a file system that all nodes share. "
@@ -125,7 +125,7 @@ def not_shared(folder: Path, where: str) -> str:
     )
 
 
-def no_python(where: str) -> str:
+def no_python_message(where: str) -> str:
     """The message for a node without the kernel's Python."""
     return (
         f"the notebook's Python was not found{where}: {sys.executable}. Use an environment on a file system that "
@@ -142,10 +142,10 @@ def why(state: State, folder: Path) -> str:
     """
     where = f" on {state.nodes}" if state.nodes else ""
     if state.exit_code == NO_FOLDER or (state.word == "FAILED" and state.signal == _NO_OUTPUT_FILE):
-        return not_shared(folder, where)
+        return not_shared_message(folder, where)
     if state.exit_code == NO_PYTHON:
-        return no_python(where)
-    told = {
+        return no_python_message(where)
+    reasons = {
         _CANCELLED: f"the job was {state.reason or 'cancelled'}",
         "TIMEOUT": "the job reached its time limit. For more time: --slurm.time MINUTES",
         "DEADLINE": "the job reached its deadline",
@@ -156,18 +156,18 @@ def why(state: State, folder: Path) -> str:
         "COMPLETED": "the job has ended",
         "FORGOTTEN": "the job has ended, but Slurm no longer has a record of how",
     }
-    if state.word in told:
-        return told[state.word]
+    if state.word in reasons:
+        return reasons[state.word]
     if state.kind != "ended":
         return state.reason or f"the job is {state.word.lower() or 'unknown'}"
-    how = f"signal {state.signal}" if state.signal else f"exit code {state.exit_code}"
-    return f"the job ended with {how}{where} ({state.word})"
+    outcome = f"signal {state.signal}" if state.signal else f"exit code {state.exit_code}"
+    return f"the job ended with {outcome}{where} ({state.word})"
 
 
-def _order(what: str, job: str, *command: str) -> None:
+def _run_command(verb: str, job: str, *command: str) -> None:
     answer = ask(*command)
     if answer.error:
-        raise RunError(f"Slurm did not {what} job {job}: {answer.error}")
+        raise RunError(f"Slurm did not {verb} job {job}: {answer.error}")
 
 
 def _squeue(*options: str) -> Answer:
@@ -176,11 +176,11 @@ def _squeue(*options: str) -> Answer:
 
 
 def _row(line: str) -> dict[str, str]:
-    found, place = {}, 0
+    row, offset = {}, 0
     for name, width in _FIELDS.items():
-        found[name] = line[place : place + width].strip()
-        place += width
-    return found
+        row[name] = line[offset : offset + width].strip()
+        offset += width
+    return row
 
 
 class _Queue:
@@ -195,11 +195,11 @@ class _Queue:
     def place(self, row: dict[str, str]) -> tuple[int, int] | None:
         """Position of a job by priority, from 1, and how many wait in its partition."""
         waiting = [other for other in self.rows if other["Partition"] == row["Partition"]]
-        before = [other for other in waiting if _rank(other) < _rank(row)]
+        before = [other for other in waiting if _priority_key(other) < _priority_key(row)]
         return (len(before) + 1, len(waiting)) if waiting else None
 
 
-def _rank(row: dict[str, str]) -> tuple[int, int]:
+def _priority_key(row: dict[str, str]) -> tuple[int, int]:
     """What jobs are ordered by: a higher priority, then a lower number."""
     number = re.match(r"\d+", row["JobID"])
     return -_number(row["PriorityLong"]), int(number[0]) if number else 0
@@ -216,8 +216,8 @@ def _shows_all() -> bool:
 def _state(row: dict[str, str], queue: _Queue) -> State:
     word = row["State"]
     kind = _kind(word)
-    code, number = _exit(row["exit_code"])
-    found = State(
+    code, number = _exit_status(row["exit_code"])
+    job_state = State(
         kind,
         word,
         nodes=row["NodeList"],
@@ -228,17 +228,19 @@ def _state(row: dict[str, str], queue: _Queue) -> State:
     )
     if kind == "queued":
         place = queue.place(row) or (None, None)
-        return replace(found, reason=_waits(row), position=place[0], waiting=place[1], start=_start(row["StartTime"]))
+        return replace(
+            job_state, reason=_wait_reason(row), position=place[0], waiting=place[1], start=_start(row["StartTime"])
+        )
     if kind == "ended":
-        return replace(found, reason="cancelled" if found.is_cancelled else _plain(row["Reason"]))
-    return replace(found, reason="its processes are exiting") if word == "COMPLETING" else found
+        return replace(job_state, reason="cancelled" if job_state.is_cancelled else _reason_text(row["Reason"]))
+    return replace(job_state, reason="its processes are exiting") if word == "COMPLETING" else job_state
 
 
 def _kind(word: str) -> Literal["queued", "running", "ended"]:
     return "queued" if word in _QUEUED else "running" if word in _RUNNING else "ended"
 
 
-def _waits(row: dict[str, str]) -> str:
+def _wait_reason(row: dict[str, str]) -> str:
     """Why a job waits: in plain words, with Slurm's own."""
     if row["State"] == "CONFIGURING":
         return "its nodes are being prepared"
@@ -248,24 +250,24 @@ def _waits(row: dict[str, str]) -> str:
         return "requeued; it can start again in a moment (BeginTime)"
     if first in ("", "None"):
         return "waiting to be scheduled"
-    return f"{_WAITS.get(first, 'waiting')} ({reason})"
+    return f"{_WAIT_REASONS.get(first, 'waiting')} ({reason})"
 
 
-def _plain(reason: str) -> str:
+def _reason_text(reason: str) -> str:
     return "" if reason in ("", "None") else reason
 
 
 def _start(text: str) -> float | None:
     """When a job is to start; None where Slurm does not know, or only that other jobs have no limit."""
-    found = _number(text)
-    return float(found) if 0 < found < time.time() + _FAR_S else None
+    start_s = _number(text)
+    return float(start_s) if 0 < start_s < time.time() + _MAX_START_S else None
 
 
 def _number(text: str) -> int:
     return int(text) if text.isdecimal() else 0
 
 
-def _exit(text: str) -> tuple[int, int]:
+def _exit_status(text: str) -> tuple[int, int]:
     """Exit code and signal: of ``3:0``, or of the status as wait() gives it."""
     code, colon, number = text.partition(":")
     if colon:
@@ -275,7 +277,7 @@ def _exit(text: str) -> tuple[int, int]:
     return (0, number_of_signal) if number_of_signal else (status >> 8, 0)
 
 
-def _accounted(job: str) -> State | None:
+def _accounting_state(job: str) -> State | None:
     """What the accounting says of a job; None where there is none, or it does not know the job."""
     if not is_installed("sacct"):
         return None
@@ -285,14 +287,14 @@ def _accounted(job: str) -> State | None:
         return None
     text, code, nodes = [*rows[-1].split("|"), "", ""][:3]
     word, _, rest = text.partition(" ")
-    exit_code, number = _exit(code)
+    exit_code, number = _exit_status(code)
     is_cancelled = word == _CANCELLED
-    reason = _by_whom(rest) if is_cancelled else ""
+    reason = _cancelled_by(rest) if is_cancelled else ""
     nodes = "" if nodes == "None assigned" else nodes
     return State(_kind(word), word, reason, nodes=nodes, exit_code=exit_code, signal=number, is_cancelled=is_cancelled)
 
 
-def _by_whom(text: str) -> str:
+def _cancelled_by(text: str) -> str:
     """``by 1001`` as the accounting has it, with the user's name."""
     import pwd  # which Windows lacks, as it lacks Slurm
 

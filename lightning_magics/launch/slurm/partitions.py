@@ -13,12 +13,12 @@ from ...errors import InputError, did_you_mean
 from ...formats import plural
 from .client import ask
 
-_AWAY = ("down", "drain", "drng", "fail", "error", "unk", "inval", "future", "maint", "reboot")
+_UNAVAILABLE = ("down", "drain", "drng", "fail", "error", "unk", "inval", "future", "maint", "reboot")
 UNLIMITED = 0  # as a time limit
 
 
 @dataclass(frozen=True)
-class Node:
+class NodeGroup:
     """Nodes that are alike.
 
     Attributes:
@@ -36,7 +36,7 @@ class Node:
     @property
     def is_up(self) -> bool:
         """Whether they work, now or once the jobs on them have ended."""
-        return not self.state.startswith(_AWAY) and not self.state.endswith("*")
+        return not self.state.startswith(_UNAVAILABLE) and not self.state.endswith("*")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Partition:
     """
 
     name: str
-    nodes: tuple[Node, ...]
+    nodes: tuple[NodeGroup, ...]
     time_s: int
     longest_s: int
     is_default: bool
@@ -89,27 +89,27 @@ class Partition:
                 f"partition {self.name} cannot provide {plural(gpus, 'GPU')} per node: {has}. "
                 f"Type --devices {self.most_gpus or 1}{'' if self.most_gpus else ' --accelerator cpu'}"
             )
-        most = max((node.cpus for node in self.nodes), default=0)
-        if processes * cpus > most:
-            asked = f"{plural(processes * cpus, 'CPU')} per node ({plural(processes, 'process')} with {cpus} each)"
+        most_cpus = max((node.cpus for node in self.nodes), default=0)
+        if processes * cpus > most_cpus:
+            requested = f"{plural(processes * cpus, 'CPU')} per node ({plural(processes, 'process')} with {cpus} each)"
             raise InputError(
-                f"partition {self.name} cannot provide {asked}: its nodes have at most {most}. "
-                f"Type --devices {max(1, most // cpus)}"
+                f"partition {self.name} cannot provide {requested}: its nodes have at most {most_cpus}. "
+                f"Type --devices {max(1, most_cpus // cpus)}"
             )
-        with_gpus = f" with {plural(gpus, 'GPU')}" if gpus else ""
-        there = self.count(gpus)
-        if nodes > there:
+        gpu_phrase = f" with {plural(gpus, 'GPU')}" if gpus else ""
+        count = self.count(gpus)
+        if nodes > count:
             raise InputError(
-                f"--nodes {nodes}: partition {self.name} has {_nodes(there)}{with_gpus}. Type --nodes {there}"
+                f"--nodes {nodes}: partition {self.name} has {_node_count(count)}{gpu_phrase}. Type --nodes {count}"
             )
         working = self.count(gpus, up=True)
         if nodes > working:
             away = ", ".join(f"{node.names} ({node.state})" for node in self.nodes if not node.is_up)
-            typed = f"--nodes {working}" if working else "another --slurm.partition NAME"
+            alternative = f"--nodes {working}" if working else "another --slurm.partition NAME"
             raise InputError(
-                f"--nodes {nodes}: partition {self.name} has {_nodes(working)}{with_gpus} available now. "
+                f"--nodes {nodes}: partition {self.name} has {_node_count(working)}{gpu_phrase} available now. "
                 f"Unavailable: {away}. "
-                f"Type {typed}, or wait until they are back"
+                f"Type {alternative}, or wait until they are back"
             )
 
 
@@ -129,42 +129,42 @@ def partitions(timeout_s: float | None = None) -> list[Partition]:
     return [_partition(name, [row for row in rows if row[0] == name]) for name in names]
 
 
-def named(known: Sequence[Partition], asked: str) -> list[Partition]:
+def partitions_named(available: Sequence[Partition], names: str) -> list[Partition]:
     """Return the partitions of a name, of several names with commas between, or of none: the default.
 
     Raises:
         InputError: there is no such partition.
     """
-    listed = ", ".join(item.name for item in known)
-    if not asked:
-        usual = [item for item in known if item.is_default]
+    listed = ", ".join(item.name for item in available)
+    if not names:
+        usual = [item for item in available if item.is_default]
         if usual:
             return usual
         raise InputError(f"this cluster has no default partition. Type --slurm.partition NAME, one of: {listed}")
-    found = []
-    for name in asked.split(","):
-        match = [item for item in known if item.name == name]
+    chosen = []
+    for name in names.split(","):
+        match = [item for item in available if item.name == name]
         if not match:
-            near = did_you_mean(name, [item.name for item in known])
+            near = did_you_mean(name, [item.name for item in available])
             raise InputError(f"--slurm.partition {name!r} is not a partition of this cluster: {listed}.{near}")
-        found += match
-    return found
+        chosen += match
+    return chosen
 
 
-def with_gpus(known: Iterable[Partition]) -> str:
+def gpu_partitions(available: Iterable[Partition]) -> str:
     """The partitions that have GPUs, for a message."""
-    listed = ", ".join(f"{item.name} ({item.most_gpus} per node)" for item in known if item.most_gpus)
+    listed = ", ".join(f"{item.name} ({item.most_gpus} per node)" for item in available if item.most_gpus)
     return f"GPUs are in: {listed}" if listed else "No partition of this cluster has GPUs"
 
 
-def gpus(gres: str) -> int:
+def gpu_count(gres: str) -> int:
     """Number of GPUs in a list of generic resources: 6 of ``gpu:a100:4(S:0-1),gpu:2,tmp:100``."""
     items = [item.removeprefix("gres:").split(":") for item in re.sub(r"\([^)]*\)", "", gres).split(",")]
     counts = [item[-1] for item in items if item[0] == "gpu"]
     return sum(int(count) if count.isdecimal() else 1 for count in counts)
 
 
-def seconds(text: str) -> int | None:
+def parse_duration(text: str) -> int | None:
     """A time limit as Slurm writes it, in seconds: ``1-00:30:00``; `UNLIMITED` for none, None where none is set."""
     if text.lower() in ("infinite", "unlimited"):
         return UNLIMITED
@@ -183,9 +183,11 @@ def seconds(text: str) -> int | None:
 
 
 def _partition(name: str, rows: Sequence[Sequence[str]]) -> Partition:
-    nodes = tuple(Node(row[6], int(row[1]), row[2], gpus(row[3]), _number(row[7])) for row in rows if int(row[1]))
-    longest = seconds(rows[0][4]) or UNLIMITED
-    usual = seconds(rows[0][5])
+    nodes = tuple(
+        NodeGroup(row[6], int(row[1]), row[2], gpu_count(row[3]), _number(row[7])) for row in rows if int(row[1])
+    )
+    longest = parse_duration(rows[0][4]) or UNLIMITED
+    usual = parse_duration(rows[0][5])
     return Partition(name.rstrip("*"), nodes, longest if usual is None else usual, longest, name.endswith("*"))
 
 
@@ -194,5 +196,5 @@ def _number(text: str) -> int:
     return int(text.rstrip("+"))
 
 
-def _nodes(count: int) -> str:
+def _node_count(count: int) -> str:
     return plural(count, "node") if count else "no nodes"

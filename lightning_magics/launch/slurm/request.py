@@ -14,12 +14,12 @@ from ...errors import InputError, MissingPackage, did_you_mean
 from ...formats import plural
 from .allocation import allocation
 from .client import is_installed
-from .partitions import UNLIMITED, Partition, gpus, named, partitions, seconds, with_gpus
+from .partitions import UNLIMITED, Partition, gpu_count, gpu_partitions, parse_duration, partitions, partitions_named
 
-OWN = ("inside", "requeues")  # parameters that are this package's, beside submitit's
+OWN_PARAMETERS = ("inside", "requeues")  # parameters that are this package's, beside submitit's
 SIGNAL_DELAY_S = 90  # submitit's own: how long before the time limit a job is told
 # Parameters of submitit that are not taken, and why, or what is typed in their place.
-_INSTEAD = {
+_UNSUPPORTED = {
     "nodes": "type --nodes N",
     **dict.fromkeys(("ntasks_per_node", "gpus_per_node", "gpus_per_task", "num_gpus"), "type --devices N"),
     "array_parallelism": "a run is a single job, not an array",
@@ -46,9 +46,9 @@ def resources(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[st
         raise MissingPackage("submitit", "--cluster slurm", "submitit")
     if isinstance(nodes, bool) or not isinstance(nodes, int) or nodes < 1:
         raise InputError(f"--nodes takes a whole number of at least 1; found {nodes!r}.")
-    given = {name: value for name, value in parameters.items() if value is not None}
-    inside, requeues = _own(given)
-    parameters = _checked({name: value for name, value in given.items() if name not in OWN})
+    specified = {name: value for name, value in parameters.items() if value is not None}
+    inside, requeues = _own_parameters(specified)
+    parameters = _check_parameters({name: value for name, value in specified.items() if name not in OWN_PARAMETERS})
     if not is_installed("srun" if inside else "sbatch"):
         raise InputError(
             f"--cluster slurm: {'srun' if inside else 'sbatch'} was not found on this machine's PATH. Start the "
@@ -56,15 +56,17 @@ def resources(nodes: int, devices: Any, accelerator: Any, parameters: Mapping[st
         )
     wants_gpus = _wants_gpus(accelerator)
     if inside:
-        return _of_allocation(nodes, _count(devices), wants_gpus, [name for name in given if name != "inside"])
-    return _of_queue(nodes, _count(devices), wants_gpus, parameters, requeues)
+        return _allocation_resources(
+            nodes, _device_count(devices), wants_gpus, [name for name in specified if name != "inside"]
+        )
+    return _queue_resources(nodes, _device_count(devices), wants_gpus, parameters, requeues)
 
 
 def parameter_names() -> list[str]:
     """Names of all parameters that a run takes, for completion; no name where submitit is not installed."""
     if importlib.util.find_spec("submitit") is None:
         return []
-    return sorted({*_parameters(), *OWN} - set(_INSTEAD))
+    return sorted({*_parameters(), *OWN_PARAMETERS} - set(_UNSUPPORTED))
 
 
 def partition_names(timeout_s: float = 1.0) -> list[str]:
@@ -79,13 +81,13 @@ def _parameters() -> Mapping[str, Any]:
     """All parameters that submitit takes for Slurm, with their defaults."""
     from submitit.slurm import slurm as of_submitit
 
-    found: Mapping[str, Any] = of_submitit._get_default_parameters()
-    return found
+    defaults: Mapping[str, Any] = of_submitit._get_default_parameters()
+    return defaults
 
 
-def _own(given: Mapping[str, Any]) -> tuple[bool, int]:
+def _own_parameters(specified: Mapping[str, Any]) -> tuple[bool, int]:
     """This package's own parameters: inside, and the number of requeues."""
-    inside, requeues = given.get("inside", False), given.get("requeues", 3)
+    inside, requeues = specified.get("inside", False), specified.get("requeues", 3)
     if not isinstance(inside, bool):
         raise InputError(f"--slurm.inside takes true or false; found {inside!r}.")
     if isinstance(requeues, bool) or not isinstance(requeues, int) or requeues < 0:
@@ -93,34 +95,34 @@ def _own(given: Mapping[str, Any]) -> tuple[bool, int]:
     return inside, requeues
 
 
-def _checked(given: Mapping[str, Any]) -> dict[str, Any]:
+def _check_parameters(specified: Mapping[str, Any]) -> dict[str, Any]:
     """Submitit's parameters as it takes them.
 
     Raises:
         InputError: one is unknown, stands for another option, or has a value that it cannot have.
     """
-    known = parameter_names()
-    for name in given:
-        if name in _INSTEAD:
-            raise InputError(f"--slurm.{name} is not supported: {_INSTEAD[name]}")
-        if name not in known:
+    available = parameter_names()
+    for name in specified:
+        if name in _UNSUPPORTED:
+            raise InputError(f"--slurm.{name} is not supported: {_UNSUPPORTED[name]}")
+        if name not in available:
             alias = _ALIASES.get(name)
-            near = f" Did you mean {alias!r}?" if alias in known else did_you_mean(name, known)
+            near = f" Did you mean {alias!r}?" if alias in available else did_you_mean(name, available)
             raise InputError(
-                f"--slurm.{name} is not a submitit parameter of Slurm.{near} Available: {', '.join(known)}. "
+                f"--slurm.{name} is not a submitit parameter of Slurm.{near} Available: {', '.join(available)}. "
                 f"For others, type --slurm.additional_parameters \"{{'{name.replace('_', '-')}': VALUE}}\""
             )
-    found = dict(given)
-    if isinstance(found.get("time"), str):  # as Slurm writes it: 2:00:00
-        found["time"] = -(-(seconds(found["time"]) or 0) // 60) or found["time"]
+    parameters = dict(specified)
+    if isinstance(parameters.get("time"), str):  # as Slurm writes it: 2:00:00
+        parameters["time"] = -(-(parse_duration(parameters["time"]) or 0) // 60) or parameters["time"]
     for name in ("time", "signal_delay_s", "cpus_per_task"):
-        if name in found:
-            _check_whole(name, found[name])
-    for name in {"setup", "teardown"} & found.keys():
-        found[name] = [found[name]] if isinstance(found[name], str) else list(found[name])
-    if not isinstance(found.get("additional_parameters", {}), Mapping):
+        if name in parameters:
+            _check_whole(name, parameters[name])
+    for name in {"setup", "teardown"} & parameters.keys():
+        parameters[name] = [parameters[name]] if isinstance(parameters[name], str) else list(parameters[name])
+    if not isinstance(parameters.get("additional_parameters", {}), Mapping):
         raise InputError("--slurm.additional_parameters takes a dict: \"{'reservation': 'NAME'}\"")
-    return found
+    return parameters
 
 
 def _check_whole(name: str, value: Any) -> None:
@@ -129,7 +131,7 @@ def _check_whole(name: str, value: Any) -> None:
         raise InputError(f"--slurm.{name} takes a whole number{unit}; found {value!r}.")
 
 
-def _count(devices: Any) -> int | None:
+def _device_count(devices: Any) -> int | None:
     """Devices of a node: a number, None for all."""
     if devices is None:
         return 1
@@ -155,22 +157,22 @@ def _wants_gpus(accelerator: Any) -> bool | None:
     return {"auto": None, "cpu": False}.get(name, True)
 
 
-def _of_queue(
-    nodes: int, count: int | None, wants_gpus: bool | None, given: dict[str, Any], requeues: int
+def _queue_resources(
+    nodes: int, count: int | None, wants_gpus: bool | None, parameters: dict[str, Any], requeues: int
 ) -> Resources:
-    known = partitions()
-    chosen = named(known, str(given.get("partition", "")))
+    available = partitions()
+    chosen = partitions_named(available, str(parameters.get("partition", "")))
     if wants_gpus and not any(item.most_gpus for item in chosen):
         names = ", ".join(item.name for item in chosen)
         raise InputError(
             f"--accelerator gpu: according to Slurm, the nodes of partition {names} have no GPUs. "
-            f"{with_gpus(known)}. Type --slurm.partition NAME, or --accelerator cpu"
+            f"{gpu_partitions(available)}. Type --slurm.partition NAME, or --accelerator cpu"
         )
     possible: list[Resources] = []
     refusals: list[InputError] = []
     for partition in chosen:  # of several, Slurm takes the first that can
         try:
-            possible.append(_of_partition(partition, nodes, count, wants_gpus, given, requeues))
+            possible.append(_partition_resources(partition, nodes, count, wants_gpus, parameters, requeues))
         except InputError as error:
             refusals.append(error)
     if not possible:
@@ -178,36 +180,48 @@ def _of_queue(
     return possible[0]
 
 
-def _of_partition(
-    partition: Partition, nodes: int, count: int | None, wants_gpus: bool | None, given: dict[str, Any], requeues: int
+def _partition_resources(
+    partition: Partition,
+    nodes: int,
+    count: int | None,
+    wants_gpus: bool | None,
+    parameters: dict[str, Any],
+    requeues: int,
 ) -> Resources:
     has_gpus = bool(partition.most_gpus) and wants_gpus is not False
     processes = (partition.gpus_of(nodes) if has_gpus else 1) if count is None else count
     gpus_per_node = processes if has_gpus else 0
-    in_gres = gpus(str(given.get("gres", "")))
+    in_gres = gpu_count(str(parameters.get("gres", "")))
     if in_gres and in_gres != gpus_per_node:
         raise InputError(
-            f"--slurm.gres {given['gres']} requests {plural(in_gres, 'GPU')} per node, but --devices {gpus_per_node}. "
-            f"Type --devices {in_gres}"
+            f"--slurm.gres {parameters['gres']} requests {plural(in_gres, 'GPU')} per node, but "
+            f"--devices {gpus_per_node}. Type --devices {in_gres}"
         )
-    partition.check(nodes, gpus_per_node, processes, given.get("cpus_per_task", 1))
-    return Resources("slurm", nodes, processes, gpus_per_node, {**given, **_times(partition, given)}, requeues=requeues)
+    partition.check(nodes, gpus_per_node, processes, parameters.get("cpus_per_task", 1))
+    return Resources(
+        "slurm",
+        nodes,
+        processes,
+        gpus_per_node,
+        {**parameters, **_signal_delay(partition, parameters)},
+        requeues=requeues,
+    )
 
 
-def _times(partition: Partition, given: Mapping[str, Any]) -> dict[str, Any]:
+def _signal_delay(partition: Partition, parameters: Mapping[str, Any]) -> dict[str, Any]:
     """How long before its time limit the job is told.
 
     Raises:
         InputError: the limit is beyond the partition's, or shorter than that.
     """
-    limit_s = int(given.get("time", 0)) * 60 or partition.time_s
+    limit_s = int(parameters.get("time", 0)) * 60 or partition.time_s
     if partition.longest_s != UNLIMITED and limit_s > partition.longest_s:
         longest = partition.longest_s // 60
         raise InputError(
-            f"--slurm.time {given['time']}: partition {partition.name} allows at most {longest} minutes. "
+            f"--slurm.time {parameters['time']}: partition {partition.name} allows at most {longest} minutes. "
             f"Type --slurm.time {longest}, or another --slurm.partition"
         )
-    delay_s = given.get("signal_delay_s")
+    delay_s = parameters.get("signal_delay_s")
     if delay_s is not None and limit_s != UNLIMITED and delay_s >= limit_s:
         raise InputError(
             f"--slurm.signal_delay_s {delay_s}: the job cannot be signalled {delay_s} seconds before its time limit of "
@@ -218,33 +232,36 @@ def _times(partition: Partition, given: Mapping[str, Any]) -> dict[str, Any]:
     return {"signal_delay_s": delay_s}
 
 
-def _of_allocation(nodes: int, count: int | None, wants_gpus: bool | None, given: Sequence[str]) -> Resources:
-    held = allocation()
-    if held is None:
+def _allocation_resources(
+    nodes: int, count: int | None, wants_gpus: bool | None, queue_parameters: Sequence[str]
+) -> Resources:
+    current = allocation()
+    if current is None:
         raise InputError(
             "--slurm.inside: this notebook is not inside a Slurm allocation (SLURM_JOB_ID is not set). Start Jupyter "
             "inside one (salloc, or a job), or remove --slurm.inside to submit a job"
         )
-    if given:
+    if queue_parameters:
         raise InputError(
-            f"--slurm.{given[0]} applies to a new job, but --slurm.inside submits none. Remove one of them"
+            f"--slurm.{queue_parameters[0]} applies to a new job, but --slurm.inside submits none. Remove one of them"
         )
-    if nodes > len(held.hosts):
+    if nodes > len(current.hosts):
         raise InputError(
-            f"--nodes {nodes}: allocation {held.job} has {plural(len(held.hosts), 'node')} ({', '.join(held.hosts)}). "
-            f"Type --nodes {len(held.hosts)}"
+            f"--nodes {nodes}: allocation {current.job} has {plural(len(current.hosts), 'node')} "
+            f"({', '.join(current.hosts)}). Type --nodes {len(current.hosts)}"
         )
-    if wants_gpus and not held.gpus:
-        raise InputError(f"--accelerator gpu: allocation {held.job} has no GPUs. Type --accelerator cpu")
-    has_gpus = bool(held.gpus) and wants_gpus is not False
-    processes = (held.gpus if has_gpus else 1) if count is None else count
-    if has_gpus and processes > held.gpus:
+    if wants_gpus and not current.gpus:
+        raise InputError(f"--accelerator gpu: allocation {current.job} has no GPUs. Type --accelerator cpu")
+    has_gpus = bool(current.gpus) and wants_gpus is not False
+    processes = (current.gpus if has_gpus else 1) if count is None else count
+    if has_gpus and processes > current.gpus:
         raise InputError(
-            f"--devices {processes}: allocation {held.job} has {held.gpus} per node. Type --devices {held.gpus}"
+            f"--devices {processes}: allocation {current.job} has {current.gpus} per node. "
+            f"Type --devices {current.gpus}"
         )
-    if held.cpus is not None and processes > held.cpus:
+    if current.cpus is not None and processes > current.cpus:
         raise InputError(
-            f"--devices {processes}: allocation {held.job} has {held.cpus} CPUs on this node, and each process "
-            f"needs one. Type --devices {held.cpus}, or request more: salloc --cpus-per-task {processes}"
+            f"--devices {processes}: allocation {current.job} has {current.cpus} CPUs on this node, and each process "
+            f"needs one. Type --devices {current.cpus}, or request more: salloc --cpus-per-task {processes}"
         )
     return Resources("slurm", nodes, processes, processes if has_gpus else 0, inside=True)

@@ -19,10 +19,10 @@ from ...errors import InputError
 from ...formats import plural
 from ..rank import variables
 from .jobs import NO_FOLDER, NO_PYTHON
-from .partitions import gpus
+from .partitions import gpu_count
 from .request import SIGNAL_DELAY_S
 
-_OF_A_CLUSTER = ("SLURM_CONF", "SLURM_CLUSTERS")  # no variables of a job
+_CLUSTER_VARIABLES = ("SLURM_CONF", "SLURM_CLUSTERS")  # no variables of a job
 # A shell that goes on after the command, and passes on the signal that Slurm sends to the shell alone.
 _SUPERVISED = (
     """supervised() { trap 'kill -USR2 $!' USR2; trap : TERM; "$@" & """
@@ -50,13 +50,13 @@ def submit(resources: Resources, folder: Path, name: str, function: Callable[...
 
     executor = _executor(resources, folder.absolute(), name)
     try:
-        with _outside_of_jobs(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's words too
+        with _without_job_variables(), contextlib.redirect_stderr(io.StringIO()):  # submitit prints sbatch's words too
             return str(executor.submit(function, *arguments).job_id)
     except (FailedJobError, FailedSubmissionError) as error:
         words = " ".join(str(error).replace("sbatch: error: ", "").split())
         words = words.removeprefix("Batch job submission failed: ")
         raise InputError(
-            f"Slurm rejected the job: {words or 'sbatch failed'}. Requested: {_described(resources)}"
+            f"Slurm rejected the job: {words or 'sbatch failed'}. Requested: {_description(resources)}"
         ) from error
 
 
@@ -65,7 +65,7 @@ def _executor(resources: Resources, folder: Path, name: str) -> Any:
     from submitit import SlurmExecutor
 
     parameters = {"job_name": name, "time": None, **resources.parameters}  # None leaves the time limit to the partition
-    setup = [*parameters.pop("setup", ()), *_checks(folder)]
+    setup = [*parameters.pop("setup", ()), *_check_lines(folder)]
     delay_s = parameters.get("signal_delay_s", SIGNAL_DELAY_S)
     forced = {"signal": f"B:USR2@{delay_s}", "requeue": True, **parameters.pop("additional_parameters", {})}
     run = "exec"
@@ -73,7 +73,7 @@ def _executor(resources: Resources, folder: Path, name: str) -> Any:
         run = "supervised"
         setup.append(_SUPERVISED)
         parameters["teardown"] = ["code=$?", *parameters["teardown"], "exit $code"]
-    if resources.gpus and not gpus(str(parameters.get("gres", ""))):  # which may ask for them by their kind
+    if resources.gpus and not gpu_count(str(parameters.get("gres", ""))):  # which may ask for them by their kind
         parameters["gpus_per_node"] = resources.gpus
     executor = SlurmExecutor(folder, python=f"{run} {shlex.quote(sys.executable)}")
     executor.update_parameters(
@@ -87,7 +87,7 @@ def _executor(resources: Resources, folder: Path, name: str) -> Any:
     return executor
 
 
-def _checks(folder: Path) -> list[str]:
+def _check_lines(folder: Path) -> list[str]:
     """Lines of a batch script that end it, with a code that says why, on a node that lacks what the run needs.
 
     Signals of the time limit are not heard before Python hears them: the shell would end.
@@ -101,17 +101,17 @@ def _checks(folder: Path) -> list[str]:
 
 
 @contextlib.contextmanager
-def _outside_of_jobs() -> Iterator[None]:
+def _without_job_variables() -> Iterator[None]:
     """Without the variables of a job that this process is in: Slurm would take some for those of the new one."""
-    found = [name for name in os.environ if name.startswith(("SLURM_", "SRUN_")) and name not in _OF_A_CLUSTER]
-    hidden = {name: os.environ.pop(name) for name in found}
+    names = [name for name in os.environ if name.startswith(("SLURM_", "SRUN_")) and name not in _CLUSTER_VARIABLES]
+    hidden = {name: os.environ.pop(name) for name in names}
     try:
         yield
     finally:
         os.environ.update(hidden)
 
 
-def _described(resources: Resources) -> str:
+def _description(resources: Resources) -> str:
     """What was requested, in a line."""
     parts = [plural(resources.nodes, "node"), f"{plural(resources.processes, 'process')} on each"]
     parts += [f"{plural(resources.gpus, 'GPU')} on each"] if resources.gpus else []

@@ -46,26 +46,26 @@ class BoardRequest:
     run: str = ""
 
 
-def show(asked: BoardRequest) -> None:
+def show(request: BoardRequest) -> None:
     """Show a board, once its server answers.
 
     Raises:
         BoardError: there is no server, and why.
     """
-    _BoardOutput(asked).fill()
+    _BoardOutput(request).fill()
 
 
-def show_soon(asked: BoardRequest) -> None:
+def show_soon(request: BoardRequest) -> None:
     """Show a board as soon as its server answers, while other things go on; or say why there is none."""
-    place = _BoardOutput(asked)
+    board_output = _BoardOutput(request)
 
     def fill() -> None:
         try:
-            place.fill()
+            board_output.fill()
         except BoardError as error:
-            place.say(str(error))
+            board_output.say(str(error))
 
-    if place.waits:
+    if board_output.waits:
         threading.Thread(target=fill, name="TensorBoard", daemon=True).start()
     else:
         fill()
@@ -74,8 +74,8 @@ def show_soon(asked: BoardRequest) -> None:
 class _BoardOutput:
     """Where a board goes: what the cell shows until it is there, and then the board."""
 
-    def __init__(self, asked: BoardRequest) -> None:
-        self._asked = asked
+    def __init__(self, request: BoardRequest) -> None:
+        self._request = request
         self._handle: Any = None
         kernel = running_kernel()
         self.waits = kernel is not None and takes_input(kernel)
@@ -85,7 +85,7 @@ class _BoardOutput:
     def say(self, text: str) -> None:
         """Show a text there."""
         if self.waits:
-            self._show({"text/html": _line(escape(text)), "text/plain": text})
+            self._show({"text/html": _muted_html(escape(text)), "text/plain": text})
         else:
             print(text)  # noqa: T201 -- the user's terminal
 
@@ -95,24 +95,24 @@ class _BoardOutput:
         Raises:
             BoardError: there is no server; the place is empty then.
         """
-        asked = self._asked
+        request = self._request
         if running_kernel() is not None and not self.waits:  # nobody would see the frame
-            self._show(_sentence(asked))
+            self._show(_hint_bundle(request))
             return
-        outcome = servers.start(asked.source, asked.port)
-        if isinstance(outcome, servers.Failed):
+        board = servers.start(request.source, request.port)
+        if isinstance(board, servers.BoardFailure):
             if self.waits:
                 self._show({"text/plain": ""})
-            raise BoardError(outcome.reason)
-        until = time.monotonic() + (_FIRST_VALUES_S if asked.run and self.waits else 0)
-        while time.monotonic() < until and not servers.has_values(outcome, asked.run):
+            raise BoardError(board.reason)
+        deadline = time.monotonic() + (_FIRST_VALUES_S if request.run and self.waits else 0)
+        while time.monotonic() < deadline and not servers.has_values(board, request.run):
             time.sleep(1)  # TensorBoard's page would say that there is no data
         if not self.waits:
-            print(f"TensorBoard of {outcome.title}: {address(outcome, asked.run) or _NO_PROXY}")  # noqa: T201 -- likewise
+            print(f"TensorBoard of {board.title}: {address(board, request.run) or _NO_PROXY}")  # noqa: T201 -- likewise
         elif "google.colab" in sys.modules:
-            self._show(_in_colab(outcome, asked))
+            self._show(_in_colab(board, request))
         else:
-            self._show(framed(outcome, asked))
+            self._show(frame_bundle(board, request))
 
     def _show(self, bundle: dict[str, str]) -> None:
         from IPython.display import display
@@ -123,68 +123,70 @@ class _BoardOutput:
             self._handle.update(bundle, raw=True)
 
 
-def address(found: servers.Board, run: str = "", host: str = "127.0.0.1") -> str:
+def address(board: servers.Board, run: str = "", host: str = "127.0.0.1") -> str:
     """Return where a browser reaches a board; empty behind a JupyterHub that has no proxy for it.
 
     Args:
-        found: the board.
+        board: the board.
         run: that it shows first; empty for all.
         host: this machine.
     """
     proxy, hub = os.environ.get("TENSORBOARD_PROXY_URL"), os.environ.get("JUPYTERHUB_SERVICE_PREFIX")
     if proxy:
-        base = proxy.replace("%PORT%", str(found.port))  # as TensorBoard itself has it
+        base = proxy.replace("%PORT%", str(board.port))  # as TensorBoard itself has it
     elif not hub:
-        base = f"http://{host}:{found.port}"
+        base = f"http://{host}:{board.port}"
     elif importlib.util.find_spec("jupyter_server_proxy") is not None:
-        base = f"{hub.rstrip('/')}/proxy/{found.port}"
+        base = f"{hub.rstrip('/')}/proxy/{board.port}"
     else:
         return ""
-    return f"{base.rstrip('/')}{_page(found, run)}"
+    return f"{base.rstrip('/')}{_page(board, run)}"
 
 
-def _page(found: servers.Board, run: str) -> str:
+def _page(board: servers.Board, run: str) -> str:
     """The path of a board's page, with what it shows first."""
-    return f"{found.path}?{urlencode({'runFilter': f'^{run}$'})}" if run else found.path
+    return f"{board.path}?{urlencode({'runFilter': f'^{run}$'})}" if run else board.path
 
 
-def framed(found: servers.Board, asked: BoardRequest) -> dict[str, str]:
+def frame_bundle(board: servers.Board, request: BoardRequest) -> dict[str, str]:
     """Return what a notebook shows: the frame, and under it a link and the command.
 
     An ``object`` shows what is within it where its address does not answer, and so does every reader that removes
     frames: a page of TrustedHTML, GitHub, nbconvert. VS Code lets TensorBoard through by the name of an ``iframe``.
     """
-    url = address(found, asked.run)
+    url = address(board, request.run)
     if not url:
-        return {"text/html": _line(escape(_NO_PROXY)), "text/plain": _NO_PROXY}
-    again = f"<code>{escape(asked.command)}</code> starts it again"
-    below = f"TensorBoard of {escape(found.title)}"
-    size = f'width="100%" height="{asked.height}"'
+        return {"text/html": _muted_html(escape(_NO_PROXY)), "text/plain": _NO_PROXY}
+    restart_hint = f"<code>{escape(request.command)}</code> starts it again"
+    caption = f"TensorBoard of {escape(board.title)}"
+    size = f'width="100%" height="{request.height}"'
     if _in_vscode():
-        url = address(found, asked.run, "localhost")
-        frame = f'<iframe id="tensorboard-frame-{found.port:x}" src="{escape(url)}" {size} frameborder="0"></iframe>'
-        below += f"; its server stops with the kernel, {again}"
+        url = address(board, request.run, "localhost")
+        frame = f'<iframe id="tensorboard-frame-{board.port:x}" src="{escape(url)}" {size} frameborder="0"></iframe>'
+        caption += f"; its server stops with the kernel, {restart_hint}"
     else:
-        gone = f"TensorBoard is not responding. Its server stops with the kernel; {again}."
-        frame = f'<object data="{escape(url)}" type="text/html" {size}>{_line(gone)}</object>'
-    below += f' · <a href="{escape(url)}" target="_blank" rel="noopener">open in a tab</a>'
-    plain = f"TensorBoard of {found.title}: {url}\n{asked.command} starts it again"
-    return {"text/html": f"{frame}{_line(below)}", "text/plain": plain}
+        fallback = f"TensorBoard is not responding. Its server stops with the kernel; {restart_hint}."
+        frame = f'<object data="{escape(url)}" type="text/html" {size}>{_muted_html(fallback)}</object>'
+    caption += f' · <a href="{escape(url)}" target="_blank" rel="noopener">open in a tab</a>'
+    plain = f"TensorBoard of {board.title}: {url}\n{request.command} starts it again"
+    return {"text/html": f"{frame}{_muted_html(caption)}", "text/plain": plain}
 
 
-def _in_colab(found: servers.Board, asked: BoardRequest) -> dict[str, str]:
+def _in_colab(board: servers.Board, request: BoardRequest) -> dict[str, str]:
     """Show a board through Colab's own proxy; returns what to show under it."""
     from google.colab import output
 
-    output.serve_kernel_port_as_iframe(found.port, path=_page(found, asked.run), height=str(asked.height))
-    return _sentence(asked)
+    output.serve_kernel_port_as_iframe(board.port, path=_page(board, request.run), height=str(request.height))
+    return _hint_bundle(request)
 
 
-def _sentence(asked: BoardRequest) -> dict[str, str]:
+def _hint_bundle(request: BoardRequest) -> dict[str, str]:
     """Return what tells how to see a board where there is none."""
-    title, command = asked.source.title, asked.command
+    title, command = request.source.title, request.command
     return {
-        "text/html": _line(f"TensorBoard of {escape(title)}: <code>{escape(command)}</code> shows it in a notebook"),
+        "text/html": _muted_html(
+            f"TensorBoard of {escape(title)}: <code>{escape(command)}</code> shows it in a notebook"
+        ),
         "text/plain": f"TensorBoard of {title}: {command} shows it in a notebook",
     }
 
@@ -194,5 +196,5 @@ def _in_vscode() -> bool:
     return "__vsc_ipynb_file__" in names or "VSCODE_PID" in os.environ
 
 
-def _line(html: str) -> str:
+def _muted_html(html: str) -> str:
     return f'<div style="{MUTED}">{html}</div>'

@@ -23,7 +23,7 @@ if (!localStorage.getItem(settings))
 """
 
 
-def main(kernel_fd: int, logdir: str, path: str, port: int | None, strict: bool, passing: str) -> None:
+def main(kernel_fd: int, logdir: str, path: str, port: int | None, strict: bool, temporary_folder: str) -> None:
     """Serve until the kernel is gone.
 
     It is told in one JSON line: ``{"port": 6006}``, or ``{"error": "…", "taken": true}`` where that was the port.
@@ -34,19 +34,21 @@ def main(kernel_fd: int, logdir: str, path: str, port: int | None, strict: bool,
         path: under which it serves, ``/lightning_logs-3f2a91``.
         port: to listen at; None for TensorBoard's own choice, 6006 or the next that is free.
         strict: whether no other port will do.
-        passing: folder to remove at the end; empty for none.
+        temporary_folder: folder to remove at the end; empty for none.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     kernel = socket.socket(fileno=kernel_fd)
-    ending = threading.Thread(target=_end_with, args=(kernel, passing))  # also while TensorBoard is still importing
+    ending = threading.Thread(
+        target=_end_with, args=(kernel, temporary_folder)
+    )  # also while TensorBoard is still importing
     ending.start()
-    taken = port is not None and not _is_free(port)
+    is_taken = port is not None and not _is_free(port)
     answer: dict[str, object]
     try:
-        if taken and strict:
+        if is_taken and strict:
             answer = {"error": f"port {port} is in use", "taken": True}
         else:
-            answer = {"port": _launch(logdir, path, None if taken else port)}
+            answer = {"port": _launch(logdir, path, None if is_taken else port)}
     except BaseException as error:  # the edge of this process: SystemExit is how TensorBoard refuses its flags
         traceback.print_exc()
         answer = {"error": f"{type(error).__name__}: {error}"}
@@ -91,7 +93,7 @@ class _Live:
         if page not in ("/", "/index.html"):
             return self._app(environ, start_response)
         started: list[Any] = []
-        body = b"".join(self._app(environ, lambda *given: started.extend(given)))
+        body = b"".join(self._app(environ, lambda *arguments: started.extend(arguments)))
         body = body.replace(b"<head>", b'<head><script src="live.js"></script>', 1)
         headers = [(name, value) for name, value in started[1] if name.lower() != "content-length"]
         start_response(started[0], [*headers, ("Content-Length", str(len(body)))])
@@ -99,19 +101,19 @@ class _Live:
 
 
 def _is_free(port: int) -> bool:
-    with socket.socket() as tried:
-        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as TensorBoard does
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as TensorBoard does
         try:
-            tried.bind(("127.0.0.1", port))
+            probe.bind(("127.0.0.1", port))
         except OSError:
             return False
     return True
 
 
-def _end_with(kernel: socket.socket, passing: str) -> None:
+def _end_with(kernel: socket.socket, temporary_folder: str) -> None:
     """End this process once the kernel has let go of it; the data server that TensorBoard starts then ends too."""
     with contextlib.suppress(OSError):
         kernel.recv(1)
-    if passing:
-        shutil.rmtree(passing, ignore_errors=True)
+    if temporary_folder:
+        shutil.rmtree(temporary_folder, ignore_errors=True)
     os._exit(0)

@@ -25,8 +25,8 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from ...errors import MissingPackage
-from ...runs.folder import RunFolder, root_folder, shown
-from ...transport.children import hold, interpreter, release
+from ...runs.folder import RunFolder, display_path, root_folder
+from ...transport.children import hold, release, start_interpreter
 
 _START_S = 60.0
 _PROBE_S = 5.0
@@ -50,17 +50,17 @@ class BoardSource:
     def of_folder(cls, folder: str | Path) -> BoardSource:
         """All that is below a folder, which need not exist yet."""
         path = root_folder(folder).resolve()
-        return cls((("", str(path)),), shown(path))
+        return cls((("", str(path)),), display_path(path))
 
     @classmethod
     def of_places(cls, places: Iterable[RunFolder | Path]) -> BoardSource:
         """Some runs or folders alone, each under the last parts of its path; a folder shows all that is below it."""
-        asked = {root_folder(item.path if isinstance(item, RunFolder) else item).resolve(): item for item in places}
-        paths = [path for path in sorted(asked) if not any(outer in asked for outer in path.parents)]
-        if len(paths) == 1 and isinstance(asked[paths[0]], Path):
+        sources = {root_folder(item.path if isinstance(item, RunFolder) else item).resolve(): item for item in places}
+        paths = [path for path in sorted(sources) if not any(outer in sources for outer in path.parents)]
+        if len(paths) == 1 and isinstance(sources[paths[0]], Path):
             return cls.of_folder(paths[0])
-        found = _named({path: 2 if isinstance(asked[path], RunFolder) else 1 for path in paths})
-        return cls(tuple(sorted(found.items())), ", ".join(sorted(found)))
+        names = _unique_names({path: 2 if isinstance(sources[path], RunFolder) else 1 for path in paths})
+        return cls(tuple(sorted(names.items())), ", ".join(sorted(names)))
 
     @property
     def path(self) -> str:
@@ -86,7 +86,7 @@ class Board:
 
 
 @dataclass(frozen=True)
-class Failed:
+class BoardFailure:
     """No server was started.
 
     Attributes:
@@ -109,38 +109,38 @@ class _Server:
         self._source = source
         self.port = port
         with contextlib.ExitStack() as undo:
-            self._passing = "" if source.places[0][0] == "" else _linked(dict(source.places))
-            undo.callback(shutil.rmtree, self._passing, ignore_errors=True)
-            self._logdir = self._passing or source.places[0][1]
-            self._socket, theirs = socket.socketpair()
+            self._temporary_folder = "" if source.places[0][0] == "" else _link_folder(dict(source.places))
+            undo.callback(shutil.rmtree, self._temporary_folder, ignore_errors=True)
+            self._logdir = self._temporary_folder or source.places[0][1]
+            self._socket, child_socket = socket.socketpair()
             hold(self._socket.fileno())
             undo.callback(lambda: release(self._socket.detach()))
-            request = (self._logdir, source.path, port, strict, self._passing)
-            code = f"from lightning_magics.views.board.process import main; main({theirs.fileno()}, *{request!r})"
-            with theirs:
-                self._said = undo.enter_context(tempfile.TemporaryFile())
-                self._process = interpreter(code, (theirs.fileno(),), self._said, dict(os.environ))
+            request = (self._logdir, source.path, port, strict, self._temporary_folder)
+            code = f"from lightning_magics.views.board.process import main; main({child_socket.fileno()}, *{request!r})"
+            with child_socket:
+                self._log = undo.enter_context(tempfile.TemporaryFile())
+                self._process = start_interpreter(code, (child_socket.fileno(),), self._log, dict(os.environ))
             undo.pop_all()  # it has started
 
-    def wait(self) -> Board | Failed:
+    def wait(self) -> Board | BoardFailure:
         """Wait until it listens, or has failed to."""
         answer, ready = b"", select.poll()
         ready.register(self._socket, select.POLLIN)
         while not answer.endswith(b"\n"):
             if not ready.poll(_START_S * 1000):
-                return Failed(f"TensorBoard has not started within {_START_S:.0f} s. Try again. {_REPAIR}")
-            part = self._socket.recv(4096)
-            if not part:
-                return Failed(f"TensorBoard exited while starting: {self._last_words()}. {_REPAIR}")
-            answer += part
-        told = json.loads(answer)
-        if told.get("taken"):
-            return Failed(
-                f"{told['error']} by another program. Choose another --port, or leave it out to use a free one"
+                return BoardFailure(f"TensorBoard has not started within {_START_S:.0f} s. Try again. {_REPAIR}")
+            chunk = self._socket.recv(4096)
+            if not chunk:
+                return BoardFailure(f"TensorBoard exited while starting: {self._last_words()}. {_REPAIR}")
+            answer += chunk
+        message = json.loads(answer)
+        if message.get("taken"):
+            return BoardFailure(
+                f"{message['error']} by another program. Choose another --port, or leave it out to use a free one"
             )
-        if "error" in told:
-            return Failed(f"TensorBoard cannot start: {told['error']}. {_REPAIR}")
-        self.port = told["port"]
+        if "error" in message:
+            return BoardFailure(f"TensorBoard cannot start: {message['error']}. {_REPAIR}")
+        self.port = message["port"]
         return self.board()
 
     def board(self) -> Board:
@@ -151,7 +151,7 @@ class _Server:
         """Whether it serves this log folder now; its process being there does not tell."""
         if self._process.poll() is not None:
             return False
-        return _asked(self.board(), "data/environment").get("data_location") == self._logdir
+        return _fetch(self.board(), "data/environment").get("data_location") == self._logdir
 
     def end(self) -> None:
         """End it, and wait until it is gone."""
@@ -161,13 +161,13 @@ class _Server:
         except subprocess.TimeoutExpired:  # it was stopped, or hangs
             self._process.kill()
             self._process.wait()
-        self._said.close()
-        if self._passing:  # it was killed before it could
-            shutil.rmtree(self._passing, ignore_errors=True)
+        self._log.close()
+        if self._temporary_folder:  # it was killed before it could
+            shutil.rmtree(self._temporary_folder, ignore_errors=True)
 
     def _last_words(self) -> str:
-        self._said.seek(0)
-        lines = self._said.read().decode(errors="replace").splitlines()
+        self._log.seek(0)
+        lines = self._log.read().decode(errors="replace").splitlines()
         return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
@@ -185,7 +185,7 @@ def check_installed() -> None:
         raise MissingPackage("tensorboard", "showing TensorBoard", "tensorboard")
 
 
-def start(source: BoardSource, port: int | None = None) -> Board | Failed:
+def start(source: BoardSource, port: int | None = None) -> Board | BoardFailure:
     """Return this kernel's server for a source: the one that answers, else a new one.
 
     A server that takes the place of a dead one listens where that did, if it can: what shows it in the page and in
@@ -196,45 +196,45 @@ def start(source: BoardSource, port: int | None = None) -> Board | Failed:
         port: the only one that will do; None for 6006 or the next that is free.
     """
     with _lock:
-        known = _servers.get(source)
-        alive = known is not None and known.answers()
-        if known is not None and alive and port in (None, known.port):
-            return known.board()
-        if known is not None and not alive:
+        old_server = _servers.get(source)
+        is_alive = old_server is not None and old_server.answers()
+        if old_server is not None and is_alive and port in (None, old_server.port):
+            return old_server.board()
+        if old_server is not None and not is_alive:
             _servers.pop(source).end()
         try:
-            server = _Server(source, port or (known.port if known else None), strict=port is not None)
+            new_server = _Server(source, port or (old_server.port if old_server else None), strict=port is not None)
         except OSError as error:
-            return Failed(f"TensorBoard cannot be started: {error}")
+            return BoardFailure(f"TensorBoard cannot be started: {error}")
         try:
-            outcome = server.wait()
+            outcome = new_server.wait()
         except BaseException:  # interrupted
-            server.end()
+            new_server.end()
             raise
-        if isinstance(outcome, Failed):
-            server.end()
+        if isinstance(outcome, BoardFailure):
+            new_server.end()
             return outcome
-        if known is not None and alive:  # the user wants another port
-            known.end()
-        _servers[source] = server
+        if old_server is not None and is_alive:  # the user wants another port
+            old_server.end()
+        _servers[source] = new_server
         return outcome
 
 
-def has_values(found: Board, run: str) -> bool:
+def has_values(board: Board, run: str) -> bool:
     """Whether a board has something to show of a run."""
-    return run in _asked(found, "data/plugin/scalars/tags")
+    return run in _fetch(board, "data/plugin/scalars/tags")
 
 
-def _asked(found: Board, page: str) -> dict[str, Any]:
+def _fetch(board: Board, page: str) -> dict[str, Any]:
     """What a server answers; empty if it does not."""
-    asked = http.client.HTTPConnection("127.0.0.1", found.port, timeout=_PROBE_S)  # past any proxy of the user's
+    connection = http.client.HTTPConnection("127.0.0.1", board.port, timeout=_PROBE_S)  # past any proxy of the user's
     try:
-        asked.request("GET", f"{found.path}{page}")
-        answer = json.loads(asked.getresponse().read())
+        connection.request("GET", f"{board.path}{page}")
+        answer = json.loads(connection.getresponse().read())
     except (OSError, http.client.HTTPException, ValueError):
         return {}
     finally:
-        asked.close()
+        connection.close()
     return answer if isinstance(answer, dict) else {}
 
 
@@ -245,7 +245,7 @@ def close() -> None:
             _servers.popitem()[1].end()
 
 
-def _named(lengths: Mapping[Path, int]) -> dict[str, str]:
+def _unique_names(lengths: Mapping[Path, int]) -> dict[str, str]:
     """Paths under names, none of which is another's or lies below it: a link would be made through a link.
 
     Args:
@@ -259,11 +259,11 @@ def _named(lengths: Mapping[Path, int]) -> dict[str, str]:
         for path in pair
     }
     if clashing:
-        return _named({path: length + (path in clashing) for path, length in lengths.items()})
+        return _unique_names({path: length + (path in clashing) for path, length in lengths.items()})
     return {str(name): str(path) for path, name in names.items()}
 
 
-def _linked(places: Mapping[str, str]) -> str:
+def _link_folder(paths: Mapping[str, str]) -> str:
     """A folder of links to some places, which is how TensorBoard asks to be shown these alone.
 
     Its own ``--logdir_spec`` is discouraged by it, and reads more slowly.
@@ -273,7 +273,7 @@ def _linked(places: Mapping[str, str]) -> str:
     """
     folder = tempfile.mkdtemp(prefix="lightning_board_")
     try:
-        for name, path in places.items():
+        for name, path in paths.items():
             link = Path(folder, name)
             link.parent.mkdir(parents=True, exist_ok=True)
             link.symlink_to(path, target_is_directory=True)

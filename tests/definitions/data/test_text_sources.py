@@ -572,7 +572,7 @@ def test_a_cell_can_end_in_a_path_and_keep_hooks_of_its_own(tmp_path):
 
 def test_the_longest_text_and_the_cuts_are_told_for_a_fit():
     splits = ready(define([("word " * 40, "long"), ("word", "short")] * 2, max_length=16, val_split=2)).splits
-    assert texts.cuts(splits) == (2, 4, 16)
+    assert texts.truncation_counts(splits) == (2, 4, 16)
 
 
 def test_scores_are_not_taken_for_classes(tmp_path):

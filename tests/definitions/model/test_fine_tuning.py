@@ -248,7 +248,7 @@ def test_other_classes_that_load_are_left_alone():
 def test_a_model_is_loaded_without_a_bar(tmp_path, capfd):
     tiny_encoder().save_pretrained(tmp_path)
     capfd.readouterr()
-    with fine_tuning.calm():
+    with fine_tuning.quiet_transformers():
         BertForSequenceClassification.from_pretrained(tmp_path)
     assert capfd.readouterr() == ("", "")
 
@@ -266,9 +266,10 @@ def test_which_weights_are_new_is_said_in_a_line(tmp_path, capfd):
 
 def test_weights_of_another_class_are_said_to_be_no_use():
     names = [f"encoder.layer.{number}.weight" for number in range(9)]
-    assert re.search(r"encoder.layer.5.weight and 3 more. Does the checkpoint belong", fine_tuning.told(names))
+    notice = fine_tuning.new_weights_notice(names)
+    assert re.search(r"encoder.layer.5.weight and 3 more. Does the checkpoint belong", notice)
     old = "Some weights of Bert were newly initialized: ['head.bias', 'head.weight']\nYou should probably TRAIN"
-    with fine_tuning.new_weights() as found:
+    with fine_tuning.collect_new_weights() as found:
         logging.getLogger("transformers.modeling_utils").warning(old)
     assert found == ["head.bias", "head.weight"]
 

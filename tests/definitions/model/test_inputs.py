@@ -7,7 +7,7 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from lightning_magics.definitions.model.inputs import inputs_of
-from lightning_magics.training.batches import adapted
+from lightning_magics.training.batches import input_conversions
 
 pytestmark = SMALL_RUNS
 CLASSES = """
@@ -186,7 +186,7 @@ def test_indices_beside_numbers_stay_as_they_are(code, other, numbers, named):
     batch = {"x": x, other: second, "labels": torch.tensor([0, 1])} if named else (x, second, torch.tensor([0, 1]))
     assert torch.equal(trainer().predict(instance, alone(batch))[0], expected)
     trainer().fit(instance, alone(batch))
-    assert adapted(instance, batch) == ("int64 inputs are converted to float32" if numbers else "")
+    assert input_conversions(instance, batch) == ("int64 inputs are converted to float32" if numbers else "")
 
 
 def test_an_optional_input_that_is_not_passed_leaves_numbers_converted():
@@ -227,7 +227,7 @@ def test_integers_are_trained_and_predicted_with_as_floats(code, dtype):
     assert found["val_loss"] == pytest.approx(float(nn.functional.cross_entropy(expected, labels)))
     trainer().fit(instance, loader)
     said = f"{str(dtype).removeprefix('torch.')} inputs are converted to float32"
-    assert adapted(instance, (inputs, labels)) == said
+    assert input_conversions(instance, (inputs, labels)) == said
 
 
 def test_token_ids_stay_integers():

@@ -16,7 +16,7 @@ from torch import nn
 from lightning_magics.definitions.definition import PACKAGES, package_of
 from lightning_magics.definitions.model import model as models
 from lightning_magics.errors import InputError
-from lightning_magics.training.batches import adapted
+from lightning_magics.training.batches import input_conversions
 
 pytestmark = SMALL_RUNS
 NETWORK = """
@@ -751,7 +751,7 @@ def test_batches_are_brought_to_the_type_and_the_shape_that_the_network_takes(in
     trainer().fit(instance, loader(inputs, labels))
     predicted = torch.cat(trainer().predict(instance, loader(inputs, labels)))
     assert torch.allclose(predicted, instance(INPUTS))
-    assert adapted(instance, (inputs, labels)) == told
+    assert input_conversions(instance, (inputs, labels)) == told
 
 
 def test_labels_with_fractions_are_no_classes():
@@ -767,17 +767,17 @@ def test_targets_of_floats_are_taken_as_the_network_computes(loss):
     expected = validated(instance, INPUTS, target)["val_loss"]
     assert validated(instance, INPUTS, target.double())["val_loss"] == expected
     trainer().fit(instance, loader(INPUTS.double(), target.double()))
-    assert adapted(instance, (INPUTS, target.double())) == "float64 targets are converted to float32"
+    assert input_conversions(instance, (INPUTS, target.double())) == "float64 targets are converted to float32"
     for dtype, name in ((torch.float16, "float16"), (torch.bfloat16, "bfloat16")):
         assert (
             validated(instance, INPUTS.to(dtype), target.to(dtype))["val_loss"]
             == validated(instance, INPUTS, target)["val_loss"]
         )
         trainer().fit(instance, loader(INPUTS.to(dtype), target.to(dtype)))
-        assert adapted(instance, (INPUTS, target.to(dtype))) == f"{name} targets are converted to float32"
+        assert input_conversions(instance, (INPUTS, target.to(dtype))) == f"{name} targets are converted to float32"
     double = model("nn.Linear(2, 1).double()", loss=loss).new()
     trainer().fit(double, loader(INPUTS.double(), target.double()))
-    assert not adapted(double, (INPUTS.double(), target.double()))
+    assert not input_conversions(double, (INPUTS.double(), target.double()))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])

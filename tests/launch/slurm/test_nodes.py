@@ -14,14 +14,14 @@ from lightning_magics.launch.slurm.nodes import NodeRanks, _ranks
 from lightning_magics.launch.supervision import CANCELLED
 from lightning_magics.runs.folder import RunFolder
 from lightning_magics.transport import exceptions
-from lightning_magics.transport.stop_control import Wish
+from lightning_magics.transport.stop_control import StopFile
 
 
 @pytest.fixture
 def ranks(tmp_path):
     folder = RunFolder(tmp_path)
     folder.events_path.touch()
-    return NodeRanks(folder, nodes=2, processes=2, heard=0)
+    return NodeRanks(folder, nodes=2, processes=2, sigterm_fd=0)
 
 
 def test_ranks_are_read_from_slurms_list_of_tasks():
@@ -58,7 +58,7 @@ def test_ranks_are_read_from_slurms_list_of_tasks():
 )
 def test_how_a_rank_ended_is_told_with_its_node(ranks, said, rank, told):
     ranks._note(said)
-    assert ranks._died[rank] == told
+    assert ranks._deaths[rank] == told
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_how_a_rank_ended_is_told_with_its_node(ranks, said, rank, told):
 )
 def test_what_a_node_lacks_is_said(ranks, code, told):
     ranks._note(f"srun: error: n2: task 2: Exited with exit code {code}")
-    assert ranks._died[2].startswith(told)
+    assert ranks._deaths[2].startswith(told)
 
 
 def test_a_peer_is_lost_where_others_say_so_and_nobody_knows_what_became_of_it(ranks):
@@ -102,30 +102,30 @@ def test_what_is_ended_here_was_not_the_scheduler(ranks):
     ranks.end()
     ranks._note("slurmstepd: error: *** STEP 1.0 ON n1 CANCELLED AT 2026-11-25T16:29:02 ***")
     assert ranks._cause is None
-    assert ranks._scheduled("") == CANCELLED
+    assert ranks._scheduler_outcome("") == CANCELLED
 
 
 def test_a_node_that_does_not_answer_is_lost_and_the_ranks_of_the_others_are_not_cancelled(ranks):
     ranks._note("srun: error: Task launch for StepId=1.0 failed on node n2: Job credential expired")
     ranks._note("slurmstepd-n1: error: *** STEP 1.0 ON n1 CANCELLED AT 2026-11-25T16:29:02 ***")
     assert ranks._cause is None
-    assert ranks._scheduled("NODE FAILURE") == "node n2 did not start its processes (Job credential expired)"
+    assert ranks._scheduler_outcome("NODE FAILURE") == "node n2 did not start its processes (Job credential expired)"
 
 
 def test_only_sigterm_ends_and_other_signals_do_not(tmp_path):
     """Such as SIGCHLD, which torch handles in Python as soon as a DataLoader has workers."""
     code = (
         "import os, signal, sys\n"
-        "from lightning_magics.launch.supervision import is_termination, terminations\n"
-        "heard = terminations()\n"
+        "from lightning_magics.launch.supervision import received_sigterm, watch_sigterm\n"
+        "sigterm_fd = watch_sigterm()\n"
         "signal.signal(signal.SIGCHLD, lambda *_: None)\n"
         "signal.signal(signal.SIGUSR2, lambda *_: None)\n"
         "for number in (signal.SIGCHLD, signal.SIGUSR2):\n"
         "    os.kill(os.getpid(), number)\n"
-        "    assert not is_termination(heard)\n"
+        "    assert not received_sigterm(sigterm_fd)\n"
         "os.kill(os.getpid(), signal.SIGUSR2)\n"
         "os.kill(os.getpid(), signal.SIGTERM)\n"
-        "assert is_termination(heard) or is_termination(heard)\n"
+        "assert received_sigterm(sigterm_fd) or received_sigterm(sigterm_fd)\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
@@ -133,8 +133,8 @@ def test_only_sigterm_ends_and_other_signals_do_not(tmp_path):
 def test_a_job_that_cannot_be_cancelled_is_tried_again_and_named(tmp_path, monkeypatch):
     folder = RunFolder(tmp_path)
     folder.events_path.touch()
-    folder.submitted("slurm", "17")
-    Wish(folder.control_path, make=True).ask(now=True)
+    folder.write_submission("slurm", "17")
+    StopFile(folder.control_path, make=True).ask(now=True)
     tried, shown = [], []
 
     def cancel(job):

@@ -406,11 +406,13 @@ def test_the_accounting_remembers_what_the_queue_has_forgotten(monkeypatch: pyte
     ],
 )
 def test_time_limits_are_read(text: str, seconds: int | None) -> None:
-    assert partitions.seconds(text) == seconds
+    assert partitions.parse_duration(text) == seconds
 
 
 def test_gpus_are_counted() -> None:
-    assert [partitions.gpus(text) for text in ("gpu:a100:4(S:0-1),gpu:2,tmp:100", "gpu", "gpu:a100", "(null)")] == [
+    assert [
+        partitions.gpu_count(text) for text in ("gpu:a100:4(S:0-1),gpu:2,tmp:100", "gpu", "gpu:a100", "(null)")
+    ] == [
         6,
         1,
         1,

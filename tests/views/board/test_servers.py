@@ -20,7 +20,7 @@ from lightning_magics.errors import BoardError, InputError, MissingPackage, RunE
 from lightning_magics.runs.folder import RunFolder
 from lightning_magics.transport import children
 from lightning_magics.views.board import frame, servers
-from lightning_magics.views.board.servers import Board, BoardSource, Failed
+from lightning_magics.views.board.servers import Board, BoardFailure, BoardSource
 
 ASKED = frame.BoardRequest(BoardSource.of_folder("/logs"), "%lightning_board", 500)
 BOARD = Board(6006, "/logs-1/", "logs")
@@ -147,14 +147,14 @@ def test_names_are_those_of_the_resolved_paths(tmp_path):
 
 
 def test_a_server_that_cannot_be_started_leaves_nothing(logs, tmp_path, monkeypatch):
-    held = set(children._held)
+    private_fds = set(children._private_fds)
     monkeypatch.setattr(sys, "executable", str(tmp_path / "none"))
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     outcome = servers.start(BoardSource.of_places([RunFolder(logs / "Digits/version_0")]))
-    assert isinstance(outcome, Failed)
+    assert isinstance(outcome, BoardFailure)
     assert outcome.reason.startswith("TensorBoard cannot be started: [Errno 2] No such file or directory")
     assert list(tmp_path.iterdir()) == []
-    assert children._held == held
+    assert children._private_fds == private_fds
 
 
 def test_a_port_that_was_asked_for_is_taken_or_refused(logs):
@@ -165,7 +165,7 @@ def test_a_port_that_was_asked_for_is_taken_or_refused(logs):
         kept = started(BoardSource.of_folder(logs))
         pid = pid_of(kept)
         outcome = servers.start(BoardSource.of_folder(logs), port)
-        assert outcome == Failed(
+        assert outcome == BoardFailure(
             f"port {port} is in use by another program. Choose another --port, or leave it out to use a free one"
         )
         assert started(BoardSource.of_folder(logs)) == kept  # which goes on
@@ -179,7 +179,7 @@ def test_a_broken_tensorboard_says_how_to_repair_it(tmp_path, monkeypatch):
     (tmp_path / "tensorboard").mkdir()
     (tmp_path / "tensorboard/__init__.py").write_text("raise ImportError('its insides are missing')")
     monkeypatch.syspath_prepend(tmp_path)
-    assert servers.start(BoardSource.of_folder(tmp_path)) == Failed(
+    assert servers.start(BoardSource.of_folder(tmp_path)) == BoardFailure(
         "TensorBoard cannot start: ImportError: its insides are missing. "
         "To repair it: %pip install --upgrade --force-reinstall tensorboard"
     )
@@ -192,7 +192,7 @@ def test_a_missing_tensorboard_says_what_to_install(shell, monkeypatch):
 
 
 def test_the_frame_holds_a_sentence_for_when_its_server_is_gone():
-    shown = frame.framed(BOARD, ASKED)
+    shown = frame.frame_bundle(BOARD, ASKED)
     assert (
         '<object data="http://127.0.0.1:6006/logs-1/" type="text/html" width="100%" height="500">' in shown["text/html"]
     )
@@ -209,7 +209,7 @@ def test_the_frame_holds_a_sentence_for_when_its_server_is_gone():
 
 def test_vs_code_gets_the_iframe_that_it_lets_through(monkeypatch):
     monkeypatch.setenv("VSCODE_PID", "1")
-    shown = frame.framed(BOARD, ASKED)["text/html"]
+    shown = frame.frame_bundle(BOARD, ASKED)["text/html"]
     assert '<iframe id="tensorboard-frame-1776" src="http://localhost:6006/logs-1/"' in shown
     assert "<code>%lightning_board</code> starts it again" in shown
 
@@ -220,7 +220,7 @@ def test_a_proxy_is_used_where_there_is_one(monkeypatch):
     )
     monkeypatch.setenv("JUPYTERHUB_SERVICE_PREFIX", "/user/ada/")
     assert frame.address(BOARD) == ""
-    assert "Type %pip install jupyter-server-proxy" in frame.framed(BOARD, ASKED)["text/plain"]
+    assert "Type %pip install jupyter-server-proxy" in frame.frame_bundle(BOARD, ASKED)["text/plain"]
     monkeypatch.setitem(sys.modules, "jupyter_server_proxy", types.ModuleType("jupyter_server_proxy"))
     sys.modules["jupyter_server_proxy"].__spec__ = types.SimpleNamespace()
     assert frame.address(BOARD) == "/user/ada/proxy/6006/logs-1/"
