@@ -450,9 +450,11 @@ class Call:
         return dataclasses.replace(subject, name=run.record.model, run=run, is_redefined=is_redefined)
 
     def outdated_notices(self, subject: Subject, data: Data) -> tuple[str, ...]:
-        """Name the definitions in use whose newer cells failed."""
+        """Name the definitions in use whose newer cells failed, and what they use of a loaded run."""
         notices = [self.session.is_outdated("model", subject.argument.found)]
         notices += [self.session.is_outdated("data", item.found) for item in data.arguments]
+        if self.session.rerun_source is None:
+            notices += [self.session.loaded_notice(item.found) for item in (subject.argument, *data.arguments)]
         return tuple(filter(None, notices))
 
     def weights_notice(self, subject: Subject) -> tuple[str, ...]:

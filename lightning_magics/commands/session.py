@@ -29,7 +29,8 @@ from ..options.declared import DEFAULT_START_METHOD
 from ..options.tokens import Expression, to_value
 from ..replay import recipe
 from ..replay.history import History, Unit, frames_of, of_notebook, variables_of
-from ..runs import catalog, provenance
+from ..replay.shared import redefined
+from ..runs import catalog, columns, provenance
 from ..runs import folder as runs
 from ..runs.record import RunRecord
 from ..shell import cell_number, running_shell
@@ -178,6 +179,19 @@ class Session:
             is_old = isinstance(definition, type) and self.outdated.get(name) is definition
         notice = f"the last definition of {name} failed, so the earlier one is used. Fix its cell and run it again"
         return notice if is_old else ""
+
+    def loaded_notice(self, value: Any) -> str:
+        """Say which definitions a class uses as its loaded run has them, where the notebook's differ; empty if none."""
+        if not any(unit.namespace is not None for unit in self.units):
+            return ""
+        cls = value.cls if isinstance(value, Definition) else value if isinstance(value, type) else type(value)
+        names = redefined(self.history()[0], cls)
+        if not names:
+            return ""
+        return (
+            f"{cls.__name__} was loaded from a run and uses {columns.shortened(names)} as defined there, not in this "
+            f"notebook. To use this notebook's, run the cell that defines {cls.__name__} again"
+        )
 
     def add_loaded_source(self, unit: Unit) -> None:
         """Take note of the source of a run that was brought into the notebook."""

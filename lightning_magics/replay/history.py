@@ -302,6 +302,11 @@ class History:
         """Places of the statements that changed the object of a name between two others."""
         return [place for place in self._changed.get((home, name), ()) if after < place < before]
 
+    def source(self, name: str, home: int) -> str:
+        """The statement that bound a name last, as `ast` writes it; empty if there is none."""
+        places = self.bound(name, len(self.statements), home)
+        return ast.dump(self.statements[places[-1]][0].tree) if places else ""
+
     def class_place(self, name: str) -> int | None:
         """Place of the latest definition of a class, in whatever home."""
         for place in range(len(self.statements) - 1, -1, -1):

@@ -11,6 +11,7 @@ import ast
 from types import FunctionType
 from typing import Any
 
+from ..training.main_module import source_namespace
 from .changes import DEFINITIONS
 from .closure import Closure
 from .history import History
@@ -40,6 +41,9 @@ def definition_of(notebook: History, name: str, source: History) -> Any:
     needed = _without_state(closure.trees)
     if not isinstance(value, type | FunctionType) or needed is None:
         return None
+    others = {tree.name for tree in closure.trees or () if isinstance(tree, DEFINITIONS)} - {name}
+    if any(definition_of(notebook, other, source) is None for other in others):
+        return None  # it was made with one that the notebook has defined anew since
     for home, namespace in notebook.namespaces.items():
         if namespace.get(name) is not value or home == notebook.local_home:
             continue
@@ -48,6 +52,24 @@ def definition_of(notebook: History, name: str, source: History) -> Any:
         if _without_state(own.trees) == needed:
             return value
     return None
+
+
+def redefined(notebook: History, cls: type) -> list[str]:
+    """Names that a class of a loaded run uses as the run defined them, and that the notebook defines otherwise."""
+    home = next((home for home, namespace in notebook.namespaces.items() if namespace is source_namespace(cls)), 0)
+    if not home:
+        return []
+    closure = Closure(notebook)
+    closure.need_code(cls.__name__, home)
+    used = {notebook.statements[place][0] for place in closure.places if notebook.statements[place][1] == home}
+    names = {name for statement in used if not statement.is_import for name in statement.binds} - {cls.__name__}
+    now, own = notebook.namespaces[0], notebook.namespaces[home]
+    return sorted(
+        name
+        for name in names
+        if name in now and now[name] is not own.get(name)
+        if notebook.source(name, 0) not in ("", notebook.source(name, home))
+    )
 
 
 def _without_state(trees: list[ast.stmt] | None) -> frozenset[str] | None:

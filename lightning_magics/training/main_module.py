@@ -28,13 +28,14 @@ def main_definitions(*sources: Any) -> Iterator[None]:
         InputError: hyperparameters need two things of one name.
     """
     main_before = sys.modules["__main__"]
-    namespaces = [item if isinstance(item, dict) else _source_namespace(type(item)) for item in sources]
-    names = {name: value for namespace in namespaces for name, value in namespace.items()}
-    if not names:
-        yield
-        return
+    names: dict[str, Any] = {}
+    for item in sources:
+        names |= item if isinstance(item, dict) else source_namespace(type(item))
     for item in sources:
         names |= _hyperparameter_definitions(item)
+    if all(vars(main_before).get(name) is value for name, value in names.items()):
+        yield
+        return
     main = ModuleType("__main__")
     vars(main).update({**vars(main_before), **names})
     sys.modules["__main__"] = main
@@ -70,13 +71,16 @@ def _removal_notice(name: str, value: Any) -> str:
     kind, remedy = f"a {type_name(type(value))}", "To keep it, assign it to an attribute in __init__"
     if isinstance(value, FunctionType):
         kind, remedy = f"the function {value.__name__}", "Use a function that is defined with def in a cell"
-        kind = "a lambda" if value.__name__ == "<lambda>" else kind
+        if value.__name__ == "<lambda>":
+            kind = "a lambda"
+        elif value.__module__ == "__main__" and value.__qualname__.isidentifier():
+            kind, remedy = f"an earlier definition of {value.__name__}", "Create the model again to use the current one"
     return (
         f"The hyperparameter {name} is {kind}, which cannot be pickled, so Lightning removes it from hparams. {remedy}"
     )
 
 
-def _source_namespace(cls: type) -> dict[str, Any]:
+def source_namespace(cls: type) -> dict[str, Any]:
     """The namespace that a class's code ran in, where that calls itself ``__main__`` and is not; else an empty one."""
     members = [member for base in cls.__mro__ for member in vars(base).values() if base.__module__ == "__main__"]
     homes = [member.__globals__ for member in members if isinstance(member, FunctionType)]
@@ -86,6 +90,8 @@ def _source_namespace(cls: type) -> dict[str, Any]:
 
 def _hyperparameter_definitions(owner: Any) -> dict[str, Any]:
     """Classes and functions of ``__main__`` that an object's hyperparameters consist of, by name.
+
+    Of one that a class holds, this class.
 
     Raises:
         InputError: two of them have one name.
@@ -102,6 +108,12 @@ def _hyperparameter_definitions(owner: Any) -> dict[str, Any]:
                     f"{item.__qualname__} (this notebook and loaded runs each have their own). "
                     f"Use the same definition for both, or rename one"
                 )
+    outer = {cls.__qualname__: cls for cls in type(owner).__mro__ if cls.__module__ == "__main__"}
+    for name in [name for name in definitions if "." in name]:
+        first = name.partition(".")[0]
+        del definitions[name]
+        if first in outer:
+            definitions.setdefault(first, outer[first])
     return definitions
 
 

@@ -153,3 +153,76 @@ def test_an_attribute_that_the_notebook_sets_on_a_class_stays(shell):
     run(shell, "Net.lr = 0.1", "again = lm.rerun(first, quiet=True)")
     assert shell.user_ns["again"].metrics == first.metrics
     assert shell.user_ns["Net"].lr == 0.1
+
+
+EDITED = {  # what a hyperparameter is made of, its code, and how it is used
+    "function": ("def f(x):\n    return 2 * x", "f", "self.hparams.value(x)"),
+    "enum": ("class Kind(enum.Enum):\n    A = 1\n    B = 2", "Kind.B", "x * self.hparams.value.value"),
+    "default": ("class Kind(enum.Enum):\n    A = 1\n    B = 2", "", "x * self.hparams.value.value"),
+    "tuple of an enum": (
+        "class Kind(enum.Enum):\n    A = 1\n    B = 2",
+        "Pair(Kind.B, 1)",
+        "x * self.hparams.value.kind.value",
+    ),
+}
+PAIR = "class Pair(typing.NamedTuple):\n    kind: object\n    n: int = 1"
+
+
+@pytest.mark.parametrize("kind", EDITED)
+def test_a_hyperparameter_whose_definition_was_edited_since_is_the_runs(shell, kind, capsys):
+    defined, code, used = EDITED[kind]
+    cell = (
+        NET.replace("act=Act.RELU, opt=Opt(), scale=Scale()", "value=Kind.B" if kind == "default" else "value=None")
+        .partition("        if self.hparams.act")[0]
+        .replace("x = batch[0]", f"x = batch[0]; x = {used}")
+        + NET[NET.index("        loss =") :]
+    )
+    options = f"{{'value': {code}}}" if code else "{}"
+    fit = f"run = lm.fit(Net, dl, model={options}, max_epochs=1, quiet=True, seed=1)"
+    run(shell, HEAD, defined, PAIR, cell, fit)
+    metrics = shell.user_ns["run"].metrics
+    for number in ("7", "9"):
+        run(shell, defined.replace("2", number), "again = lm.rerun(run, quiet=True)")
+        assert shell.user_ns["again"].metrics == metrics
+        run(shell, "net = lm.load(run)")
+        assert "removes it from hparams" not in capsys.readouterr().out
+        assert shell.ev("net.hparams.keys() == {'value'}")
+        if not code:  # the loaded class has the run's default
+            run(shell, fit.replace("run = ", "second = "))
+            assert shell.user_ns["second"].metrics == metrics
+
+
+def test_a_live_run_keeps_its_hyperparameters_where_its_class_was_replaced_by_that_of_a_loaded_run(shell, capsys):
+    cell = """
+class Net(Base):
+    class Mode(enum.Enum):
+        A = 2
+    def __init__(self, mode=Mode.A):
+        super().__init__()
+        self.mode = mode
+        self.save_hyperparameters()
+    def validation_step(self, batch, batch_idx):
+        self.log("val", self.net(batch[0] * self.hparams.mode.value).sum())
+"""
+    one = "{} = lm.fit(Net, dl, dl, max_epochs=1, quiet=True, seed=1)"
+    run(shell, HEAD, ACT, NET.replace("Net(", "Base("), cell, one.format("first"), cell.replace("2", "3"))
+    run(shell, one.format("second"), "net = lm.load(first)", "seen = lm.validate(second, dl, quiet=True)")
+    assert shell.user_ns["seen"].metrics["val"] == pytest.approx(shell.user_ns["second"].metrics["val"])
+    assert "removes it from hparams" not in capsys.readouterr().out
+
+
+def test_a_loaded_class_that_uses_another_definition_than_the_notebook_says_so(shell, capsys):
+    helped = NET.replace("torch.tanh(x)", "helper(x)")
+    run(shell, HEAD, ACT, "def helper(x):\n    return 2 * x", helped)
+    first = fit(shell, "first")
+    run(shell, "del Net", "net = lm.load(first)")
+    capsys.readouterr()
+    assert fit(shell, "second").metrics == first.metrics
+    assert "loaded from a run" not in capsys.readouterr().out
+    run(shell, "def helper(x):\n    return 3 * x")
+    assert fit(shell, "third").metrics == first.metrics
+    said = "Net was loaded from a run and uses helper as defined there, not in this notebook. To use this notebook's, "
+    assert said + "run the cell that defines Net again" in capsys.readouterr().out
+    run(shell, helped)
+    assert fit(shell, "fourth").metrics != first.metrics
+    assert "loaded from a run" not in capsys.readouterr().out
