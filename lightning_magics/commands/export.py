@@ -53,14 +53,17 @@ def export(session: Session, source: Any, names: Sequence[Any], notebook: bool, 
     if model is None:
         if len(names) > 1:
             raise InputError(f"a run already has its data. Leave out {names[0]!r}: %lightning_export {source} {path}")
-        script, about = _run_script(session, source)
+        script, about, differences = _run_script(session, source)
     else:
         script, about = _model_script(session, model, names[:-1])
+        differences = []
     try:
         folder.write_text(path, script.notebook(about) if notebook else script.python(about))
         path.chmod(0o644)  # unlike a run, it is there to be given away
     except OSError as error:
         raise InputError(f"{path} cannot be written: {error.strerror}") from error
+    for text in differences:
+        print(f"the numbers of the script may differ from the run's: {text}")  # noqa: T201 -- as its docstring says
     return path
 
 
@@ -77,7 +80,8 @@ def _model(session: Session, source: Any) -> Any:
     return source
 
 
-def _run_script(session: Session, run: Any) -> tuple[Script, str]:
+def _run_script(session: Session, run: Any) -> tuple[Script, str, list[str]]:
+    """The script of a run, its first sentence, and why its numbers are not the run's."""
     recalled = Recalled.of(session.folder(run), {})
     record, recipe = recalled.record, recalled.recipe
     seeds_itself = record.seed is None and sets_a_seed(recalled.text)
@@ -86,6 +90,7 @@ def _run_script(session: Session, run: Any) -> tuple[Script, str]:
         reasons.insert(
             0, "the code sets its own seed: random numbers drawn in other cells of the notebook are not reproduced"
         )
+    differences = list(reasons)
     if recipe.options.get("resume") and recipe.options.get("weights_only") is False:
         reasons.append(
             "the run read its checkpoint with weights_only=False, which runs code that the checkpoint may contain. If "
@@ -115,7 +120,7 @@ def _run_script(session: Session, run: Any) -> tuple[Script, str]:
         checkpoint_metric=record.checkpoint_metric,
     )
     script.check(record.run)
-    return script, f"Train {record.model} as in {record.run}."
+    return script, f"Train {record.model} as in {record.run}.", differences
 
 
 def _model_script(session: Session, model: Any, datas: Sequence[Any]) -> tuple[Script, str]:

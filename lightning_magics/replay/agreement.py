@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from .. import formats
+from ..runs import columns
 from ..runs.record import RunRecord
 from ..views import report, tables
 from ..views.classification import TableCells
@@ -158,6 +159,11 @@ def unrepeated(run: str, recipe: Recipe, seed: int | None, repeats: bool, same_w
         found.append(f"{run} continued from an instance that was already trained; this run starts from scratch")
     elif not same_weights and seed is not None and _is_instance(recipe) and recipe.model.isidentifier():
         found.append("the model is an instance, created before the fit set its seed")
+    if recipe.drawn:
+        found.append(
+            f"{run} drew {columns.shortened(recipe.drawn)} in a loop or function, which its source draws with other random "
+            "numbers. Seed the generator just before: torch.manual_seed(fold)"
+        )
     return found
 
 

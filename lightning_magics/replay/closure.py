@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..definitions.imports import import_of
-from .history import History, Statement, calls_seeding, sets, statements_of
-from .layout import laid_out
-from .plain import is_plain
+from .history import History, Statement, calls_seeding, draws, sets, statements_of
+from .layout import laid_out, wrapped
+from .plain import is_plain, is_value
 from .starts import PACKAGE, imports_package
 
 
@@ -27,11 +27,13 @@ class Module:
         imports: import statements, sorted; these come first.
         body: the other statements, in the order in which they ran.
         missing: names that are needed and not known, each with what to do about it.
+        drawn: names that a statement of a block or function draws anew: how often it had run before is not known.
     """
 
     imports: tuple[str, ...] = ()
     body: tuple[str, ...] = ()
     missing: Mapping[str, str] = field(default_factory=dict)
+    drawn: tuple[str, ...] = ()
 
     @property
     def text(self) -> str:
@@ -149,7 +151,8 @@ class Closure:
                 else:
                     hoisted[text] = None
         body += [text for given in values.values() for text in given.values()]
-        return Module(sorted_imports(hoisted), tuple(body), dict(self.missing))
+        drawn = {name for item, names, _ in chosen if item.in_block and draws(item.tree) for name in names}
+        return Module(sorted_imports(hoisted), tuple(body), dict(self.missing), tuple(sorted(drawn)))
 
     def _need(self, name: str, before: int, home: int) -> None:
         """Collect what a name means at a moment.
@@ -170,11 +173,10 @@ class Closure:
             return
         changes = self._history.changed(name, places[-1], before, home)
         held = [item for place in (places[-1], *changes) if (item := self._history.statements[place][0]).held]
-        is_plain_in_block = (
-            statement.in_block and self._is_known(name, before, home) and is_plain(self._history.namespaces[home][name])
-        )
-        if (held and not statement.is_import) or is_plain_in_block:
-            self._need_value(name, places[-1], before, home, held[-1].held if held else "")
+        if held and not statement.is_import:
+            self._need_value(name, places[-1], before, home, held[-1].held)
+            return
+        if statement.in_block and self._takes_value(name, places[-1], before, home, is_value):
             return
         if self._is_outdated(name, statement, before, home):
             self._need_otherwise(name, home)
@@ -242,12 +244,21 @@ class Closure:
             home: of the code that reads it.
             why: what to say where the value is not known.
         """
-        is_known = self._is_known(name, before, home)
-        value = self._history.namespaces[home][name] if is_known else None
-        if is_known and (code := self._code_of(value, name, place)):
-            self._values.setdefault(place, {})[name] = f"{name} = {code}"
-        elif not is_known or not self.need_import(name, value):
+        if self._takes_value(name, place, before, home):
+            return
+        if not self._is_known(name, before, home) or not self.need_import(name, self._history.namespaces[home][name]):
             self.missing[name] = why
+
+    def _takes_value(
+        self, name: str, place: int, before: int, home: int, of: Callable[[Any], bool] = lambda value: True
+    ) -> bool:
+        """Collect the value of a name, if it is known and one of certain values; returns whether it was collected."""
+        value = self._history.namespaces[home].get(name)
+        if not self._is_known(name, before, home) or not of(value):
+            return False
+        if code := self._code_of(value, name, place):
+            self._values.setdefault(place, {})[name] = wrapped(f"{name} = {code}")
+        return bool(code)
 
     def _need_otherwise(self, name: str, home: int) -> None:
         """Find what a name means where no statement tells: an import, or a plain value."""

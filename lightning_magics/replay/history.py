@@ -24,6 +24,11 @@ from .plain import is_plain
 from .starts import DEFINING_MAGICS, PACKAGE, class_of, imports_package, is_run_of_trainer, method_calls, starts_a_run
 
 _RUNS_PYTHON = ("time", "capture")  # magics whose last argument is code that runs in the notebook
+_DRAW = (  # functions of torch, numpy, random, pandas and scikit-learn
+    *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal", "bernoulli"),
+    *("multinomial", "random_split", "uniform", "permutation", "permuted", "shuffle", "choice", "choices", "sample"),
+    *("random", "integers", "standard_normal", "train_test_split"),
+)
 _NOTHING = object()  # what a name has that has no value
 
 
@@ -493,6 +498,12 @@ def sets(statement: Statement) -> str:
         return "setting" if of_torch or called.startswith("sys.path.") else ""
     assigned = isinstance(tree, ast.Assign) and ast.unparse(tree.targets[0]).startswith("torch.backends.")
     return "setting" if assigned else ""
+
+
+def draws(tree: ast.AST) -> bool:
+    """Whether a statement draws random numbers, as far as the names of what it calls tell."""
+    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return any(ast.unparse(item).rpartition(".")[2] in _DRAW for item in called)
 
 
 def sets_a_seed(text: str) -> bool:

@@ -9,10 +9,12 @@ import ast
 import io
 import itertools
 import re
+import textwrap
 import tokenize
 from collections.abc import Iterable
 
 _WIDTH = 100
+_MANY, _SHORT = 16, 24  # items that share lines, and their most characters
 _OPEN, _CLOSE = "([{", ")]}"
 _DEFINES = re.compile(r"^(def|class|async def|@)\b|^@", re.MULTILINE)
 _INNER = {getattr(tokenize, name, -1) for name in ("FSTRING_START", "TSTRING_START")}
@@ -81,6 +83,9 @@ def _broken(line: str) -> list[str]:
     items = [item for item in items if item]
     if trailing and items:
         items[-1] += ","
+    if len(items) > _MANY and all(len(item) <= _SHORT for item in items):
+        items = textwrap.wrap(" ".join(items), _WIDTH - len(inner), break_long_words=False, break_on_hyphens=False)
+        return [line[: start + 1], *(inner + item for item in items), *_broken(indent + line[end:])]
     made = [part for item in items for part in _broken(inner + item)]
     return [line[: start + 1], *made, *_broken(indent + line[end:])]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import sys
 from typing import Any
 
 _MOST_TEXT = 100_000  # characters that a plain value may take
@@ -19,3 +20,10 @@ def is_plain(value: Any) -> bool:
         return len(text) <= _MOST_TEXT and bool(ast.literal_eval(text) == value)
     except (ValueError, TypeError, SyntaxError, MemoryError, RecursionError):
         return False
+
+
+def is_value(value: Any) -> bool:
+    """Whether a value is plain, or a tensor, an array or a subset of a dataset: what drawing random numbers gives."""
+    torch, numpy = sys.modules.get("torch"), sys.modules.get("numpy")
+    kinds = (torch.Tensor, torch.utils.data.Subset) if torch else ()
+    return type(value) in (*kinds, *((numpy.ndarray,) if numpy else ())) or is_plain(value)

@@ -32,7 +32,7 @@ from .closure import Closure, Module
 from .history import History
 from .plain import is_plain
 
-_MOST_NUMBERS = 1000  # items of an array that are recorded, and of a list that an object is looked for in
+_MOST_NUMBERS = 10_000  # items of an array that are recorded, and of a list that an object is looked for in
 
 
 @dataclass(frozen=True)
@@ -60,6 +60,7 @@ class Recipe:
         options: the fit's own options as JSON: `seed`, `early_stop`, `monitor` and the others; loggers as code.
         missing: names whose source is not known, each with what to do about it.
         lost: those of them that had their value in a block or function alone: a variable of the name is another one.
+        drawn: names that the source draws with other random numbers, since the run drew them in a loop or function.
     """
 
     package: str = "pytorch_lightning"
@@ -80,6 +81,7 @@ class Recipe:
     trainer: dict[str, str] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     lost: list[str] = field(default_factory=list)
+    drawn: list[str] = field(default_factory=list)
     missing: dict[str, str] = field(default_factory=dict)
 
     @property
@@ -261,7 +263,8 @@ class Writer:
         """Return the recipe, and the module that its code needs."""
         module = self._closure.module(seeded=self._recipe.options.get("seed") is not None)
         lost = [name for name, why in module.missing.items() if blocks.is_lost(why)]
-        return dataclasses.replace(self._recipe, missing=dict(module.missing), lost=lost), module
+        drawn = [name for name in module.drawn if name != self._recipe.model]
+        return dataclasses.replace(self._recipe, missing=dict(module.missing), lost=lost, drawn=drawn), module
 
     def _note(self, **changes: Any) -> None:
         self._recipe = dataclasses.replace(self._recipe, **changes)
@@ -357,6 +360,9 @@ class Writer:
             }
         elif isinstance(value, tuple) and hasattr(value, "_asdict"):
             given = value._asdict()
+        elif cls.__module__ == "torch.utils.data.dataset" and cls.__name__ == "Subset":
+            indices = value.indices
+            given = {"dataset": value.dataset, "indices": indices if hasattr(indices, "shape") else list(indices)}
         elif isinstance(value, PurePath):
             return f"{self._class(Path if isinstance(value, Path) else cls)}({str(value)!r})"
         elif cls.__module__ == "numpy" and cls.__name__ == "ndarray":
@@ -371,7 +377,9 @@ class Writer:
     def _array(self, value: Any, function: str, kind: str) -> str:
         """Code of a small array of numbers, empty of any other."""
         package, _, _ = function.partition(".")
-        items = value.tolist() if math.prod(value.shape) <= _MOST_NUMBERS else None
+        if math.prod(value.shape) > _MOST_NUMBERS:
+            return ""
+        items = value.tolist()
         if not is_plain(items) or not self._closure.need_import(package, sys.modules[package]):
             return ""
         return f"{function}({items!r}, dtype={kind})" if 0 not in value.shape else ""

@@ -71,6 +71,23 @@ while size < 8:
     kept.append(lm.fit(Net, ld, **K))
     size += 1
 """
+DRAWN = """
+kept = []
+for fold in range(3):
+    order = torch.randperm(32)
+    noise = np.random.default_rng().normal(size=4)
+    train, rest = torch.utils.data.random_split(ds, [24, 8])
+    ld = DataLoader(torch.utils.data.Subset(ds, order[:fold + 9].tolist()), batch_size=4)
+    ld = [ld, DataLoader(train, batch_size=5), ld][fold]
+    kept.append(lm.fit(Net, ld, model={"w": noise}, **K))
+"""
+FOLDS = """
+kept = []
+splits = (np.random.default_rng().permutation(32) for _ in range(3))
+for fold, part in enumerate(splits):
+    ld = DataLoader(torch.utils.data.Subset(ds, part[:20]), batch_size=4)
+    kept.append(lm.fit(Net, ld, **K))
+"""
 MAGIC = """
 def go(bs):
     ld = DataLoader(ds, batch_size=bs)
@@ -88,7 +105,7 @@ def number():
     return len(list(Path("lightning_logs/Net").glob("version_*")))
 
 
-@pytest.mark.parametrize("cell", [LOOP, INSTANCES, FUNCTION, COMPREHENSION, COUNTER, MAGIC])
+@pytest.mark.parametrize("cell", [LOOP, INSTANCES, FUNCTION, COMPREHENSION, COUNTER, DRAWN, FOLDS, MAGIC])
 def test_a_run_made_in_a_block_is_loaded_run_again_and_exported_as_it_was(shell, cell):
     run(shell, HEAD, cell)
     kept = shell.user_ns["kept"]
@@ -104,6 +121,29 @@ def test_a_run_made_in_a_block_is_loaded_run_again_and_exported_as_it_was(shell,
     text = Path("train_0.py").read_text()
     assert "lightning_magics" not in text
     assert "for " not in text.split("if __name__")[0].split("def main")[0]
+
+
+def test_what_a_loop_draws_is_recorded_by_value_or_said_to_be_other_numbers(shell, capsys):
+    loop = """
+for fold in range(2):
+    order = torch.randperm(32)
+    noise = torch.rand(200, 200)
+    ld = DataLoader(TensorDataset(X[order] + noise[:32, :4], ds.tensors[1][order]), batch_size=4)
+    run = lm.fit(Net, ld, **K)
+"""
+    run(shell, HEAD, loop, "lm.rerun(run, quiet=True)")
+    source = Path(shell.user_ns["run"].log_dir, "source.py").read_text()
+    assert "order = torch.tensor(" in source
+    assert "randperm" not in source
+    assert "noise = torch.rand(200, 200)\n" in source
+    said = (
+        "Net/version_1 drew noise in a loop or function, which its source draws with other random numbers. "
+        "Seed the generator just before: torch.manual_seed(fold)"
+    )
+    assert f"· {said}\n" in capsys.readouterr().out
+    run(shell, "lm.export(run, 'train.py')")
+    assert f"the numbers of the script may differ from the run's: {said}\n" in capsys.readouterr().out
+    assert said in Path("train.py").read_text()
 
 
 def test_the_last_iteration_of_a_loop_that_has_ended_is_what_later_fits_need(shell):

@@ -18,6 +18,13 @@ def test_a_long_call_is_broken_at_its_commas():
     assert wrapped("x = f(a, b)") == "x = f(a, b)"
 
 
+def test_many_numbers_share_lines():
+    code = wrapped(f"x = f({list(range(100, 140))}, 2)")
+    assert code.splitlines()[:3] == ["x = f(", "    [", f"        {', '.join(map(str, range(100, 118)))},"]
+    assert max(map(len, code.splitlines())) <= 100
+    assert ast.dump(ast.parse(code)) == ast.dump(ast.parse(f"x = f({list(range(100, 140))}, 2)"))
+
+
 def test_a_comprehension_is_broken_before_its_clauses():
     code = f"x = {{key: value for key, value in zip([{LONG}], range(12)) if key is not None}}"
     assert wrapped(code).splitlines()[:2] == ["x = {", "    key: value"]
