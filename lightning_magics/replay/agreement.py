@@ -161,8 +161,8 @@ def unrepeated(run: str, recipe: Recipe, seed: int | None, repeats: bool, same_w
         found.append("the model is an instance, created before the fit set its seed")
     if recipe.drawn:
         found.append(
-            f"{run} drew {columns.shortened(recipe.drawn)} in a loop or function, which its source draws with other random "
-            "numbers. Seed the generator just before: torch.manual_seed(fold)"
+            f"{run} drew {columns.shortened(recipe.drawn)} in a loop or function, which its source draws with other "
+            "random numbers. Seed the generator just before: torch.manual_seed(fold)"
         )
     return found
 
