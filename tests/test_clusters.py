@@ -18,7 +18,7 @@ from lightning_magics.options.completion import complete
 from lightning_magics.options.help import full_help
 from lightning_magics.options.parser import parse
 from lightning_magics.replay.recipe import Recipe
-from lightning_magics.replay.recorded import Recalled
+from lightning_magics.replay.recorded import RecordedRun
 
 NET = """
 X = torch.randn(128, 8, generator=torch.Generator().manual_seed(0))
@@ -156,10 +156,10 @@ def test_the_line_of_a_magic_knows_the_engines_that_are_installed() -> None:
 @pytest.mark.usefixtures("installed")
 def test_a_rerun_on_another_engine_leaves_out_what_was_recorded_for_the_first() -> None:
     recipe = Recipe(options={"cluster": "slurm", "nodes": 2, "slurm": {"partition": "gpu", "time": 10}})
-    recalled = cast(Recalled, SimpleNamespace(recipe=recipe))
-    options = rerun.fit_arguments(recalled, {"slurm": {"time": 20}})
+    recorded_run = cast(RecordedRun, SimpleNamespace(recipe=recipe))
+    options = rerun.fit_arguments(recorded_run, {"slurm": {"time": 20}})
     assert (options["nodes"], options["slurm"]) == (2, {"partition": "gpu", "time": 20})
-    options = rerun.fit_arguments(recalled, {"cluster": "toy", "toy": {"queue": "night"}})
+    options = rerun.fit_arguments(recorded_run, {"cluster": "toy", "toy": {"queue": "night"}})
     assert (options["nodes"], options["toy"], "slurm" in options) == (2, {"queue": "night"}, False)
-    options = rerun.fit_arguments(recalled, {"cluster": None})
+    options = rerun.fit_arguments(recorded_run, {"cluster": None})
     assert options.keys() & {"nodes", "slurm"} == set()

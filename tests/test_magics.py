@@ -942,8 +942,8 @@ def test_what_a_failed_cell_never_reached_is_no_part_of_the_history(notebook):
         notebook("before = object()\n1 / 0\nafter = object()")
     session = notebook.shell.magics_manager.registry["LightningMagics"].session
     history, _ = session.history()
-    assert history.bound("before", 99, 0)
-    assert not history.bound("after", 99, 0)
+    assert history.binding_places("before", 99, 0)
+    assert not history.binding_places("after", 99, 0)
 
 
 def test_a_fit_in_the_middle_of_a_cell_records_what_had_run_by_then(notebook):
@@ -953,7 +953,7 @@ def test_a_fit_in_the_middle_of_a_cell_records_what_had_run_by_then(notebook):
 
 
 def test_a_fit_does_not_fail_where_its_source_cannot_be_collected(notebook, monkeypatch):
-    monkeypatch.setattr("lightning_magics.commands.call.Writer", lambda *given: 1 / 0)
+    monkeypatch.setattr("lightning_magics.commands.call.RecipeWriter", lambda *given: 1 / 0)
     notebook("run = %lightning_fit Net samples --max_epochs 1 --quiet")
     assert json.loads(Path("lightning_logs/Net/version_0/run.json").read_text())["recipe"]["missing"] == {
         "Net": "its source could not be collected: ZeroDivisionError: division by zero"

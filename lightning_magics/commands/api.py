@@ -18,7 +18,7 @@ from ..errors import InputError, RunError, short_traceback
 from ..launch import spawned, start, stopping
 from ..launch.run import Run
 from ..options import parser
-from ..replay.recorded import Recalled
+from ..replay.recorded import RecordedRun
 from ..runs import catalog, removal
 from ..runs import folder as runs
 from ..runs.dataframe import DataFrameProxy
@@ -156,10 +156,10 @@ def load(run: Any, checkpoint: str | None = None, weights_only: bool = True) -> 
     from .load import restore
 
     session = current()
-    recalled = Recalled.of(session.folder(run), session.namespace, session.history()[0])
+    recorded_run = RecordedRun.of(session.folder(run), session.namespace, session.history()[0])
     if checkpoint not in (None, "best", "last"):
         checkpoint = session.text(checkpoint)
-    return restore(session, recalled, checkpoint, weights_only)
+    return restore(session, recorded_run, checkpoint, weights_only)
 
 
 def rerun(run: Any, **changed: Any) -> Run:
@@ -180,14 +180,14 @@ def rerun(run: Any, **changed: Any) -> Run:
     from .rerun import rerun as train_again
 
     session = current()
-    recalled = Recalled.of(session.folder(run), session.namespace, session.history()[0])
-    recipe = recalled.recipe
+    recorded_run = RecordedRun.of(session.folder(run), session.namespace, session.history()[0])
+    recipe = recorded_run.recipe
     codes = [*recipe.model_codes, *recipe.data_codes, *recipe.codes]
-    print(recalled.announced(codes))  # noqa: T201 -- told first
+    print(recorded_run.announcement(codes))  # noqa: T201 -- told first
     engine = str(changed.get("cluster", recipe.options.get("cluster")) or "")
     if recipe.options.get(engine):
         print(f"submitting with the recorded parameters of {engine}: {recipe.options[engine]}")  # noqa: T201 -- likewise
-    new_run, agreement = train_again(session, recalled, changed)
+    new_run, agreement = train_again(session, recorded_run, changed)
     show(agreement)
     return new_run
 

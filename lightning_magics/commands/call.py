@@ -35,8 +35,8 @@ from ..launch.run import Run
 from ..launch.spawned import SpawnedRun, attach, run_in_processes
 from ..launch.stopping import ask_to_stop
 from ..options import parser
-from ..replay.closure import Module
-from ..replay.recipe import CallArgument, Recipe, Writer
+from ..replay.closure import SourceModule
+from ..replay.recipe import CallArgument, Recipe, RecipeWriter
 from ..runs import columns, events, provenance
 from ..runs import folder as runs
 from ..runs.record import RunRecord
@@ -185,7 +185,7 @@ class Call:
             if datamodule is not None or self.verb != "predict":
                 notices += matching.check(model, datamodule, *names, encoding, classes, trains=self.verb == "fit")
             loader_names = (
-                _names_of([item.typed for item in data.arguments]) if len(data.arguments) == len(loaders) else []
+                _names_of([item.original for item in data.arguments]) if len(data.arguments) == len(loaders) else []
             )
             notices += sample_checks.check(self.verb, model, datamodule, loaders, names, loader_names, data.table)
             if self.verb == "predict" and data.read is None:
@@ -306,7 +306,7 @@ class Call:
         from ..training import checkpoints
 
         settings = self.session.settings
-        recipe, module = self.recipe(job, subject, data) if self.verb == "fit" else (None, Module())
+        recipe, module = self.recipe(job, subject, data) if self.verb == "fit" else (None, SourceModule())
         removed = main_module.drop_unpicklable(job.model)
         job = dataclasses.replace(job, notices=(*job.notices, *removed))
         record = self.record(job, subject, data)
@@ -358,7 +358,7 @@ class Call:
         trainer = job.trainer
         keeps_none = trainer.get("enable_checkpointing") is False or trainer.get("barebones")
         # A definition may copy a network of the notebook.
-        copies = "deepcopy(" in getattr(subject.argument.found, "source", "")
+        copies = "deepcopy(" in getattr(subject.argument.value, "source", "")
         is_instance = subject.instance is not None or copies or self.remade
         return is_instance and job.checkpoint is None and not (keeps_none or _continues(job))
 
@@ -451,10 +451,10 @@ class Call:
 
     def outdated_notices(self, subject: Subject, data: Data) -> tuple[str, ...]:
         """Name the definitions in use whose newer cells failed, and what they use of a loaded run."""
-        notices = [self.session.is_outdated("model", subject.argument.found)]
-        notices += [self.session.is_outdated("data", item.found) for item in data.arguments]
+        notices = [self.session.is_outdated("model", subject.argument.value)]
+        notices += [self.session.is_outdated("data", item.value) for item in data.arguments]
         if self.session.rerun_source is None:
-            notices += [self.session.loaded_notice(item.found) for item in (subject.argument, *data.arguments)]
+            notices += [self.session.loaded_notice(item.value) for item in (subject.argument, *data.arguments)]
         return tuple(filter(None, notices))
 
     def weights_notice(self, subject: Subject) -> tuple[str, ...]:
@@ -716,18 +716,18 @@ class Call:
         engine = {self.options.cluster: dict(self.engine)} if self.engine else {}
         return {"model": dict(self.model), "data": dict(self.data), **engine}
 
-    def recipe(self, job: Job, subject: Subject, data: Data) -> tuple[Recipe, Module]:
+    def recipe(self, job: Job, subject: Subject, data: Data) -> tuple[Recipe, SourceModule]:
         """How a fit was put together, and the source that it needs; a fit does not fail for this."""
         try:
-            writer = Writer(*self.session.history(), self.session.local_names)
-            writer.model(subject.argument, job.package, trained=_continues(job), remade=self.remade)
-            writer.data(data.arguments, data.forms)
+            writer = RecipeWriter(*self.session.history(), self.session.local_names)
+            writer.add_model(subject.argument, job.package, trained=_continues(job), remade=self.remade)
+            writer.add_data(data.arguments, data.forms)
             if data.arguments:
-                writer.classes(job.datamodule, data.arguments[0])
-                writer.table(job.datamodule)
-                writer.outputs(job.model, job.datamodule)
-            writer.hyperparameters(job.model, job.datamodule)
-            writer.trainer(self.trainer, job.trainer)
+                writer.add_classes(job.datamodule, data.arguments[0])
+                writer.add_table(job.datamodule)
+                writer.add_outputs(job.model, job.datamodule)
+            writer.add_hyperparameters(job.model, job.datamodule)
+            writer.add_trainer(self.trainer, job.trainer)
             options = {
                 name: value for name, value in self.own_options.items() if name not in ("quiet", "background", "resume")
             }
@@ -735,11 +735,11 @@ class Call:
             options |= {"logger": ()} if self.options.logger == () else {}
             options |= {self.options.cluster: provenance.json_values(dict(self.engine))} if self.engine else {}
             options |= {} if job.weights_only else {"weights_only": False}
-            writer.options(options)
-            return writer.written()
+            writer.add_options(options)
+            return writer.result()
         except Exception as error:  # whatever the user's objects raise when they are looked at
             reason = f"{type(error).__name__}: {' '.join(str(error).split())}"
-            return Recipe(missing={subject.name: f"its source could not be collected: {reason}"}), Module()
+            return Recipe(missing={subject.name: f"its source could not be collected: {reason}"}), SourceModule()
 
     def record(self, job: Job, subject: Subject, data: Data) -> RunRecord:
         """The run's record, as far as it is known before the start."""
@@ -786,7 +786,7 @@ def _names_of(arguments: Sequence[Any]) -> list[str]:
 
 def _datamodule(argument: CallArgument, name: str) -> Data:
     """Describe a data definition, a DataModule class or an instance."""
-    value, overrides = argument.found, argument.arguments
+    value, overrides = argument.value, argument.arguments
 
     def data_from(name: str, make: Callable[[], Any]) -> Data:
         return Data(name, lambda: (make(), ()), (argument,), ("datamodule",))

@@ -13,11 +13,11 @@ from ..definitions.definition import is_module, uncompiled
 from ..errors import InputError
 from ..formats import plural
 from ..launch.run import Run
-from ..replay.agreement import unrepeated
+from ..replay.agreement import variation_reasons
 from ..replay.history import sets_a_seed
-from ..replay.recipe import Writer
-from ..replay.recorded import Recalled
-from ..replay.script import Script, module_of
+from ..replay.recipe import RecipeWriter
+from ..replay.recorded import RecordedRun
+from ..replay.script import Script, parse_module
 from ..runs import folder
 from .call import Call, Data, Subject
 from .session import Session
@@ -82,10 +82,10 @@ def _model(session: Session, source: Any) -> Any:
 
 def _run_script(session: Session, run: Any) -> tuple[Script, str, list[str]]:
     """The script of a run, its first sentence, and why its numbers are not the run's."""
-    recalled = Recalled.of(session.folder(run), {})
-    record, recipe = recalled.record, recalled.recipe
-    seeds_itself = record.seed is None and sets_a_seed(recalled.text)
-    reasons = unrepeated(record.run, recipe, record.seed, repeats=seeds_itself)
+    recorded_run = RecordedRun.of(session.folder(run), {})
+    record, recipe = recorded_run.record, recorded_run.recipe
+    seeds_itself = record.seed is None and sets_a_seed(recorded_run.text)
+    reasons = variation_reasons(record.run, recipe, record.seed, repeats=seeds_itself)
     if seeds_itself:
         reasons.insert(
             0, "the code sets its own seed: random numbers drawn in other cells of the notebook are not reproduced"
@@ -111,7 +111,7 @@ def _run_script(session: Session, run: Any) -> tuple[Script, str, list[str]]:
     script = Script(
         record.model,
         recipe,
-        module_of(recalled.text, recipe.missing),
+        parse_module(recorded_run.text, recipe.missing),
         precision=record.precision,
         devices=str(record.trainer.get("devices", 1)) if recipe.options.get("ddp") else "",
         strategy=str(record.trainer.get("strategy", "")) if recipe.options.get("ddp") else "",
@@ -128,21 +128,21 @@ def _model_script(session: Session, model: Any, datas: Sequence[Any]) -> tuple[S
     call = dataclasses.replace(Call.of("fit", {}), session=session)
     subject = call.resolve_model(model)
     data = call.resolve_data(datas, subject)
-    writer = Writer(*session.history(), session.local_names)
-    writer.model(subject.argument, subject.package, trained=False)
-    writer.data(data.arguments, data.forms)
-    if data.arguments and is_of_texts(getattr(data.arguments[0].found, "cls", data.arguments[0].found)):
+    writer = RecipeWriter(*session.history(), session.local_names)
+    writer.add_model(subject.argument, subject.package, trained=False)
+    writer.add_data(data.arguments, data.forms)
+    if data.arguments and is_of_texts(getattr(data.arguments[0].value, "cls", data.arguments[0].value)):
         _number_classes(call, subject, data, writer)
-    recipe, module = writer.written()
+    recipe, module = writer.result()
     recipe = dataclasses.replace(recipe, trainer={"max_epochs": "5"})
-    if not recipe.data and not _brings_data(subject.argument.found):
+    if not recipe.data and not _brings_data(subject.argument.value):
         raise InputError(f"the script needs data to train on: %lightning_export {subject.name} DATA FILE")
     script = Script(subject.name, recipe, module)
     script.check(subject.name)
     return script, f"Train {subject.name}."
 
 
-def _number_classes(call: Call, subject: Subject, data: Data, writer: Writer) -> None:
+def _number_classes(call: Call, subject: Subject, data: Data, writer: RecipeWriter) -> None:
     """Let the script number the labels of texts, and name the outputs of the model, as a fit would."""
     from ..definitions import matching
     from ..definitions.model.fine_tuning import quiet_transformers
@@ -153,8 +153,8 @@ def _number_classes(call: Call, subject: Subject, data: Data, writer: Writer) ->
         trained_on = subject.knowledge.encoding
         model = model if subject.instance is None else copy.deepcopy(model)
         matching.check(model, datamodule, subject.name, data.name, trained_on, (), trains=True)
-    writer.classes(datamodule, data.arguments[0])
-    writer.outputs(model, datamodule)
+    writer.add_classes(datamodule, data.arguments[0])
+    writer.add_outputs(model, datamodule)
 
 
 def _brings_data(model: Any) -> bool:

@@ -15,7 +15,7 @@ from ..options.parser import own_options
 from ..options.tokens import evaluate
 from ..options.trainer_arguments import trainer_options
 from ..replay.agreement import Agreement
-from ..replay.recorded import Recalled, typed
+from ..replay.recorded import RecordedRun, to_values
 from ..runs import columns
 from .call import Call
 from .session import Session
@@ -23,12 +23,12 @@ from .session import Session
 _RETYPED_OPTIONS = ("weights_only", "quiet", "background")  # a record may be another's: trust in a checkpoint is typed
 
 
-def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> tuple[Run, Agreement]:
+def rerun(session: Session, recorded_run: RecordedRun, changed: Mapping[str, Any]) -> tuple[Run, Agreement]:
     """Train a run once more.
 
     Args:
         session: of the notebook.
-        recalled: the run.
+        recorded_run: the run.
         changed: options of the fit that take the place of the recorded ones; `model`, `data` and those of an
             engine are dicts.
 
@@ -40,24 +40,24 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
 
     if changed.get("background"):
         raise InputError("%lightning_rerun waits for the run to end, to compare the results. Leave --background out")
-    recipe, record = recalled.recipe, recalled.record
+    recipe, record = recorded_run.recipe, recorded_run.record
     replaced = {f"--{name}" for name in changed}
     live = {name: why for name, why in recipe.missing.items() if not name.isidentifier() or name in ("model", "data")}
     if not recipe.model or live.keys() - replaced:
         raise RunError(f"{record.run} cannot be run again: {_listed(live or recipe.missing)}")
-    call = Call.of("fit", fit_arguments(recalled, _with_local_values(session, changed)))
+    call = Call.of("fit", fit_arguments(recorded_run, _with_local_values(session, changed)))
     if recipe.options.get("resume") and not Path(str(call.options.resume)).is_file() and "resume" not in changed:
         raise RunError(
             f"{record.run} resumed from {recipe.options['resume']}, which no longer exists. To start from scratch, "
             f"add --resume none"
         )
     with short_traceback(), preserve_random_state():
-        model, datas, rerun_session = _recorded_parts(session, recalled)
-    random_state = recalled.begins_with() if call.options.seed is None else None
+        model, datas, rerun_session = _recorded_parts(session, recorded_run)
+    random_state = recorded_run.initial_random_state() if call.options.seed is None else None
     if random_state is not None:
         print(f"random state: the initial state of {record.run}, which had no --seed")  # noqa: T201 -- of what it is
-    table = columns.load_schema(recalled.folder) if recipe.arguments is None else None
-    path = recalled.folder.initial_weights_path
+    table = columns.load_schema(recorded_run.folder) if recipe.arguments is None else None
+    path = recorded_run.folder.initial_weights_path
     resumes = str(call.options.resume).lower() not in ("none", "false")
     weights = path if path.is_file() and not changed.get("model") and not resumes else None
     if weights is not None:
@@ -69,9 +69,9 @@ def rerun(session: Session, recalled: Recalled, changed: Mapping[str, Any]) -> t
     return run, Agreement(record, run.record, _changed_options(changed), repeats=random_state is not None)
 
 
-def fit_arguments(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, Any]:
+def fit_arguments(recorded_run: RecordedRun, changed: Mapping[str, Any]) -> dict[str, Any]:
     """The fit's keyword arguments: as recorded, with what was changed."""
-    recipe = recalled.recipe
+    recipe = recorded_run.recipe
     names = (
         {*clusters.names(), *own_options("fit")} - {*_RETYPED_OPTIONS} - ({"ddp"} if "devices" in changed else set())
     )
@@ -87,7 +87,7 @@ def fit_arguments(recalled: Recalled, changed: Mapping[str, Any]) -> dict[str, A
     if engine is not None:
         arguments[engine] = {**own.get(engine, {}), **(changed.get(engine) or {})}
     for part, codes in (("model", recipe.arguments), ("data", recipe.data_arguments)):
-        arguments[part] = {**typed(codes), **(changed.get(part) or {})}
+        arguments[part] = {**to_values(codes), **(changed.get(part) or {})}
     return arguments
 
 
@@ -108,7 +108,7 @@ def _with_local_values(session: Session, changed: Mapping[str, Any]) -> dict[str
 
 def _plain_values(codes: dict[str, str]) -> dict[str, Any]:
     """Trainer's arguments: plain values as they are, other code as text, which the call evaluates."""
-    return {name: getattr(value, "text", value) for name, value in typed(codes).items()}
+    return {name: getattr(value, "text", value) for name, value in to_values(codes).items()}
 
 
 def _changed_options(changed: Mapping[str, Any]) -> list[str]:
@@ -120,20 +120,20 @@ def _changed_options(changed: Mapping[str, Any]) -> list[str]:
     return [f"--{name} {getattr(value, 'text', value)}" for name, value in options.items()]
 
 
-def _recorded_parts(session: Session, recalled: Recalled) -> tuple[Any, list[Any], Session]:
+def _recorded_parts(session: Session, recorded_run: RecordedRun) -> tuple[Any, list[Any], Session]:
     """Model, data, and a session whose names are the recorded run's, and otherwise the notebook's.
 
     What was given as an expression is evaluated by the call, as it was the first time.
     """
-    recipe = recalled.recipe
-    recalled.execute([*recipe.model_codes, *recipe.data_codes, *recipe.codes])
-    model, data = recalled.model(), recalled.data()
+    recipe = recorded_run.recipe
+    recorded_run.execute([*recipe.model_codes, *recipe.data_codes, *recipe.codes])
+    model, data = recorded_run.model(), recorded_run.data()
     rerun_session = dataclasses.replace(
         session,
-        namespace={**session.namespace, **recalled.namespace},
+        namespace={**session.namespace, **recorded_run.namespace},
         models={},
         datas={},
-        rerun_source=recalled.unit,
+        rerun_source=recorded_run.source_code,
         local_names={},
         _data_names={},
     )

@@ -28,8 +28,8 @@ from ..errors import InputError, RunError, did_you_mean
 from ..options.declared import DEFAULT_START_METHOD
 from ..options.tokens import Expression, to_value
 from ..replay import recipe
-from ..replay.history import History, Unit, frames_of, of_notebook, variables_of
-from ..replay.shared import redefined
+from ..replay.history import History, SourceCode, frames_of, notebook_history, variables_of
+from ..replay.shared import redefined_names
 from ..runs import catalog, columns, provenance
 from ..runs import folder as runs
 from ..runs.record import RunRecord
@@ -84,7 +84,7 @@ class Session:
             as long as the user holds them: a run holds its model, optimizer and data.
         origins: of each live model that was trained here, brought back or looked up, where its weights come from.
         interrupted: whether a fit of the cell that runs now was interrupted.
-        units: code that came into the notebook other than as text of its cells.
+        sources: code that came into the notebook other than as text of its cells.
         failed: of each cell that failed, the line that it failed in.
         refused: kind (``model`` or ``data``) and name of definitions that failed since they were made last.
         outdated: of each class whose cell failed before it defined the class anew, the one that is still there.
@@ -102,11 +102,11 @@ class Session:
     fits: dict[str, Run] = field(default_factory=dict)
     origins: weakref.WeakKeyDictionary[Any, Origin] = field(default_factory=weakref.WeakKeyDictionary)
     interrupted: bool = False
-    units: list[Unit] = field(default_factory=list)
+    sources: list[SourceCode] = field(default_factory=list)
     failed: dict[int, int] = field(default_factory=dict)
     refused: set[tuple[str, str]] = field(default_factory=set)
     outdated: dict[str, Any] = field(default_factory=dict)
-    rerun_source: Unit | None = None
+    rerun_source: SourceCode | None = None
     busy: threading.RLock = field(default_factory=threading.RLock)
     local_names: Mapping[str, Any] = field(default_factory=dict)
     replaced: dict[str, Any] = field(default_factory=dict)
@@ -155,7 +155,7 @@ class Session:
         """Register a model; `adopted` says that it is an object of the notebook, not a cell."""
         self.models[definition.name] = definition
         self.refused.discard(("model", definition.name))
-        self._add_unit(definition, adopted)
+        self._add_source(definition, adopted)
 
     @contextlib.contextmanager
     def defining(self, kind: str, names: Iterable[str | None]) -> Iterator[None]:
@@ -182,10 +182,10 @@ class Session:
 
     def loaded_notice(self, value: Any) -> str:
         """Say which definitions a class uses as its loaded run has them, where the notebook's differ; empty if none."""
-        if not any(unit.namespace is not None for unit in self.units):
+        if not any(source.namespace is not None for source in self.sources):
             return ""
         cls = value.cls if isinstance(value, Definition) else value if isinstance(value, type) else type(value)
-        names = redefined(self.history()[0], cls)
+        names = redefined_names(self.history()[0], cls)
         if not names:
             return ""
         return (
@@ -193,26 +193,26 @@ class Session:
             f"notebook. To use this notebook's, run the cell that defines {cls.__name__} again"
         )
 
-    def add_loaded_source(self, unit: Unit) -> None:
+    def add_loaded_source(self, source: SourceCode) -> None:
         """Take note of the source of a run that was brought into the notebook."""
-        self.units.append(dataclasses.replace(unit, cell=cell_number()))
+        self.sources.append(dataclasses.replace(source, cell=cell_number()))
 
     def history(self) -> tuple[History, int]:
         """What the notebook has run so far, and where in it names are to be looked up first."""
-        history = of_notebook(self.namespace, self.units, self.failed)
+        history = notebook_history(self.namespace, self.sources, self.failed)
         history.replaced = self.replaced
         return history, history.add_home(self.rerun_source) if self.rerun_source is not None else 0
 
-    def _add_unit(self, definition: Definition, adopted: bool) -> None:
+    def _add_source(self, definition: Definition, adopted: bool) -> None:
         """Take note of a class that was made; a complete one that was adopted stands in a cell already."""
         if not (adopted and definition.form == "class"):
-            self.units.append(Unit(recipe.with_loading(definition), cell_number(), definition.cell))
+            self.sources.append(SourceCode(recipe.with_loading(definition), cell_number(), definition.cell))
 
     def add_data(self, definition: Definition, adopted: bool = False) -> None:
         """Register data, and what its name meant in the notebook at that time; `adopted` as of `add_model`."""
         self.datas[definition.name] = definition
         self.refused.discard(("data", definition.name))
-        self._add_unit(definition, adopted)
+        self._add_source(definition, adopted)
         self._data_names[definition.name] = self.scope.get(definition.name)
 
     def note_started(self, run: Run) -> None:

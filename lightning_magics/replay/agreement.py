@@ -15,7 +15,7 @@ from ..views.classification import TableCells
 from .recipe import Recipe
 
 _TOLERANCE = 1e-3  # relative: sums in another order, on another processor, are apart by less for a while
-_LEFT = ("metric", "agrees")
+_LEFT_ALIGNED = ("metric", "agrees")
 
 
 class Agreement:
@@ -35,44 +35,50 @@ class Agreement:
         self._before, self._after = before, after
         names = [*before.metrics, *(name for name in after.metrics if name not in before.metrics)]
         self._rows = [(name, before.metrics.get(name), after.metrics.get(name)) for name in names]
-        found = {_how(one, other) for _, one, other in self._rows} or {"nothing"}
-        self.verdict = next(item for item in ("different", "within tolerance", "identical", "nothing") if item in found)
+        verdicts = {_value_verdict(one, other) for _, one, other in self._rows} or {"nothing"}
+        self.verdict = next(
+            item for item in ("different", "within tolerance", "identical", "nothing") if item in verdicts
+        )
         compared = self.verdict in ("different", "within tolerance")
         self.reasons = _reasons(before, after, changed, repeats) if compared else []
 
     def __repr__(self) -> str:
         """The table as text."""
-        table = ["", report.text_table(self._table(), left_aligned=_LEFT)] if self._rows else []
-        return "\n".join([self._headline(), *table, *self._said()])
+        table = ["", report.text_table(self._table(), left_aligned=_LEFT_ALIGNED)] if self._rows else []
+        return "\n".join([self._headline(), *table, *self._reason_lines()])
 
     def _repr_html_(self) -> str:
         """The table as html, with inline styles only."""
         labels, rows = self._table()
         cells = [[row[place] for row in rows] for place in range(len(labels))]
-        columns = [tables.Column(name, column, name in _LEFT) for name, column in zip(labels, cells, strict=True)]
-        below = "".join(f'<div style="opacity:.8;font-size:.92em">{escape(line)}</div>' for line in self._said())
+        table_columns = [
+            tables.Column(name, column, name in _LEFT_ALIGNED) for name, column in zip(labels, cells, strict=True)
+        ]
+        below = "".join(
+            f'<div style="opacity:.8;font-size:.92em">{escape(line)}</div>' for line in self._reason_lines()
+        )
         sign, colour = _SIGNS[self.verdict]
         mark = f'<span style="color:{colour}">{sign}</span>'
         return (
             f'<div style="margin:2px 0 6px"><div style="margin-bottom:4px">{mark} {escape(self._headline())}</div>'
-            f"{tables.html(columns) if self._rows else ''}{below}</div>"
+            f"{tables.html(table_columns) if self._rows else ''}{below}</div>"
         )
 
     def _headline(self) -> str:
-        how = {
+        relations = {
             "identical": "gives the same numbers as",
             "within tolerance": f"agrees within {_TOLERANCE:.1%} with",
             "different": "differs from",
             "nothing": "logged no metrics to compare with",
         }
-        return f"{self._after.run} {how[self.verdict]} {self._before.run}"
+        return f"{self._after.run} {relations[self.verdict]} {self._before.run}"
 
     def _table(self) -> TableCells:
         labels = ["metric", self._before.run, self._after.run, "agrees"]
-        cells = [[name, _exact(one), _exact(other), _how(one, other)] for name, one, other in self._rows]
+        cells = [[name, _exact(one), _exact(other), _value_verdict(one, other)] for name, one, other in self._rows]
         return labels, [[formats.clip(row[0], 40), *row[1:]] for row in cells]
 
-    def _said(self) -> list[str]:
+    def _reason_lines(self) -> list[str]:
         if self.verdict in ("identical", "nothing"):
             return [f"· {ending}" for ending in _endings(self._before, self._after)]
         if not self.reasons:
@@ -88,7 +94,7 @@ _SIGNS = {
 }
 
 
-def _how(one: float | None, other: float | None) -> str:
+def _value_verdict(one: float | None, other: float | None) -> str:
     if one is None or other is None:
         return "different"
     if one == other or (math.isnan(one) and math.isnan(other)):
@@ -103,46 +109,52 @@ def _exact(value: float | None) -> str:
 def _reasons(before: RunRecord, after: RunRecord, changed: Sequence[str], repeats: bool) -> list[str]:
     """What in the records may be the reason."""
     recipe = Recipe.of(before)
-    found = [f"changed: {option}" for option in changed]
+    reasons = [f"changed: {option}" for option in changed]
     weights = before.fingerprint.get("weights")
     same_weights = weights is not None and weights == after.fingerprint.get("weights")
-    found += unrepeated(before.run, recipe, after.seed, repeats, same_weights or before.precision != after.precision)
+    reasons += variation_reasons(
+        before.run, recipe, after.seed, repeats, same_weights or before.precision != after.precision
+    )
     if before.seed != after.seed:
-        found.append(f"seed: {_seed(before)} → {_seed(after)}")
-    found += _endings(before, after)
+        reasons.append(f"seed: {_seed(before)} → {_seed(after)}")
+    reasons += _endings(before, after)
     for one, other in ((before, after), (after, before)):
-        found += [
+        reasons += [
             f"the hyperparameter {name} is only in {one.run}"
             for name in one.hyperparameters
             if name not in other.hyperparameters
         ]
-    given = {
+    hyperparameters = {
         name: value for name, value in before.hyperparameters.items() if f"--model.{name} " not in " ".join(changed)
     }
-    found += _differing("the hyperparameter", _without_addresses(given), _without_addresses(after.hyperparameters))
+    reasons += _differences(
+        "the hyperparameter", _without_addresses(hyperparameters), _without_addresses(after.hyperparameters)
+    )
     data = {name: text for name, text in before.fingerprint.items() if name != "weights"}
-    found += _differing("data", data, after.fingerprint)
-    if not found and before.precision == after.precision and _differing("", before.fingerprint, after.fingerprint):
+    reasons += _differences("data", data, after.fingerprint)
+    if not reasons and before.precision == after.precision and _differences("", before.fingerprint, after.fingerprint):
         instance = ": the model is an instance, created before the fit started" if _is_instance(recipe) else ""
-        found.append(f"the initial weights differ from those of {before.run}{instance}")
-    found += _differing("", before.versions, after.versions)
+        reasons.append(f"the initial weights differ from those of {before.run}{instance}")
+    reasons += _differences("", before.versions, after.versions)
     facts: tuple[str, ...] = ("devices", "precision")
-    found += [
+    reasons += [
         f"{name}: {getattr(before, name)} → {getattr(after, name)}"
         for name in facts
         if getattr(before, name) != getattr(after, name)
     ]
-    found += _differing("", before.hardware, after.hardware)
+    reasons += _differences("", before.hardware, after.hardware)
     if before.git.get("commit") != after.git.get("commit"):
-        found.append("the git commit of the working folder has changed: imported modules may differ")
-    return found
+        reasons.append("the git commit of the working folder has changed: imported modules may differ")
+    return reasons
 
 
 def _is_instance(recipe: Recipe) -> bool:
     return recipe.arguments is None or recipe.remade
 
 
-def unrepeated(run: str, recipe: Recipe, seed: int | None, repeats: bool, same_weights: bool = False) -> list[str]:
+def variation_reasons(
+    run: str, recipe: Recipe, seed: int | None, repeats: bool, same_weights: bool = False
+) -> list[str]:
     """What of a fit comes out otherwise each time that it is run from its source.
 
     Args:
@@ -152,19 +164,19 @@ def unrepeated(run: str, recipe: Recipe, seed: int | None, repeats: bool, same_w
         repeats: whether the random numbers are the run's without one.
         same_weights: whether the initial weights are known to be the run's.
     """
-    found = []
+    reasons = []
     if seed is None and not repeats:
-        found.append("no seed was set: initial weights and data order differ each time. Set one: --seed 1")
+        reasons.append("no seed was set: initial weights and data order differ each time. Set one: --seed 1")
     if recipe.trained:
-        found.append(f"{run} continued from an instance that was already trained; this run starts from scratch")
+        reasons.append(f"{run} continued from an instance that was already trained; this run starts from scratch")
     elif not same_weights and seed is not None and _is_instance(recipe) and recipe.model.isidentifier():
-        found.append("the model is an instance, created before the fit set its seed")
+        reasons.append("the model is an instance, created before the fit set its seed")
     if recipe.drawn:
-        found.append(
+        reasons.append(
             f"{run} drew {columns.shortened(recipe.drawn)} in a loop or function, which its source draws with other "
             "random numbers. Seed the generator just before: torch.manual_seed(fold)"
         )
-    return found
+    return reasons
 
 
 def _seed(record: RunRecord) -> str:
@@ -185,10 +197,10 @@ def _without_addresses(values: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in values.items() if " at 0x" not in str(value)}
 
 
-def _differing(what: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
+def _differences(kind: str, before: dict[str, Any], after: dict[str, Any]) -> list[str]:
     """What two records have both and differ in."""
     return [
-        f"{' '.join(filter(None, [what, name]))}: {before[name]} → {after[name]}"
+        f"{' '.join(filter(None, [kind, name]))}: {before[name]} → {after[name]}"
         for name in before
         if name in after and before[name] != after[name]
     ]

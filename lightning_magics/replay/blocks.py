@@ -7,31 +7,33 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from ..definitions.scopes import binds
-from .changes import DEFINITIONS, changed, outside_functions
+from .changes import DEFINITIONS, changed_names, nodes_outside_functions
 
 _IN_LOOP = "it changes from one iteration of a loop to the next. Create it inside the loop, before the fit"
 _IN_BLOCK = "it was created in {} block, which is not recorded. Create it outside that block"
-_LEFT = "it was created after a {} that may have skipped it. Create it before that line"
-_GIVEN = "it was passed to {}. Create it inside that function, or assign it to a variable of the notebook first"
+_AFTER_JUMP = "it was created after a {} that may have skipped it. Create it before that line"
+_PARAMETER = "it was passed to {}. Create it inside that function, or assign it to a variable of the notebook first"
 # Context managers that make no difference to what is made within them.
 _TRANSPARENT = ("open", "redirect_stdout", "redirect_stderr", "catch_warnings", "capture_output")
 
 
 @dataclass(frozen=True)
-class Held:
+class SkippedCode:
     """Names whose values are all that is known: no statement gives them alone.
 
     Attributes:
         binds: names that the code gave a value; `changes`, names whose object it changed.
-        why: what to say of one that is not a plain value.
+        reason: what to say of one that is not a plain value.
     """
 
     binds: frozenset[str]
     changes: frozenset[str]
-    why: str
+    reason: str
 
 
-def passed(tree: ast.stmt, line: int | None, is_run: Callable[[ast.stmt], bool]) -> Iterator[ast.stmt | Held]:
+def executed_in_block(
+    tree: ast.stmt, line: int | None, is_run: Callable[[ast.stmt], bool]
+) -> Iterator[ast.stmt | SkippedCode]:
     """Yield what has run in a block, in its last iteration; a statement with a run in it gives values alone.
 
     Args:
@@ -40,61 +42,63 @@ def passed(tree: ast.stmt, line: int | None, is_run: Callable[[ast.stmt], bool])
         is_run: whether a statement makes a run; it is asked when all that was yielded before is known.
     """
     kind = type(tree).__name__.removeprefix("Async").removesuffix("Star").lower()
-    in_block = _held(_IN_BLOCK.format(f"an {kind}" if kind == "if" else f"a {kind}"), tree)
+    in_block = _skipped(_IN_BLOCK.format(f"an {kind}" if kind == "if" else f"a {kind}"), tree)
     if isinstance(tree, ast.For | ast.AsyncFor | ast.While):
-        yield _held(_IN_LOOP, tree)
-        if _holds(tree.orelse, line):
-            yield from in_order(tree.orelse, line, is_run)
+        yield _skipped(_IN_LOOP, tree)
+        if _includes(tree.orelse, line):
+            yield from executed_in_body(tree.orelse, line, is_run)
             return
-        yield from in_order(tree.body, line, is_run)
-        yield from [_held(in_block.why, *tree.orelse)] if line is None else ()
+        yield from executed_in_body(tree.body, line, is_run)
+        yield from [_skipped(in_block.reason, *tree.orelse)] if line is None else ()
     elif isinstance(tree, ast.If):
-        branch = next((branch for branch in (tree.body, tree.orelse) if _holds(branch, line)), [])
-        yield in_block if not branch else _held(in_block.why, tree.test)
-        yield from in_order(branch, line, is_run)
+        branch = next((branch for branch in (tree.body, tree.orelse) if _includes(branch, line)), [])
+        yield in_block if not branch else _skipped(in_block.reason, tree.test)
+        yield from executed_in_body(branch, line, is_run)
     elif isinstance(tree, ast.With | ast.AsyncWith) and all(map(_is_transparent, tree.items)):
-        yield _held(in_block.why, *tree.items)
-        yield from in_order(tree.body, line, is_run)
-    elif isinstance(tree, ast.Try) and (_holds(tree.body, line) or _holds(tree.orelse, line)):
-        yield from in_order(tree.body, line, is_run)
-        yield from in_order(tree.orelse, line, is_run)
+        yield _skipped(in_block.reason, *tree.items)
+        yield from executed_in_body(tree.body, line, is_run)
+    elif isinstance(tree, ast.Try) and (_includes(tree.body, line) or _includes(tree.orelse, line)):
+        yield from executed_in_body(tree.body, line, is_run)
+        yield from executed_in_body(tree.orelse, line, is_run)
     else:
         yield in_block
 
 
-def given(function: str) -> str:
+def parameter_reason(function: str) -> str:
     """The message for a function parameter that is not a plain value."""
-    return _GIVEN.format(f"{function}()" if function.isidentifier() else "a comprehension")
+    return _PARAMETER.format(f"{function}()" if function.isidentifier() else "a comprehension")
 
 
-def is_lost(why: str) -> bool:
+def is_lost(reason: str) -> bool:
     """Whether what is said of a name tells that it had its value in a block or function alone."""
-    return why.startswith(tuple(text.partition("{")[0] for text in (_IN_LOOP, _IN_BLOCK, _LEFT, _GIVEN)))
+    return reason.startswith(tuple(text.partition("{")[0] for text in (_IN_LOOP, _IN_BLOCK, _AFTER_JUMP, _PARAMETER)))
 
 
-def in_order(
+def executed_in_body(
     statements: Sequence[ast.stmt], line: int | None, is_run: Callable[[ast.stmt], bool]
-) -> Iterator[ast.stmt | Held]:
+) -> Iterator[ast.stmt | SkippedCode]:
     """Yield the same of statements that follow each other: a block's, or those of a function that runs."""
     for place, tree in enumerate(statements):
         if line is not None and (tree.end_lineno or 0) >= line:
             if is_block(tree) and tree.lineno <= line:
-                yield from passed(tree, line, is_run)
+                yield from executed_in_block(tree, line, is_run)
             return
         if isinstance(tree, ast.Delete):
             continue
-        if leaves := _leaves(tree):
-            yield _held(_LEFT.format(leaves), *(statements[place:] if line is None else [tree]))
+        if word := _jump_word(tree):
+            yield _skipped(_AFTER_JUMP.format(word), *(statements[place:] if line is None else [tree]))
             if line is None:
                 return
         elif is_block(tree) and is_run(tree):
-            yield from passed(tree, None, is_run)
+            yield from executed_in_block(tree, None, is_run)
         else:
             yield tree
 
 
-def _held(why: str, *trees: ast.AST) -> Held:
-    return Held(frozenset(binds(trees)), frozenset(name for tree in trees for name in changed(tree)), why)
+def _skipped(reason: str, *trees: ast.AST) -> SkippedCode:
+    return SkippedCode(
+        frozenset(binds(trees)), frozenset(name for tree in trees for name in changed_names(tree)), reason
+    )
 
 
 def is_block(tree: ast.stmt) -> bool:
@@ -102,21 +106,21 @@ def is_block(tree: ast.stmt) -> bool:
     return (hasattr(tree, "body") and not isinstance(tree, DEFINITIONS)) or isinstance(tree, ast.Match)
 
 
-def _holds(statements: Sequence[ast.stmt], line: int | None) -> bool:
+def _includes(statements: Sequence[ast.stmt], line: int | None) -> bool:
     """Whether a line is one of some statements."""
     return line is not None and any(tree.lineno <= line <= (tree.end_lineno or 0) for tree in statements)
 
 
 def _is_transparent(item: ast.withitem) -> bool:
-    called = item.context_expr.func if isinstance(item.context_expr, ast.Call) else item.context_expr
-    return ast.unparse(called).rpartition(".")[2] in _TRANSPARENT
+    manager = item.context_expr.func if isinstance(item.context_expr, ast.Call) else item.context_expr
+    return ast.unparse(manager).rpartition(".")[2] in _TRANSPARENT
 
 
-def _leaves(tree: ast.stmt) -> str:
+def _jump_word(tree: ast.stmt) -> str:
     """Which word in a statement may end the loop or function that it is in, empty where none does."""
-    nodes = list(outside_functions(tree))
+    nodes = list(nodes_outside_functions(tree))
     loops = [node for node in nodes if isinstance(node, ast.For | ast.AsyncFor | ast.While)]
-    own = {id(inner) for loop in loops for inner in outside_functions(loop)}
+    loop_nodes = {id(inner) for loop in loops for inner in nodes_outside_functions(loop)}
     words = {
         ast.Return: "return",
         ast.Yield: "yield",
@@ -124,6 +128,6 @@ def _leaves(tree: ast.stmt) -> str:
         ast.Break: "break",
         ast.Continue: "continue",
     }
-    found = [node for node in nodes if type(node) in words]
-    found = [node for node in found if not (isinstance(node, ast.Break | ast.Continue) and id(node) in own)]
-    return words[type(found[0])] if found else ""
+    jumps = [node for node in nodes if type(node) in words]
+    jumps = [node for node in jumps if not (isinstance(node, ast.Break | ast.Continue) and id(node) in loop_nodes)]
+    return words[type(jumps[0])] if jumps else ""

@@ -7,45 +7,45 @@ from collections.abc import Iterator
 
 DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
 # What a method's name says: it shows or writes, and leaves its object as it is.
-_LEAVES_AS_IT_IS = ("to_", "plot", "hist", "show", "save", "head", "tail", "describe", "info", "summary", "print")
+_READ_ONLY = ("to_", "plot", "hist", "show", "save", "head", "tail", "describe", "info", "summary", "print")
 
 
-def outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
+def nodes_outside_functions(tree: ast.AST) -> Iterator[ast.AST]:
     """All nodes that run with a statement itself, not when something is called."""
-    todo = [tree]
-    while todo:
-        node = todo.pop()
+    nodes = [tree]
+    while nodes:
+        node = nodes.pop()
         yield node
         if not isinstance(node, (*DEFINITIONS, ast.Lambda)):
-            todo += ast.iter_child_nodes(node)
+            nodes += ast.iter_child_nodes(node)
 
 
-def changed(tree: ast.AST) -> set[str]:
+def changed_names(tree: ast.AST) -> set[str]:
     """Names whose object a statement, or a part of one, plainly changes."""
-    found: set[str] = set()
-    for node in outside_functions(tree):
+    names: set[str] = set()
+    for node in nodes_outside_functions(tree):
         if isinstance(node, ast.Attribute | ast.Subscript) and not isinstance(node.ctx, ast.Load):
-            found |= _root(node)
+            names |= _root_name(node)
         elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-            found |= _changed_by(node.value)
-    return found
+            names |= _names_changed_by(node.value)
+    return names
 
 
-def _changed_by(call: ast.Call) -> set[str]:
+def _names_changed_by(call: ast.Call) -> set[str]:
     """Names whose object a call changes, where nothing is done with what it returns."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    found = {item for argument in call.args for item in _root(argument)} if _fills(name) else set()
-    if isinstance(call.func, ast.Attribute) and not name.startswith(_LEAVES_AS_IT_IS):
-        found |= _root(call.func)
-    return found
+    names = {item for argument in call.args for item in _root_name(argument)} if _changes_arguments(name) else set()
+    if isinstance(call.func, ast.Attribute) and not name.startswith(_READ_ONLY):
+        names |= _root_name(call.func)
+    return names
 
 
-def _fills(name: str) -> bool:
+def _changes_arguments(name: str) -> bool:
     """Whether a function's name says that it changes what it is given, as ``shuffle`` and torch's ``zeros_`` do."""
     return name == "shuffle" or (name.endswith("_") and not name.startswith("_"))
 
 
-def _root(node: ast.AST) -> set[str]:
+def _root_name(node: ast.AST) -> set[str]:
     """The name that a chain of attributes, items and calls begins with."""
     while isinstance(node, ast.Attribute | ast.Subscript | ast.Call):
         node = node.func if isinstance(node, ast.Call) else node.value

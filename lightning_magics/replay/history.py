@@ -18,18 +18,26 @@ from typing import Any
 from ..definitions.scopes import binds, binds_surely, read_first, reads, rename_variables
 from ..shell import running_shell
 from . import blocks
-from .changes import DEFINITIONS, changed, outside_functions
-from .layout import wrapped
+from .changes import DEFINITIONS, changed_names, nodes_outside_functions
+from .layout import wrap_code
 from .plain import is_plain
-from .starts import DEFINING_MAGICS, PACKAGE, class_of, imports_package, is_run_of_trainer, method_calls, starts_a_run
+from .starts import (
+    DEFINING_MAGICS,
+    PACKAGE,
+    called_class,
+    imports_package,
+    is_run_of_trainer,
+    method_calls,
+    starts_a_run,
+)
 
-_RUNS_PYTHON = ("time", "capture")  # magics whose last argument is code that runs in the notebook
-_DRAW = (  # functions of torch, numpy, random, pandas and scikit-learn
+_CODE_MAGICS = ("time", "capture")  # magics whose last argument is code that runs in the notebook
+_DRAWING_FUNCTIONS = (  # functions of torch, numpy, random, pandas and scikit-learn
     *("rand", "randn", "randint", "randperm", "rand_like", "randn_like", "randint_like", "normal", "bernoulli"),
     *("multinomial", "random_split", "uniform", "permutation", "permuted", "shuffle", "choice", "choices", "sample"),
     *("random", "integers", "standard_normal", "train_test_split"),
 )
-_NOTHING = object()  # what a name has that has no value
+_NO_VALUE = object()  # what a name has that has no value
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,31 +48,31 @@ class Statement:
         tree: the statement; never changed, for it is shared by all who read the same text.
         text: as it was typed, with the comments above it.
         binds: names that it gives a value.
-        at_once: names that it reads when it runs; `later`, when what it defines is called.
+        direct_reads: names that it reads when it runs; `deferred_reads`, when what it defines is called.
         changes: names whose object it plainly changes, as ``name.append(…)`` and ``name["a"] = …`` do.
         last_line: of the cell.
         magic: a magic that it calls, such as ``lightning_model``.
         is_inner: whether its lines are those of a cell in a cell, as of ``%%time``.
-        held: why it is not repeated, as for a run that is made in it: of what it gave, the values are recorded.
+        skip_reason: why it is not repeated, as for a run that is made in it: of what it gave, the values are recorded.
         in_block: whether it stands in a block, such as a loop, of which the last iteration is known alone.
     """
 
     tree: ast.stmt
     text: str
     binds: frozenset[str]
-    at_once: frozenset[str]
-    later: frozenset[str]
+    direct_reads: frozenset[str]
+    deferred_reads: frozenset[str]
     changes: frozenset[str]
     last_line: int
     magic: str = ""
     is_inner: bool = False
-    held: str = ""
+    skip_reason: str = ""
     in_block: bool = False
 
     @property
-    def asks_ipython(self) -> bool:
+    def needs_ipython(self) -> bool:
         """Whether only IPython can run it, as it can a ``!`` or ``%`` line."""
-        return "get_ipython" in self.at_once and not isinstance(self.tree, DEFINITIONS)
+        return "get_ipython" in self.direct_reads and not isinstance(self.tree, DEFINITIONS)
 
     @property
     def is_import(self) -> bool:
@@ -73,19 +81,19 @@ class Statement:
 
 
 @dataclass(frozen=True, eq=False)
-class Unit:
+class SourceCode:
     """Code that came into a notebook other than as the text of a cell: a class that a magic made, a run's source.
 
     Attributes:
         text: the code.
         cell: number of the cell that brought it; None outside IPython.
-        typed: text of the cell that it was made from; its statements keep their comments.
+        cell_text: text of the cell that it was made from; its statements keep their comments.
         namespace: where it ran, if that is not the notebook.
     """
 
     text: str
     cell: int | None = None
-    typed: str = ""
+    cell_text: str = ""
     namespace: Mapping[str, Any] | None = None
 
 
@@ -112,63 +120,65 @@ class History:
         self.local_home: int | None = None
         self.local_names: dict[str, str] = {}
         self.replaced: Mapping[str, Any] = {}
-        self._bound: dict[tuple[int, str], list[int]] = {}
-        self._changed: dict[tuple[int, str], list[int]] = {}
-        self._of_runs = {(0, name) for name in of_package}  # names that a run gave, or something made of it
+        self._bindings: dict[tuple[int, str], list[int]] = {}
+        self._changes: dict[tuple[int, str], list[int]] = {}
+        self._run_names = {(0, name) for name in of_package}  # names that a run gave, or something made of it
 
     def add_cell(
-        self, text: str, units: Sequence[Unit] = (), before: int | None = None, inner: int | None = None
+        self, text: str, sources: Sequence[SourceCode] = (), line: int | None = None, inner_line: int | None = None
     ) -> None:
         """Add what a cell has run.
 
         Args:
             text: the cell, as IPython made Python of it.
-            units: what came with it; what its magics made stands in the place of these.
-            before: line that has not run, because the cell is at work there or failed there.
-            inner: the same of the cell in a cell that ``%%time`` and the like run.
+            sources: what came with it; what its magics made stands in the place of these.
+            line: line that has not run, because the cell is at work there or failed there.
+            inner_line: the same of the cell in a cell that ``%%time`` and the like run.
         """
-        made = iter([unit for unit in units if unit.namespace is None])
+        generated = iter([source for source in sources if source.namespace is None])
         for statement in statements_of(text):
             if statement.magic in DEFINING_MAGICS:
-                unit = next(made, None)
-                self._add_all(_as_typed(unit.text, unit.typed) if unit is not None else ())
+                source = next(generated, None)
+                self._add_all(_generated_statements(source.text, source.cell_text) if source is not None else ())
             else:
-                self._add_passed(statement, inner if statement.is_inner and inner is not None else before)
-        for unit in made:
-            self._add_all(_as_typed(unit.text, unit.typed))
-        for unit in units:
-            if unit.namespace is not None:
-                self.add_home(unit)
+                self._add_executed(statement, inner_line if statement.is_inner and inner_line is not None else line)
+        for source in generated:
+            self._add_all(_generated_statements(source.text, source.cell_text))
+        for source in sources:
+            if source.namespace is not None:
+                self.add_home(source)
 
     def add_text(self, text: str) -> None:
         """Add recorded source, each statement as it is."""
         self._add_all(statements_of(text))
 
-    def add_home(self, unit: Unit) -> int:
+    def add_home(self, source: SourceCode) -> int:
         """Add code that ran in a namespace of its own; return its home."""
         home = len(self.namespaces)
-        self.namespaces[home] = unit.namespace or {}
-        self._add_all(statements_of(unit.text), home)
+        self.namespaces[home] = source.namespace or {}
+        self._add_all(statements_of(source.text), home)
         return home
 
     def add_function(self, frame: FrameType) -> None:
         """Add what a function of the notebook has run so far: its parameters, and its statements before the call."""
         home = self.local_home = len(self.namespaces)
         notebook, tree = self.namespaces[0], _function_of(frame)
-        found = {name: value for name, value in variables_of(frame).items() if name.isidentifier()}
-        found = {name: value for name, value in found.items() if notebook.get(name) is not value or is_plain(value)}
-        for name in found:
+        variables = {name: value for name, value in variables_of(frame).items() if name.isidentifier()}
+        variables = {
+            name: value for name, value in variables.items() if notebook.get(name) is not value or is_plain(value)
+        }
+        for name in variables:
             new = name
-            while new in notebook or self.bound(new, len(self.statements), 0):
+            while new in notebook or self.binding_places(new, len(self.statements), 0):
                 new = f"local_{new}"
             self.local_names[name] = new
-        self.namespaces[home] = {self.local_names[name]: value for name, value in found.items()}
-        why = blocks.given(frame.f_code.co_name)
-        self._add_part(blocks.Held(frozenset(self.local_names.values()), frozenset(), why), home)
+        self.namespaces[home] = {self.local_names[name]: value for name, value in variables.items()}
+        reason = blocks.parameter_reason(frame.f_code.co_name)
+        self._add_part(blocks.SkippedCode(frozenset(self.local_names.values()), frozenset(), reason), home)
         if tree is not None:
             renames = {name: new for name, new in self.local_names.items() if name != new}
             body = rename_variables(tree, renames).body if renames else tree.body
-            for part in blocks.in_order(body, frame.f_lineno, functools.partial(self._is_held, home)):
+            for part in blocks.executed_in_body(body, frame.f_lineno, functools.partial(self._is_skipped, home)):
                 self._add_part(part, home)
 
     def home_of(self, name: str, home: int, before: int = sys.maxsize) -> int:
@@ -176,51 +186,51 @@ class History:
         local = self.local_home
         if home not in (0, local):
             return home
-        if local is not None and (name in self.namespaces[local] or (local, name) in self._bound):
+        if local is not None and (name in self.namespaces[local] or (local, name) in self._bindings):
             return local
         value = self.namespaces[0].get(name, self)
-        if self.replaced.get(name, _NOTHING) is value:
+        if self.replaced.get(name, _NO_VALUE) is value:
             for other, namespace in self.namespaces.items():
                 if (
                     other not in (0, local)
-                    and namespace.get(name, _NOTHING) is value
-                    and self.bound(name, before, other)
+                    and namespace.get(name, _NO_VALUE) is value
+                    and self.binding_places(name, before, other)
                 ):
                     return other
         return 0
 
-    def is_touched(self, name: str, since: int, home: int) -> bool:
+    def is_changed(self, name: str, since: int, home: int) -> bool:
         """Whether a statement from a place on has given a name a value, or changed its object."""
-        places = [*self._bound.get((home, name), ()), *self._changed.get((home, name), ())]
+        places = [*self._bindings.get((home, name), ()), *self._changes.get((home, name), ())]
         return any(place >= since for place in places)
 
-    def _add_passed(self, statement: Statement, line: int | None) -> None:
+    def _add_executed(self, statement: Statement, line: int | None) -> None:
         """Add a statement of a cell that works, or failed, at a line; None where it has ended."""
         is_over = line is None or statement.last_line < line
         is_block = blocks.is_block(statement.tree)
-        if is_over and not (is_block and self._is_held(0, statement.tree)):
+        if is_over and not (is_block and self._is_skipped(0, statement.tree)):
             self._add(statement, 0)
         elif is_over or (is_block and line is not None and statement.tree.lineno <= line):
-            is_held = functools.partial(self._is_held, 0)
-            for part in blocks.passed(statement.tree, None if is_over else line, is_held):
+            is_skipped = functools.partial(self._is_skipped, 0)
+            for part in blocks.executed_in_block(statement.tree, None if is_over else line, is_skipped):
                 self._add_part(part, 0)
 
-    def _add_part(self, part: ast.stmt | blocks.Held, home: int) -> None:
-        if isinstance(part, blocks.Held):
-            names = part.binds | self._of_objects(part.changes, home)
-            self._add(replace(_described(ast.Pass(), "", ""), binds=names, held=part.why), home)
+    def _add_part(self, part: ast.stmt | blocks.SkippedCode, home: int) -> None:
+        if isinstance(part, blocks.SkippedCode):
+            names = part.binds | self._object_names(part.changes, home)
+            self._add(replace(_describe(ast.Pass(), "", ""), binds=names, skip_reason=part.reason), home)
         else:
-            self._add(replace(_described(part, wrapped(ast.unparse(part)), ""), in_block=True), home)
+            self._add(replace(_describe(part, wrap_code(ast.unparse(part)), ""), in_block=True), home)
 
-    def _is_held(self, home: int, tree: ast.stmt) -> bool:
-        return bool(self._why_held(_described(tree, "", ""), home))
+    def _is_skipped(self, home: int, tree: ast.stmt) -> bool:
+        return bool(self._skip_reason(_describe(tree, "", ""), home))
 
-    def _why_held(self, statement: Statement, home: int) -> str:
+    def _skip_reason(self, statement: Statement, home: int) -> str:
         """Why a statement is not repeated, empty where it is."""
         tree = statement.tree
-        if statement.held or statement.is_import or isinstance(tree, DEFINITIONS):
-            return statement.held
-        if statement.asks_ipython:
+        if statement.skip_reason or statement.is_import or isinstance(tree, DEFINITIONS):
+            return statement.skip_reason
+        if statement.needs_ipython:
             return f"a line that only IPython can run created it: {_first_line(statement)}. Create it in Python"
         if self.starts_a_run(statement, home):
             return (
@@ -230,26 +240,26 @@ class History:
 
     def starts_a_run(self, statement: Statement, home: int) -> bool:
         """Whether a statement starts a run when it runs, or takes something of one."""
-        if starts_a_run(statement.tree) or any(self._is_of_a_run(name, home, set()) for name in statement.at_once):
+        if starts_a_run(statement.tree) or any(self._is_of_a_run(name, home, set()) for name in statement.direct_reads):
             return True
-        return any(self._is_run_of(receiver, method, home) for receiver, method in method_calls(statement.tree))
+        return any(self._method_starts_run(receiver, method, home) for receiver, method in method_calls(statement.tree))
 
-    def _is_run_of(self, receiver: ast.expr, method: str, home: int) -> bool:
+    def _method_starts_run(self, receiver: ast.expr, method: str, home: int) -> bool:
         """Whether a method that is called on something starts a run: of a Trainer, or of a class of the notebook."""
         tree: ast.AST = receiver
         if isinstance(receiver, ast.Name):
-            places = self.bound(receiver.id, len(self.statements), home)
+            places = self.binding_places(receiver.id, len(self.statements), home)
             tree = self.statements[places[-1]][0].tree if places else receiver
         if is_run_of_trainer(tree, (), method):
             return True
-        cls = self.bound(class_of(tree), len(self.statements), home)
-        return bool(cls) and self._is_started_in(self.statements[cls[-1]][0].tree, [method], home, set())
+        cls = self.binding_places(called_class(tree), len(self.statements), home)
+        return bool(cls) and self._methods_start_run(self.statements[cls[-1]][0].tree, [method], home, set())
 
-    def _is_started_in(self, cls: ast.stmt, methods: Sequence[str], home: int, seen: set[str]) -> bool:
+    def _methods_start_run(self, cls: ast.stmt, methods: Sequence[str], home: int, seen: set[str]) -> bool:
         """Whether some methods of a class start a run."""
-        found = [item for item in getattr(cls, "body", ()) if getattr(item, "name", "") in methods]
-        names = {read.node.id for read in reads(*found)}
-        return any(map(starts_a_run, found)) or any(self._is_of_a_run(name, home, seen) for name in sorted(names))
+        definitions = [item for item in getattr(cls, "body", ()) if getattr(item, "name", "") in methods]
+        names = {read.node.id for read in reads(*definitions)}
+        return any(map(starts_a_run, definitions)) or any(self._is_of_a_run(name, home, seen) for name in sorted(names))
 
     def _is_of_a_run(self, name: str, home: int, seen: set[str]) -> bool:
         """Whether a name is this package's, of a run, or of a function that starts one."""
@@ -257,59 +267,59 @@ class History:
         if name in seen:
             return False
         seen.add(name)
-        if (home, name) in self._of_runs:
+        if (home, name) in self._run_names:
             return not is_plain(self.namespaces[home].get(name, self))  # a plain value is recorded as it is
-        places = self.bound(name, len(self.statements), home)
+        places = self.binding_places(name, len(self.statements), home)
         if not places:
-            return _is_ours(self.namespaces[home].get(name))
+            return _is_of_package(self.namespaces[home].get(name))
         statement = self.statements[places[-1]][0]
         if statement.is_import:
             return imports_package(statement.tree, name)
         if isinstance(statement.tree, ast.ClassDef):
-            of_class = any(self._is_of_a_run(item, home, seen) for item in statement.at_once)
-            return of_class or self._is_started_in(statement.tree, ("__init__", "__post_init__"), home, seen)
+            of_class = any(self._is_of_a_run(item, home, seen) for item in statement.direct_reads)
+            return of_class or self._methods_start_run(statement.tree, ("__init__", "__post_init__"), home, seen)
         if not isinstance(statement.tree, DEFINITIONS):
             return False
-        read = statement.at_once | statement.later
-        return starts_a_run(statement.tree) or any(self._is_of_a_run(item, home, seen) for item in read)
+        names_read = statement.direct_reads | statement.deferred_reads
+        return starts_a_run(statement.tree) or any(self._is_of_a_run(item, home, seen) for item in names_read)
 
-    def _of_objects(self, names: Iterable[str], home: int) -> set[str]:
+    def _object_names(self, names: Iterable[str], home: int) -> set[str]:
         """Those of some names that are no modules."""
-        namespace, found = self.namespaces[home], set()
+        namespace, objects = self.namespaces[home], set()
         for name in names:
-            places = self.bound(name, len(self.statements), home)
+            places = self.binding_places(name, len(self.statements), home)
             is_import = bool(places) and self.statements[places[-1]][0].is_import
             if not is_import and not isinstance(namespace.get(name), ModuleType) and name != "get_ipython":
-                found.add(name)
-        return found
+                objects.add(name)
+        return objects
 
     def _add_all(self, statements: Iterable[Statement], home: int = 0) -> None:
         for statement in statements:
             self._add(statement, home)
 
     def _add(self, statement: Statement, home: int) -> None:
-        if not statement.held and (why := self._why_held(statement, home)):
-            statement = replace(statement, held=why)
-            self._of_runs |= {(home, name) for name in statement.binds | self._of_objects(statement.changes, home)}
+        if not statement.skip_reason and (reason := self._skip_reason(statement, home)):
+            statement = replace(statement, skip_reason=reason)
+            self._run_names |= {(home, name) for name in statement.binds | self._object_names(statement.changes, home)}
         else:
-            self._of_runs -= {(home, name) for name in statement.binds}
+            self._run_names -= {(home, name) for name in statement.binds}
         place = len(self.statements)
         self.statements.append((statement, home))
-        for names, index in ((statement.binds, self._bound), (statement.changes, self._changed)):
+        for names, index in ((statement.binds, self._bindings), (statement.changes, self._changes)):
             for name in names:
                 index.setdefault((home, name), []).append(place)
 
-    def bound(self, name: str, before: int, home: int) -> list[int]:
+    def binding_places(self, name: str, before: int, home: int) -> list[int]:
         """Places of the statements that bound a name, oldest first."""
-        return [place for place in self._bound.get((home, name), ()) if place < before]
+        return [place for place in self._bindings.get((home, name), ()) if place < before]
 
-    def changed(self, name: str, after: int, before: int, home: int) -> list[int]:
+    def change_places(self, name: str, after: int, before: int, home: int) -> list[int]:
         """Places of the statements that changed the object of a name between two others."""
-        return [place for place in self._changed.get((home, name), ()) if after < place < before]
+        return [place for place in self._changes.get((home, name), ()) if after < place < before]
 
-    def source(self, name: str, home: int) -> str:
+    def statement_dump(self, name: str, home: int) -> str:
         """The statement that bound a name last, as `ast` writes it; empty if there is none."""
-        places = self.bound(name, len(self.statements), home)
+        places = self.binding_places(name, len(self.statements), home)
         return ast.dump(self.statements[places[-1]][0].tree) if places else ""
 
     def class_place(self, name: str) -> int | None:
@@ -321,14 +331,14 @@ class History:
         return None
 
 
-def of_notebook(
-    namespace: Mapping[str, Any], units: Sequence[Unit] = (), failed: Mapping[int, int] | None = None
+def notebook_history(
+    namespace: Mapping[str, Any], sources: Sequence[SourceCode] = (), failed: Mapping[int, int] | None = None
 ) -> History:
     """Return what this notebook has run so far; outside IPython, what the script holds.
 
     Args:
         namespace: the notebook's globals.
-        units: what came into it other than as text of its cells.
+        sources: what came into it other than as text of its cells.
         failed: of each cell that failed, the line that it failed in.
     """
     history, frames = History(namespace), frames_of(namespace)
@@ -336,21 +346,23 @@ def of_notebook(
     running, inner = (lines[-1], lines[0]) if lines else (None, None)
     shell = running_shell()
     if shell is None:
-        history.add_cell(_script(), units, running)
+        history.add_cell(_script_text(), sources, running)
     else:
         cells = list(shell.user_ns.get("In", ()))
         for number, text in enumerate(cells):
-            now = number == len(cells) - 1 and bool(frames) and _text_of(frames[-1]).strip() == str(text).strip()
+            is_running = number == len(cells) - 1 and bool(frames) and _text_of(frames[-1]).strip() == str(text).strip()
             failed_line = (failed or {}).get(number)
-            of_cell = [unit for unit in units if unit.cell == number]
-            history.add_cell(str(text), of_cell, failed_line or (running if now else None), inner if now else None)
-        history.add_cell("", [unit for unit in units if unit.cell is None or unit.cell >= len(cells)])
+            cell_sources = [source for source in sources if source.cell == number]
+            history.add_cell(
+                str(text), cell_sources, failed_line or (running if is_running else None), inner if is_running else None
+            )
+        history.add_cell("", [source for source in sources if source.cell is None or source.cell >= len(cells)])
     if frames and frames[0].f_code.co_name != "<module>":
         history.add_function(frames[0])
     return history
 
 
-def _script() -> str:
+def _script_text() -> str:
     """Text of the script that runs, empty where there is none."""
     file = getattr(sys.modules.get("__main__"), "__file__", None)
     try:
@@ -361,12 +373,12 @@ def _script() -> str:
 
 def frames_of(namespace: Mapping[str, Any]) -> list[FrameType]:
     """Frames of the notebook's code that runs now, the innermost first; none where a thread or the like asks."""
-    found, frame = [], sys._getframe().f_back
+    frames, frame = [], sys._getframe().f_back
     while frame is not None:
         if frame.f_globals is namespace:
-            found.append(frame)
+            frames.append(frame)
         frame = frame.f_back
-    return found
+    return frames
 
 
 def variables_of(frame: FrameType) -> dict[str, Any]:
@@ -398,7 +410,7 @@ def _function_of(frame: FrameType) -> ast.FunctionDef | ast.AsyncFunctionDef | N
     return None
 
 
-def _is_ours(value: Any) -> bool:
+def _is_of_package(value: Any) -> bool:
     """Whether a value is this package, or of it."""
     name = value.__name__ if isinstance(value, ModuleType) else getattr(value, "__module__", "")
     return isinstance(name, str) and name.partition(".")[0] == PACKAGE
@@ -418,67 +430,71 @@ def statements_of(text: str) -> tuple[Statement, ...]:
     except (SyntaxError, ValueError, RecursionError):
         return ()
     lines = text.splitlines()
-    found: list[Statement] = []
-    for at, tree in enumerate(body):
-        alone = _stands_alone(body, at)
+    statements: list[Statement] = []
+    for index, tree in enumerate(body):
+        is_alone = _stands_alone(body, index)
         magic, inner = _magic(tree)
-        if magic in _RUNS_PYTHON:
+        if magic in _CODE_MAGICS:
             if ast.unparse(tree.value.func).endswith("run_cell_magic"):  # type: ignore[attr-defined]
-                found += (replace(item, is_inner=True) for item in statements_of(inner))
+                statements += (replace(item, is_inner=True) for item in statements_of(inner))
             else:
-                found += (replace(item, last_line=tree.end_lineno or 0) for item in statements_of(inner))
+                statements += (replace(item, last_line=tree.end_lineno or 0) for item in statements_of(inner))
         elif not isinstance(tree, ast.Delete):
-            cut = _cut(lines, tree) if alone else ast.get_source_segment(text, tree) or ast.unparse(tree)
-            found.append(_described(tree, cut, magic))
-    return tuple(found)
+            source = (
+                _statement_text(lines, tree) if is_alone else ast.get_source_segment(text, tree) or ast.unparse(tree)
+            )
+            statements.append(_describe(tree, source, magic))
+    return tuple(statements)
 
 
 @functools.lru_cache(maxsize=1024)
-def _as_typed(text: str, cell: str) -> tuple[Statement, ...]:
+def _generated_statements(text: str, cell_text: str) -> tuple[Statement, ...]:
     """Statements of generated code, those that its cell has too as they were typed."""
-    if text == cell:
+    if text == cell_text:
         return statements_of(text)
-    typed = {ast.dump(item.tree): item.text for item in statements_of(cell)}
-    found = []
+    cell_texts = {ast.dump(item.tree): item.text for item in statements_of(cell_text)}
+    statements = []
     for item in statements_of(text):
-        as_typed = typed.get(ast.dump(item.tree))
-        found.append(replace(item, text=wrapped(item.text) if as_typed is None else as_typed))
-    return tuple(found)
+        own_text = cell_texts.get(ast.dump(item.tree))
+        statements.append(replace(item, text=wrap_code(item.text) if own_text is None else own_text))
+    return tuple(statements)
 
 
-def _described(tree: ast.stmt, text: str, magic: str) -> Statement:
+def _describe(tree: ast.stmt, text: str, magic: str) -> Statement:
     read = reads(tree)
-    later = frozenset(item.node.id for item in read if not item.outermost)
-    at_once = {item.node.id for item in read if item.outermost}
+    deferred_reads = frozenset(item.node.id for item in read if not item.outermost)
+    direct_reads = {item.node.id for item in read if item.outermost}
     if not isinstance(tree, DEFINITIONS):
-        at_once = read_first([tree])
-    for node in outside_functions(tree):
+        direct_reads = read_first([tree])
+    for node in nodes_outside_functions(tree):
         if isinstance(node, ast.AugAssign) and isinstance(node.target, ast.Name):
-            at_once.add(node.target.id)
+            direct_reads.add(node.target.id)
     if hasattr(tree, "body") and not isinstance(tree, DEFINITIONS):
-        at_once |= binds([tree]) - binds_surely([tree])
-    bound, changes = frozenset(binds([tree])), frozenset(changed(tree))
-    return Statement(tree, text, bound, frozenset(at_once), later, changes, getattr(tree, "end_lineno", 0), magic)
+        direct_reads |= binds([tree]) - binds_surely([tree])
+    bound, changes = frozenset(binds([tree])), frozenset(changed_names(tree))
+    return Statement(
+        tree, text, bound, frozenset(direct_reads), deferred_reads, changes, getattr(tree, "end_lineno", 0), magic
+    )
 
 
 def _magic(tree: ast.stmt) -> tuple[str, str]:
     """Name of the magic that a statement calls, and its last argument; empty for any other statement."""
     if isinstance(tree, ast.Expr) and isinstance(tree.value, ast.Call) and isinstance(tree.value.func, ast.Attribute):
-        called, arguments = tree.value.func, [getattr(item, "value", None) for item in tree.value.args]
-        if called.attr in ("run_cell_magic", "run_line_magic") and all(isinstance(item, str) for item in arguments):
+        function, arguments = tree.value.func, [getattr(item, "value", None) for item in tree.value.args]
+        if function.attr in ("run_cell_magic", "run_line_magic") and all(isinstance(item, str) for item in arguments):
             return str(arguments[0]), str(arguments[-1])
     return "", ""
 
 
-def _stands_alone(body: Sequence[ast.stmt], at: int) -> bool:
+def _stands_alone(body: Sequence[ast.stmt], index: int) -> bool:
     """Whether no other statement is on the lines of one."""
-    before, after = body[at - 1] if at else None, body[at + 1] if at + 1 < len(body) else None
-    return (before is None or (before.end_lineno or 0) < body[at].lineno) and (
-        after is None or after.lineno > (body[at].end_lineno or 0)
+    before, after = body[index - 1] if index else None, body[index + 1] if index + 1 < len(body) else None
+    return (before is None or (before.end_lineno or 0) < body[index].lineno) and (
+        after is None or after.lineno > (body[index].end_lineno or 0)
     )
 
 
-def _cut(lines: Sequence[str], tree: ast.stmt) -> str:
+def _statement_text(lines: Sequence[str], tree: ast.stmt) -> str:
     """Return the lines of a statement, with its decorators and the comments right above it."""
     start = min([tree.lineno, *(item.lineno for item in getattr(tree, "decorator_list", ()))]) - 1
     while start and lines[start - 1].startswith("#"):
@@ -486,24 +502,24 @@ def _cut(lines: Sequence[str], tree: ast.stmt) -> str:
     return "\n".join(lines[start : tree.end_lineno]).rstrip()
 
 
-def sets(statement: Statement) -> str:
+def setting_kind(statement: Statement) -> str:
     """What a statement sets for all that comes after it: ``seed``, ``setting`` (the path, torch), or nothing."""
     tree = statement.tree
-    if _is_seed(tree):
+    if _is_seeding(tree):
         return "seed"
     if isinstance(tree, ast.Expr) and isinstance(tree.value, ast.Call):
-        called = ast.unparse(tree.value.func)
-        last = called.rpartition(".")[2]
-        of_torch = called.startswith("torch.") and last.startswith(("set_", "use_deterministic"))
-        return "setting" if of_torch or called.startswith("sys.path.") else ""
+        function = ast.unparse(tree.value.func)
+        name = function.rpartition(".")[2]
+        of_torch = function.startswith("torch.") and name.startswith(("set_", "use_deterministic"))
+        return "setting" if of_torch or function.startswith("sys.path.") else ""
     assigned = isinstance(tree, ast.Assign) and ast.unparse(tree.targets[0]).startswith("torch.backends.")
     return "setting" if assigned else ""
 
 
 def draws(tree: ast.AST) -> bool:
     """Whether a statement draws random numbers, as far as the names of what it calls tell."""
-    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return any(ast.unparse(item).rpartition(".")[2] in _DRAW for item in called)
+    functions = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return any(ast.unparse(item).rpartition(".")[2] in _DRAWING_FUNCTIONS for item in functions)
 
 
 def sets_a_seed(text: str) -> bool:
@@ -521,10 +537,10 @@ def calls_seeding(statement: Statement, functions: Mapping[str, ast.stmt]) -> bo
 def _calls_seeding(tree: ast.stmt, functions: Mapping[str, ast.stmt]) -> bool:
     if not (isinstance(tree, ast.Expr) and isinstance(tree.value, ast.Call) and isinstance(tree.value.func, ast.Name)):
         return False
-    called = functions.get(tree.value.func.id)
-    if not isinstance(called, ast.FunctionDef):
+    function = functions.get(tree.value.func.id)
+    if not isinstance(function, ast.FunctionDef):
         return False
-    return any(map(_seeds_torch, ast.walk(called))) and all(map(_only_sets, called.body))
+    return any(map(_seeds_torch, ast.walk(function))) and all(map(_only_sets, function.body))
 
 
 def _only_sets(tree: ast.stmt) -> bool:
@@ -532,39 +548,41 @@ def _only_sets(tree: ast.stmt) -> bool:
     if isinstance(tree, ast.If):
         return all(map(_only_sets, [*tree.body, *tree.orelse]))
     if isinstance(tree, ast.Expr) and isinstance(tree.value, ast.Call):
-        called = ast.unparse(tree.value.func)
-        return _is_seed(tree) or called.startswith("torch.") or called == "print"
+        function = ast.unparse(tree.value.func)
+        return _is_seeding(tree) or function.startswith("torch.") or function == "print"
     return not isinstance(tree, ast.For | ast.While | ast.With | ast.Try)
 
 
 _SEEDS = ("manual_seed", "manual_seed_all", "seed", "seed_all", "seed_everything", "set_seed")
 
 
-def _is_seed(tree: ast.AST) -> bool:
+def _is_seeding(tree: ast.AST) -> bool:
     """Whether a statement seeds, and does nothing else."""
     if isinstance(tree, ast.If):
-        return all(isinstance(item, ast.Pass) or _is_seed(item) for item in [*tree.body, *tree.orelse])
+        return all(isinstance(item, ast.Pass) or _is_seeding(item) for item in [*tree.body, *tree.orelse])
     if isinstance(tree, ast.Expr):
         calls = tree.value.elts if isinstance(tree.value, ast.Tuple) else [tree.value]
-        return any(isinstance(call, ast.Call) and "seed" in _last(call) for call in calls)
+        return any(isinstance(call, ast.Call) and "seed" in _called_name(call) for call in calls)
     if not (isinstance(tree, ast.Assign | ast.AnnAssign) and isinstance(tree.value, ast.Call)):
         return False
-    return _last(tree.value) in _SEEDS and not any(isinstance(node, ast.Call) for node in ast.walk(tree.value.func))
+    return _called_name(tree.value) in _SEEDS and not any(
+        isinstance(node, ast.Call) for node in ast.walk(tree.value.func)
+    )
 
 
 def _seeds_torch(tree: ast.AST) -> bool:
     """Whether a statement seeds torch, and with a number: ``torch.seed()`` draws one."""
-    calls = [node for node in outside_functions(tree) if isinstance(node, ast.Call)] if _is_seed(tree) else []
-    named = [(ast.unparse(call.func), bool(call.args or call.keywords)) for call in calls]
+    calls = [node for node in nodes_outside_functions(tree) if isinstance(node, ast.Call)] if _is_seeding(tree) else []
+    seeds = [(ast.unparse(call.func), bool(call.args or call.keywords)) for call in calls]
     return any(
         "seed" in name
         and not name.endswith("random.seed")
         and not any(item in name for item in ("(", ".cuda."))
-        and (given or "everything" in name)
-        for name, given in named
+        and (has_arguments or "everything" in name)
+        for name, has_arguments in seeds
     )
 
 
-def _last(call: ast.Call) -> str:
+def _called_name(call: ast.Call) -> str:
     """Last name of what is called."""
     return ast.unparse(call.func).rpartition(".")[2]

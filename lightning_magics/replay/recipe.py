@@ -28,11 +28,11 @@ from ..options.tokens import is_expression, to_value
 from ..runs import columns, events
 from ..runs.record import RunRecord
 from . import blocks
-from .closure import Closure, Module
+from .closure import Closure, SourceModule
 from .history import History
 from .plain import is_plain
 
-_MOST_NUMBERS = 10_000  # items of an array that are recorded, and of a list that an object is looked for in
+_MAX_ITEMS = 10_000  # items of an array that are recorded, and of a list that an object is looked for in
 
 
 @dataclass(frozen=True)
@@ -88,9 +88,9 @@ class Recipe:
     def codes(self) -> list[str]:
         """All code of it but the model's and the data's."""
         logger = self.options.get("logger") or ()
-        given = [logger] if isinstance(logger, str) else logger
-        loggers = [item for item in given if not item.isidentifier()]
-        return [*map(_evaluated, self.trainer.values()), *loggers]
+        listed = [logger] if isinstance(logger, str) else logger
+        loggers = [item for item in listed if not item.isidentifier()]
+        return [*map(_evaluated_code, self.trainer.values()), *loggers]
 
     @property
     def model_codes(self) -> list[str]:
@@ -117,24 +117,24 @@ class CallArgument:
     """A part of a call: what was given, and what it came to.
 
     Attributes:
-        found: a definition, a class, an instance, or any data.
-        typed: as it was given: text, or the object itself.
-        arguments: of its constructor, as values; `typed_arguments` as they were given.
+        value: a definition, a class, an instance, or any data.
+        original: as it was given: text, or the object itself.
+        arguments: of its constructor, as values; `original_arguments` as they were given.
     """
 
-    found: Any
-    typed: Any
+    value: Any
+    original: Any
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    typed_arguments: Mapping[str, Any] = field(default_factory=dict)
+    original_arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
-def _evaluated(code: str) -> str:
+def _evaluated_code(code: str) -> str:
     """The code that a fit evaluates of an argument of Trainer: of a text in quotes its content, if it is code."""
     value = to_value(code)
     return value if isinstance(value, str) and is_expression(value, {}) else code
 
 
-class Writer:
+class RecipeWriter:
     """Writes a recipe, and the module that its code needs.
 
     Args:
@@ -147,71 +147,71 @@ class Writer:
         self._history = history
         self._home = home
         self._local_names = local_names or {}
-        self._closure = Closure(history, self._value)
+        self._closure = Closure(history, self._value_code)
         self._recipe = Recipe()
-        self._naming: list[str] = []  # names whose values are being looked for
+        self._names_in_progress: list[str] = []  # names whose values are being looked for
 
-    def model(self, part: CallArgument, package: str, trained: bool, remade: bool = False) -> None:
+    def add_model(self, argument: CallArgument, package: str, trained: bool, remade: bool = False) -> None:
         """Take in the model.
 
         Args:
-            part: it.
+            argument: it.
             package: that its class is of.
             trained: whether it is an instance that has been trained, and goes on.
             remade: whether it stands for an instance of another fit.
         """
-        self._note(package=package, trained=trained, remade=remade)
-        found = part.found
-        if isinstance(found, Definition | type):
-            self._note(model=self._class(found), arguments=self._arguments("model", part))
+        self._update(package=package, trained=trained, remade=remade)
+        model = argument.value
+        if isinstance(model, Definition | type):
+            self._update(model=self._class_code(model), arguments=self._argument_codes("model", argument))
             return
-        name = self._standing(part.typed)
-        name = name if name and self._is_whole(name) else self._name_of(found)
-        if name and self._is_whole(name):
-            self._note(model=self._code(found, name, "model"), compiled=uncompiled(found) is not found)
+        name = self._typed_code(argument.original)
+        name = name if name and self._is_complete(name) else self._variable_of(model)
+        if name and self._is_complete(name):
+            self._update(model=self._code_of(model, name, "model"), compiled=uncompiled(model) is not model)
             return
         # The object cannot be made as it was made; its class can, with what it was given.
-        cls = type(uncompiled(found))
+        cls = type(uncompiled(model))
         parameters = inspect.signature(cls).parameters
-        saved = {name: value for name, value in _saved(found).items() if name in parameters}
-        arguments = self._arguments("model", CallArgument(found, found, saved))
-        self._note(model=self._class(cls), arguments=arguments, remade=True)
-        unknown = [name for name, item in parameters.items() if name not in saved and _is_required(item)]
+        hyperparameters = {name: value for name, value in _saved_hyperparameters(model).items() if name in parameters}
+        arguments = self._argument_codes("model", CallArgument(model, model, hyperparameters))
+        self._update(model=self._class_code(cls), arguments=arguments, remade=True)
+        unknown = [name for name, item in parameters.items() if name not in hyperparameters and _is_required(item)]
         if unknown:
             self._closure.missing["model"] = (
                 f"the value of {unknown[0]} of this {cls.__name__} is not recorded. "
                 "Call self.save_hyperparameters() in __init__"
             )
 
-    def data(self, parts: Sequence[CallArgument], forms: Sequence[str]) -> None:
+    def add_data(self, arguments: Sequence[CallArgument], forms: Sequence[str]) -> None:
         """Take in the data: a DataModule, or what the dataloaders are of."""
-        if not parts:
+        if not arguments:
             return
-        self._note(forms=list(forms), data_arguments=self._arguments("data", parts[0]))
-        first = parts[0].found
+        self._update(forms=list(forms), data_arguments=self._argument_codes("data", arguments[0]))
+        first = arguments[0].value
         if forms[0] == "datamodule" and isinstance(first, Definition | type):
-            self._note(data=[self._class(first)])
-            given = parts[0].arguments.keys()
-            if isinstance(first, Definition) and first.draws and not first.reloads_for & given:
+            self._update(data=[self._class_code(first)])
+            names = arguments[0].arguments.keys()
+            if isinstance(first, Definition) and first.draws and not first.reloads_for & names:
                 name = loaded_name(first.cls.__name__)
                 place = self._history.class_place(first.cls.__name__)
                 self._closure.need_code(name, 0 if place is None else self._history.statements[place][1])
-                self._note(loaded=name)
+                self._update(loaded=name)
         else:
-            self._note(data=[self._code(part.found, part.typed, "data") for part in parts])
+            self._update(data=[self._code_of(argument.value, argument.original, "data") for argument in arguments])
             if forms[0] == "datamodule":
-                self._note(data_arguments=None)
+                self._update(data_arguments=None)
 
-    def classes(self, datamodule: Any, part: CallArgument) -> None:
+    def add_classes(self, datamodule: Any, argument: CallArgument) -> None:
         """Take in the order of the classes of texts, where the model has another than the data."""
         encoded = getattr(datamodule, "data", None)
         if not hasattr(datamodule, "order_classes") or encoded is None:
             return
-        own = part.found.loaded if isinstance(part.found, Definition) else None
-        if own is None or own[1] != encoded[1]:
-            self._note(classes=list(encoded[1]))
+        encoding = argument.value.loaded if isinstance(argument.value, Definition) else None
+        if encoding is None or encoding[1] != encoded[1]:
+            self._update(classes=list(encoded[1]))
 
-    def table(self, datamodule: Any) -> None:
+    def add_table(self, datamodule: Any) -> None:
         """Take in the columns and classes of tables, where these are not what the data learns by itself."""
         if not columns.is_of_table(datamodule) or getattr(datamodule, "_own", None) is None:
             return
@@ -221,221 +221,221 @@ class Writer:
         matched = datamodule.columns if own.columns else {}  # features that are arrays have no names
         if (list(own.columns), own.labels, own.classes) == (list(matched), datamodule.labels, datamodule.classes):
             return
-        codes = ", ".join(f"{self._code(name, None, 'data')}: {kind!r}" for name, kind in matched.items())
+        codes = ", ".join(f"{self._code_of(name, None, 'data')}: {kind!r}" for name, kind in matched.items())
         table = {"columns": f"{{{codes}}}", "labels": repr(datamodule.labels)}
-        self._note(table=table | ({"classes": repr(datamodule.classes)} if datamodule.classes else {}))
+        self._update(table=table | ({"classes": repr(datamodule.classes)} if datamodule.classes else {}))
 
-    def outputs(self, model: Any, datamodule: Any) -> None:
+    def add_outputs(self, model: Any, datamodule: Any) -> None:
         """Take in the names of a classifier's outputs, which are those of the labels of texts."""
         encoded = getattr(datamodule, "data", None)
         if not hasattr(datamodule, "order_classes") or encoded is None:
             return
-        named = labels.named_part(model, encoded[1])
-        if named is not None:
-            self._note(classifier=named[0], outputs=named[1])
+        classifier = labels.named_part(model, encoded[1])
+        if classifier is not None:
+            self._update(classifier=classifier[0], outputs=classifier[1])
 
-    def hyperparameters(self, model: Any, datamodule: Any) -> None:
+    def add_hyperparameters(self, model: Any, datamodule: Any) -> None:
         """Take in whether the values of hyperparameters are such that plain Lightning cannot write them."""
         from ..training.loggers import need_plain_yaml
 
-        self._note(plain_yaml=need_plain_yaml(self._recipe.package, model, datamodule))
+        self._update(plain_yaml=need_plain_yaml(self._recipe.package, model, datamodule))
 
-    def trainer(self, given: Mapping[str, Any], checked: Mapping[str, Any]) -> None:
+    def add_trainer(self, arguments: Mapping[str, Any], checked: Mapping[str, Any]) -> None:
         """Take in the Trainer's arguments: as given, and as they were checked."""
         codes = {}
-        for name, typed in given.items():
+        for name, original in arguments.items():
             value = checked.get(name)
-            code = self._code(value, typed, f"--{name}")
+            code = self._code_of(value, original, f"--{name}")
             several = name != "callbacks" or isinstance(value, list | tuple) or value is None
             codes[name] = code if several else f"[{code}]"
-        self._note(trainer=codes)
+        self._update(trainer=codes)
 
-    def options(self, values: Mapping[str, Any]) -> None:
+    def add_options(self, values: Mapping[str, Any]) -> None:
         """Take in the fit's own options."""
-        found = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
-        if found.get("logger"):
-            found["logger"] = [
-                item if isinstance(item, str) else self._code(item, item, "--logger") for item in found["logger"]
+        options = {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+        if options.get("logger"):
+            options["logger"] = [
+                item if isinstance(item, str) else self._code_of(item, item, "--logger") for item in options["logger"]
             ]
-        self._note(options=found)
+        self._update(options=options)
 
-    def written(self) -> tuple[Recipe, Module]:
+    def result(self) -> tuple[Recipe, SourceModule]:
         """Return the recipe, and the module that its code needs."""
         module = self._closure.module(seeded=self._recipe.options.get("seed") is not None)
         lost = [name for name, why in module.missing.items() if blocks.is_lost(why)]
         drawn = [name for name in module.drawn if name != self._recipe.model]
         return dataclasses.replace(self._recipe, missing=dict(module.missing), lost=lost, drawn=drawn), module
 
-    def _note(self, **changes: Any) -> None:
+    def _update(self, **changes: Any) -> None:
         self._recipe = dataclasses.replace(self._recipe, **changes)
 
-    def _class(self, found: Definition | type) -> str:
+    def _class_code(self, definition: Definition | type) -> str:
         """Code of a class."""
-        cls: type = found if isinstance(found, type) else found.cls
+        cls: type = definition if isinstance(definition, type) else definition.cls
         name = cls.__name__
         if cls.__module__ != "__main__" and self._closure.need_import(name, cls):
             return name
-        source = found.source if isinstance(found, Definition) else class_source(cls)
+        source = definition.source if isinstance(definition, Definition) else class_source(cls)
         self._closure.need_class(cls, source)
         return name
 
-    def _arguments(self, prefix: str, part: CallArgument) -> dict[str, str]:
-        given = part.typed_arguments
+    def _argument_codes(self, prefix: str, argument: CallArgument) -> dict[str, str]:
+        originals = argument.original_arguments
         return {
-            name: self._code(value, given.get(name, value), f"--{prefix}.{name}")
-            for name, value in part.arguments.items()
+            name: self._code_of(value, originals.get(name, value), f"--{prefix}.{name}")
+            for name, value in argument.arguments.items()
         }
 
-    def _code(self, value: Any, typed: Any, what: str, before: int | None = None) -> str:
+    def _code_of(self, value: Any, original: Any, label: str, before: int | None = None) -> str:
         """Code of a value.
 
         Args:
             value: it.
-            typed: text that it came from, or anything else.
-            what: it is for.
+            original: text that it came from, or anything else.
+            label: of the argument that it is for, in messages.
             before: place in the history before which a variable that holds it had its value.
         """
         if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
             value = value.item()
         if is_plain(value):
             return repr(value)
-        text = self._standing(typed.text if isinstance(typed, Expression) else typed)
+        text = self._typed_code(original.text if isinstance(original, Expression) else original)
         if text:
             self._closure.need_code(text, self._home)
             return text
-        name = self._name_of(value, before)
-        if name and not self._is_whole(name):
-            made = self._made(value, what)
-            if made:
-                return made
+        name = self._variable_of(value, before)
+        if name and not self._is_complete(name):
+            code = self._constructor_code(value, label)
+            if code:
+                return code
         if name:
             self._closure.need_code(name)
             return name
-        own = getattr(value, "__name__", "")
-        if own and self._closure.need_import(own, value):
-            return str(own)
-        made = self._made(value, what)
-        if made:
-            return made
+        own_name = getattr(value, "__name__", "")
+        if own_name and self._closure.need_import(own_name, value):
+            return str(own_name)
+        code = self._constructor_code(value, label)
+        if code:
+            return code
         kind = type(value).__name__
-        self._closure.missing[what] = f"a {kind} that is not in a variable of the notebook: assign it to one first"
+        self._closure.missing[label] = f"a {kind} that is not in a variable of the notebook: assign it to one first"
         return kind
 
-    def _standing(self, typed: Any) -> str:
+    def _typed_code(self, original: Any) -> str:
         """Code that was typed, with plain values for local variables; empty where it needs others, or is no text."""
-        if type(typed) is not str:  # an enum may be one
+        if type(original) is not str:  # an enum may be one
             return ""
-        tree = ast.parse(typed.strip(), mode="eval")
+        tree = ast.parse(original.strip(), mode="eval")
         places = [read.node for read in reads(tree) if read.node.id in self._local_names]
         values = {node.id: self._local_names[node.id] for node in places}
-        codes = {name: repr(value) if is_plain(value) else self._local(name) for name, value in values.items()}
+        codes = {name: repr(value) if is_plain(value) else self._recorded_name(name) for name, value in values.items()}
         if not all(codes.values()):
             return ""
         trees = {name: ast.parse(code, mode="eval").body for name, code in codes.items()}
-        return ast.unparse(replace_names(tree, places, trees)) if places else typed
+        return ast.unparse(replace_names(tree, places, trees)) if places else original
 
-    def _local(self, name: str) -> str:
+    def _recorded_name(self, name: str) -> str:
         """The name that a variable of the function has in what is recorded, empty where it has none."""
         is_global = self._history.namespaces[0].get(name, self) is self._local_names[name]
         return self._history.local_names.get(name, name if is_global else "")
 
-    def _made(self, value: Any, what: str) -> str:
+    def _constructor_code(self, value: Any, label: str) -> str:
         """Code that makes a value anew, empty where its type does not tell how."""
         cls: Any = type(value)
         if cls in (list, tuple):
-            items = [self._code(item, item, what) for item in value]
+            items = [self._code_of(item, item, label) for item in value]
             return f"[{', '.join(items)}]" if cls is list else f"({', '.join(items)},)"
         if cls in (set, frozenset):
-            return f"{cls.__name__}([{', '.join(self._code(item, item, what) for item in value)}])"
+            return f"{cls.__name__}([{', '.join(self._code_of(item, item, label) for item in value)}])"
         if cls in (range, slice, bytearray):
             return repr(value)
         if cls is dict:
-            return f"{{{', '.join(f'{key!r}: {self._code(item, item, what)}' for key, item in value.items())}}}"
+            return f"{{{', '.join(f'{key!r}: {self._code_of(item, item, label)}' for key, item in value.items())}}}"
         if isinstance(value, enum.Enum):
-            named = value.name in cls.__members__
-            return f"{self._class(cls)}.{value.name}" if named else f"{self._class(cls)}({value.value!r})"
+            is_member = value.name in cls.__members__
+            return f"{self._class_code(cls)}.{value.name}" if is_member else f"{self._class_code(cls)}({value.value!r})"
         if dataclasses.is_dataclass(cls):
-            given: dict[str, Any] = {
+            arguments: dict[str, Any] = {
                 item.name: getattr(value, item.name) for item in dataclasses.fields(cls) if item.init
             }
         elif isinstance(value, tuple) and hasattr(value, "_asdict"):
-            given = value._asdict()
+            arguments = value._asdict()
         elif cls.__module__ == "torch.utils.data.dataset" and cls.__name__ == "Subset":
             indices = value.indices
-            given = {"dataset": value.dataset, "indices": indices if hasattr(indices, "shape") else list(indices)}
+            arguments = {"dataset": value.dataset, "indices": indices if hasattr(indices, "shape") else list(indices)}
         elif isinstance(value, PurePath):
-            return f"{self._class(Path if isinstance(value, Path) else cls)}({str(value)!r})"
+            return f"{self._class_code(Path if isinstance(value, Path) else cls)}({str(value)!r})"
         elif cls.__module__ == "numpy" and cls.__name__ == "ndarray":
-            return self._array(value, "numpy.array", f"{str(value.dtype)!r}")
+            return self._array_code(value, "numpy.array", f"{str(value.dtype)!r}")
         elif cls.__module__ == "torch" and cls.__name__ == "Tensor" and not value.requires_grad:
-            return self._array(value, "torch.tensor", str(value.dtype)) if value.device.type == "cpu" else ""
+            return self._array_code(value, "torch.tensor", str(value.dtype)) if value.device.type == "cpu" else ""
         else:
             return ""
-        codes = [f"{name}={self._code(item, item, what)}" for name, item in given.items()]
-        return f"{self._class(cls)}({', '.join(codes)})"
+        codes = [f"{name}={self._code_of(item, item, label)}" for name, item in arguments.items()]
+        return f"{self._class_code(cls)}({', '.join(codes)})"
 
-    def _array(self, value: Any, function: str, kind: str) -> str:
+    def _array_code(self, value: Any, function: str, kind: str) -> str:
         """Code of a small array of numbers, empty of any other."""
         package, _, _ = function.partition(".")
-        if math.prod(value.shape) > _MOST_NUMBERS:
+        if math.prod(value.shape) > _MAX_ITEMS:
             return ""
         items = value.tolist()
         if not is_plain(items) or not self._closure.need_import(package, sys.modules[package]):
             return ""
         return f"{function}({items!r}, dtype={kind})" if 0 not in value.shape else ""
 
-    def _value(self, value: Any, name: str, place: int) -> str:
+    def _value_code(self, value: Any, name: str, place: int) -> str:
         """Code of the value that a name has since a place in the history, empty where none is known."""
-        if name in self._naming:
+        if name in self._names_in_progress:
             return ""
-        self._naming.append(name)
+        self._names_in_progress.append(name)
         try:
-            with self._tried() as trial:
-                self._code(value, None, name, place)
-            return self._code(value, None, name, place) if not trial.missing else ""
+            with self._trial_closure() as trial:
+                self._code_of(value, None, name, place)
+            return self._code_of(value, None, name, place) if not trial.missing else ""
         finally:
-            self._naming.pop()
+            self._names_in_progress.pop()
 
-    def _name_of(self, value: Any, before: int | None = None) -> str:
+    def _variable_of(self, value: Any, before: int | None = None) -> str:
         """A variable of the notebook that holds an object, alone or among others; empty if there is none.
 
         Args:
             value: the object.
             before: place in the history before which the variable had its value.
         """
-        found = []
+        codes = []
         for home in {0, self._history.local_home or 0}:
-            for name, item in self._history.namespaces[home].items():
-                if name.startswith("_") or name in self._naming:
+            for name, holder in self._history.namespaces[home].items():
+                if name.startswith("_") or name in self._names_in_progress:
                     continue
-                place = "" if item is value else _place_in(item, value)
-                bound = self._history.bound(name, sys.maxsize, home)
-                if (place or item is value) and (before is None or not bound or bound[-1] < before):
-                    found.append(f"{name}{place}")
-        found.sort(key=lambda code: not code.isidentifier())
-        return next(filter(self._is_whole, found), found[0] if found and found[0].isidentifier() else "")
+                subscript = "" if holder is value else _subscript(holder, value)
+                places = self._history.binding_places(name, sys.maxsize, home)
+                if (subscript or holder is value) and (before is None or not places or places[-1] < before):
+                    codes.append(f"{name}{subscript}")
+        codes.sort(key=lambda code: not code.isidentifier())
+        return next(filter(self._is_complete, codes), codes[0] if codes and codes[0].isidentifier() else "")
 
-    def _is_whole(self, code: str) -> bool:
+    def _is_complete(self, code: str) -> bool:
         """Whether all that an expression needs is known."""
-        with self._tried() as trial:
+        with self._trial_closure() as trial:
             trial.need_code(code, self._home)
         return not trial.missing
 
     @contextlib.contextmanager
-    def _tried(self) -> Iterator[Closure]:
+    def _trial_closure(self) -> Iterator[Closure]:
         """Collect into another closure, which tells what would be missing."""
-        outer, self._closure = self._closure, Closure(self._history, self._value)
+        outer, self._closure = self._closure, Closure(self._history, self._value_code)
         try:
             yield self._closure
         finally:
             self._closure = outer
 
 
-def _place_in(holder: Any, value: Any) -> str:
+def _subscript(holder: Any, value: Any) -> str:
     """Where an object is in a tuple, list or dict, as ``[0]``; empty if it is not."""
-    if type(holder) is dict and len(holder) <= _MOST_NUMBERS:
+    if type(holder) is dict and len(holder) <= _MAX_ITEMS:
         return next((f"[{key!r}]" for key, item in holder.items() if item is value and is_plain(key)), "")
-    if type(holder) in (list, tuple) and len(holder) <= _MOST_NUMBERS:
+    if type(holder) in (list, tuple) and len(holder) <= _MAX_ITEMS:
         return next((f"[{place}]" for place, item in enumerate(holder) if item is value), "")
     return ""
 
@@ -445,18 +445,18 @@ def loaded_name(cls: str) -> str:
     return f"{cls[0].lower()}{cls[1:]}_loaded"
 
 
-def with_loading(made: Definition) -> str:
+def with_loading(definition: Definition) -> str:
     """A definition's source; of data, with the statements whose names the cell has left in the notebook.
 
     Of data that draws random numbers when it is loaded, also with its loading: the notebook has loaded it where it was
     defined, and went on with the random numbers as if it had not.
     """
-    name, text = made.cls.__name__, made.source
-    if made.draws or made.leaves:
-        text += f"\nfrom {package_of(made.cls)}.utilities.seed import isolate_rng\n"
-    if made.leaves:
-        text += f"with isolate_rng():\n{textwrap.indent(made.leaves, '    ')}\n"
-    if made.draws:
+    name, text = definition.cls.__name__, definition.source
+    if definition.draws or definition.leaves:
+        text += f"\nfrom {package_of(definition.cls)}.utilities.seed import isolate_rng\n"
+    if definition.leaves:
+        text += f"with isolate_rng():\n{textwrap.indent(definition.leaves, '    ')}\n"
+    if definition.draws:
         text += (
             f"with isolate_rng():  # loading it does not change the random numbers drawn elsewhere\n"
             f"    {loaded_name(name)} = {name}().load()\n"
@@ -470,6 +470,6 @@ def _is_required(parameter: inspect.Parameter) -> bool:
     return parameter.default is inspect.Parameter.empty and parameter.kind not in several
 
 
-def _saved(instance: Any) -> dict[str, Any]:
+def _saved_hyperparameters(instance: Any) -> dict[str, Any]:
     """Hyperparameters that an instance has saved."""
     return dict(getattr(instance, "hparams", {}))

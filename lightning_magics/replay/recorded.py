@@ -26,9 +26,9 @@ from ..runs.record import RunRecord
 from ..training import main_module
 from .changes import DEFINITIONS
 from .closure import Closure
-from .history import History, Statement, Unit, sets_a_seed
+from .history import History, SourceCode, Statement, sets_a_seed
 from .recipe import Recipe
-from .shared import definition_of
+from .shared import shared_definition
 from .starts import PACKAGE
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _MOST_SHOWN = 4000  # characters of an expression, which is shown whole before i
 
 
 @dataclass
-class Recalled:
+class RecordedRun:
     """A fit, as its folder tells of it.
 
     Attributes:
@@ -55,17 +55,17 @@ class Recalled:
     text: str
     namespace: dict[str, Any]
     notebook: History | None = None
-    _done: set[int] = field(default_factory=set)
-    _random: Any = None  # the random state that its statements left
-    _failed: Exception | None = None  # of a statement that the data alone needs
+    _executed_places: set[int] = field(default_factory=set)
+    _random_state: Any = None  # the random state that its statements left
+    _data_error: Exception | None = None  # of a statement that the data alone needs
 
     @classmethod
-    def of(cls, folder: RunFolder, known: dict[str, Any], notebook: History | None = None) -> Recalled:
+    def of(cls, folder: RunFolder, variables: dict[str, Any], notebook: History | None = None) -> RecordedRun:
         """Read a run; nothing is executed.
 
         Args:
             folder: of the run.
-            known: the notebook's globals: what the source lacks is taken from there.
+            variables: the notebook's globals: what the source lacks is taken from there.
             notebook: what it has run.
 
         Raises:
@@ -87,29 +87,33 @@ class Recalled:
             raise RunError(
                 f"{folder.name} has no source: {error}. Its weights are in {folder.checkpoints_path}"
             ) from error
-        lacking = {name: known[name] for name in recipe.missing if name in known and name not in recipe.lost}
-        found = cls(
-            folder, record, recipe, text, {"__name__": "__main__", "__builtins__": builtins, **lacking}, notebook
+        substitutes = {
+            name: variables[name] for name in recipe.missing if name in variables and name not in recipe.lost
+        }
+        run = cls(
+            folder, record, recipe, text, {"__name__": "__main__", "__builtins__": builtins, **substitutes}, notebook
         )
-        found._check_trains_nothing()
-        return found
+        run._check_trains_nothing()
+        return run
 
     @property
-    def unit(self) -> Unit:
+    def source_code(self) -> SourceCode:
         """The source, as what fits of this notebook are made of."""
-        return Unit(self.text, namespace=self.namespace)
+        return SourceCode(self.text, namespace=self.namespace)
 
     @property
     def value_types(self) -> set[str]:
         """Enums, dataclasses and named tuples of the source, by the names that pickle writes."""
         trees = [statement.tree for statement, _ in self._history.statements]
-        named = [(tree.name, [*tree.bases, *tree.decorator_list]) for tree in trees if isinstance(tree, ast.ClassDef)]
+        classes = [(tree.name, [*tree.bases, *tree.decorator_list]) for tree in trees if isinstance(tree, ast.ClassDef)]
         kinds = ("Enum", "Flag", "NamedTuple", "dataclass")
         return {
-            f"__main__.{name}" for name, codes in named if any(kind in ast.unparse(c) for c in codes for kind in kinds)
+            f"__main__.{name}"
+            for name, codes in classes
+            if any(kind in ast.unparse(c) for c in codes for kind in kinds)
         }
 
-    def announced(self, codes: Iterable[str]) -> str:
+    def announcement(self, codes: Iterable[str]) -> str:
         """What is going to be executed, in a line: of the source, and expressions of the record beside it.
 
         Raises:
@@ -119,10 +123,10 @@ class Recalled:
         statements = [self._history.statements[place] for place in self._places(codes)]
         kinds = {"import": 0, "function": 0, "class": 0, "other statement": 0}
         for statement, _ in statements:
-            kinds[_kind(statement)] += 1
-        counted = ", ".join(plural(number, kind) for kind, number in kinds.items() if number)
+            kinds[_statement_kind(statement)] += 1
+        counts = ", ".join(plural(number, kind) for kind, number in kinds.items() if number)
         record = runs.display_path(self.folder.record_path)
-        expressions = [_visible(code) for code in dict.fromkeys(codes) if _is_evaluated(code)]
+        expressions = [_on_one_line(code) for code in dict.fromkeys(codes) if _is_evaluated(code)]
         for text in expressions:
             if len(text) > _MOST_SHOWN:
                 raise RunError(
@@ -131,16 +135,16 @@ class Recalled:
                     "and put that name in the record"
                 )
         beside = f"; evaluating from {record}: {', '.join(expressions)}" if expressions else ""
-        return f"executing {runs.display_path(self.folder.source_path)}: {counted}{beside}"
+        return f"executing {runs.display_path(self.folder.source_path)}: {counts}{beside}"
 
-    def execute(self, codes: Iterable[str], of_data: Iterable[str] = ()) -> None:
+    def execute(self, codes: Iterable[str], data_codes: Iterable[str] = ()) -> None:
         """Run the statements that some code needs, each once and in their order, with random numbers of their own.
 
         Settings of torch stay as they make them, since the run's model was trained with these; it is told.
 
         Args:
             codes: it.
-            of_data: code of the data. What it alone needs may fail, which is raised where the data is asked for: a
+            data_codes: code of the data. What it alone needs may fail, which is raised where the data is asked for: a
                 file may be gone.
 
         Raises:
@@ -156,23 +160,23 @@ class Recalled:
         codes = list(codes)
         needed = self._places(codes)
         with preserve_random_state():
-            if self._random is not None:
-                self._random.restore()
-            for place in self._places([*codes, *of_data]):
-                if place in self._done:
+            if self._random_state is not None:
+                self._random_state.restore()
+            for place in self._places([*codes, *data_codes]):
+                if place in self._executed_places:
                     continue
-                self._done.add(place)
+                self._executed_places.add(place)
                 if self._takes_from_notebook(trees[place]):
                     continue
                 code = compile(ast.Module([trees[place]], []), path, "exec", future_flags(trees), dont_inherit=True)
                 try:
-                    with self._lacking_nothing(), main_module.main_definitions(self.namespace):
+                    with self._missing_names(), main_module.main_definitions(self.namespace):
                         exec(code, self.namespace)
                 except Exception as error:
                     if place in needed:
                         raise
-                    self._failed = self._failed or error
-            self._random = RandomState.capture()
+                    self._data_error = self._data_error or error
+            self._random_state = RandomState.capture()
         for text in NumericState.capture().settings_since(before):
             print(f"the run's source changed torch's {text}; the change remains in effect")  # noqa: T201 -- of the whole notebook
 
@@ -180,12 +184,12 @@ class Recalled:
         """Take a definition from the notebook, where it has the same; returns whether it was taken."""
         if self.notebook is None or not isinstance(tree, DEFINITIONS):
             return False
-        value = definition_of(self.notebook, tree.name, self._history)
+        value = shared_definition(self.notebook, tree.name, self._history)
         if value is not None:
             self.namespace[tree.name] = value
         return value is not None
 
-    def begins_with(self) -> RandomState | None:
+    def initial_random_state(self) -> RandomState | None:
         """The random state that the fit began with; None where it had a seed, or nothing tells.
 
         Of a run whose folder does not tell, what the source has left, if that sets a seed.
@@ -199,7 +203,7 @@ class Recalled:
         if self.record.seed is not None:
             return None
         if not path.is_file():
-            return self._random if sets_a_seed(self.text) else None
+            return self._random_state if sets_a_seed(self.text) else None
         try:
             return RandomState.of_text(path.read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
@@ -214,7 +218,7 @@ class Recalled:
         Raises:
             RunError: the source lacks something.
         """
-        with self._lacking_nothing():
+        with self._missing_names():
             return eval(code, self.namespace)
 
     def values(self, codes: dict[str, str] | None) -> dict[str, Any]:
@@ -230,10 +234,10 @@ class Recalled:
         """
         recipe = self.recipe
         self.execute(recipe.model_codes)
-        found = self.value(recipe.model)
+        model = self.value(recipe.model)
         if recipe.arguments is None:
-            return uncompiled(found)
-        return self._definition(self.record.model, found, recipe.model_codes)
+            return uncompiled(model)
+        return self._definition(self.record.model, model, recipe.model_codes)
 
     def data(self) -> Any:
         """A definition of the data, a DataModule instance, or a list of what its dataloaders are of; None for none.
@@ -248,15 +252,17 @@ class Recalled:
         if "data" in recipe.missing:  # the record has the name of its type in its place
             raise RunError(f"the data of {self.folder.name} was not recorded: {recipe.missing['data']}")
         self.execute(recipe.data_codes)
-        if self._failed is not None:
-            raise self._failed
-        found = [self.value(code) for code in recipe.data]
-        if not (isinstance(found[0], type) and is_datamodule(found[0])):
-            return found[0] if recipe.forms[0] == "datamodule" else found
+        if self._data_error is not None:
+            raise self._data_error
+        values = [self.value(code) for code in recipe.data]
+        if not (isinstance(values[0], type) and is_datamodule(values[0])):
+            return values[0] if recipe.forms[0] == "datamodule" else values
         loaded = self.value(recipe.loaded) if recipe.loaded else None
-        return self._definition(self.record.data, found[0], recipe.data_codes, loaded=loaded, draws=bool(recipe.loaded))
+        return self._definition(
+            self.record.data, values[0], recipe.data_codes, loaded=loaded, draws=bool(recipe.loaded)
+        )
 
-    def checkpoint(self, asked: str | None) -> Path:
+    def checkpoint(self, name: str | None) -> Path:
         """The checkpoint that is meant: ``best``, ``last``, a path; the last by default.
 
         Raises:
@@ -264,30 +270,30 @@ class Recalled:
         """
         folder = self.folder
         best = self.record.best_model_path
-        if asked == "best":
-            found = [folder.moved_path(best), Path(best)] if best else []
-        elif asked in (None, "last"):
+        if name == "best":
+            paths = [folder.moved_path(best), Path(best)] if best else []
+        elif name in (None, "last"):
             newest = folder.newest_checkpoint()
-            found = [folder.last_checkpoint_path, *([newest] if newest else [])]
+            paths = [folder.last_checkpoint_path, *([newest] if newest else [])]
         else:
-            found = [Path(asked).expanduser(), folder.checkpoints_path / asked]
-        for path in found:
+            paths = [Path(name).expanduser(), folder.checkpoints_path / name]
+        for path in paths:
             if os.path.isfile(path):
                 return path
-        kept = ", ".join(sorted(str(path.relative_to(folder.checkpoints_path)) for path in folder.all_checkpoints()))
-        has = f"It has {kept} in" if kept else "There are none in"
+        names = ", ".join(sorted(str(path.relative_to(folder.checkpoints_path)) for path in folder.all_checkpoints()))
+        contents = f"It has {names} in" if names else "There are none in"
         raise RunError(
-            f"{folder.name} has no checkpoint {asked or 'last'}. {has} {runs.display_path(folder.checkpoints_path)}"
+            f"{folder.name} has no checkpoint {name or 'last'}. {contents} {runs.display_path(folder.checkpoints_path)}"
         )
 
-    def _definition(self, name: str, cls: type, codes: Iterable[str], **more: Any) -> Definition:
+    def _definition(self, name: str, cls: type, codes: Iterable[str], **fields: Any) -> Definition:
         """A definition as a cell would have made it, over the namespace of the source."""
         closure = Closure(self._history)
         for code in codes:
             closure.need_code(code)
         text = closure.module().text
         package = package_of(cls) or self.recipe.package
-        return Definition(name, cls, text, "", "class", package, notebook=self.namespace, **more)
+        return Definition(name, cls, text, "", "class", package, notebook=self.namespace, **fields)
 
     @functools.cached_property
     def _history(self) -> History:
@@ -301,12 +307,12 @@ class Recalled:
         Raises:
             RunError: names the line.
         """
-        held = next((statement for statement, _ in self._history.statements if statement.held), None)
-        if held is None:
+        statement = next((statement for statement, _ in self._history.statements if statement.skip_reason), None)
+        if statement is None:
             return
-        line, model = _visible(held.text.splitlines()[0]), self.record.model
+        line, model = _on_one_line(statement.text.splitlines()[0]), self.record.model
         raise RunError(
-            f"{self.folder.name} cannot be repeated: its recorded source starts a run in line {held.tree.lineno} "
+            f"{self.folder.name} cannot be repeated: its recorded source starts a run in line {statement.tree.lineno} "
             f"({line}). For its weights, run the cell that defines {model}, then type "
             f"run = %lightning_attach {self.folder.name}"
         )
@@ -317,11 +323,11 @@ class Recalled:
             closure.need_code(code)
         return closure.places
 
-    def _lacking_nothing(self) -> Any:
-        return _Lacking(self.folder.name, self.recipe)
+    def _missing_names(self) -> Any:
+        return _MissingNames(self.folder.name, self.recipe)
 
 
-class _Lacking:
+class _MissingNames:
     """Says what a run's source lacks, where Python says that a name is not defined."""
 
     def __init__(self, run: str, recipe: Recipe) -> None:
@@ -334,16 +340,16 @@ class _Lacking:
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         if isinstance(error, NameError) and error.name in self._recipe.missing:
             why, is_lost = self._recipe.missing[error.name], error.name in self._recipe.lost
-            otherwise = "" if is_lost else f". Or define {error.name} in this notebook first, and try again"
-            raise RunError(f"{self._run} needs {error.name}, which its source lacks: {why}{otherwise}") from error
+            advice = "" if is_lost else f". Or define {error.name} in this notebook first, and try again"
+            raise RunError(f"{self._run} needs {error.name}, which its source lacks: {why}{advice}") from error
 
 
-def typed(codes: dict[str, str] | None) -> dict[str, Any]:
+def to_values(codes: dict[str, str] | None) -> dict[str, Any]:
     """Code as it is typed in a line: plain values, and expressions."""
     return {name: to_value(code) for name, code in (codes or {}).items()}
 
 
-def _kind(statement: Statement) -> str:
+def _statement_kind(statement: Statement) -> str:
     if statement.is_import:
         return "import"
     if isinstance(statement.tree, ast.ClassDef):
@@ -356,6 +362,6 @@ def _is_evaluated(code: str) -> bool:
     return not code.isidentifier() and isinstance(to_value(code), Expression)
 
 
-def _visible(code: str) -> str:
+def _on_one_line(code: str) -> str:
     """Code in one line, of which a terminal hides nothing."""
     return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(code.split()))

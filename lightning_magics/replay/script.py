@@ -17,9 +17,9 @@ from ..definitions.generated import expression, snippet
 from ..errors import InputError
 from ..options.declared import metric_and_mode, metric_and_patience
 from ..scores import Mode, mode_of
-from .closure import Module, sorted_imports
+from .closure import SourceModule, sorted_imports
 from .history import statements_of
-from .layout import laid_out, wrapped
+from .layout import layout_module, wrap_code
 from .recipe import Recipe
 
 _LOADABLE = ("loaders", "dataset", "iterable", "tensor", "tensors")
@@ -29,12 +29,12 @@ _LOGGERS = {
     "mlflow": "PL.loggers.MLFlowLogger(experiment_name=NAME, tracking_uri='sqlite:///mlflow.db')",
     "wandb": "PL.loggers.WandbLogger(project=NAME, offline=True)",
 }
-_PRINT = """
+_PRINT_METRICS = """
 if TRAINER.is_global_zero:
     for METRIC, VALUE in TRAINER.callback_metrics.items():
         print(f"{METRIC}={float(VALUE)}")
 """
-_LOG_AS_IT_IS = """
+_UNCOMPILED_LOG = """
 MODEL._orig_mod.log = TORCH._dynamo.disable(MODEL._orig_mod.log)
 MODEL._orig_mod.log_dict = TORCH._dynamo.disable(MODEL._orig_mod.log_dict)
 """
@@ -56,7 +56,7 @@ class Script:
 
     name: str
     recipe: Recipe
-    module: Module
+    module: SourceModule
     precision: str = ""
     devices: str = ""
     strategy: str = ""
@@ -74,7 +74,7 @@ class Script:
         ]
         self.module = replace(self.module, imports=tuple(imports))
 
-    def check(self, what: str) -> None:
+    def check(self, subject: str) -> None:
         """Refuse what cannot be exported.
 
         Raises:
@@ -83,15 +83,15 @@ class Script:
         missing = self.recipe.missing
         if missing or not self.recipe.model:
             listed = "; ".join(f"{name}: {why}" for name, why in missing.items())
-            raise InputError(f"{what} cannot be exported. Its source lacks {listed or 'the model'}")
+            raise InputError(f"{subject} cannot be exported. Its source lacks {listed or 'the model'}")
         data, forms = self.recipe.data, self.recipe.forms
         if not set(forms) <= {*_LOADABLE, "datamodule"}:
-            name = data[0] if len(data) == 1 and data[0].isidentifier() else self._free("data")
+            name = data[0] if len(data) == 1 and data[0].isidentifier() else self._free_name("data")
             value = data[0] if len(data) == 1 else f"{{'train': {data[0]}, 'val': {data[1]}}}"
             assigned = f"{name} = {value} in a cell, then " if name != value else ""
             label = " --label COLUMN" if "table" in forms else ""
             raise InputError(
-                f"{what} cannot be exported: its data {', '.join(data)} was not defined with %lightning_data. "
+                f"{subject} cannot be exported: its data {', '.join(data)} was not defined with %lightning_data. "
                 f"Run {assigned}%lightning_data {name}{label}, then %lightning_fit {self.name} {name}, "
                 f"and export that run"
             )
@@ -103,20 +103,20 @@ class Script:
             about: its first sentence.
         """
         main = self._main(under_torchrun=True)
-        name = self._free("main")
+        name = self._free_name("main")
         function = snippet(f"def {name}():\n    BODY", BODY=main)
         guard = snippet(f"if __name__ == '__main__':\n    {name}()")
         text = "\n".join([about, *(["", *self.notes] if self.notes else [])])
         head = f'"""{text}"""' if not self.notes else f'"""{text}\n"""'
         body = [*self.module.body, _text(function), _text(guard)]
-        return f"{head}\n\n{laid_out(self._import_block(), body)}"
+        return f"{head}\n\n{layout_module(self._import_block(), body)}"
 
     def notebook(self, about: str) -> str:
         """A notebook of the same content, as JSON."""
         main = _text(self._main(under_torchrun=False))
-        cells = [self._import_block(), *_grouped(self.module.body), main]
+        cells = [self._import_block(), *_cell_texts(self.module.body), main]
         title = "\n\n".join([f"# {self.name}", about, *self.notes])
-        made = [{"cell_type": "markdown", "id": "title", "metadata": {}, "source": title}]
+        notebook_cells = [{"cell_type": "markdown", "id": "title", "metadata": {}, "source": title}]
         for number, source in enumerate(cells):
             code: dict[str, Any] = {
                 "cell_type": "code",
@@ -124,10 +124,10 @@ class Script:
                 "metadata": {},
                 "source": source.rstrip(),
             }
-            made.append(code | {"execution_count": None, "outputs": []})
+            notebook_cells.append(code | {"execution_count": None, "outputs": []})
         kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-        found = {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-        return json.dumps(found, indent=1, ensure_ascii=False) + "\n"
+        content = {"cells": notebook_cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+        return json.dumps(content, indent=1, ensure_ascii=False) + "\n"
 
     def _import_block(self) -> str:
         return "\n".join(sorted_imports([*self.module.imports, *self._imports]))
@@ -139,27 +139,27 @@ class Script:
         seed = recipe.options.get("seed")
         if seed is not None:
             statements += snippet("PL.seed_everything(SEED, workers=True)", PL=self._lightning, SEED=ast.Constant(seed))
-        model = self._named("model", _made(recipe.model, recipe.arguments), statements)
-        given = self._data(statements)
-        statements += self._names_of_outputs(model)
+        model = self._assign("model", _construction(recipe.model, recipe.arguments), statements)
+        data_keywords = self._data_keywords(statements)
+        statements += self._output_statements(model)
         if recipe.compiled:  # as in a fit: what `log` looks up ends the compiler of torch 2.13
-            statements += snippet(_LOG_AS_IT_IS, MODEL=model, TORCH=self._imported("torch"))
+            statements += snippet(_UNCOMPILED_LOG, MODEL=model, TORCH=self._import("torch"))
         if recipe.plain_yaml:
             statements += snippet("PL.core.saving._OMEGACONF_AVAILABLE = False", PL=self._lightning)
-        trainer = self._named("trainer", self._trainer(under_torchrun), statements)
+        trainer = self._assign("trainer", self._trainer(under_torchrun), statements)
         fit = expression("TRAINER.fit(MODEL)", TRAINER=trainer, MODEL=model)
         assert isinstance(fit, ast.Call)
-        fit.keywords = [*given, *self._from_checkpoint()]
-        names = {name.upper(): _name(self._free(name)) for name in ("metric", "value")}
-        return [*statements, ast.Expr(fit), *snippet(_PRINT, TRAINER=trainer, **names)]
+        fit.keywords = [*data_keywords, *self._checkpoint_keywords()]
+        names = {name.upper(): _name(self._free_name(name)) for name in ("metric", "value")}
+        return [*statements, ast.Expr(fit), *snippet(_PRINT_METRICS, TRAINER=trainer, **names)]
 
-    def _data(self, statements: list[ast.stmt]) -> list[ast.keyword]:
+    def _data_keywords(self, statements: list[ast.stmt]) -> list[ast.keyword]:
         """Add the statements that make the data; return what `fit` is given of it."""
         recipe = self.recipe
         if not recipe.data:
             return []
         if recipe.forms[0] == "datamodule":
-            data = self._named("data", _made(recipe.data[0], recipe.data_arguments), statements)
+            data = self._assign("data", _construction(recipe.data[0], recipe.data_arguments), statements)
             if recipe.loaded:
                 statements += snippet("DATA.data = LOADED", DATA=data, LOADED=_name(recipe.loaded))
             if recipe.classes:
@@ -168,14 +168,14 @@ class Script:
             for name in [name for name in ("columns", "labels", "classes") if name in recipe.table]:
                 statements += snippet(f"DATA.{name} = VALUE", DATA=data, VALUE=_code(recipe.table[name]))
             return [ast.keyword("datamodule", data)]
-        given = []
+        keywords = []
         for place, (code, form) in enumerate(zip(recipe.data, recipe.forms, strict=True)):
-            made = self._loader(code, form, train=place == 0)
-            loader = self._named(("train_loader", "val_loader")[place], made, statements)
-            given.append(ast.keyword(("train_dataloaders", "val_dataloaders")[place], loader))
-        return given
+            value = self._loader(code, form, train=place == 0)
+            loader = self._assign(("train_loader", "val_loader")[place], value, statements)
+            keywords.append(ast.keyword(("train_dataloaders", "val_dataloaders")[place], loader))
+        return keywords
 
-    def _names_of_outputs(self, model: ast.expr) -> list[ast.stmt]:
+    def _output_statements(self, model: ast.expr) -> list[ast.stmt]:
         """The statements that name a classifier's outputs, for whoever loads it once it is saved."""
         names, path = self.recipe.outputs, self.recipe.classifier
         if not names:
@@ -193,32 +193,32 @@ class Script:
         """A DataLoader over a dataset, as a fit makes one; a loader as it is."""
         if form == "loaders":
             return _code(code)
-        torch = self._imported("torch")
+        torch = self._import("torch")
         dataset = _code(code)
         if form == "tensors":
             dataset = expression("TORCH.utils.data.TensorDataset(*CODE)", TORCH=torch, CODE=dataset)
         options = {"batch_size": "32", **(self.recipe.data_arguments or {})}
         shuffle = options.pop("shuffle", "True")
         workers = options.get("num_workers", "0")
-        made = expression("TORCH.utils.data.DataLoader(DATASET)", TORCH=torch, DATASET=dataset)
-        assert isinstance(made, ast.Call)
+        loader = expression("TORCH.utils.data.DataLoader(DATASET)", TORCH=torch, DATASET=dataset)
+        assert isinstance(loader, ast.Call)
         if train and form != "iterable":
             options["shuffle"] = shuffle
         if workers != "0":
             options["persistent_workers"] = "True"
-        made.keywords = [ast.keyword(name, _code(value)) for name, value in options.items()]
-        return made
+        loader.keywords = [ast.keyword(name, _code(value)) for name, value in options.items()]
+        return loader
 
     def _trainer(self, under_torchrun: bool) -> ast.expr:
         """The Trainer with the arguments that matter."""
         recipe, pl = self.recipe, self._lightning
-        found = {name: _code(code) for name, code in recipe.trainer.items()}
-        if self.strategy and "strategy" not in found:
-            found["strategy"] = ast.Constant(self.strategy)
+        arguments = {name: _code(code) for name, code in recipe.trainer.items()}
+        if self.strategy and "strategy" not in arguments:
+            arguments["strategy"] = ast.Constant(self.strategy)
         if recipe.options.get("amp"):
-            found["precision"] = ast.Constant(self.precision)
-        devices = found.get("devices", _code(self.devices or "1"))
-        found["devices"] = devices
+            arguments["precision"] = ast.Constant(self.precision)
+        devices = arguments.get("devices", _code(self.devices or "1"))
+        arguments["devices"] = devices
         if (
             under_torchrun
             and isinstance(devices, ast.Constant)
@@ -226,96 +226,104 @@ class Script:
             and devices.value > 0
         ):
             count = "int(OS.environ.get('LOCAL_WORLD_SIZE', N))"
-            found["devices"] = expression(count, OS=self._imported("os"), N=devices)  # torchrun says how many
-            nodes = found.get("num_nodes", ast.Constant(1))
+            arguments["devices"] = expression(count, OS=self._import("os"), N=devices)  # torchrun says how many
+            nodes = arguments.get("num_nodes", ast.Constant(1))
             count = "int(OS.environ.get('GROUP_WORLD_SIZE', N))"
-            found["num_nodes"] = expression(count, OS=self._imported("os"), N=nodes)
-        callbacks = self._callbacks(found.pop("callbacks", None))
+            arguments["num_nodes"] = expression(count, OS=self._import("os"), N=nodes)
+        callbacks = self._callbacks(arguments.pop("callbacks", None))
         if callbacks is not None:
-            found["callbacks"] = callbacks
+            arguments["callbacks"] = callbacks
         logger = self._logger()
         if logger is not None:
-            found["logger"] = logger
-        made = expression("PL.Trainer()", PL=pl)
-        assert isinstance(made, ast.Call)
-        made.keywords = [ast.keyword(name, value) for name, value in found.items()]
-        return made
+            arguments["logger"] = logger
+        trainer = expression("PL.Trainer()", PL=pl)
+        assert isinstance(trainer, ast.Call)
+        trainer.keywords = [ast.keyword(name, value) for name, value in arguments.items()]
+        return trainer
 
-    def _callbacks(self, given: ast.expr | None) -> ast.expr | None:
+    def _callbacks(self, own: ast.expr | None) -> ast.expr | None:
         """The user's callbacks, and those that options stand for."""
         options, pl = self.recipe.options, self._lightning
-        made: list[ast.expr] = []
-        for asked in options.get("early_stop") or ():
-            rest, mode = metric_and_mode(asked)
+        callbacks: list[ast.expr] = []
+        for option in options.get("early_stop") or ():
+            rest, mode = metric_and_mode(option)
             metric, patience = metric_and_patience(rest)
             mode = mode or mode_of(metric, self.directions)
             patience = 3 if patience is None else patience
             text = f"PL.callbacks.EarlyStopping({metric!r}, patience={patience}, mode={mode!r})"
-            made.append(expression(text, PL=pl))
+            callbacks.append(expression(text, PL=pl))
         if metric := self.checkpoint_metric:
             mode = mode_of(metric, self.directions)
-            made.append(expression(f"PL.callbacks.ModelCheckpoint(monitor={metric!r}, mode={mode!r})", PL=pl))
-        if given is None:
-            return ast.List(made) if made else None
-        if isinstance(given, ast.List):
-            return ast.List([*given.elts, *made])
-        return ast.List([ast.Starred(given), *made]) if made else given
+            callbacks.append(expression(f"PL.callbacks.ModelCheckpoint(monitor={metric!r}, mode={mode!r})", PL=pl))
+        if own is None:
+            return ast.List(callbacks) if callbacks else None
+        if isinstance(own, ast.List):
+            return ast.List([*own.elts, *callbacks])
+        return ast.List([ast.Starred(own), *callbacks]) if callbacks else own
 
     def _logger(self) -> ast.expr | None:
         """The loggers; None for Lightning's default, which is TensorBoard's."""
         loggers = self.recipe.options.get("logger")
         if loggers is None:
             return None
-        made = []
-        for item in loggers:
-            named = _LOGGERS.get(item)
-            made.append(expression(named, PL=self._lightning, NAME=ast.Constant(self.name)) if named else _code(item))
-        return ast.Constant(False) if not made else made[0] if len(made) == 1 else ast.List(made)
+        expressions = []
+        for logger in loggers:
+            template = _LOGGERS.get(logger)
+            expressions.append(
+                expression(template, PL=self._lightning, NAME=ast.Constant(self.name)) if template else _code(logger)
+            )
+        return (
+            ast.Constant(False)
+            if not expressions
+            else expressions[0]
+            if len(expressions) == 1
+            else ast.List(expressions)
+        )
 
-    def _from_checkpoint(self) -> list[ast.keyword]:
+    def _checkpoint_keywords(self) -> list[ast.keyword]:
         """What `fit` is given to go on from a checkpoint."""
         options = self.recipe.options
         return [ast.keyword("ckpt_path", ast.Constant(options["resume"]))] if options.get("resume") else []
 
     @property
     def _lightning(self) -> ast.expr:
-        return self._imported(self.recipe.package, "pl")
+        return self._import(self.recipe.package, "pl")
 
-    def _imported(self, module: str, name: str = "") -> ast.expr:
+    def _import(self, module: str, name: str = "") -> ast.expr:
         """The name of a module, which is imported if it is not; under another name where its own is taken."""
         name = name or module
         text = f"import {module} as {name}" if name != module else f"import {module}"
-        if text not in self.module.imports and name in self._taken:
-            name = self._free(name)
+        if text not in self.module.imports and name in self._module_names:
+            name = self._free_name(name)
             text = f"import {module} as {name}"
         self._imports[text] = None
         return _name(name)
 
-    def _free(self, name: str) -> str:
+    def _free_name(self, name: str) -> str:
         """A name that hides none of the module's."""
-        taken = self._taken
-        while name in taken:
+        names = self._module_names
+        while name in names:
             name = f"{name}_"
         return name
 
     @property
-    def _taken(self) -> set[str]:
+    def _module_names(self) -> set[str]:
         """Names of the module."""
         statements = [item for text in (*self.module.imports, *self.module.body) for item in statements_of(text)]
         return {name for statement in statements for name in statement.binds}
 
-    def _named(self, name: str, value: ast.expr, statements: list[ast.stmt]) -> ast.expr:
+    def _assign(self, name: str, value: ast.expr, statements: list[ast.stmt]) -> ast.expr:
         """The name of a value, which is assigned to it; it hides none that the code has. A name stays as it is."""
         if isinstance(value, ast.Name):
             return value
-        name = self._free(name)
+        name = self._free_name(name)
         statements.append(ast.Assign([ast.Name(name, ast.Store())], value))
         return _name(name)
 
 
 def _text(statements: Iterable[ast.stmt]) -> str:
     """Code of generated statements, laid out."""
-    return wrapped(ast.unparse(ast.fix_missing_locations(ast.Module(list(statements), []))))
+    return wrap_code(ast.unparse(ast.fix_missing_locations(ast.Module(list(statements), []))))
 
 
 def _code(text: str) -> ast.expr:
@@ -326,14 +334,14 @@ def _name(name: str) -> ast.Name:
     return ast.Name(name, ast.Load())
 
 
-def _made(code: str, arguments: Mapping[str, str] | None) -> ast.expr:
+def _construction(code: str, arguments: Mapping[str, str] | None) -> ast.expr:
     """What makes an object: a call of its class, or the code of an instance."""
     if arguments is None:
         return _code(code)
     return ast.Call(_code(code), [], [ast.keyword(name, _code(value)) for name, value in arguments.items()])
 
 
-def _grouped(body: Sequence[str]) -> list[str]:
+def _cell_texts(body: Sequence[str]) -> list[str]:
     """Statements as the cells of a notebook: a class or function each in one of its own."""
     cells: list[list[str]] = []
     plain = False
@@ -347,7 +355,7 @@ def _grouped(body: Sequence[str]) -> list[str]:
     return ["\n".join(cell) for cell in cells]
 
 
-def module_of(source: str, missing: Mapping[str, str]) -> Module:
+def parse_module(source: str, missing: Mapping[str, str]) -> SourceModule:
     """The module that a run has recorded."""
     imports: list[str] = []
     body: list[str] = []
@@ -356,4 +364,4 @@ def module_of(source: str, missing: Mapping[str, str]) -> Module:
             imports.append(statement.text)
         else:
             body.append(statement.text)
-    return Module(tuple(imports), tuple(body), missing)
+    return SourceModule(tuple(imports), tuple(body), missing)

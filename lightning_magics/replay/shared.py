@@ -16,18 +16,18 @@ from .changes import DEFINITIONS
 from .closure import Closure
 from .history import History
 
-_KEEPS_NOTHING = (  # decorators, and calls in a class body, after which nothing is left that could change
+_STATELESS = (  # decorators, and calls in a class body, after which nothing is left that could change
     *("auto", "field", "NamedTuple", "namedtuple", "dataclass", "unique"),
     *("property", "setter", "staticmethod", "classmethod", "abstractmethod", "override", "final"),
     *("no_grad", "inference_mode"),
 )
-_MAKES_AN_OBJECT = (
+_MUTABLE_NODES = (
     *(ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp, ast.GeneratorExp),
     *(ast.NamedExpr, ast.Await, ast.Yield, ast.YieldFrom),
 )
 
 
-def definition_of(notebook: History, name: str, source: History) -> Any:
+def shared_definition(notebook: History, name: str, source: History) -> Any:
     """The class or function of a name that the notebook has of the same source, else None.
 
     Args:
@@ -42,7 +42,7 @@ def definition_of(notebook: History, name: str, source: History) -> Any:
     if not isinstance(value, type | FunctionType) or needed is None:
         return None
     others = {tree.name for tree in closure.trees or () if isinstance(tree, DEFINITIONS)} - {name}
-    if any(definition_of(notebook, other, source) is None for other in others):
+    if any(shared_definition(notebook, other, source) is None for other in others):
         return None  # it was made with one that the notebook has defined anew since
     for home, namespace in notebook.namespaces.items():
         if namespace.get(name) is not value or home == notebook.local_home:
@@ -54,7 +54,7 @@ def definition_of(notebook: History, name: str, source: History) -> Any:
     return None
 
 
-def redefined(notebook: History, cls: type) -> list[str]:
+def redefined_names(notebook: History, cls: type) -> list[str]:
     """Names that a class of a loaded run uses as the run defined them, and that the notebook defines otherwise."""
     home = next((home for home, namespace in notebook.namespaces.items() if namespace is source_namespace(cls)), 0)
     if not home:
@@ -63,12 +63,12 @@ def redefined(notebook: History, cls: type) -> list[str]:
     closure.need_code(cls.__name__, home)
     used = {notebook.statements[place][0] for place in closure.places if notebook.statements[place][1] == home}
     names = {name for statement in used if not statement.is_import for name in statement.binds} - {cls.__name__}
-    now, own = notebook.namespaces[0], notebook.namespaces[home]
+    current, loaded = notebook.namespaces[0], notebook.namespaces[home]
     return sorted(
         name
         for name in names
-        if name in now and now[name] is not own.get(name)
-        if notebook.source(name, 0) not in ("", notebook.source(name, home))
+        if name in current and current[name] is not loaded.get(name)
+        if notebook.statement_dump(name, 0) not in ("", notebook.statement_dump(name, home))
     )
 
 
@@ -90,33 +90,33 @@ def _holds_state(tree: ast.stmt, classes: set[str]) -> bool:
     if isinstance(tree, ast.Import | ast.ImportFrom | ast.Pass):
         return False
     if isinstance(tree, ast.Assign):
-        return not all(isinstance(target, ast.Name) for target in tree.targets) or _may_change(tree.value)
+        return not all(isinstance(target, ast.Name) for target in tree.targets) or _is_mutable(tree.value)
     if isinstance(tree, ast.AnnAssign):
-        return not isinstance(tree.target, ast.Name) or _may_change(tree.value)
+        return not isinstance(tree.target, ast.Name) or _is_mutable(tree.value)
     if isinstance(tree, ast.Expr):
         return not isinstance(tree.value, ast.Constant)
-    if not isinstance(tree, DEFINITIONS) or any(map(_is_kept_by, tree.decorator_list)):
+    if not isinstance(tree, DEFINITIONS) or any(map(_may_keep_state, tree.decorator_list)):
         return True
     if isinstance(tree, ast.ClassDef):
-        given = [*tree.bases, *(keyword.value for keyword in tree.keywords)]
-        return any(map(_may_change, given)) or any(_holds_state(item, classes) for item in tree.body)
-    return any(map(_may_change, [*tree.args.defaults, *tree.args.kw_defaults])) or any(
+        expressions = [*tree.bases, *(keyword.value for keyword in tree.keywords)]
+        return any(map(_is_mutable, expressions)) or any(_holds_state(item, classes) for item in tree.body)
+    return any(map(_is_mutable, [*tree.args.defaults, *tree.args.kw_defaults])) or any(
         isinstance(node, ast.Global) or _sets_attribute(node, classes) for node in ast.walk(tree)
     )
 
 
-def _may_change(value: ast.expr | None) -> bool:
+def _is_mutable(value: ast.expr | None) -> bool:
     """Whether an expression makes an object that can change."""
     nodes = list(ast.walk(value)) if value is not None else []
     return any(
-        isinstance(node, _MAKES_AN_OBJECT) or (isinstance(node, ast.Call) and _is_kept_by(node)) for node in nodes
+        isinstance(node, _MUTABLE_NODES) or (isinstance(node, ast.Call) and _may_keep_state(node)) for node in nodes
     )
 
 
-def _is_kept_by(code: ast.expr) -> bool:
+def _may_keep_state(code: ast.expr) -> bool:
     """Whether a decorator, or a call, may keep something, as ``lru_cache`` does."""
-    called = code.func if isinstance(code, ast.Call) else code
-    return ast.unparse(called).rpartition(".")[2] not in _KEEPS_NOTHING
+    function = code.func if isinstance(code, ast.Call) else code
+    return ast.unparse(function).rpartition(".")[2] not in _STATELESS
 
 
 def _sets_attribute(node: ast.AST, classes: set[str]) -> bool:

@@ -8,16 +8,16 @@ from collections.abc import Iterable
 
 PACKAGE = __name__.partition(".")[0]
 DEFINING_MAGICS = ("lightning_model", "lightning_data")
-OF_A_TRAINER = ("fit", "validate", "test", "predict", "train")
+TRAINER_METHODS = ("fit", "validate", "test", "predict", "train")
 
 
 def imports_package(tree: ast.stmt, name: str = "") -> bool:
     """Whether a statement imports from this package; `name` asks for one of the names that it binds."""
     if isinstance(tree, ast.ImportFrom):
         return (tree.module or "").partition(".")[0] == PACKAGE
-    found = tree.names if isinstance(tree, ast.Import) else []
-    found = [item for item in found if name in ("", item.asname, item.name.partition(".")[0])]
-    return any(item.name.partition(".")[0] == PACKAGE for item in found)
+    aliases = tree.names if isinstance(tree, ast.Import) else []
+    aliases = [item for item in aliases if name in ("", item.asname, item.name.partition(".")[0])]
+    return any(item.name.partition(".")[0] == PACKAGE for item in aliases)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -41,11 +41,11 @@ def starts_a_run(tree: ast.stmt) -> bool:
 @functools.lru_cache(maxsize=4096)
 def method_calls(tree: ast.AST) -> tuple[tuple[ast.expr, str], ...]:
     """What methods are called on, each with the method's name."""
-    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
-    return tuple((item.value, item.attr) for item in called if isinstance(item, ast.Attribute))
+    functions = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return tuple((item.value, item.attr) for item in functions if isinstance(item, ast.Attribute))
 
 
-def class_of(node: ast.AST | None) -> str:
+def called_class(node: ast.AST | None) -> str:
     """Name of what a call, or the assignment of one, calls, as of the class of an object; empty for other code."""
     call = node.value if isinstance(node, ast.Assign | ast.AnnAssign) else node
     return ast.unparse(call.func).rpartition(".")[2] if isinstance(call, ast.Call) else ""
@@ -54,12 +54,12 @@ def class_of(node: ast.AST | None) -> str:
 def is_run_of_trainer(receiver: ast.AST, trainers: Iterable[str], method: str) -> bool:
     """Whether a method that is called is one that starts a run, if what it is called on is a Trainer."""
     name = getattr(receiver, "id", "")
-    return method in OF_A_TRAINER and (is_trainer(receiver) or name in trainers or "trainer" in name.lower())
+    return method in TRAINER_METHODS and (is_trainer(receiver) or name in trainers or "trainer" in name.lower())
 
 
 def is_trainer(node: ast.AST) -> bool:
     """Whether code makes a Trainer, or assigns one."""
-    return class_of(node).endswith("Trainer")
+    return called_class(node).endswith("Trainer")
 
 
 def _is_magic(node: ast.AST) -> bool:

@@ -216,7 +216,7 @@ def test_source_of_an_earlier_version_that_would_train_is_refused(shell):
 )
 def test_what_has_run_in_a_block(code, line, found):
     (tree,) = ast.parse(code).body
-    parts = blocks.passed(tree, line, lambda item: "fit" in ast.unparse(item))
+    parts = blocks.executed_in_block(tree, line, lambda item: "fit" in ast.unparse(item))
     assert [ast.unparse(part) for part in parts if isinstance(part, ast.stmt)] == found
 
 
@@ -235,6 +235,6 @@ def test_what_has_run_in_a_block(code, line, found):
 )
 def test_why_a_value_of_a_block_is_not_recorded(code, why):
     (tree,) = ast.parse(code).body
-    parts = [part for part in blocks.passed(tree, None, bool) if isinstance(part, blocks.Held)]
-    assert why in next(part.why for part in reversed(parts) if "a" in part.binds)
-    assert all(blocks.is_lost(part.why) for part in parts)
+    parts = [part for part in blocks.executed_in_block(tree, None, bool) if isinstance(part, blocks.SkippedCode)]
+    assert why in next(part.reason for part in reversed(parts) if "a" in part.binds)
+    assert all(blocks.is_lost(part.reason) for part in parts)

@@ -4,7 +4,7 @@ import numpy
 import pytest
 
 from lightning_magics.replay.closure import Closure
-from lightning_magics.replay.history import History, Unit
+from lightning_magics.replay.history import History, SourceCode
 from lightning_magics.replay.plain import is_plain
 
 
@@ -75,8 +75,8 @@ def test_what_ran_twice_is_taken_twice():
 
 def test_what_two_loaded_runs_have_alike_is_taken_once():
     history = History({})
-    unit = Unit("k = 1\ndef f():\n    return k", namespace={"k": 1})
-    homes = [history.add_home(unit), history.add_home(unit)]
+    source = SourceCode("k = 1\ndef f():\n    return k", namespace={"k": 1})
+    homes = [history.add_home(source), history.add_home(source)]
     found = Closure(history)
     for home in homes:
         found.need_code("f()", home)
@@ -151,7 +151,7 @@ def test_a_value_that_no_cell_made_is_written_if_it_is_plain():
 
 def test_a_loop_variable_of_a_cell_that_is_at_work_is_written_as_a_value():
     history = History({"h": 16})
-    history.add_cell("for h in (8, 16):\n    fit(h)", before=2)
+    history.add_cell("for h in (8, 16):\n    fit(h)", line=2)
     found = Closure(history)
     found.need_code("h")
     assert found.module().text == "h = 16\n"
@@ -236,7 +236,7 @@ def test_a_class_of_a_function_is_taken_from_its_source():
 def test_a_run_that_was_loaded_sees_nothing_of_the_notebook():
     history = History({"scale": 1})
     history.add_cell("scale = 1\nother = scale")
-    home = history.add_home(Unit("scale = 2\ndef f():\n    return scale", namespace={"scale": 2}))
+    home = history.add_home(SourceCode("scale = 2\ndef f():\n    return scale", namespace={"scale": 2}))
     found = Closure(history)
     found.need_code("f()", home)
     assert found.module().text == "scale = 2\n\n\ndef f():\n    return scale\n"

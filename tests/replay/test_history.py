@@ -1,5 +1,5 @@
 from lightning_magics.replay import history
-from lightning_magics.replay.history import History, Unit, statements_of
+from lightning_magics.replay.history import History, SourceCode, statements_of
 
 
 def of(*cells, **names):
@@ -32,9 +32,9 @@ def test_what_is_read_at_once_and_later():
     (function, value, loop) = statements_of(
         "def f(a=b):\n    return a * c\nv = [d for _ in e]\nfor i in g:\n    t += h(i)\n"
     )
-    assert (function.at_once, function.later) == ({"b"}, {"c"})
-    assert value.at_once == {"d", "e"}
-    assert loop.at_once == {"g", "h", "t"}
+    assert (function.direct_reads, function.deferred_reads) == ({"b"}, {"c"})
+    assert value.direct_reads == {"d", "e"}
+    assert loop.direct_reads == {"g", "h", "t"}
 
 
 def test_what_plainly_changes_an_object():
@@ -53,35 +53,37 @@ def test_the_body_of_time_and_capture_ran_in_the_notebook():
 def test_what_a_magic_made_stands_in_its_place():
     cell = "a = 1\nget_ipython().run_line_magic('lightning_model', 'Net')\nb = 2"
     found = History({})
-    found.add_cell(cell, [Unit("class Net: pass")])
+    found.add_cell(cell, [SourceCode("class Net: pass")])
     assert texts(found) == ["a = 1", "class Net: pass", "b = 2"]
 
 
 def test_generated_code_keeps_what_was_typed_and_wraps_the_rest():
     long = f"class Net:\n    x = f({', '.join(f'argument_{i}' for i in range(12))})"
     found = History({})
-    found.add_cell("", [Unit(f"def f(*a):\n    return 1\n\n{long}", typed="def f(*a):  # typed\n    return 1")])
+    found.add_cell(
+        "", [SourceCode(f"def f(*a):\n    return 1\n\n{long}", cell_text="def f(*a):  # typed\n    return 1")]
+    )
     assert texts(found)[0] == "def f(*a):  # typed\n    return 1"
     assert texts(found)[1].startswith("class Net:\n    x = f(\n        argument_0,\n")
 
 
 def test_what_comes_after_the_line_that_is_at_work_has_not_run():
     found = History({})
-    found.add_cell("a = 1\nb = 2\nc = 3", before=2)
+    found.add_cell("a = 1\nb = 2\nc = 3", line=2)
     assert texts(found) == ["a = 1"]
 
 
 def test_a_cell_that_failed_ran_as_far_as_it_did():
     found = History({})
-    found.add_cell("a = 1\nraise ValueError\nb = 2", before=2)
-    assert found.bound("b", 9, 0) == []
+    found.add_cell("a = 1\nraise ValueError\nb = 2", line=2)
+    assert found.binding_places("b", 9, 0) == []
 
 
 def test_what_a_statement_sets_for_all():
     cell = "torch.manual_seed(0)\nseed_everything(1)\ntorch.set_num_threads(1)\nsys.path.insert(0, 'src')\n"
     cell += "torch.backends.cudnn.benchmark = True\nplt.show()\nos.environ['TOKEN'] = 'secret'"
     kinds = ["seed", "seed", "setting", "setting", "setting", "", ""]
-    assert [history.sets(item) for item in statements_of(cell)] == kinds
+    assert [history.setting_kind(item) for item in statements_of(cell)] == kinds
 
 
 def test_outside_of_ipython_the_script_is_the_history(monkeypatch, tmp_path):
@@ -89,12 +91,12 @@ def test_outside_of_ipython_the_script_is_the_history(monkeypatch, tmp_path):
     script.write_text("a = 1\n")
     monkeypatch.setattr(history.sys.modules["__main__"], "__file__", str(script), raising=False)
     monkeypatch.setattr(history, "running_shell", lambda: None)
-    assert texts(history.of_notebook({}, [Unit("class Net: pass")])) == ["a = 1", "class Net: pass"]
+    assert texts(history.notebook_history({}, [SourceCode("class Net: pass")])) == ["a = 1", "class Net: pass"]
 
 
 def test_a_variable_that_is_none_is_not_taken_for_a_loaded_runs():
     found = history.History({"a": None})
-    home = found.add_home(history.Unit("a = None", namespace={"a": None}))
+    home = found.add_home(history.SourceCode("a = None", namespace={"a": None}))
     assert found.home_of("a", 0) == 0
     found.replaced = {"a": None}
     assert found.home_of("a", 0) == home
@@ -103,8 +105,8 @@ def test_a_variable_that_is_none_is_not_taken_for_a_loaded_runs():
 def test_a_match_statement_with_a_run_in_it_is_a_block():
     found = History({})
     found.add_cell(
-        "match size:\n    case other:\n        loader = make(other)\n        trainer.fit(net, loader)", before=4
+        "match size:\n    case other:\n        loader = make(other)\n        trainer.fit(net, loader)", line=4
     )
     ((statement, _),) = found.statements
     assert "loader" in statement.binds
-    assert statement.held.startswith("it was created in a match block, which is not recorded")
+    assert statement.skip_reason.startswith("it was created in a match block, which is not recorded")

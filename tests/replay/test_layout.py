@@ -2,24 +2,24 @@ import ast
 
 import pytest
 
-from lightning_magics.replay.layout import laid_out, wrapped
+from lightning_magics.replay.layout import layout_module, wrap_code
 
 LONG = ", ".join(f"argument_{number}" for number in range(12))
 
 
 def test_functions_and_classes_stand_apart():
-    text = laid_out("import os", ["a = 1", "b = 2", "# f\ndef f(): ...", "class A: ...", "c = 3"])
+    text = layout_module("import os", ["a = 1", "b = 2", "# f\ndef f(): ...", "class A: ...", "c = 3"])
     assert text == ("import os\n\n\na = 1\nb = 2\n\n\n# f\ndef f(): ...\n\n\nclass A: ...\n\n\nc = 3\n")
-    assert laid_out("", []) == ""
+    assert layout_module("", []) == ""
 
 
 def test_a_long_call_is_broken_at_its_commas():
-    assert wrapped(f"x = f({LONG})").splitlines()[:3] == ["x = f(", "    argument_0,", "    argument_1,"]
-    assert wrapped("x = f(a, b)") == "x = f(a, b)"
+    assert wrap_code(f"x = f({LONG})").splitlines()[:3] == ["x = f(", "    argument_0,", "    argument_1,"]
+    assert wrap_code("x = f(a, b)") == "x = f(a, b)"
 
 
 def test_many_numbers_share_lines():
-    code = wrapped(f"x = f({list(range(100, 140))}, 2)")
+    code = wrap_code(f"x = f({list(range(100, 140))}, 2)")
     assert code.splitlines()[:3] == ["x = f(", "    [", f"        {', '.join(map(str, range(100, 118)))},"]
     assert max(map(len, code.splitlines())) <= 100
     assert ast.dump(ast.parse(code)) == ast.dump(ast.parse(f"x = f({list(range(100, 140))}, 2)"))
@@ -27,7 +27,7 @@ def test_many_numbers_share_lines():
 
 def test_a_comprehension_is_broken_before_its_clauses():
     code = f"x = {{key: value for key, value in zip([{LONG}], range(12)) if key is not None}}"
-    assert wrapped(code).splitlines()[:2] == ["x = {", "    key: value"]
+    assert wrap_code(code).splitlines()[:2] == ["x = {", "    key: value"]
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_a_comprehension_is_broken_before_its_clauses():
 )
 def test_what_it_means_stays(code):
     code = ast.unparse(ast.parse(code))
-    assert ast.dump(ast.parse(wrapped(code))) == ast.dump(ast.parse(code))
+    assert ast.dump(ast.parse(wrap_code(code))) == ast.dump(ast.parse(code))
 
 
 def test_texts_are_in_double_quotes_where_they_hold_none():
-    assert wrapped("x = ['a', 'it\"s', f'b', '']") == 'x = ["a", \'it"s\', f"b", ""]'
+    assert wrap_code("x = ['a', 'it\"s', f'b', '']") == 'x = ["a", \'it"s\', f"b", ""]'
 
 
 def test_what_is_no_python_stays_as_it_is():
-    assert wrapped("x = (") == "x = ("
+    assert wrap_code("x = (") == "x = ("

@@ -10,7 +10,7 @@ from lightning_magics.commands.load import restore
 from lightning_magics.commands.session import DefaultSettings, Session
 from lightning_magics.errors import RunError
 from lightning_magics.replay.recipe import Recipe
-from lightning_magics.replay.recorded import Recalled
+from lightning_magics.replay.recorded import RecordedRun
 from lightning_magics.runs import folder as runs
 from lightning_magics.runs import provenance
 from lightning_magics.runs.randomness import RandomState, preserve_random_state
@@ -54,9 +54,9 @@ def recorded(root, steps=8, seed=1, **recipe):
 
 
 def test_a_setting_of_torch_that_the_source_makes_is_told(tmp_path, default_dtype, capsys):
-    recalled = Recalled.of(recorded(tmp_path), {})
-    recalled.model()
-    recalled.model()
+    recorded_run = RecordedRun.of(recorded(tmp_path), {})
+    recorded_run.model()
+    recorded_run.model()
     assert capsys.readouterr().out == (
         "the run's source changed torch's default dtype: torch.float32 → torch.float64; the change remains in effect\n"
     )
@@ -65,13 +65,13 @@ def test_a_setting_of_torch_that_the_source_makes_is_told(tmp_path, default_dtyp
 def test_weights_that_are_not_the_last_ones_say_so(tmp_path, default_dtype, capsys):
     folder = recorded(tmp_path)
     told = "weights are from step 4 of 8: the run has no later checkpoint\n"
-    restore(Session({}), Recalled.of(folder, {}), "last", weights_only=True)
+    restore(Session({}), RecordedRun.of(folder, {}), "last", weights_only=True)
     out = capsys.readouterr().out
     assert out.endswith(
         f"weights: {runs.display_path(folder.checkpoints_path / 'best.ckpt')}, which contains only weights: "
         f"a fit of the model starts at epoch 0\n{told}"
     )
-    restore(Session({}), Recalled.of(folder, {}), "best.ckpt", weights_only=True)
+    restore(Session({}), RecordedRun.of(folder, {}), "best.ckpt", weights_only=True)
     assert told not in capsys.readouterr().out  # asked for by name
 
 
@@ -96,42 +96,42 @@ def test_a_script_that_cannot_give_the_runs_numbers_says_why(tmp_path, run, note
 
 
 def test_what_is_evaluated_of_the_record_is_told_before(tmp_path):
-    given = {"act": "__import__('os').getcwd()", "lr": "0.1", "name": "net", "text": "'a b'"}
-    recalled = Recalled.of(recorded(tmp_path, arguments=given, trainer={"callbacks": "[Early('a')]"}), {})
-    told = recalled.announced([*recalled.recipe.model_codes, *recalled.recipe.codes])
-    record = runs.display_path(recalled.folder.record_path)
-    assert told.endswith(f"; evaluating from {record}: __import__('os').getcwd(), [Early('a')]")
-    assert "evaluating" not in Recalled.of(recorded(tmp_path), {}).announced(["Net", "1"])
+    arguments = {"act": "__import__('os').getcwd()", "lr": "0.1", "name": "net", "text": "'a b'"}
+    recorded_run = RecordedRun.of(recorded(tmp_path, arguments=arguments, trainer={"callbacks": "[Early('a')]"}), {})
+    announcement = recorded_run.announcement([*recorded_run.recipe.model_codes, *recorded_run.recipe.codes])
+    record = runs.display_path(recorded_run.folder.record_path)
+    assert announcement.endswith(f"; evaluating from {record}: __import__('os').getcwd(), [Early('a')]")
+    assert "evaluating" not in RecordedRun.of(recorded(tmp_path), {}).announcement(["Net", "1"])
 
 
 def test_text_that_a_fit_would_evaluate_is_told_before(tmp_path):
     trainer = {"callbacks": "\"[Early('a')]\"", "accelerator": "'cpu'", "default_root_dir": "'a/b'"}
-    recalled = Recalled.of(recorded(tmp_path, trainer=trainer, options={"logger": "Logs()"}), {})
-    assert recalled.announced(recalled.recipe.codes).endswith("/run.json: [Early('a')], Logs()")
+    recorded_run = RecordedRun.of(recorded(tmp_path, trainer=trainer, options={"logger": "Logs()"}), {})
+    assert recorded_run.announcement(recorded_run.recipe.codes).endswith("/run.json: [Early('a')], Logs()")
 
 
 def test_what_is_evaluated_is_shown_whole(tmp_path):
     hidden = "net\x1b[8m\u202e.__class__\r\n    .mro()"
     long = f"[{', '.join(['0.1'] * 100)}, __import__('os').getcwd()]"
-    recalled = Recalled.of(recorded(tmp_path, arguments={"act": hidden, "lr": long}), {})
-    assert recalled.announced(recalled.recipe.model_codes).endswith(
+    recorded_run = RecordedRun.of(recorded(tmp_path, arguments={"act": hidden, "lr": long}), {})
+    assert recorded_run.announcement(recorded_run.recipe.model_codes).endswith(
         f"/run.json: net\\x1b[8m\\u202e.__class__ .mro(), {long}"
     )
     rates = f"[{', '.join(['0.1'] * 2000)}]"  # a plain value
-    recalled = Recalled.of(recorded(tmp_path, arguments={"rates": rates}), {})
-    assert "evaluating" not in recalled.announced(recalled.recipe.model_codes)
+    recorded_run = RecordedRun.of(recorded(tmp_path, arguments={"rates": rates}), {})
+    assert "evaluating" not in recorded_run.announcement(recorded_run.recipe.model_codes)
     folder = recorded(tmp_path, arguments={"rates": f"{rates} + [print('here')]"})
     with pytest.raises(
         RunError, match=r"run\.json holds an expression of 10,018 characters, .*Assign it to a name in .*source\.py"
     ):
-        restore(Session({}), Recalled.of(folder, {}), "last", weights_only=True)
+        restore(Session({}), RecordedRun.of(folder, {}), "last", weights_only=True)
 
 
 def test_what_the_record_lacks_is_missing(tmp_path, default_dtype, capsys):
     why = "a DataLoader that is not in a variable of the notebook: assign it to one first"
     folder = recorded(tmp_path, data=["torch"], forms=["loaders"], missing={"data": why})
     session = Session({})
-    restore(session, Recalled.of(folder, {}), "last", weights_only=True)
+    restore(session, RecordedRun.of(folder, {}), "last", weights_only=True)
     assert (
         f"the data  could not be loaded: RunError: the data of {folder.name} was not recorded: {why}. Pass other data"
         in (capsys.readouterr().out)
@@ -139,7 +139,7 @@ def test_what_the_record_lacks_is_missing(tmp_path, default_dtype, capsys):
     assert "torch" not in session.namespace
     folder = recorded(tmp_path, arguments={"net": "torch"}, missing={"--model.net": "a Linear that nothing holds"})
     with pytest.raises(RunError, match=r"cannot be loaded: --model\.net: a Linear that nothing holds"):
-        restore(session, Recalled.of(folder, {}), "last", weights_only=True)
+        restore(session, RecordedRun.of(folder, {}), "last", weights_only=True)
 
 
 def test_a_checkpoint_whose_name_has_a_slash_is_found(tmp_path):
@@ -149,27 +149,27 @@ def test_a_checkpoint_whose_name_has_a_slash_is_found(tmp_path):
     (folder.checkpoints_path / "best.ckpt").rename(inner)
     best = f"/elsewhere/Net/version_0/checkpoints/{inner.relative_to(folder.checkpoints_path)}"
     folder.write(dataclasses.replace(folder.read(), best_model_path=best))
-    recalled = Recalled.of(folder, {})
-    assert [recalled.checkpoint(asked) for asked in ("best", "last", None)] == [inner] * 3
+    recorded_run = RecordedRun.of(folder, {})
+    assert [recorded_run.checkpoint(asked) for asked in ("best", "last", None)] == [inner] * 3
     with pytest.raises(RunError, match=r"It has epoch=1-val/loss=0\.25\.ckpt in"):
-        recalled.checkpoint("nowhere.ckpt")
+        recorded_run.checkpoint("nowhere.ckpt")
 
 
 def test_the_random_state_that_a_fit_began_with(tmp_path):
     folder = recorded(tmp_path, seed=None)
-    assert Recalled.of(folder, {}).begins_with() is None  # nothing tells, and the source sets no seed
+    assert RecordedRun.of(folder, {}).initial_random_state() is None  # nothing tells, and the source sets no seed
     state = RandomState.capture()
     folder.random_path.write_text(state.text)
     drawn = torch.rand(3)
     with preserve_random_state():
-        Recalled.of(folder, {}).begins_with().take_up()
+        RecordedRun.of(folder, {}).initial_random_state().take_up()
         assert torch.equal(torch.rand(3), drawn)
-    assert Recalled.of(recorded(tmp_path), {}).begins_with() is None  # it had a seed
+    assert RecordedRun.of(recorded(tmp_path), {}).initial_random_state() is None  # it had a seed
     folder.random_path.write_text('{"python": []}')
     with pytest.raises(
         RunError, match=r"random state of Net/version_0 cannot be read from .*: it is not a random state"
     ):
-        Recalled.of(folder, {}).begins_with()
+        RecordedRun.of(folder, {}).initial_random_state()
 
 
 class Act(enum.Enum):

@@ -4,9 +4,9 @@ import pytest
 
 from lightning_magics.errors import InputError
 from lightning_magics.options import parser as options
-from lightning_magics.replay.closure import Module
+from lightning_magics.replay.closure import SourceModule
 from lightning_magics.replay.recipe import Recipe
-from lightning_magics.replay.script import Script, module_of
+from lightning_magics.replay.script import Script, parse_module
 
 SOURCE = "import pytorch_lightning as pl\n\n\nclass Net(pl.LightningModule): ...\n"
 
@@ -14,7 +14,7 @@ SOURCE = "import pytorch_lightning as pl\n\n\nclass Net(pl.LightningModule): ...
 def main(source=SOURCE, about="About.", kept=None, **asked):
     """The `main` of a script."""
     recipe = Recipe(**{"model": "Net", "arguments": {}, **asked})
-    text = Script("Net", recipe, module_of(source, {}), **(kept or {})).python(about)
+    text = Script("Net", recipe, parse_module(source, {}), **(kept or {})).python(about)
     compile(text, "script.py", "exec")
     return text.partition("def main():\n")[2].partition("\n\n\nif __name__")[0]
 
@@ -98,24 +98,26 @@ def test_the_names_that_the_metrics_are_printed_with_hide_none_of_the_notebook()
 
 
 def test_a_function_main_of_the_notebook_stays():
-    text = Script("Net", Recipe(model="main()"), module_of(f"{SOURCE}def main(): return Net()\n", {})).python("About.")
+    text = Script("Net", Recipe(model="main()"), parse_module(f"{SOURCE}def main(): return Net()\n", {})).python(
+        "About."
+    )
     assert "def main_():\n    model = main()\n" in text
     assert text.endswith('if __name__ == "__main__":\n    main_()\n')
 
 
 def test_both_packages_become_the_models():
     source = f"import lightning.pytorch as _pl\n{SOURCE}class Data(_pl.LightningDataModule): ...\n"
-    text = Script("Net", Recipe(model="Net", arguments={}), module_of(source, {})).python("About.")
+    text = Script("Net", Recipe(model="Net", arguments={}), parse_module(source, {})).python("About.")
     assert "import pytorch_lightning as _pl\nimport pytorch_lightning as pl\n" in text
 
 
 def test_what_is_missing_is_named_with_what_to_do():
     recipe = Recipe(model="Net", arguments={}, data=["x"], forms=["arrays"], missing={"files": "make it in Python"})
     with pytest.raises(InputError) as refused:
-        Script("Net", recipe, Module()).check("Net/version_0")
+        Script("Net", recipe, SourceModule()).check("Net/version_0")
     assert str(refused.value) == "Net/version_0 cannot be exported. Its source lacks files: make it in Python"
     with pytest.raises(InputError, match="Its source lacks the model"):
-        Script("Net", Recipe(), Module()).check("Net/version_0")
+        Script("Net", Recipe(), SourceModule()).check("Net/version_0")
 
 
 @pytest.mark.parametrize(
@@ -135,7 +137,7 @@ def test_what_is_missing_is_named_with_what_to_do():
 def test_data_without_a_definition_is_refused_with_what_defines_it(data, form, advice):
     recipe = Recipe(model="Net", arguments={}, data=data, forms=[form] * len(data))
     with pytest.raises(InputError) as refused:
-        Script("Net", recipe, Module()).check("Net/version_0")
+        Script("Net", recipe, SourceModule()).check("Net/version_0")
     assert str(refused.value) == (
         f"Net/version_0 cannot be exported: its data {', '.join(data)} was not defined with %lightning_data. "
         f"Run {advice}, and export that run"
@@ -144,7 +146,7 @@ def test_data_without_a_definition_is_refused_with_what_defines_it(data, form, a
 
 def test_a_notebook_has_the_same_in_cells():
     source = f"{SOURCE}\n\ndef f(): ...\n\n\na = 1\nb = 2\n"
-    script = Script("Net", Recipe(model="Net", arguments={}), module_of(source, {}), notes=("A note.",))
+    script = Script("Net", Recipe(model="Net", arguments={}), parse_module(source, {}), notes=("A note.",))
     cells = json.loads(script.notebook("About."))["cells"]
     assert [cell["source"].splitlines()[0] for cell in cells] == [
         "# Net",
