@@ -654,6 +654,11 @@ class Call:
         text = ckpt_path if ckpt_path == "best" or os.path.isfile(ckpt_path) else self.session.text(ckpt_path)
         run = subject.run
         path = Path(run.best_model_path if run is not None and str(text) == "best" else text)
+        if run is not None and str(text) == "best" and run.folder.is_removed():
+            raise InputError(
+                f"--ckpt_path best: the run folder {runs.display_path(run.folder.path)} was removed or renamed. "
+                "Type --ckpt_path PATH"
+            )
         if not os.path.isfile(path):
             raise InputError(
                 f"--ckpt_path {ckpt_path}: there is no checkpoint {runs.display_path(path)}. "

@@ -13,6 +13,7 @@ import dataclasses
 import enum
 import inspect
 import math
+import re
 import sys
 import textwrap
 from collections.abc import Iterator, Mapping, Sequence
@@ -296,6 +297,8 @@ class RecipeWriter:
             before: place in the history before which a variable that holds it had its value.
         """
         if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
+            if value.dtype.kind in "mM" and self._closure.need_import("numpy", sys.modules["numpy"]):
+                return re.sub(r"^(np|numpy)\.", "numpy.", repr(value[()]))
             value = value.item()
         if is_plain(value):
             return repr(value)

@@ -76,7 +76,7 @@ def json_values(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _plain(value: Any) -> Any:
     if type(value).__module__ == "numpy" and getattr(value, "shape", None) == ():
-        value = value.item()
+        value = str(value) if value.dtype.kind in "mM" else value.item()  # of a date or a time span
     if type(value) in (list, tuple):
         value = [_plain(item) for item in value]
     if isinstance(value, dict):  # some kinds of them, such as a Counter, cannot be copied item by item

@@ -6,10 +6,10 @@ Those that are given as objects are used as they are, by `trainer`.
 from __future__ import annotations
 
 import contextlib
-import copy
 import functools
 import importlib
 import os
+from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -85,7 +85,8 @@ def hyperparameters_written(package: str) -> Iterator[None]:
         try:
             write(config_yaml, hparams, use_omegaconf)
         except Exception:
-            write(config_yaml, copy.copy(hparams), False)
+            values = vars(hparams) if isinstance(hparams, Namespace) else dict(hparams)
+            write(config_yaml, {name: item if _is_yaml(item) else repr(item) for name, item in values.items()}, False)
 
     modules = [importlib.import_module(f"{package}.loggers.{name}") for name in ("csv_logs", "tensorboard")]
     originals = [module.save_hparams_to_yaml for module in modules]
@@ -96,6 +97,19 @@ def hyperparameters_written(package: str) -> Iterator[None]:
     finally:
         for module, original in zip(modules, originals, strict=True):
             module.save_hparams_to_yaml = original  # type: ignore[attr-defined]
+
+
+def _is_yaml(value: Any) -> bool:
+    """Whether a value, or that of an Enum's name, can be written as YAML; Lightning handles some of the errors."""
+    import yaml
+
+    try:
+        yaml.dump(value)
+    except (TypeError, ValueError):
+        return True
+    except Exception:  # whatever an object raises that is taken apart
+        return False
+    return True
 
 
 def need_plain_yaml(package: str, *owners: Any) -> bool:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
@@ -136,7 +137,7 @@ def flat_hyperparameters(values: Mapping[str, Any], prefix: str = "") -> dict[st
             flattened |= flat_hyperparameters(value, f"{prefix}{name}/")
         elif isinstance(value, bool | str):
             flattened[f"{prefix}{name}"] = value[:_MOST_TEXT] if isinstance(value, str) else value
-        elif isinstance(value, numbers.Integral | numbers.Real):
+        elif isinstance(value, numbers.Real) and not isinstance(value, np.timedelta64):  # which says it is a number
             flattened[f"{prefix}{name}"] = float(value)
         elif isinstance(value, torch.Tensor) and value.numel() == 1:
             flattened[f"{prefix}{name}"] = value.item()

@@ -290,7 +290,7 @@ class _InertUnpickler(pickle.Unpickler):
 
 def plain(values: Any) -> Any:
     """Hyperparameters with NumPy's scalars as numbers, which anyone can load."""
-    if isinstance(values, np.number | np.bool_ | np.str_):
+    if isinstance(values, np.number | np.bool_ | np.str_) and not isinstance(values, np.timedelta64):
         return values.item()
     if type(values) is dict:
         return {name: plain(value) for name, value in values.items()}
