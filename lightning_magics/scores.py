@@ -88,6 +88,11 @@ def improves(value: float, than: float | None, mode: Mode) -> bool:
     return value < than if mode == "min" else value > than
 
 
+def is_loss(metric: str) -> bool:
+    """Return whether a metric is a loss by its name."""
+    return stage_of(metric)[0].endswith("loss")
+
+
 def stage_of(metric: str) -> tuple[str, str]:
     """Split a metric's name into what it measures and where: ``train_loss`` is ``("loss", "train")``.
 

@@ -264,9 +264,17 @@ def lightning_package(tree: ast.Module) -> Literal["lightning.pytorch", "pytorch
     return None
 
 
+def own_attributes(hooks: Iterable[ast.AST]) -> set[str]:
+    """Return the attributes of `self` that hooks read and never set."""
+    nodes = [node for hook in hooks for node in ast.walk(hook) if isinstance(node, ast.Attribute)]
+    own = [node for node in nodes if isinstance(node.value, ast.Name) and node.value.id == "self"]
+    return {node.attr for node in own} - {node.attr for node in own if not isinstance(node.ctx, ast.Load)}
+
+
 def _network_names(statements: list[ast.stmt], cell: Cell) -> set[str]:
-    """Return the names that the network of the cell needs, through other statements too."""
+    """Return the names that an instance needs: its network, and attributes of hooks; through other statements too."""
     needed = names_read(cell.expression) if cell.expression is not None else set()
+    needed |= own_attributes(cell.hooks)
     for statement in reversed(statements):
         if binds([statement]) & needed:
             needed |= names_read(statement)

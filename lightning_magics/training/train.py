@@ -152,7 +152,10 @@ def train(
             trainer.callbacks = [item for item in trainer.callbacks if item not in added]  # it may run again
             if job.verb != "fit":
                 job.model.trainer = former_trainer  # the fit that the next one continues
-            emit(_ended_event(trainer, status, time.monotonic() - began, error))
+            ended = _ended_event(trainer, status, time.monotonic() - began, error)
+            if status == "interrupted" and ended.best_model_score is None and folder.last_checkpoint_path.is_file():
+                ended = dataclasses.replace(ended, best_model_path=str(folder.last_checkpoint_path))
+            emit(ended)
     return Outcome(trainer, predictions)
 
 

@@ -8,11 +8,11 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from html import escape
 from typing import TYPE_CHECKING, Literal
 
-from .. import formats
+from .. import formats, scores
 from . import glyphs
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ class ChartLine:
 
 @dataclass(frozen=True)
 class Chart:
-    """A chart ready to draw: the metric, its lines, the range of each axis, and its size in CSS pixels."""
+    """A chart ready to draw: the metric, its lines, the range of each axis, its size in CSS pixels, and a note."""
 
     title: str
     lines: list[ChartLine]
@@ -72,6 +72,7 @@ class Chart:
     y: tuple[float, float]
     width: int = _WIDTH
     height: int = _HEIGHT
+    note: str = ""
 
     @property
     def stages(self) -> list[str]:
@@ -116,6 +117,16 @@ def charts(state: RunState) -> list[Chart]:
         ]
         if chart := _chart(title, drawn):
             drawable.append(chart)
+    for name, epoch in state.diverged.items():
+        (title, stage), last_step = scores.stage_of(name), max(row.step for row in state.rows.values())
+        place = next((place for place, chart in enumerate(drawable) if chart.title == title), None)
+        chart = Chart(title, [], (0.0, last_step), (0.0, 1.0)) if place is None else drawable[place]
+        note = f"{stage} is nan or infinite from epoch {epoch + 1} on".strip()
+        chart = replace(chart, note=chart.note or note)
+        if place is None:
+            drawable.append(chart)
+        else:
+            drawable[place] = chart
     return sorted(drawable, key=lambda chart: not chart.title.endswith("loss"))
 
 
@@ -211,8 +222,11 @@ def shapes(chart: Chart) -> list[Stroke | Label]:
         return _LEFT + (x - chart.x[0]) * x_scale, bottom - (inside - chart.y[0]) * y_scale
 
     marks: list[Stroke | Label] = [Label(_LEFT, 13, formats.clip(chart.title, chart.width // 12), bold=True)]
-    grid = ticks(*chart.y)
-    for value, label in zip(grid, formats.axis(grid), strict=True):
+    if chart.note:
+        height = _TOP + 10 if chart.lines else (_TOP + bottom) / 2
+        marks.append(Label((_LEFT + right) / 2, height, chart.note, "middle", muted=True))
+    grid = ticks(*chart.y) if chart.lines else [chart.y[0]]
+    for value, label in zip(grid, formats.axis(grid) if chart.lines else [""], strict=True):
         height = place(0, value)[1]
         marks.append(Stroke([(_LEFT, height), (right, height)], None, 1, 0.18))
         marks.append(Label(_LEFT - 6, height + 3.5, label, "end", muted=True))

@@ -10,6 +10,8 @@ import base64
 import os
 from collections.abc import Callable, Collection, Sequence
 from html import escape
+from pathlib import Path
+from typing import Literal
 
 from .. import formats, scores
 from ..formats import one_line
@@ -33,10 +35,11 @@ SIGNS = {
     "interrupted": ("■", "#bf8700"),
     "failed": ("✗", "#d9534f"),
     "running": ("●", "#3b8ee0"),
+    "diverged": ("⚠", "#bf8700"),
 }
 _FILL = "var(--jp-brand-color1,var(--vscode-progressBar-background,#2196f3))"
 _INK = "color:var(--vscode-editor-foreground,var(--jp-ui-font-color1,inherit))"
-_SIDE_BY_SIDE = "display:flex;flex-wrap:wrap;gap:8px 28px"
+_SIDE_BY_SIDE = "display:flex;flex-wrap:wrap;align-items:flex-start;gap:8px 28px"
 _SIDES = {True: "left", False: "right"}  # of a column's words, and of its numbers
 _TRACK = "rgba(128,128,128,.22)"
 _CODE_FONT = "font-family:var(--jp-code-font-family,var(--vscode-editor-font-family,monospace))"
@@ -104,13 +107,13 @@ def summary(state: RunState) -> str:
     if ended is None:
         return f"{verb}starting" if state.starting else f"{verb}running"
     if ended.status == "failed":
-        where = f" in epoch {state.train.epoch + 1}" if fit and state.train else ""
+        where = _epoch_suffix(state)
         error = one_line(ended.error or ended.reason or "no error was recorded")
         return f"{verb}failed{where}: {formats.clip(error, _MAX_ERROR)}"
     if ended.status == "interrupted" and state.launched and not state.started:
         return f"{verb}interrupted before it began{_reason_suffix(ended.reason)}"
     if ended.status == "interrupted" and fit:
-        where = f" in epoch {state.train.epoch + 1}" if state.train else ""
+        where = _epoch_suffix(state)
         how = one_line(ended.error) or "weights kept"
         return f"interrupted{where}, after {formats.plural(ended.steps, 'step')}; {how}{_reason_suffix(ended.reason)}"
     batches = state.step.batch if state.step else 0
@@ -120,7 +123,28 @@ def summary(state: RunState) -> str:
         else formats.plural(batches, "batch") + (" in rank 0" if state.several_ranks else "")
     )
     how = "interrupted after" if ended.status == "interrupted" else "completed:"
-    return f"{verb}{how} {done} in {formats.duration(ended.elapsed_s)}{_reason_suffix(ended.reason)}"
+    end = f"{verb}{how} {done} in {formats.duration(ended.elapsed_s)}{_reason_suffix(ended.reason)}"
+    return " · ".join([end, *_divergence(state)])
+
+
+def _epoch_suffix(state: RunState) -> str:
+    """The epoch that a fit ended in; it may have had no step yet."""
+    ended, train, begun = state.ended, state.train, state.started
+    if ended is None or begun is None or state.verb != "fit" or (train is None and not ended.epochs):
+        return ""
+    epoch = max(train.epoch if train else 0, ended.epochs)
+    return f" in epoch {min(epoch + 1, begun.max_epochs or epoch + 1)}"
+
+
+def _divergence(state: RunState) -> list[str]:
+    """Which losses are not numbers any more, and since when."""
+    epochs: dict[int, list[str]] = {}
+    for name, epoch in state.diverged.items():
+        epochs.setdefault(epoch, []).append(formats.clip(name, _MAX_NAME))
+    return [
+        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} nan or infinite from epoch {epoch + 1} on"
+        for epoch, names in epochs.items()
+    ]
 
 
 def waiting(state: RunState) -> str:
@@ -246,8 +270,11 @@ def footer(state: RunState) -> list[str]:
         score = ""
         if ended.monitor and ended.best_model_score is not None:
             score = f" ({ended.monitor} {formats.number(ended.best_model_score)})"
-        kind = "best" if ended.monitor else "last"
+        kind = "best" if ended.best_model_score is not None else "last"
         parts.append(f"{kind} checkpoint {formats.clip(path, _MAX_TEXT)}{score}")
+        last = folder.RunFolder(Path(state.log_dir).expanduser()).last_checkpoint_path
+        if kind == "best" and ended.status == "interrupted" and last.is_file():
+            parts.append(f"last checkpoint {os.path.relpath(last, Path(state.log_dir).expanduser())}")
     return parts
 
 
@@ -378,11 +405,12 @@ def html_header(state: RunState) -> str:
 
 
 def _html_summary(state: RunState) -> str:
-    sign = html_sign(state.ended.status if state.ended else "running")
+    status = state.ended.status if state.ended else "running"
+    sign = html_sign("diverged" if status == "completed" and state.diverged else status)
     return f'<div style="margin-bottom:6px;overflow-wrap:anywhere">{sign} {escape(summary(state))}</div>'
 
 
-def html_sign(status: Status) -> str:
+def html_sign(status: Status | Literal["diverged"]) -> str:
     """Return the coloured sign of a status."""
     sign, colour = SIGNS[status]
     return f'<span style="color:{colour}">{sign}</span>'

@@ -284,9 +284,26 @@ class RunState:
         monitored = [self.started.monitor, *self.started.monitors] if self.started else []
         return next((name for name in monitored if name in self._names), scores.main_metric(list(self._names)))
 
+    @property
+    def diverged(self) -> dict[str, int]:
+        """Losses that ended as NaN or infinite, each with the epoch, from 0, since which they have been."""
+        since: dict[str, int] = {}
+        for row in self.rows.values():
+            for name, value in row.values.items():
+                if math.isfinite(value):
+                    since.pop(name, None)
+                elif scores.is_loss(name):
+                    since.setdefault(name, row.epoch)
+        return {name: since[name] for name in self.metrics if name in since}
+
     def best(self, metric: str) -> EpochRow | None:
-        """Return the row with the best value of a metric; the earlier of equals."""
-        finite_rows = [row for row in self.rows.values() if math.isfinite(row.values.get(metric, math.nan))]
+        """Return the row with the best value of a metric; the earlier of equals, and none whose loss is no number."""
+        finite_rows = [
+            row
+            for row in self.rows.values()
+            if math.isfinite(row.values.get(metric, math.nan))
+            and all(math.isfinite(value) for name, value in row.values.items() if scores.is_loss(name))
+        ]
         sign = 1 if scores.mode_of(metric, self.directions) == "min" else -1
         return min(finite_rows, key=lambda row: sign * row.values[metric], default=None)
 

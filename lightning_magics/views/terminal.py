@@ -66,6 +66,7 @@ class TextView:
         self._refresh_s = refresh_s
         self._with_bar = bar
         self._bar: Any = None
+        self._is_drawn = False
         self._streams: tuple[Terminal, Terminal] | None = None
         self._due = 0.0
         self._names: list[str] = []
@@ -134,6 +135,7 @@ class TextView:
         self._bar.total, self._bar.n = step.batches or 1, step.batch if step.batches else 0
         self._bar.set_description_str(label, refresh=False)
         self._bar.refresh()
+        self._is_drawn = True
 
     def _print_row(self, row: EpochRow) -> None:
         """Print an epoch: as a row under its header, or where the terminal is too narrow as running text."""
@@ -191,6 +193,8 @@ class TextView:
             return
         stdout, stderr = self._streams
         try:
+            if self._is_drawn and not any(stream.line_open for stream in self._streams):
+                self._bar.clear()  # closing does so only where it drew the bar by itself
             self._bar.close()
         finally:
             if sys.stdout is stdout:

@@ -144,6 +144,7 @@ def test_stopped_fit_is_left_ready_and_resumes_to_its_last_step(tmp_path, looks)
     assert told[-1].status == "interrupted"
     assert all(module.training for module in model.modules())
     last = tmp_path / "Net/version_0/checkpoints/last.ckpt"
+    assert told[-1].best_model_path == str(last)
     resumed = make_model()
     _, told = go(tmp_path, resumed, checkpoint=last, trainer={"max_epochs": 3, "num_sanity_val_steps": 0})
     assert told[-1].steps == 12

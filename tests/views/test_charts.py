@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import math
 import sys
 
 import pytest
@@ -88,3 +89,17 @@ def test_the_image_is_transparent_twice_as_fine_as_shown_and_drawn_without_pyplo
 def test_few_values_by_step_are_left_out_beside_those_by_epoch():
     loss, _ = charts.charts(fold(*fit(epochs=3, sent=2)))
     assert [(line.stage, line.faint) for line in loss.lines] == [("train", False), ("val", False)]
+
+
+def test_the_chart_of_a_loss_that_is_no_number_says_so():
+    begun = Started("Net/version_0", "fit", 0.0)
+    values = [{"val_loss": 0.5, "train_loss": math.nan}, {"val_loss": 0.4, "train_loss": math.nan}]
+    told = [Metrics(epoch, 10 * epoch + 10, 0.1, row, epoch_done=True) for epoch, row in enumerate(values)]
+    (drawn,) = charts.charts(fold(begun, *told))
+    assert drawn.note == "train is nan or infinite from epoch 1 on"
+    assert [line.stage for line in drawn.lines] == ["val"]
+    both = [Metrics(0, 10, 0.1, {"val_loss": math.nan, "train_loss": math.nan}, epoch_done=True)]
+    (empty,) = charts.charts(fold(begun, *both))
+    assert (empty.title, empty.lines) == ("loss", [])
+    assert empty.note in charts.svg(fold(begun, *both))
+    assert charts.png(fold(begun, *both)) is not None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import re
 import sys
 
@@ -333,3 +334,58 @@ def test_a_job_that_begins_again_is_timed_anew():
     begun = next(fit())
     state = fold(begun, *first, WAITING, begun, Metrics(1, 20, 3.0, {"train_loss": 0.5}, epoch_done=True))
     assert state.rows[1].time_s == 3.0
+
+
+def diverged(**row) -> RunState:
+    rows = [{"train_loss": 0.5, "val_loss": 0.6, "val_accuracy": 0.9}, {"val_accuracy": 0.95, **row}]
+    begun = Started("Net/version_0", "fit", 0.0, max_epochs=2)
+    events = [Metrics(epoch, 4 * epoch + 4, 0.1, values, epoch_done=True) for epoch, values in enumerate(rows)]
+    return fold(begun, *events, Ended("completed", 0.2, epochs=2, steps=8))
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        ({"train_loss": math.nan, "val_loss": math.nan}, "train_loss, val_loss are nan or infinite from epoch 2 on"),
+        ({"train_loss": 0.4, "val_loss": math.inf}, "val_loss is nan or infinite from epoch 2 on"),
+    ],
+)
+def test_a_fit_whose_loss_is_no_number_is_no_success(row, said):
+    state = diverged(**row)
+    assert report.summary(state) == f"completed: 2 epochs, 8 steps in 0.2 s · {said}"
+    assert report.SIGNS["diverged"][0] in report.html(state)
+    assert report.SIGNS["completed"][0] not in report.html(state)
+    assert report.best(state) == "best val_accuracy 0.9000 in epoch 1 (higher is better)"
+
+
+def test_other_metrics_may_be_nan_and_a_loss_may_recover():
+    state = diverged(train_loss=0.4, val_loss=0.3, val_auroc=math.nan)
+    assert report.summary(state) == "completed: 2 epochs, 8 steps in 0.2 s"
+    assert report.SIGNS["completed"][0] in report.html(state)
+    assert "val_accuracy 0.9500 in epoch 2" in report.best(state)
+    state.apply(Metrics(2, 12, 0.3, {"val_loss": math.nan}, epoch_done=True))
+    state.apply(Metrics(3, 16, 0.4, {"val_loss": 0.2}, epoch_done=True))
+    assert state.diverged == {}
+
+
+@pytest.mark.parametrize("status", ["failed", "interrupted"])
+def test_a_fit_that_ended_before_the_first_step_of_an_epoch_ended_in_that_epoch(status):
+    events = [event for event in fit(epochs=3) if not isinstance(event, Ended)]
+    first = events[: next(place for place, event in enumerate(events) if isinstance(event, Metrics)) + 1]
+    assert f"{status} in epoch 2" in report.summary(fold(*first, Ended(status, 1.0, epochs=1, steps=660)))
+    assert f"{status} in epoch 3" in report.summary(fold(*events, Ended(status, 1.0, epochs=3, steps=1980)))
+
+
+def test_after_an_interrupt_the_last_checkpoint_is_named_beside_the_best(tmp_path):
+    checkpoints = tmp_path / "checkpoints"
+    checkpoints.mkdir()
+    (checkpoints / "last.ckpt").touch()
+    best = {"best_model_path": str(checkpoints / "best.ckpt"), "best_model_score": 0.85, "monitor": "val_accuracy"}
+    state = fold(*fit(epochs=1, status="interrupted", **best), log_dir=str(tmp_path))
+    assert report.footer(state)[1:] == [
+        "best checkpoint checkpoints/best.ckpt (val_accuracy 0.8500)",
+        "last checkpoint checkpoints/last.ckpt",
+    ]
+    alone = {"best_model_path": str(checkpoints / "last.ckpt"), "monitor": "val_accuracy"}
+    state = fold(*fit(epochs=1, status="interrupted", **alone), log_dir=str(tmp_path))
+    assert report.footer(state)[1:] == ["last checkpoint checkpoints/last.ckpt"]

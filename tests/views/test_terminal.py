@@ -145,3 +145,17 @@ def test_a_job_in_the_queue_is_told_when_its_place_changes(capsys):
     view.handle(Queued(""))
     told = [line for line in capsys.readouterr().out.splitlines() if "queue" in line]
     assert [line.partition(":")[0] for line in told] == ["in the queue, 2 of 2", "in the queue, 1 of 2"]
+
+
+def test_what_is_said_at_the_end_stands_on_a_line_of_its_own(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stdout", terminal)
+    monkeypatch.setattr(sys, "stderr", Terminal())
+    view = TextView(RunState(), 0.0)
+    for event in list(fit(epochs=2))[:4]:  # the bar is what was written last
+        view.handle(event)
+    view.handle(Ended("failed", 0.1, error="ValueError: here"))
+    view.close()
+    monkeypatch.undo()
+    shown = [line.split("\r")[-1] for line in terminal.getvalue().split("\n")]
+    assert "failed in epoch 1: ValueError: here" in shown

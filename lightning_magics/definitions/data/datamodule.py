@@ -29,6 +29,7 @@ from ..cell import (
     hparams_read,
     last_name,
     lightning_package,
+    own_attributes,
     parse,
     rename_rebound,
     split,
@@ -464,9 +465,10 @@ class _Data:
     @property
     def instance_names(self) -> list[str]:
         """Names that the cell makes for every instance and that its hooks read."""
-        return sorted(
-            names_read(*(hook for hook in self.cell.hooks if hook.name != "__init__")) & binds(self.cell.inner)
-        )
+        hooks = [hook for hook in self.cell.hooks if hook.name != "__init__"]
+        module = importlib.import_module(self.package).LightningDataModule
+        attributes = own_attributes(self.cell.hooks) - {"data", "splits", *dir(module)}
+        return sorted((names_read(*hooks) | attributes) & binds(self.cell.inner))
 
     @property
     def splits_apart(self) -> bool:

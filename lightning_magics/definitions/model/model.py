@@ -24,6 +24,7 @@ from ..cell import (
     hparams_read,
     last_name,
     lightning_package,
+    own_attributes,
     parse,
     rename_rebound,
     split,
@@ -321,6 +322,8 @@ class _Model:
         own = hooks.pop("__init__", None)
         others = [hook for hook in cell.hooks if hook.name != "__init__"]  # a property's parts are all of one name
         kept = self.kept_attributes(others, steps)
+        if own is None and self.network is None and not kept:
+            self.check_parameters(others)
         changed = [name for name, item in cell.hyperparameters.items() if _is_changed(item, cell)]
         body = snippet("\n".join(f"{name} = deepcopy({name})" for name in changed)) + cell.inner
         body += snippet("\n".join(f"self.{name} = {local}" for name, local in kept.items()))
@@ -347,15 +350,32 @@ class _Model:
         _rename_helpers(generated, set(hooks))
         return [init, *others, *generated]
 
+    def check_parameters(self, hooks: list[Function]) -> None:
+        """Refuse hooks that use networks of the notebook where the model has none: their weights would not be trained.
+
+        Raises:
+            InputError: names them.
+        """
+        import torch
+
+        names = sorted(names_read(*hooks) & binds(self.cell.notebook))
+        names = [name for name in names if isinstance(self.notebook.namespace.get(name), torch.nn.Module)]
+        if names:
+            raise InputError(
+                f"the model has no parameters: the hooks use {', '.join(names)} as notebook variables, which are not "
+                f"trained. Write {', '.join(f'self.{name}' for name in names)}, or end the cell with the network"
+            )
+
     def kept_attributes(self, hooks: list[Function], steps: Steps) -> dict[str, str]:
         """Return the attributes that keep what hooks read of an instance's parts, each with its name in `__init__`.
 
         Raises:
             InputError: the instance has another attribute of that name.
         """
-        kept = {name: name for name in sorted(names_read(*hooks) & binds(self.cell.inner))}
-        kept |= self.network.copies if self.network is not None else {}
         module = importlib.import_module(self.package).LightningModule
+        attributes = own_attributes(self.cell.hooks) - {*dir(module), "net" if self.network is not None else ""}
+        kept = {name: name for name in sorted((names_read(*hooks) | attributes) & binds(self.cell.inner))}
+        kept |= self.network.copies if self.network is not None else {}
         own = {ast.unparse(item.targets[0]) for item in steps.start() if isinstance(item, ast.Assign)}
         if self.network is not None and ast.unparse(self.network.code) != "net":
             own.add("self.net")

@@ -280,6 +280,38 @@ def test_copied_parts_share_what_they_shared():
     assert net[0][0] is net[1] is net[2][0] is not names["two"]
 
 
+def test_networks_that_a_cell_assigns_are_parts_of_the_model_where_its_hooks_read_them_of_self():
+    parts = "encoder = nn.Linear(4, 5)\nhead = nn.Linear(5, 3)\n"
+    definition = model(f"{parts}def forward(self, x):\n    return self.head(self.encoder(x))", loss="cross_entropy")
+    first, second = definition.cls(), definition.cls()
+    assert sorted(name for name, _ in first.named_parameters()) == [
+        "encoder.bias",
+        "encoder.weight",
+        "head.bias",
+        "head.weight",
+    ]
+    assert first.encoder is not second.encoder
+    assert fit(first).keys() >= {"train_loss", "val_loss"}
+
+
+def test_the_network_of_a_cell_may_be_named_net_and_read_of_self():
+    cell = "net = nn.Linear(4, 3)\ndef forward(self, x):\n    return self.net(x)"
+    for text in (cell, f"{cell}\nnet"):
+        assert [name for name, _ in model(text, loss="cross_entropy").cls().named_parameters()] == [
+            "net.weight",
+            "net.bias",
+        ]
+
+
+def test_networks_that_hooks_read_as_variables_of_the_notebook_are_refused():
+    with pytest.raises(
+        InputError,
+        match=r"the model has no parameters: the hooks use head as notebook variables, which are not trained\. "
+        r"Write self\.head, or end the cell with the network",
+    ):
+        model("head = nn.Linear(4, 3)\ndef forward(self, x):\n    return head(x)", loss="cross_entropy")
+
+
 def test_a_hook_reads_the_instances_copy_of_a_part():
     names = namespace(backbone=nn.Linear(4, 4))
     cell = "def on_fit_start(self):\n    backbone.requires_grad_(False)\nnn.Sequential(backbone, nn.Linear(4, 3))"
