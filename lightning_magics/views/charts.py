@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 Points = list[tuple[float, float]]
 Picture = tuple[bytes, int, int]
 
-# Colours that read on white and on black alike; the text of the image has no theme to follow.
-COLOURS = {"train": "#e8833a", "val": "#3b8ee0", "test": "#2ca86f", "": "#8b6fd6"}
+# Colours of at least 3:1 on white and on dark pages alike; the text of the image has no theme to follow.
+COLOURS = {"train": "#d9702a", "val": "#3b8ee0", "test": "#27a06a", "": "#8b6fd6"}
 # Likewise, for runs over one another; more than these are not told apart.
 RUN_COLOURS = (
-    *("#3b8ee0", "#e8833a", "#2ca86f", "#d9534f", "#8b6fd6"),
-    *("#b8860b", "#17a2b8", "#e377c2", "#8c6d5a", "#7f8c8d"),
+    *("#3b8ee0", "#d9702a", "#27a06a", "#d9534f", "#8b6fd6"),
+    *("#b8860b", "#1593a8", "#d562b3", "#8c6d5a", "#7f8c8d"),
 )
-_GREY = "#808890"
+_GREY = "#767e86"
 _MAX_CHARTS = 6
 _ACROSS = 3
 _MAX_DOTS = 12  # dots show the epochs as long as these can be told apart
@@ -244,8 +244,10 @@ def shapes(chart: Chart) -> list[Stroke | Label]:
         marks.append(Stroke([place(*point) for point in line.points], colour, width, opacity, dots=is_short))
     legend = float(right)
     for stage in reversed([stage for stage in chart.stages if stage]):
-        marks.append(Label(legend, 13, stage, "end", COLOURS[stage]))
-        legend -= 9 * len(stage)
+        marks.append(Label(legend, 13, stage, "end"))
+        legend -= 7 * len(stage) + 4
+        marks.append(Stroke([(legend - 14, 9), (legend, 9)], COLOURS[stage], 2.4, 1.0))
+        legend -= 24
     return marks
 
 

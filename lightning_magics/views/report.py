@@ -29,7 +29,7 @@ _MAX_TEXT = 300  # characters of a notice or a path
 _MAX_PRINTED = 5000  # bytes of html that all printed lines take
 _MAX_ERROR = 600
 
-MUTED = "opacity:.65"
+MUTED = "opacity:.75"
 SIGNS = {
     "completed": ("✓", "#2da44e"),
     "interrupted": ("■", "#bf8700"),
@@ -38,7 +38,13 @@ SIGNS = {
     "diverged": ("⚠", "#bf8700"),
 }
 _FILL = "var(--jp-brand-color1,var(--vscode-progressBar-background,#2196f3))"
-_INK = "color:var(--vscode-editor-foreground,var(--jp-ui-font-color1,inherit))"
+# A background and ink that belong together: VS Code paints widgets white in its dark theme too.
+_SURFACE = (
+    "background:var(--vscode-editor-background,var(--jp-layout-color0,Canvas));"
+    "color:var(--vscode-editor-foreground,var(--jp-ui-font-color1,CanvasText))"
+)
+_STRIPE = "background:rgba(128,128,128,.1)"
+_RULE = "border-bottom:1px solid rgba(128,128,128,.6)"
 _SIDE_BY_SIDE = "display:flex;flex-wrap:wrap;align-items:flex-start;gap:8px 28px"
 _SIDES = {True: "left", False: "right"}  # of a column's words, and of its numbers
 _TRACK = "rgba(128,128,128,.22)"
@@ -434,14 +440,17 @@ def html_cells(table: TableCells, starred: int = -1, left_aligned: Collection[st
         f'<th style="text-align:{_SIDES[is_left]};padding:2px 10px">{escape(label)}</th>'
         for label, is_left in zip(labels, are_left, strict=True)
     )
+    stripes = ("", f' style="{_STRIPE}"')
     body = "".join(
-        f"<tr>{''.join(_html_cell(cell, place == starred, are_left[place]) for place, cell in enumerate(row))}</tr>"
-        for row in rows
+        f"<tr{stripes[number % 2]}>"
+        f"{''.join(_html_cell(cell, place == starred, are_left[place]) for place, cell in enumerate(row))}</tr>"
+        for number, row in enumerate(rows)
     )
     return (
         '<div style="overflow-x:auto">'
-        '<table style="margin:0;border-collapse:collapse;white-space:nowrap;font-variant-numeric:tabular-nums">'
-        f"<thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        '<table style="margin:0;border-collapse:collapse;white-space:nowrap;line-height:1.25;'
+        'font-variant-numeric:tabular-nums">'
+        f'<thead><tr style="{_RULE}">{head}</tr></thead><tbody>{body}</tbody></table></div>'
     )
 
 
@@ -533,8 +542,8 @@ def html_status(state: RunState, hint: str = "") -> str:
         room = f'<div style="min-height:{3 if state.verb == "fit" else 1.5}em">{escape(waiting(state))}</div>'
     is_waiting = state.starting or state.queued is not None
     return (
-        f'<div style="line-height:1.5;font-variant-numeric:tabular-nums;{_INK}">{html_header(state)}'
-        f"{room if is_waiting else _html_bars(state)}{note}</div>"
+        f'<div style="line-height:1.5;font-variant-numeric:tabular-nums;padding:2px 4px;{_SURFACE}">'
+        f"{html_header(state)}{room if is_waiting else _html_bars(state)}{note}</div>"
     )
 
 
@@ -570,7 +579,7 @@ def html_body(state: RunState) -> str:
     """Return what is below the live header: table, curves, notices and what was printed."""
     best_note = html_note(best_text) if (best_text := best(state)) else ""
     return (
-        f'<div style="{_INK};line-height:1.5"><div class="jp-RenderedHTMLCommon" style="{_SIDE_BY_SIDE};padding:0">'
+        f'<div style="line-height:1.5;padding:0 4px;{_SURFACE}"><div style="{_SIDE_BY_SIDE}">'
         f"{html_table(state)}{charts.svg(state)}</div>{best_note}{html_remarks(state)}{_html_prints(state)}</div>"
     )
 

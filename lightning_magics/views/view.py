@@ -170,7 +170,7 @@ class LiveView:
                 return super().get_state(key, drop_defaults)
 
         first = report.html_status(self.state, self._hint())
-        layout = ipywidgets.Layout(width="100%")
+        layout = ipywidgets.Layout(width="100%", margin="0")  # no seam of another colour around what is drawn
         self._status = Status(first, layout=layout)
         self._body = ipywidgets.HTML("", layout=layout, style=self._status.style)
         self._widgets = [self._status, self._body, layout, self._status.style]

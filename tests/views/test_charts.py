@@ -8,7 +8,7 @@ import pytest
 from simulated import fit
 
 from lightning_magics.runs.events import Metrics, Started
-from lightning_magics.views import charts
+from lightning_magics.views import charts, report
 from lightning_magics.views.state import RunState
 
 
@@ -89,6 +89,25 @@ def test_the_image_is_transparent_twice_as_fine_as_shown_and_drawn_without_pyplo
 def test_few_values_by_step_are_left_out_beside_those_by_epoch():
     loss, _ = charts.charts(fold(*fit(epochs=3, sent=2)))
     assert [(line.stage, line.faint) for line in loss.lines] == [("train", False), ("val", False)]
+
+
+def contrast(one: str, other: str) -> float:
+    """The contrast of two colours, as WCAG 2 defines it."""
+
+    def luminance(colour: str) -> float:
+        parts = [int(colour[place : place + 2], 16) / 255 for place in (1, 3, 5)]
+        red, green, blue = (part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+        return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+    dark, light = sorted((luminance(one), luminance(other)))
+    return (light + 0.05) / (dark + 0.05)
+
+
+@pytest.mark.parametrize("page", ["#ffffff", "#1f1f1f", "#111111"])
+def test_lines_and_text_of_a_picture_stand_out_on_light_and_dark_pages(page):
+    lines = {*charts.COLOURS.values(), *charts.RUN_COLOURS, *(colour for _, colour in report.SIGNS.values())}
+    assert {colour: contrast(colour, page) for colour in lines if contrast(colour, page) < 3} == {}
+    assert contrast(charts._GREY, page) > 3.8
 
 
 def test_the_chart_of_a_loss_that_is_no_number_says_so():

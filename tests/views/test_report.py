@@ -389,3 +389,12 @@ def test_after_an_interrupt_the_last_checkpoint_is_named_beside_the_best(tmp_pat
     alone = {"best_model_path": str(checkpoints / "last.ckpt"), "monitor": "val_accuracy"}
     state = fold(*fit(epochs=1, status="interrupted", **alone), log_dir=str(tmp_path))
     assert report.footer(state)[1:] == ["last checkpoint checkpoints/last.ckpt"]
+
+
+def test_the_live_view_brings_a_background_and_an_ink_that_belong_together():
+    state = fold(*fit(epochs=2))
+    for html in (report.html_status(state), report.html_body(state)):
+        first = html[: html.index(">")]
+        assert "background:var(--vscode-editor-background,var(--jp-layout-color0,Canvas))" in first
+        assert "color:var(--vscode-editor-foreground,var(--jp-ui-font-color1,CanvasText))" in first
+        assert "jp-RenderedHTMLCommon" not in html
