@@ -503,8 +503,10 @@ class Session:
             raise InputError(f"{owner} has no {item.slice.value!r}.{near} It has {has}") from error
 
     def candidates(self) -> list[str]:
-        """Names of the caller's own models, classes and instances."""
-        return [name for name, value in self.scope.items() if not name.startswith("_") and _is_lightning(value)]
+        """Names of the caller's own models, classes and instances; classes that were made for others are left out."""
+        made = [item.cls for item in self.models.values() if item.name != item.cls.__name__]
+        named = [(name, value) for name, value in self.scope.items() if not name.startswith("_")]
+        return [name for name, value in named if _is_lightning(value) and not any(value is cls for cls in made)]
 
 
 def is_code(text: str, namespace: Mapping[str, Any] | None = None) -> bool:

@@ -77,7 +77,7 @@ def _engine_help(name: str) -> str:
 
 def _signature(option: Option) -> str:
     short = f"-{option.short}, " if option.short else ""
-    value = "|".join(option.choices) or option.metavar
+    value = "|".join(option.choices) or option.metavar or ("true|false" if option.default is True else "")
     more = " …" if option.several else ""
     return f"{short}--{option.name}{f' {value}' if value else ''}{more}"
 

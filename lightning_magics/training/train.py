@@ -611,7 +611,8 @@ def _ended_event(trainer: Any, status: Status, elapsed_s: float, error: str) -> 
 def _reason(trainer: Any) -> str:
     """Why a fit ended before it reached its last epoch, where a callback decided that."""
     messages = [callback.stopping_reason_message for callback in trainer.early_stopping_callbacks]
-    return "; ".join(f"early stopping: {' '.join(text.split())}" for text in messages if text)
+    texts = [" ".join(text.split()).removesuffix(" Signaling Trainer to stop.") for text in messages if text]
+    return "; ".join(f"early stopping: {text.removesuffix('.')}" for text in texts)
 
 
 def _nothing_trained(job: Job, trainer: Any, watcher: Any) -> str:

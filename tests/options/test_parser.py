@@ -124,6 +124,12 @@ def test_a_short_flag_is_the_long_one():
     assert parse("predict", "m data -o preds") == parse("predict", "m data --output preds")
 
 
+def test_an_option_that_holds_by_default_shows_that_it_takes_a_value():
+    assert "--weights_only true|false  " in full_help("fit")
+    assert "--shuffle true|false  " in help_text("data")
+    assert "--quiet  " in full_help("fit")
+
+
 @pytest.mark.parametrize("line", ["--help", "Net -h", "--nonsense --help"])
 def test_help_is_answered_before_anything_is_refused(line):
     assert parse("fit", line) == ParsedLine(options={"help": True})

@@ -202,6 +202,7 @@ def test_early_stopping_says_why_the_fit_ended(tmp_path):
     assert told[-1].reason.startswith(
         "early stopping: Monitored metric val_loss did not improve in the last 2 records."
     )
+    assert "Signaling" not in told[-1].reason
 
 
 def test_monitor_keeps_the_best_checkpoint(tmp_path):
