@@ -1,4 +1,4 @@
-"""Hyperparameters of unusual types: a fit records them, and a load brings them back as they were."""
+"""What a load brings back: here hyperparameters of unusual types, as they were."""
 
 from pathlib import Path
 
