@@ -6,12 +6,11 @@ import functools
 import inspect
 import itertools
 import linecache
-import re
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from traceback import walk_tb
 from types import FrameType, ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import traitlets
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from .definitions.definition import Definition
     from .launch.run import Run
     from .runs.dataframe import DataFrameProxy
-
-_CLASS = re.compile(r"^class (\w+)", re.MULTILINE)
 
 
 def _api() -> ModuleType:
@@ -91,10 +88,8 @@ class LightningMagics(Magics):
 
     @traitlets.observe("prewarm")
     def _prewarm_now(self, change: Any) -> None:
-        if change["new"] and self.start_method == "forkserver":
-            from .launch import start
-
-            start.prewarm(self.session.package())
+        if change["new"]:
+            self.session.prewarm(self.session.package())
 
     def __init__(self, shell: Any) -> None:
         super().__init__(shell)
@@ -133,14 +128,7 @@ class LightningMagics(Magics):
             hidden: int = 128
             nn.Sequential(nn.Flatten(), nn.Linear(64, hidden), nn.ReLU(), nn.Linear(hidden, 10))
         """
-        with self.session.defining("model", _names("model", line, cell)):
-            parsed = self._parse("model", line)
-            if parsed is None:
-                return
-            name, definition = self._definition("model", parsed, cell)
-            model = _api().define_model(name, definition, **parsed.options)
-        summary = f"\n{model.summary}" if model.summary else ""
-        print(f"{signature(model)}. Train it: %lightning_fit {model.name} DATA{summary}")  # noqa: T201 -- the answer
+        self._define("model", line, cell, "Train it: %lightning_fit {} DATA")
 
     @line_cell_magic
     @_with_local_names
@@ -162,14 +150,7 @@ class LightningMagics(Magics):
             X, y = load_digits(return_X_y=True)
             torch.tensor(X / 16, dtype=torch.float32), torch.tensor(y)
         """
-        with self.session.defining("data", _names("data", line, cell)):
-            parsed = self._parse("data", line)
-            if parsed is None:
-                return
-            name, definition = self._definition("data", parsed, cell)
-            data = _api().define_data(name, definition, **parsed.options)
-        summary = f"\n{data.summary}" if data.summary else ""
-        print(f"{signature(data)}. Train on it: %lightning_fit MODEL {data.name}{summary}")  # noqa: T201 -- likewise
+        self._define("data", line, cell, "Train on it: %lightning_fit MODEL {}")
 
     @line_magic
     @_with_local_names
@@ -395,19 +376,28 @@ class LightningMagics(Magics):
         print(full_help(verb, everything="help_all" in parsed.options))  # noqa: T201 -- asked for
         return None
 
-    def _definition(self, verb: parser.Verb, parsed: parser.ParsedLine, cell: str | None) -> tuple[str | None, Any]:
-        """Name and definition of a cell, or of the object that a line names."""
+    def _define(self, kind: Literal["model", "data"], line: str, cell: str | None, advice: str) -> None:
+        """Define a model or data by a cell, or by what a line names, and show it with what to type next."""
+        first = next(iter(line.split()), "")
+        with self.session.defining(kind, first if first.isidentifier() else None, cell or ""):
+            parsed = self._parse(kind, line)
+            if parsed is None:
+                return
+            source = self._source(kind, parsed.positional, cell)
         name = parsed.positional[0] if parsed.positional else None
-        if cell is not None:
-            if parsed.positional[1:]:
-                raise InputError(f"%%lightning_{verb} takes one name; found {' '.join(parsed.positional)!r}")
-            return name, self._cell_source(cell, f"<lightning_{verb} {next(self._numbers)}>")
-        if name is None:
-            raise InputError(f"%lightning_{verb} takes the name of an object defined in another cell; found none")
-        files = [self.session.path_or_value(item, verb) for item in parsed.positional[1:]]
-        if files:
-            return name, files[0] if len(files) == 1 else tuple(files)
-        return name, self.session.evaluate(name, verb, ())
+        definition: Definition = getattr(_api(), f"define_{kind}")(name, source, **parsed.options)
+        summary = f"\n{definition.summary}" if definition.summary else ""
+        print(f"{signature(definition)}. {advice.format(definition.name)}{summary}")  # noqa: T201 -- the cell's answer
+
+    def _source(self, kind: str, words: Sequence[str], cell: str | None) -> Any:
+        """What a magic turns into a definition: the cell, or else what the line names."""
+        if cell is None and not words:
+            raise InputError(f"%lightning_{kind} takes the name of an object defined in another cell; found none")
+        if cell is None:
+            return self.session.definition_source(words, kind)
+        if words[1:]:
+            raise InputError(f"%%lightning_{kind} takes one name; found {' '.join(words)!r}")
+        return self._cell_source(cell, f"<lightning_{kind} {next(self._numbers)}>")
 
     def _cell_source(self, cell: str, otherwise: str) -> cells.CellSource:
         """A cell's body and its place; `otherwise` names the file where no cell can be told."""
@@ -418,9 +408,11 @@ class LightningMagics(Magics):
         return cells.CellSource(text, running_cell() or otherwise, body_line(self._raw_cell, cell))
 
     def _remember_cell(self, info: Any) -> None:
+        from .definitions.cell import class_names
+
         self._raw_cell = info.raw_cell or ""
         names = self.shell.user_ns if self.shell is not None else {}
-        self._classes = {name: names[name] for name in _CLASS.findall(self._raw_cell) if name in names}
+        self._classes = {name: names[name] for name in class_names(self._raw_cell) if name in names}
         if "session" in vars(self):
             self.session.interrupted = False
 
@@ -498,12 +490,6 @@ def signature(definition: Definition) -> str:
     items = inspect.signature(definition.cls).parameters.values()
     shown = [item.name if item.default is item.empty else f"{item.name}={item.default!r}" for item in items]
     return f"{definition.name}({', '.join(shown)})"
-
-
-def _names(verb: str, line: str, cell: str | None) -> list[str]:
-    """The names that a definition may get, as far as its line and its cell tell without being read."""
-    first = next(iter(line.split()), "")
-    return [first] if first.isidentifier() else [*_CLASS.findall(cell or ""), "Model" if verb == "model" else "data"]
 
 
 def body_line(raw_cell: str, body: str) -> int:

@@ -31,19 +31,19 @@ def source(text, filename=CELL):
 def model(text, name="Digits", package="lightning.pytorch", names=None, **asked):
     """Define a model by a cell."""
     names = namespace() if names is None else names
-    return models.define_model(name, source(text), parser.ModelOptions(**asked), names, package)
+    return models.model_definition(name, source(text), parser.ModelOptions(**asked), names, package)
 
 
 def adopt(name, found, names, package="lightning.pytorch", **asked):
     """Define a model by an object of the notebook."""
-    return models.define_model(name, found, parser.ModelOptions(**asked), names, package)
+    return models.model_definition(name, found, parser.ModelOptions(**asked), names, package)
 
 
 def data(text, /, name="digits", package="lightning.pytorch", names=None, **asked):
     """Define data by a cell, or by an object of the notebook."""
     names = namespace() if names is None else names
     cell = source(text) if isinstance(text, str) else text
-    return datamodule.define_data(name, cell, parser.DataOptions(**asked), names, package)
+    return datamodule.data_definition(name, cell, parser.DataOptions(**asked), names, package)
 
 
 def trainer(package="lightning.pytorch", **asked):

@@ -502,6 +502,7 @@ def test_a_fit_says_that_a_definition_is_older_than_the_last_one_that_was_typed(
     fit = "run = %lightning_fit Model data --max_epochs 1"
     model = "%%lightning_model Model --loss mse_loss\nnn.Linear(2, 1)"
     data = "%%lightning_data data\nsamples, samples[:, :1]"
+    define = "import lightning_magics; lightning_magics"
     for cell in (model, data, fit):
         notebook(cell)
     assert "the last definition" not in notebook.text
@@ -509,6 +510,8 @@ def test_a_fit_says_that_a_definition_is_older_than_the_last_one_that_was_typed(
         ("Model", f"{model} / 0", model),
         ("Model", model.replace("--loss", "--los"), model),
         ("Model", f"%{model[2:]}".replace("\nnn.Linear(2, 1)", ""), model),
+        ("Model", f"{define}.define_model(None, type('Model', (pl.LightningModule,), {{}}), lr=1)", model),
+        ("data", f"{define}.define_data(None, 3)", data),
         ("data", "%%lightning_data data --label kind\nsamples, samples", data),
         ("data", "%%lightning_data\nraise KeyboardInterrupt\nsamples", data),
     ):

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..definitions.cell import CellSource
+from ..definitions.definition import Definition
 from ..errors import InputError, RunError, short_traceback
-from ..launch import spawned, start, stopping
+from ..launch import spawned, stopping
 from ..launch.run import Run
 from ..options import parser
 from ..replay.recorded import RecordedRun
@@ -347,7 +347,7 @@ def _selected_rows(session: Session, root: Path, selected: Sequence[Any]) -> lis
     return catalog.rows_named(rows, run_names, str(root))
 
 
-def define_model(name: str | None, definition: Any, **options: Any) -> Any:
+def define_model(name: str | None, definition: Any, **options: Any) -> Definition:
     """Register a model under a name; ``%lightning_model`` from Python.
 
     Args:
@@ -361,37 +361,38 @@ def define_model(name: str | None, definition: Any, **options: Any) -> Any:
     Raises:
         InputError: the options do not fit the definition.
     """
-    from ..definitions.model.model import define_model as define
+    from ..definitions.model.model import model_definition
 
-    session = current()
-    with session.defining("model", [name]), short_traceback(), _short_syntax_errors():
-        model = define(
-            name, definition, parser.make("model", options), session.namespace, session.package(), session.local_names
-        )
-    session.add_model(model, adopted=not isinstance(definition, CellSource))
-    if session.settings.prewarm and session.settings.start_method == "forkserver":
-        start.prewarm(model.package)
+    with _defining("model", name, definition) as session:
+        model_options, local_names = parser.make("model", options), session.local_names
+        model = model_definition(name, definition, model_options, session.namespace, session.package(), local_names)
+    session.add_model(model)
+    session.prewarm(model.package)
     return model
 
 
-def define_data(name: str | None, definition: Any, **options: Any) -> Any:
+def define_data(name: str | None, definition: Any, **options: Any) -> Definition:
     """Register data under a name; ``%lightning_data`` from Python. Like `define_model`."""
-    from ..definitions.data.datamodule import define_data as define
+    from ..definitions.data.datamodule import data_definition
 
-    session = current()
-    with session.defining("data", [name or "data"]), short_traceback(), _short_syntax_errors():
-        data_options, local = parser.make("data", options), session.local_names
-        before = session.datas.get(name or "data")
-        data = define(name, definition, data_options, session.namespace, session.package(), local, before)
-    session.add_data(data, adopted=not isinstance(definition, CellSource))
+    with _defining("data", name, definition) as session:
+        data_options, local_names, known = parser.make("data", options), session.local_names, session.datas
+        data = data_definition(name, definition, data_options, session.namespace, session.package(), local_names, known)
+    session.add_data(data)
     return data
 
 
 @contextlib.contextmanager
-def _short_syntax_errors() -> Iterator[None]:
-    """Say a syntax error of a cell in a line: IPython would show its traceback, down to our frames."""
-    try:
-        yield
-    except SyntaxError as error:
-        text = (error.text or "").strip()
-        raise InputError(f"the cell cannot be parsed: {error.msg}, in line {error.lineno}: {text}") from error
+def _defining(kind: str, name: str | None, source: Any) -> Iterator[Session]:
+    """Define something in the current session; its errors are shown without our frames, and a syntax error in a line.
+
+    Raises:
+        InputError: the cell cannot be parsed.
+    """
+    session = current()
+    with session.defining(kind, name, source), short_traceback():
+        try:
+            yield session
+        except SyntaxError as error:  # IPython would show its traceback, down to our frames
+            text = (error.text or "").strip()
+            raise InputError(f"the cell cannot be parsed: {error.msg}, in line {error.lineno}: {text}") from error

@@ -175,7 +175,7 @@ def _register_data(session: Session, recorded_run: RecordedRun) -> Definition | 
         if name in session.datas:
             print(f"the data {name} of this notebook is kept{_comparison(session.datas[name], recorded_run)}")  # noqa: T201
             return data
-        session.add_data(data, adopted=True)
+        session.add_data(data)
         _bind(session, data.cls.__name__, data.cls)
         return data
     for code, value in zip(recorded_run.recipe.data, data if isinstance(data, list) else [], strict=False):

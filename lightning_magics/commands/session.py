@@ -22,7 +22,7 @@ from pathlib import Path, PurePath
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, Protocol
 
-from ..definitions.definition import Definition, is_module, uncompiled
+from ..definitions.definition import Definition, is_module, possible_names, uncompiled
 from ..definitions.scopes import names_read
 from ..errors import InputError, RunError, did_you_mean
 from ..options.declared import DEFAULT_START_METHOD
@@ -151,19 +151,32 @@ class Session:
         packages = {_origin(value) for value in self.scope.values()}
         return "lightning.pytorch" if "lightning" in packages else "pytorch_lightning"
 
-    def add_model(self, definition: Definition, adopted: bool = False) -> None:
-        """Register a model; `adopted` says that it is an object of the notebook, not a cell."""
+    def prewarm(self, package: str) -> None:
+        """Start the warm process that runs are forked from, where the settings want one."""
+        from ..launch import start
+
+        if self.settings.prewarm and self.settings.start_method == "forkserver":
+            start.prewarm(package)
+
+    def add_model(self, definition: Definition) -> None:
+        """Register a model."""
         self.models[definition.name] = definition
         self.refused.discard(("model", definition.name))
-        self._add_source(definition, adopted)
+        self._add_source(definition)
 
     @contextlib.contextmanager
-    def defining(self, kind: str, names: Iterable[str | None]) -> Iterator[None]:
-        """Within it, names are defined; if that fails, what they meant before is no longer what the user means."""
+    def defining(self, kind: str, name: str | None, source: Any) -> Iterator[None]:
+        """Within it, a name is defined; if that fails, what it meant before is no longer what the user means.
+
+        Args:
+            kind: ``model`` or ``data``.
+            name: None where `source` gives it.
+            source: as of `possible_names`.
+        """
         try:
             yield
         except BaseException:
-            self.refused |= {(kind, name) for name in names if name}
+            self.refused |= {(kind, item) for item in ([name] if name else possible_names(kind, source))}
             raise
 
     def is_outdated(self, kind: str, definition: Any) -> str:
@@ -203,16 +216,16 @@ class Session:
         history.replaced = self.replaced
         return history, history.add_home(self.rerun_source) if self.rerun_source is not None else 0
 
-    def _add_source(self, definition: Definition, adopted: bool) -> None:
-        """Take note of a class that was made; a complete one that was adopted stands in a cell already."""
-        if not (adopted and definition.form == "class"):
+    def _add_source(self, definition: Definition) -> None:
+        """Take note of a class that was made; one that the notebook had already stands in a cell."""
+        if definition.form != "class" or definition.cell:
             self.sources.append(SourceCode(recipe.with_loading(definition), cell_number(), definition.cell))
 
-    def add_data(self, definition: Definition, adopted: bool = False) -> None:
-        """Register data, and what its name meant in the notebook at that time; `adopted` as of `add_model`."""
+    def add_data(self, definition: Definition) -> None:
+        """Register data, and what its name meant in the notebook at that time."""
         self.datas[definition.name] = definition
         self.refused.discard(("data", definition.name))
-        self._add_source(definition, adopted)
+        self._add_source(definition)
         self._data_names[definition.name] = self.scope.get(definition.name)
 
     def note_started(self, run: Run) -> None:
@@ -398,12 +411,21 @@ class Session:
         parts = tree.elts if isinstance(tree, ast.Tuple | ast.List) else []
         return all(_are_texts(self.scope.get(part.id, "")) for part in parts if isinstance(part, ast.Name))
 
-    def path_or_value(self, text: str, kind: str) -> Any:
-        """Return a path that was typed as text, anything else as the notebook's value of it.
+    def definition_source(self, words: Sequence[str], kind: str) -> Any:
+        """Return what a line without a cell turns into a definition: the object that it names, or files of data.
+
+        Args:
+            words: the name, which is that of the object where no files follow; a file is a path, or code of a value.
+            kind: ``model`` or ``data``.
 
         Raises:
-            InputError: it is no expression that works.
+            InputError: one is no expression that works.
         """
+        files = tuple(self._path_or_value(item, kind) for item in words[1:])
+        return self.evaluate(words[0], kind, ()) if not files else files[0] if len(files) == 1 else files
+
+    def _path_or_value(self, text: str, kind: str) -> Any:
+        """A path that was typed as text, anything else as the notebook's value of it."""
         known = text in self.scope or any(sign in text for sign in "([{")
         return self.evaluate(text, kind, ()) if known else str(Path(text).expanduser())
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import __future__
 
 import ast
+import re
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeGuard
@@ -76,6 +77,11 @@ class Cell:
     def local_names(self) -> set[str]:
         """Names that belong to an instance, not to the notebook."""
         return set(self.hyperparameters) | binds(self.inner)
+
+
+def class_names(text: str) -> list[str]:
+    """The names of the classes that a cell defines, as far as its text tells without being parsed."""
+    return re.findall(r"^class (\w+)", text, re.MULTILINE)
 
 
 def parse(source: CellSource) -> ast.Module:

@@ -17,9 +17,11 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import InputError, did_you_mean
+from .cell import CellSource, class_names
 
 Package = Literal["lightning.pytorch", "pytorch_lightning"]
 PACKAGES: tuple[Package, ...] = ("lightning.pytorch", "pytorch_lightning")
+DEFAULT_NAMES = {"model": "Model", "data": "data"}  # of what neither a line nor a class names
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Definition:
         name: that it is registered under.
         cls: LightningModule or LightningDataModule class.
         source: the code that runs, plain Lightning.
-        cell: text of the cell, empty if there was none.
+        cell: text of the cell, empty if it was made of an object.
         form: what the cell held: ``class``, ``hooks``, ``network``, ``transformers``, or the kind of data.
         package: that the class is of.
         loaded: data that defining it loaded, for instances that would load the same; None if there is none.
@@ -156,6 +158,24 @@ def check_name(name: str | None) -> None:
         raise InputError(f"{name!r} is not a valid class name. Use letters, digits and underscores")
 
 
+def default_name(kind: str, value: Any) -> str:
+    """What an object is registered under where no name is given: a class, and any model, by its own."""
+    own_name = getattr(value, "__name__", None) or type(value).__name__
+    is_named = kind == "model" or is_datamodule(value)
+    return own_name if is_named and own_name.isidentifier() else DEFAULT_NAMES[kind]
+
+
+def possible_names(kind: str, source: Any) -> list[str]:
+    """The names that a definition may get where none is given.
+
+    Args:
+        kind: ``model`` or ``data``.
+        source: a cell, or its text, which need not be correct; or an object.
+    """
+    text = source.text if isinstance(source, CellSource) else source
+    return [*class_names(text), DEFAULT_NAMES[kind]] if isinstance(text, str) else [default_name(kind, source)]
+
+
 def changed_options(options: Any) -> list[str]:
     """Return the names of the options that differ from their defaults."""
     return [item.name for item in dataclasses.fields(options) if getattr(options, item.name) != item.default]
@@ -167,7 +187,7 @@ def option_names(names: Iterable[str]) -> str:
 
 
 def class_definition(
-    name: str, cls: type, options: Any, namespace: dict[str, Any], text: str, otherwise: str
+    name: str, cls: type, options: Any, namespace: dict[str, Any], cell: CellSource | None = None
 ) -> Definition:
     """Register a class that is complete.
 
@@ -176,23 +196,27 @@ def class_definition(
         cls: LightningModule or LightningDataModule class.
         options: of the magic; none may be given.
         namespace: the notebook's globals.
-        text: the class's source, or the cell that it stands in.
-        otherwise: what a cell holds that takes options, for the message.
+        cell: that it stands in; None for a class that the notebook has already.
 
     Raises:
         InputError: an option is given, which the class would not see.
     """
     changed = changed_options(options)
     if changed:
-        kind = "LightningDataModule" if is_datamodule(cls) else "LightningModule"
+        kind, takes_options = (
+            ("LightningDataModule", "hooks or data")
+            if is_datamodule(cls)
+            else ("LightningModule", "a network or hooks")
+        )
         raise InputError(
             f"{option_names(changed)} would have no effect: {cls.__name__} is a complete {kind} class. "
-            f"Set it in the class, or pass {otherwise} alone"
+            f"Set it in the class, or pass {takes_options} alone"
         )
     package = package_of(cls)
     assert package is not None
     namespace[name] = cls
-    return Definition(name, cls, text, text, "class", package)
+    text = cell.text if cell is not None else ""
+    return Definition(name, cls, text or class_source(cls), text, "class", package)
 
 
 def class_source(cls: type) -> str:

@@ -6,6 +6,7 @@ What follows from the value is in `definitions/model/model` and `definitions/dat
 from __future__ import annotations
 
 import ast
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any, Literal
 
@@ -23,6 +24,25 @@ def execute(statements: list[ast.stmt], source: CellSource, namespace: dict[str,
     """Run statements of a cell in the notebook; errors of the user's code pass."""
     register_source(source.filename, cell_text(source))
     exec(compile(ast.Module(deepcopy(statements), []), source.filename, "exec", dont_inherit=True), namespace)
+
+
+def run_complete_class(
+    name: str | None, classes: Sequence[str], tree: ast.Module, source: CellSource, namespace: dict[str, Any]
+) -> str | None:
+    """Run a cell that defines complete classes, and return the name of the one that is meant; None where it has none.
+
+    Args:
+        name: that was given to the definition.
+        classes: names of the complete classes of the cell.
+        tree: the cell, parsed.
+        source: where it stands.
+        namespace: the notebook's globals.
+    """
+    if not classes:
+        return None
+    execute(tree.body, source, namespace)
+    classes = [item for item in classes if item in namespace]  # of an if, one branch ran
+    return name if name in classes else classes[-1]
 
 
 def evaluate_cell(

@@ -37,15 +37,16 @@ from ..cell import (
 )
 from ..constructor import complete_constructor, constructor
 from ..definition import (
+    DEFAULT_NAMES,
     Definition,
     changed_options,
     check_name,
     class_definition,
-    class_source,
+    default_name,
     is_datamodule,
     option_names,
 )
-from ..evaluation import UNKNOWN, class_kinds, evaluate_cell, execute
+from ..evaluation import UNKNOWN, class_kinds, evaluate_cell, execute, run_complete_class
 from ..generated import assemble, expression, method, snippet
 from ..imports import bind_imports, notebook_imports
 from ..lookup import Notebook, literal
@@ -70,53 +71,50 @@ _OPTIONS = (*_TEXT_OPTIONS, "batch_size", "val_split", "test_split", "num_worker
 _ANNOTATIONS = {"batch_size": "int", "num_workers": "int", "shuffle": "bool", "split_seed": "int"}
 
 
-def define_data(
+def data_definition(
     name: str | None,
-    cell: CellSource | Any,
+    source: CellSource | Any,
     options: DataOptions,
     namespace: dict[str, Any],
     package: str,
     local_names: Mapping[str, Any] | None = None,
-    before: Definition | None = None,
+    known: Mapping[str, Definition] | None = None,
 ) -> Definition:
     """Make a LightningDataModule class and bind it in the notebook.
 
     Args:
         name: to register under; None for the class's own, or ``data``.
-        cell: the cell, or an object: LightningDataModule class, or data that `samples` or `text_sources` knows.
+        source: the cell, or an object: LightningDataModule class, or data that `samples` or `text_sources` knows.
         options: how the data is split and loaded.
         namespace: the notebook's globals.
         package: Lightning package to build on.
         local_names: variables of the function that calls the magic, for options.
-        before: what was defined under that name so far.
+        known: the data that was defined so far, by name.
 
     Raises:
         InputError: the cell contains no data, or an option does not fit it.
     """
     check_name(name)
-    tree = parse(cell) if isinstance(cell, CellSource) else None
+    tree = parse(source) if isinstance(source, CellSource) else None
     package = (lightning_package(tree) if tree is not None else None) or package
     importlib.import_module(package)
     if tree is None:
-        return _define_object(name, cell, options, namespace, package, local_names or {})
+        return _adopt(name, source, options, namespace, package, local_names or {})
     complete_classes = [item for item, kind in class_kinds(tree, namespace).items() if kind == "data"]
-    if complete_classes:
-        execute(tree.body, cell, namespace)
-        # Of an if, one branch ran.
-        complete_classes = [item for item in complete_classes if item in namespace]
-        chosen = name if name in complete_classes else complete_classes[-1]
-        return class_definition(name or chosen, namespace[chosen], options, namespace, cell.text, "hooks or data")
+    if chosen := run_complete_class(name, complete_classes, tree, source, namespace):
+        return class_definition(name or chosen, namespace[chosen], options, namespace, source)
     parts = split(tree)
     if parts.expression is None and not parts.hooks:
         raise InputError(f"the cell contains no data: it does not end in an expression{last_name(tree)}. {FORMS}")
-    execute(parts.notebook, cell, namespace)
+    execute(parts.notebook, source, namespace)
+    name = name or DEFAULT_NAMES["data"]
     # What this cell itself has left there is no variable that it reads.
-    assigned = before.left if before is not None else {}
+    assigned = known[name].left if known and name in known else {}
     rename_rebound(parts, {item for item, value in namespace.items() if assigned.get(item) != id(value)})
-    return _Data(name or "data", parts, options, namespace, package, cell, local_names or {}).define()
+    return _Data(name, parts, options, namespace, package, source, local_names or {}).define()
 
 
-def _define_object(
+def _adopt(
     name: str | None,
     value: Any,
     options: DataOptions,
@@ -125,14 +123,11 @@ def _define_object(
     local_names: Mapping[str, Any],
 ) -> Definition:
     """Make a definition of an object."""
+    name = name or default_name("data", value)
     if is_datamodule(value):
         if not isinstance(value, type):
-            raise InputError(
-                f"{name or type(value).__name__} is already a LightningDataModule instance. Pass it to %lightning_fit "
-                f"directly"
-            )
-        return class_definition(name or value.__name__, value, options, namespace, class_source(value), "hooks or data")
-    name = name or "data"
+            raise InputError(f"{name} is already a LightningDataModule instance. Pass it to %lightning_fit directly")
+        return class_definition(name, value, options, namespace)
     is_bound = namespace.get(name) is value
     code: ast.expr | None = ast.Name(name, ast.Load()) if is_bound else None
     if code is None and text_sources.are_paths(value):

@@ -218,10 +218,10 @@ def _pandas_call(file: str) -> str:
 def _plain_datamodule(tokenizer: Any, record: TextsRecord, package: str) -> Any:
     """A DataModule as `%lightning_data` makes it, of texts that do not matter."""
     from ...options.parser import DataOptions
-    from .datamodule import define_data
+    from .datamodule import data_definition
 
     options = DataOptions(tokenizer=tokenizer, max_length=record.max_length, batch_size=record.batch_size)
-    return define_data("texts", [("one", "0"), ("two", "1")], options, {"__name__": "__main__"}, package).new()
+    return data_definition("texts", [("one", "0"), ("two", "1")], options, {"__name__": "__main__"}, package).new()
 
 
 def _with_tokenizer(datamodule: Any, tokenizer: Any, classes: list[str]) -> Any:

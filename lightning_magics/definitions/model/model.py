@@ -33,16 +33,18 @@ from ..cell import (
 )
 from ..constructor import complete_constructor, constructor
 from ..definition import (
+    DEFAULT_NAMES,
     Definition,
     changed_options,
     check_name,
     class_definition,
     class_source,
+    default_name,
     is_module,
     option_names,
     uncompiled,
 )
-from ..evaluation import class_kinds, default_values, execute
+from ..evaluation import class_kinds, default_values, execute, run_complete_class
 from ..generated import assemble, expression, snippet
 from ..imports import bind_imports, notebook_imports
 from ..lookup import Notebook
@@ -64,9 +66,9 @@ _STEPS = ("training_step", "validation_step", "test_step")
 _METRIC_OPTIONS = ("metrics", "task", "num_classes", "class_weights")
 
 
-def define_model(
+def model_definition(
     name: str | None,
-    cell: CellSource | Any,
+    source: CellSource | Any,
     options: ModelOptions,
     namespace: dict[str, Any],
     package: str,
@@ -76,7 +78,7 @@ def define_model(
 
     Args:
         name: to register under; None for the class's own, or ``Model``.
-        cell: the cell, or an object: LightningModule class, nn.Module class or instance, or a callable that
+        source: the cell, or an object: LightningModule class, nn.Module class or instance, or a callable that
             returns one.
         options: what the cell itself does not give.
         namespace: the notebook's globals.
@@ -87,22 +89,16 @@ def define_model(
         InputError: the cell contains no model, or an option does not fit it.
     """
     check_name(name)
-    tree = parse(cell) if isinstance(cell, CellSource) else None
+    tree = parse(source) if isinstance(source, CellSource) else None
     package = (lightning_package(tree) if tree is not None else None) or package
     importlib.import_module(package)
     if tree is None:
-        return _adopt(name, cell, options, Notebook(namespace, {}, "", local_names=local_names or {}), package)
+        return _adopt(name, source, options, Notebook(namespace, {}, "", local_names=local_names or {}), package)
     check_names(tree, namespace)
     kinds = class_kinds(tree, namespace)
     complete_classes = [item for item, kind in kinds.items() if kind == "lightning"]
-    if complete_classes:
-        execute(tree.body, cell, namespace)
-        # Of an if, one branch ran.
-        complete_classes = [item for item in complete_classes if item in namespace]
-        chosen = name if name in complete_classes else complete_classes[-1]
-        definition = class_definition(
-            name or chosen, namespace[chosen], options, namespace, cell.text, "a network or hooks"
-        )
+    if chosen := run_complete_class(name, complete_classes, tree, source, namespace):
+        definition = class_definition(name or chosen, namespace[chosen], options, namespace, source)
         class_nodes = [
             item for item in statements_of(tree.body) if isinstance(item, ast.ClassDef) and item.name == chosen
         ]
@@ -115,24 +111,23 @@ def define_model(
         chosen = name if name in classes else classes[-1]
         name = name or chosen
         parts.expression = ast.Name(chosen, ast.Load())
-    execute(parts.notebook, cell, namespace)
+    execute(parts.notebook, source, namespace)
     rename_rebound(parts, namespace)
-    name = name or "Model"
+    name = name or DEFAULT_NAMES["model"]
     notebook = Notebook(namespace, {}, name, local_names=local_names or {})
-    return _Model(name, parts, options, notebook, package, cell).define()
+    return _Model(name, parts, options, notebook, package, source).define()
 
 
-def _adopt(name: str | None, model: Any, options: ModelOptions, notebook: Notebook, package: str) -> Definition:
+def _adopt(name: str | None, value: Any, options: ModelOptions, notebook: Notebook, package: str) -> Definition:
     """Make a definition of an object."""
-    own_name = getattr(model, "__name__", None) or type(model).__name__
-    name = name or (own_name if own_name.isidentifier() else "Model")
-    if is_module(uncompiled(model)):
-        if not isinstance(model, type):
+    name = name or default_name("model", value)
+    if is_module(uncompiled(value)):
+        if not isinstance(value, type):
             raise InputError(f"{name} is already a LightningModule instance. Pass it to %lightning_fit directly")
-        return class_definition(name, model, options, notebook.namespace, class_source(model), "a network or hooks")
-    is_global = notebook.namespace.get(name) is model
+        return class_definition(name, value, options, notebook.namespace)
+    is_global = notebook.namespace.get(name) is value
     notebook = dataclasses.replace(notebook, owner=name)
-    code = ast.Name(name, ast.Load()) if is_global else notebook.reference(model, "network")
+    code = ast.Name(name, ast.Load()) if is_global else notebook.reference(value, "network")
     return _Model(name, Cell(expression=code), options, notebook, package, None).define()
 
 

@@ -546,11 +546,12 @@ X, (first, *rest) = X * 2, y.tolist()
 for i in range(3): pass
 TensorDataset(halved(), y)
 """
-    before = None
+    known, asked = {}, options.DataOptions(shuffle=False)
     for _ in range(2):
-        asked = options.DataOptions(shuffle=False)
-        before = datamodule.define_data("digits", source(cell), asked, names, "lightning.pytorch", before=before)
-        instance = ready(before)
+        known["digits"] = datamodule.data_definition(
+            "digits", source(cell), asked, names, "lightning.pytorch", known=known
+        )
+        instance = ready(known["digits"])
         assert torch.equal(names["X"] / 2, column(instance.train_dataloader(), 0))
         assert (names["y"].tolist(), names["first"], names["rest"]) == ([0, 1, 2] * 2, 0, [1, 2, 0, 1, 2])
         assert (names["i"], names["size"], names["old"].unique().tolist()) == (2, 6, [32])

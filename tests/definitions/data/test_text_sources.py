@@ -33,7 +33,7 @@ def define(value, names=None, adopted=False, **asked):
     """Define the data `films` by an object of the notebook; a path by the cell that it is, unless it is adopted."""
     if adopted:
         names = names or namespace()
-        return datamodule.define_data("films", value, options.DataOptions(**asked), names, "lightning.pytorch")
+        return datamodule.data_definition("films", value, options.DataOptions(**asked), names, "lightning.pytorch")
     value = repr(value) if isinstance(value, str) else value
     return data(value, "films", names=names, **{**BUILT, **asked})
 
@@ -200,7 +200,7 @@ from lightning_magics.options import parser as options
 names = {"__name__": "__main__", "pairs": [tuple(pair) for pair in json.load(sys.stdin)]}
 for kind in ("wordpiece", "bpe"):
     asked = options.DataOptions(vocab_size=290, vocabulary=kind)
-    made = datamodules.define_data("pairs", names["pairs"], asked, names, "lightning.pytorch")
+    made = datamodules.data_definition("pairs", names["pairs"], asked, names, "lightning.pytorch")
     print(json.dumps(made.loaded[0].get_vocab()))
 """
 

@@ -635,7 +635,7 @@ def test_the_users_own_errors_pass_as_they_are():
         model("x = 1\nnn.Linear(4, 1 // 0)", loss="mse_loss")
     assert traceback.extract_tb(caught.value.__traceback__)[-1].lineno == 3
     with pytest.raises(SyntaxError) as broken:
-        models.define_model("A", source("x = (\n"), None, namespace(), "pytorch_lightning")
+        models.model_definition("A", source("x = (\n"), None, namespace(), "pytorch_lightning")
     assert (broken.value.filename, broken.value.lineno) == (CELL, 2)
 
 

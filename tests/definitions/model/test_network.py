@@ -171,7 +171,7 @@ def test_defining_a_model_imports_no_front_end(elsewhere):
         "from lightning_magics.options import parser as options\n"
         "cell = cells.CellSource('import torch\\ntorch.nn.Linear(2, 2)', 'cell.py')\n"
         "names = {'__name__': '__main__'}\n"
-        "models.define_model('A', cell, options.ModelOptions(loss='mse_loss'), names, 'pytorch_lightning')\n"
+        "models.model_definition('A', cell, options.ModelOptions(loss='mse_loss'), names, 'pytorch_lightning')\n"
         "print({'IPython', 'ipywidgets'} & set(sys.modules))\n"
     )
     done = elsewhere.run(code)
