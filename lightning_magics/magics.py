@@ -16,10 +16,10 @@ import traitlets
 from IPython.core.magic import Magics, line_cell_magic, line_magic, magics_class, needs_local_scope
 from IPython.display import display
 
-from .errors import InputError, did_you_mean
+from .errors import InputError
 from .options import declared, parser
 from .options.help import full_help, help_text
-from .shell import running_kernel, someone_waits
+from .shell import someone_waits
 
 if TYPE_CHECKING:
     from .commands.session import Session
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .definitions.definition import Definition
     from .launch.run import Run
     from .runs.dataframe import DataFrameProxy
+    from .views.code import Code
 
 
 def _api() -> ModuleType:
@@ -161,17 +162,7 @@ class LightningMagics(Magics):
             %lightning_source Digits
         """
         parsed = self._parse("source", line)
-        if parsed is None:
-            return None
-        known = {**self.session.datas, **self.session.models}
-        name = " ".join(parsed.positional)
-        if name not in known:
-            listed = f" Defined: {', '.join(known)}." if known else " Nothing is defined yet; see %%lightning_model?"
-            raise InputError(
-                f"%lightning_source takes the name of a model or of data; found {name!r}."
-                f"{did_you_mean(name, known)}{listed}"
-            )
-        return Code(known[name].source)
+        return None if parsed is None else _api().source(" ".join(parsed.positional))
 
     @line_magic
     @_with_local_names
@@ -466,23 +457,6 @@ for _verb in (*parser.RUNNING, "model", "data", "runs", "stop", "board", "load",
     _magic = getattr(LightningMagics, f"lightning_{_verb}")
     _table = help_text(_verb).replace("\n", "\n        ")
     _magic.__doc__ = _magic.__doc__.replace("{options}", _table)
-
-
-class Code(str):
-    """Python code, shown highlighted: by the front end's own colours in a notebook, in a terminal by Pygments."""
-
-    def _repr_html_(self) -> str:
-        from .views import report
-
-        return report.html_code(self)
-
-    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        from pygments import highlight
-        from pygments.formatters import TerminalFormatter
-        from pygments.lexers import PythonLexer
-
-        in_terminal = running_kernel() is None and sys.stdout.isatty()
-        printer.text(highlight(self, PythonLexer(), TerminalFormatter()) if in_terminal else str(self))
 
 
 def signature(definition: Definition) -> str:

@@ -116,6 +116,7 @@ def test_source_of_a_class_in_an_ordinary_cell_is_kept(notebook):
 def test_source_of_an_adopted_class_is_shown(notebook):
     notebook("%lightning_model Net")
     assert notebook.shell.run_line_magic("lightning_source", "Net").startswith("class Net(pl.LightningModule):")
+    assert notebook("import lightning_magics; lightning_magics.source('Net')").startswith("class Net(")
 
 
 def test_the_same_seed_gives_the_same_numbers(notebook):

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..definitions.definition import Definition
-from ..errors import InputError, RunError, short_traceback
+from ..errors import InputError, RunError, did_you_mean, short_traceback
 from ..launch import spawned, stopping
 from ..launch.run import Run
 from ..options import parser
@@ -24,6 +24,7 @@ from ..runs import folder as runs
 from ..runs.dataframe import DataFrameProxy
 from ..shell import show
 from ..views.board import frame, servers
+from ..views.code import Code
 from ..views.comparison import Comparison
 from ..views.listing import Listing
 from .call import Call
@@ -380,6 +381,29 @@ def define_data(name: str | None, definition: Any, **options: Any) -> Definition
         data = data_definition(name, definition, data_options, session.namespace, session.package(), local_names, known)
     session.add_data(data)
     return data
+
+
+def source(name: str) -> Code:
+    """Return the generated code of a model or of data; ``%lightning_source`` from Python.
+
+    Args:
+        name: that it is registered under.
+
+    Returns:
+        Plain Lightning, exactly as it is run: a string that is displayed as code.
+
+    Raises:
+        InputError: nothing of that name is defined.
+    """
+    session = current()
+    known = {**session.datas, **session.models}
+    if name not in known:
+        listed = f" Defined: {', '.join(known)}." if known else " Nothing is defined yet; see %%lightning_model?"
+        raise InputError(
+            f"%lightning_source takes the name of a model or of data; found {name!r}."
+            f"{did_you_mean(name, known)}{listed}"
+        )
+    return Code(known[name].source)
 
 
 @contextlib.contextmanager
