@@ -1,1 +1,1 @@
-"""One file for each user command, which resolves and checks its arguments and acts on them; and the session."""
+"""The Python API behind the magics: resolves and checks what the user names, and acts on it; and the session."""

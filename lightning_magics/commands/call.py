@@ -1,6 +1,7 @@
-"""One call of fit, validate, test or predict: its arguments are resolved and checked, then it runs.
+"""One call of fit, validate, test or predict: its arguments are checked, then it runs.
 
-The functions that users call are in `api`; how a run goes is in `launch/kernel` and `launch/spawned`.
+The functions that users call are in `api`, what the arguments mean in `model_argument` and `data_argument`; how a run
+goes is in `launch/kernel` and `launch/spawned`.
 """
 
 from __future__ import annotations
@@ -12,31 +13,23 @@ import functools
 import os
 import shlex
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .. import clusters, formats
-from ..definitions.definition import (
-    Definition,
-    check_hyperparameters,
-    has_base,
-    is_datamodule,
-    is_module,
-    package_of,
-    uncompiled,
-)
+from ..definitions.definition import has_base
 from ..errors import InputError, RunError, short_traceback
 from ..launch import placement
 from ..launch.kernel import recording_errors, remove_unless_begun, run_in_kernel
 from ..launch.placement import LaunchPlan
 from ..launch.run import Run
-from ..launch.spawned import SpawnedRun, attach, run_in_processes
+from ..launch.spawned import SpawnedRun, run_in_processes
 from ..launch.stopping import ask_to_stop
 from ..options import parser
 from ..replay.closure import SourceModule
-from ..replay.recipe import CallArgument, Recipe, RecipeWriter
+from ..replay.recipe import Recipe, RecipeWriter
 from ..runs import columns, events, provenance
 from ..runs import folder as runs
 from ..runs.record import RunRecord
@@ -44,51 +37,15 @@ from ..training import main_module
 from ..training.job import Job
 from ..views.answers import answers
 from ..views.board import frame, servers
-from ..views.state import RunState
-from ..views.view import HiddenView, open_view
+from ..views.view import open_view
 from . import sample_checks
 from .alignment import Alignment
-from .knowledge import Knowledge
-from .session import Session, current, is_code
+from .data_argument import Data, names_of, resolve_data
+from .model_argument import Subject, resolve_model
+from .session import Session, current
 
 if TYPE_CHECKING:
     from ..runs.randomness import RandomState
-
-
-@dataclass(frozen=True)
-class Subject:
-    """The resolved model argument."""
-
-    name: str
-    package: str
-    make: Callable[[], Any]
-    argument: CallArgument
-    knowledge: Knowledge
-    instance: Any = None  # where there is one already
-    compiler: Any = None  # torch's, where what was given is a compiled instance
-    run: Run | None = None  # whose model is evaluated
-    is_redefined: bool = False  # whether its definition has been run again since
-    typed_name: str = ""  # in the line, where it was a name
-    checkpoint: Path | None = None  # that the weights come from, in place of those that the model has
-
-    @property
-    def shown(self) -> str:
-        """What to type to refer to it."""
-        return self.typed_name or self.name
-
-
-@dataclass(frozen=True)
-class Data:
-    """The resolved data arguments."""
-
-    name: str = ""
-    make: Callable[[], tuple[Any, tuple[Any, ...]]] = lambda: (None, ())  # datamodule, loaders
-    arguments: tuple[CallArgument, ...] = ()
-    forms: tuple[str, ...] = ()
-    read: Callable[[Any], Any] | None = None  # makes answers of predictions
-    notices: tuple[str, ...] = ()
-    table: columns.TableSchema | None = None  # what is learned of it
-    texts: tuple[str, ...] = ()  # typed for a prediction
 
 
 @dataclass(frozen=True)
@@ -155,7 +112,7 @@ class Call:
 
         with short_traceback(), self.exclusive_run(), self.initial_random_state():
             random_state = RandomState.capture() if self.verb == "fit" and self.options.seed is None else None
-            subject = dataclasses.replace(self.resolve_model(net), typed_name=net if isinstance(net, str) else "")
+            subject = resolve_model(self.session, self.verb, net, self.model)
             checkpoint = self.checkpoint_of(subject)
             knowledge = subject.knowledge.of_checkpoint(checkpoint, trusted=not self.options.weights_only)
             subject = dataclasses.replace(subject, checkpoint=checkpoint, knowledge=knowledge)
@@ -165,7 +122,7 @@ class Call:
             trainer, plan = self.plan(trainer, subject.package)
             with fine_tuning.quiet_transformers():
                 model = self.make_model(subject)
-            data = self.resolve_data(datas, subject)
+            data = resolve_data(self.session, self.verb, datas, self.data, subject)
             datamodule, loaders = data.make()
             if datamodule is not None:
                 alignment = Alignment(self.verb, subject.name, subject.knowledge)
@@ -174,7 +131,7 @@ class Call:
             encoding = subject.knowledge.encoding if sentences.is_of_texts(datamodule) else None
             notices = (
                 self.outdated_notices(subject, data)
-                + self.weights_notice(subject)
+                + subject.weights_notice(self.verb)
                 + data.notices
                 + subject.knowledge.notices(subject.name)
             )
@@ -185,7 +142,7 @@ class Call:
             if datamodule is not None or self.verb != "predict":
                 notices += matching.check(model, datamodule, *names, encoding, classes, trains=self.verb == "fit")
             loader_names = (
-                _names_of([item.original for item in data.arguments]) if len(data.arguments) == len(loaders) else []
+                names_of([item.original for item in data.arguments]) if len(data.arguments) == len(loaders) else []
             )
             notices += sample_checks.check(self.verb, model, datamodule, loaders, names, loader_names, data.table)
             if self.verb == "predict" and data.read is None:
@@ -384,71 +341,6 @@ class Call:
         usual = Path(self.session.settings.run_dir).expanduser()
         return "%lightning_board" if folder == usual else f"%lightning_board {shlex.quote(str(folder))}"
 
-    def resolve_model(self, net: Any) -> Subject:
-        """Resolve the model argument.
-
-        Raises:
-            InputError: it is none.
-        """
-        if self.verb != "fit":
-            return self.find_trained(net)
-        model = self.session.find_model(net)
-        if isinstance(model, Run):
-            model = model.model
-        return self.describe(model, net)
-
-    def describe(self, model: Any, argument: Any) -> Subject:
-        """Describe a definition, a LightningModule class or an instance."""
-        overrides = {name: self.resolve_value("model", name, value) for name, value in self.model.items()}
-        call_argument = CallArgument(model, argument, overrides, self.model)
-        if isinstance(model, Definition):
-            knowledge = Knowledge(self.session, model.package, None)
-            return Subject(model.name, model.package, lambda: model.new(**overrides), call_argument, knowledge)
-        compiler = None if uncompiled(model) is model else model.dynamo_ctx
-        model = uncompiled(model)
-        package = package_of(model)
-        cls = model if isinstance(model, type) else type(model)
-        if package is None or not is_module(model):
-            raise InputError(_not_a_model(model, argument))
-        if isinstance(model, type):
-            check_hyperparameters(model, overrides)
-            knowledge = Knowledge(self.session, package, None)
-            return Subject(cls.__name__, package, lambda: model(**overrides), call_argument, knowledge)
-        if overrides:
-            raise InputError(
-                f"--model.{next(iter(overrides))} is a constructor argument, but {cls.__name__} is already an instance "
-                f"already. Give the class: %lightning_fit {cls.__name__} --model.{next(iter(overrides))} …"
-            )
-        definition = next((item for item in self.session.models.values() if item.cls is cls), None)
-        name = definition.name if definition else cls.__name__
-        return Subject(
-            name, package, lambda: model, call_argument, Knowledge(self.session, package, model), model, compiler
-        )
-
-    def find_trained(self, net: Any) -> Subject:
-        """Find a model that has trained weights.
-
-        Raises:
-            InputError: there is none.
-        """
-        run = self.session.find_run(net) or self.find_recorded(net)
-        value = run or self.session.find_model(net)
-        if isinstance(value, Run):
-            run = value
-        if run is None and not isinstance(value, type) and is_module(uncompiled(value)):
-            return self.describe(value, net)
-        if run is None:
-            name = str(getattr(value, "name", None) or getattr(value, "__name__", net))
-            run = self.session.fits.get(name)
-            if run is None:
-                raise InputError(
-                    f"{name} was not trained in this session, so there are no weights to {self.verb} with. "
-                    f"Train it first: %lightning_fit {name} DATA, or pass a run or an instance."
-                )
-        subject = self.describe(run.model, net)
-        is_redefined = isinstance(value, Definition) and value.cls is not type(run.model)
-        return dataclasses.replace(subject, name=run.record.model, run=run, is_redefined=is_redefined)
-
     def outdated_notices(self, subject: Subject, data: Data) -> tuple[str, ...]:
         """Name the definitions in use whose newer cells failed, and what they use of a loaded run."""
         notices = [self.session.is_outdated("model", subject.argument.value)]
@@ -456,170 +348,6 @@ class Call:
         if self.session.rerun_source is None:
             notices += [self.session.loaded_notice(item.value) for item in (subject.argument, *data.arguments)]
         return tuple(filter(None, notices))
-
-    def weights_notice(self, subject: Subject) -> tuple[str, ...]:
-        """Name the run whose weights an evaluation uses, where a run was named or stands for its model."""
-        if self.verb != "fit" and subject.checkpoint is not None:
-            return (f"weights of {runs.display_path(subject.checkpoint)}",)
-        if subject.run is None:
-            return ()
-        run, origin = subject.run, subject.knowledge.origin
-        folder = None if origin.is_outdated else origin.folder
-        if run.verb != "fit" and folder is not None:
-            notice = f"weights of {folder.name}"
-        elif origin.is_outdated:
-            changed = f"the model of {run.name} has changed since its fit"
-            notice = f"the current weights do not belong to any recorded run: {changed}"
-        elif folder is not None and folder.path.absolute() != run.folder.path.absolute():
-            notice = f"weights of {folder.name}: the model of {run.name} has changed since its fit"
-        else:
-            notice = f"weights of {run.name}"
-        return (f"{notice} (trained before {subject.name} was redefined)" if subject.is_redefined else notice,)
-
-    def find_recorded(self, name: Any) -> Run | None:
-        """A fit of another session by its name, None where there is none; its model is made by this notebook's code.
-
-        Raises:
-            InputError: this notebook does not have that code, the run goes on, or is no fit.
-        """
-        if not isinstance(name, str) or "/" not in name or name not in self.session.run_names():
-            return None
-        folder = self.session.folder(name)
-        record = folder.read()
-        if record.verb != "fit":
-            raise InputError(
-                f"{name} is a {record.verb} run, which does not train a model. Choose a fit: %lightning_runs"
-            )
-        model = record.model
-        if model not in self.session.models and not is_module(self.session.namespace.get(model)):
-            raise InputError(
-                f"{name} is a run from another session. Load its model first: net = %lightning_load {name}, then "
-                f"%lightning_{self.verb} net"
-            )
-        if folder.is_alive():
-            raise InputError(
-                f"{name} is still running in other processes. Wait until it ends, or watch it: %lightning_attach {name}"
-            )
-        return attach(folder, HiddenView(RunState()), self.session.build_model)
-
-    def resolve_data(self, arguments: Sequence[Any], subject: Subject) -> Data:
-        """Resolve the data arguments.
-
-        Raises:
-            InputError: it is none, or too many.
-        """
-        from ..definitions.data import sentences
-        from ..definitions.data.samples import form_of, to_dataloaders
-
-        reader = self.reader(subject, arguments) if self.verb == "predict" and arguments else None
-        texts = self.session.texts(arguments) if reader is not None else None
-        if texts is not None:
-            sentences.check_texts(texts)
-            as_typed = all(isinstance(item, str) for item in arguments) and texts == list(arguments)
-            notices = sentences.word_notices(texts, subject.shown, self.session.datas) if as_typed else ()
-            return _text_data(texts, reader, notices)
-        values = [self.session.find_data(item) for item in arguments]
-        if not values and self.data:
-            raise InputError(
-                f"--data.{next(iter(self.data))} needs the data that it applies to. Type the data on the line"
-            )
-        if not values and subject.run is not None:
-            return self.data_of_run(subject.run, subject)
-        if not values:
-            return Data()
-        overrides = {name: self.resolve_value("data", name, value) for name, value in self.data.items()}
-        notices = ()
-        if len(values) == 1 and self.verb != "fit" and (table := self.whole_table(values[0], arguments[0])) is not None:
-            notices = (
-                f"{values[0].name} has no {sample_checks.SPLIT_OF[self.verb]} split, so all rows of the table are used",
-            )
-            values = [table]
-        call_arguments = tuple(
-            CallArgument(item, argument, overrides, self.data) for item, argument in zip(values, arguments, strict=True)
-        )
-        first = values[0]
-        names = _names_of(arguments)
-        name = ", ".join(names)
-        if isinstance(first, Definition) or is_datamodule(first):
-            if len(values) > 1:
-                raise InputError(
-                    f"data {name}: {names[0]} already contains all splits and cannot be combined with other data"
-                )
-            return _datamodule(call_arguments[0], name)
-        if self.verb == "fit" and len(values) > 2:
-            raise InputError(f"a fit takes training data and, optionally, validation data; found {len(values)}: {name}")
-        if self.verb == "predict" and form_of(first) == "table" and subject.knowledge.is_of_texts:
-            raise InputError(f"{subject.name} was trained on texts. Pass a column of texts, such as {name}['text']")
-        forms = tuple(form_of(item) or "loaders" for item in values)
-        alignment = Alignment(self.verb, subject.name, subject.knowledge)
-        aligned = alignment.align_values(values, names)
-        training = [self.verb == "fit" and place == 0 for place in range(len(aligned))]
-        loaders = tuple(to_dataloaders(aligned, training, overrides))
-        notices += alignment.notices
-        return Data(name, lambda: (None, loaders), call_arguments, forms, notices=notices, table=alignment.table)
-
-    def whole_table(self, definition: Any, argument: Any) -> Any:
-        """The frame of the notebook that a definition of its name was made of, if that has no split for the verb."""
-        if not isinstance(definition, Definition) or definition.form != "table" or not isinstance(argument, str):
-            return None
-        value = self.session.scope.get(argument)
-        has_split = f"{sample_checks.SPLIT_OF[self.verb]}_dataloader" in vars(definition.cls)
-        return value if columns.is_table(value) and not has_split else None
-
-    def reader(self, subject: Subject, arguments: Sequence[Any]) -> Any:
-        """What turns sentences into input of a model, None if it was trained on other data.
-
-        Raises:
-            InputError: it was, and what was typed can be nothing but a sentence; or the texts cannot be read.
-        """
-        reader = subject.knowledge.reader if self.session.may_be_texts(arguments) else None
-        sentence = next((item for item in arguments if isinstance(item, str) and not is_code(item)), None)
-        if reader is not None or sentence is None:
-            return reader
-        raise InputError(
-            f"{sentence!r} is not defined as data, and {subject.name} was not trained on texts in this session. "
-            f"Pass data, or train a model on texts first: %lightning_data NAME FILE --text COLUMN …"
-        )
-
-    def data_of_run(self, run: Run, subject: Subject) -> Data:
-        """The data of an earlier run; of a fit on loaders, its validation data, else what the model brings itself.
-
-        Raises:
-            InputError: its dataloaders are in the form that other weights were trained on.
-        """
-        if run.texts:  # encoded for the weights of that time
-            reader = subject.knowledge.reader
-            if self.verb != "predict" or reader is None:
-                why = "have no labels" if self.verb != "predict" else f"cannot be encoded for {subject.name}"
-                raise InputError(f"the texts of {run.name} {why}. Pass data: %lightning_{self.verb} {run.name} DATA")
-            return _text_data(list(run.texts), reader, ())
-        datamodule, loaders = run.data
-        if run.verb == "fit" and datamodule is None:
-            loaders = loaders[1:] if self.verb == "validate" else ()
-        data = Data(run.record.data, make=lambda: (datamodule, loaders))
-        table = run.table if loaders else None
-        if table is None:
-            return data
-        known = subject.knowledge.table
-        if known is None:
-            return dataclasses.replace(
-                data, notices=(columns.unrecorded_notice(subject.name, table.names, table.classes),), table=table
-            )
-        pairs = {"columns": (table.names, known.names), "classes": (table.classes, known.classes)}
-        for kind, (ours, theirs) in pairs.items():
-            if ours and theirs and ours != theirs:
-                is_kept = os.path.isfile(run.best_model_path)
-                own = ", or the weights saved by that run: --ckpt_path best" if is_kept else ""
-                raise InputError(
-                    f"the data of {run.name} has the {kind} {columns.shortened(ours)}, but its model's current "
-                    f"weights were trained on {columns.shortened(theirs)}. Use other data: "
-                    f"%lightning_{self.verb} {run.name} DATA{own}"
-                )
-        return dataclasses.replace(data, table=known)
-
-    def resolve_value(self, prefix: str, name: str, value: Any) -> Any:
-        """A hyperparameter's value: an expression of the notebook is evaluated."""
-        return parser.resolve(value, self.session.scope, f"--{prefix}.{name}")
 
     def complete_fit_job(self, job: Job, checkpoint: Path | None) -> Job:
         """Complete a fit's job: what it continues, its loggers, its callbacks by option."""
@@ -775,55 +503,3 @@ def _continues(job: Job) -> bool:
     from ..training.train import was_fitted
 
     return job.continues and was_fitted(job.model)
-
-
-def _text_data(texts: list[str], reader: Any, notices: tuple[str, ...]) -> Data:
-    """Describe texts to predict for, which are encoded as those that the model was trained on."""
-    read = functools.partial(answers, texts, reader.classes)
-    name, make = formats.plural(len(texts), "text"), lambda: (None, (reader.texts_dataloader(texts),))
-    return Data(name, make, read=read, notices=notices, texts=tuple(texts))
-
-
-def _names_of(arguments: Sequence[Any]) -> list[str]:
-    """What data arguments are called: as they were typed, or by their type where a call gave the objects."""
-    return [item if isinstance(item, str) else type(item).__name__ for item in arguments]
-
-
-def _datamodule(argument: CallArgument, name: str) -> Data:
-    """Describe a data definition, a DataModule class or an instance."""
-    value, overrides = argument.value, argument.arguments
-
-    def data_from(name: str, make: Callable[[], Any]) -> Data:
-        return Data(name, lambda: (make(), ()), (argument,), ("datamodule",))
-
-    if isinstance(value, Definition):
-        data = data_from(value.name, lambda: value.new(**overrides))
-        return dataclasses.replace(data, notices=_change_notice(value))
-    if isinstance(value, type):
-        return data_from(name, lambda: value(**overrides))
-    if overrides:
-        first = next(iter(overrides))
-        raise InputError(f"--data.{first} is a constructor argument, but {name} is already an instance. Pass its class")
-    return data_from(name, lambda: value)
-
-
-def _change_notice(definition: Definition) -> tuple[str, ...]:
-    """Says that values of a cell's data were changed in place by a later cell, which its source does not repeat."""
-    from ..runs.fingerprint import of_values
-
-    if not definition.values or of_values(definition.loaded) == definition.values:
-        return ()
-    return (
-        f"The values of {definition.name} were changed in place after its cell ran. This run uses the changed values; "
-        f"to use the original values, run the cell again",
-    )
-
-
-def _not_a_model(value: Any, argument: Any) -> str:
-    """The message for a model argument that is no LightningModule."""
-    shown = argument if isinstance(argument, str) else type(value).__name__
-    kind = f"the class {value.__name__}" if isinstance(value, type) else f"a {type(value).__name__}"
-    return (
-        f"the model {shown!r} is {kind}, not a LightningModule. If it is an nn.Module, define how it trains: "
-        f"%lightning_model {shown if str(shown).isidentifier() else 'NAME'} --loss cross_entropy"
-    )

@@ -19,7 +19,8 @@ from ..replay.recipe import RecipeWriter
 from ..replay.recorded import RecordedRun
 from ..replay.script import Script, parse_module
 from ..runs import folder
-from .call import Call, Data, Subject
+from .data_argument import Data, resolve_data
+from .model_argument import Subject, resolve_model
 from .session import Session
 
 
@@ -125,14 +126,13 @@ def _run_script(session: Session, run: Any) -> tuple[Script, str, list[str]]:
 
 def _model_script(session: Session, model: Any, datas: Sequence[Any]) -> tuple[Script, str]:
     """The script of a model that need not have been trained; it trains for some epochs, as one would begin."""
-    call = dataclasses.replace(Call.of("fit", {}), session=session)
-    subject = call.resolve_model(model)
-    data = call.resolve_data(datas, subject)
+    subject = resolve_model(session, "fit", model, {})
+    data = resolve_data(session, "fit", datas, {}, subject)
     writer = RecipeWriter(*session.history(), session.local_names)
     writer.add_model(subject.argument, subject.package, trained=False)
     writer.add_data(data.arguments, data.forms)
     if data.arguments and is_of_texts(getattr(data.arguments[0].value, "cls", data.arguments[0].value)):
-        _number_classes(call, subject, data, writer)
+        _number_classes(subject, data, writer)
     recipe, module = writer.result()
     recipe = dataclasses.replace(recipe, trainer={"max_epochs": "5"})
     if not recipe.data and not _brings_data(subject.argument.value):
@@ -142,7 +142,7 @@ def _model_script(session: Session, model: Any, datas: Sequence[Any]) -> tuple[S
     return script, f"Train {subject.name}."
 
 
-def _number_classes(call: Call, subject: Subject, data: Data, writer: RecipeWriter) -> None:
+def _number_classes(subject: Subject, data: Data, writer: RecipeWriter) -> None:
     """Let the script number the labels of texts, and name the outputs of the model, as a fit would."""
     from ..definitions import matching
     from ..definitions.model.fine_tuning import quiet_transformers
