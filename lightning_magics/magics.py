@@ -93,8 +93,8 @@ class LightningMagics(Magics):
             self.session.prewarm(self.session.package())
 
     def __init__(self, shell: Any) -> None:
-        super().__init__(shell)
         self._failed: dict[int, int] = {}  # of each cell that failed, the line that it failed in
+        super().__init__(shell)  # may start the warm process already, as the configuration of IPython says
         self._transform = shell.transform_cell
         self._raw_cell = ""
         self._classes: dict[str, Any] = {}  # that the cell defines anew, as they were before it

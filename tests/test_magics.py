@@ -119,6 +119,14 @@ def test_source_of_an_adopted_class_is_shown(notebook):
     assert notebook("import lightning_magics; lightning_magics.source('Net')").startswith("class Net(")
 
 
+def test_the_configuration_of_ipython_may_start_the_warm_process(shell, monkeypatch):
+    prewarmed = []
+    monkeypatch.setattr("lightning_magics.launch.start.prewarm", prewarmed.append)
+    shell.config.LightningMagics.prewarm = True
+    shell.run_line_magic("reload_ext", "lightning_magics")
+    assert prewarmed == ["pytorch_lightning"]
+
+
 def test_the_same_seed_gives_the_same_numbers(notebook):
     for name in ("one", "two"):
         notebook(f"{name} = %lightning_fit Net samples samples --max_epochs 2 --seed 5 --quiet")

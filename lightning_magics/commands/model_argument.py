@@ -103,8 +103,8 @@ def _describe(session: Session, model: Any, argument: Any, hyperparameters: Mapp
         return Subject(cls.__name__, package, lambda: model(**overrides), call_argument, knowledge)
     if overrides:
         raise InputError(
-            f"--model.{next(iter(overrides))} is a constructor argument, but {cls.__name__} is already an instance "
-            f"already. Give the class: %lightning_fit {cls.__name__} --model.{next(iter(overrides))} …"
+            f"--model.{next(iter(overrides))} is a constructor argument, but {cls.__name__} is already an instance. "
+            f"Give the class: %lightning_fit {cls.__name__} --model.{next(iter(overrides))} …"
         )
     definition = next((item for item in session.models.values() if item.cls is cls), None)
     name = definition.name if definition else cls.__name__
