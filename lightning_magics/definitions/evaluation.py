@@ -29,15 +29,7 @@ def execute(statements: list[ast.stmt], source: CellSource, namespace: dict[str,
 def run_complete_class(
     name: str | None, classes: Sequence[str], tree: ast.Module, source: CellSource, namespace: dict[str, Any]
 ) -> str | None:
-    """Run a cell that defines complete classes, and return the name of the one that is meant; None where it has none.
-
-    Args:
-        name: that was given to the definition.
-        classes: names of the complete classes of the cell.
-        tree: the cell, parsed.
-        source: where it stands.
-        namespace: the notebook's globals.
-    """
+    """Run a cell of complete classes, and return the name of the one that is meant; None where there are none."""
     if not classes:
         return None
     execute(tree.body, source, namespace)
