@@ -12,12 +12,41 @@ import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from ...errors import InputError, MissingPackage, did_you_mean
 
-Reader = Literal["delimited", "lines", "json", "parquet"]
-ENDINGS = (".csv", ".tsv", ".txt", ".jsonl", ".ndjson", ".json", ".parquet")
+
+@dataclass(frozen=True)
+class Reader:
+    """How pandas reads files of a kind: their name in messages, and the code, which `text_module` fills in."""
+
+    label: str
+    code: str
+
+
+_READ_DELIMITED = """
+rows = pandas.read_csv(
+    path, sep=DELIMITER, quoting=QUOTING, encoding=ENCODING, header=None, dtype=str, keep_default_na=False
+)
+return rows[1:].set_axis(rows.iloc[0], axis=1)
+"""
+DELIMITED = Reader("delimited text", _READ_DELIMITED)
+_LINES = Reader(
+    "JSON lines", "return pandas.read_json(path, lines=True, encoding=ENCODING, dtype=False, convert_axes=False)"
+)
+_JSON = Reader("JSON", "return pandas.read_json(path, encoding=ENCODING, dtype=False, convert_axes=False)")
+_PARQUET = Reader("Parquet", "return pandas.read_parquet(path, columns=COLUMNS)")
+# Of each ending of a file's name: how such a file is read as a rule, and what a user types to read one.
+ENDINGS: dict[str, tuple[Reader, str]] = {
+    ".csv": (DELIMITED, "pandas.read_csv({!r})"),
+    ".tsv": (DELIMITED, "pandas.read_csv({!r}, sep='\\t')"),
+    ".txt": (DELIMITED, "pandas.read_csv({!r}, sep='\\t')"),
+    ".jsonl": (_LINES, "pandas.read_json({!r}, lines=True)"),
+    ".ndjson": (_LINES, "pandas.read_json({!r}, lines=True)"),
+    ".json": (_JSON, "pandas.read_json({!r})"),
+    ".parquet": (_PARQUET, "pandas.read_parquet({!r})"),
+}
 _COMPRESSED = (".gz", ".bz2", ".xz", ".zst", ".zip")
 _DELIMITER_NAMES = {",": "a comma", "\t": "a tab", ";": "a semicolon", "|": "a bar"}
 _BYTE_ORDER_MARKS = {  # the longer ones first, since one begins like another
@@ -38,8 +67,7 @@ class FileFormat:
     encoding: str = _UTF8
 
     def __str__(self) -> str:
-        kinds = {"lines": "JSON lines", "json": "JSON", "parquet": "Parquet"}
-        what = f"fields separated by {_DELIMITER_NAMES[self.delimiter]}" if self.delimiter else kinds[self.reader]
+        what = f"fields separated by {_DELIMITER_NAMES[self.delimiter]}" if self.delimiter else self.reader.label
         return what if self.encoding == _UTF8 else f"{what} in {self.encoding}"
 
 
@@ -81,6 +109,11 @@ def is_file_of_texts(path: Path) -> bool:
     return file_ending(path) in ENDINGS
 
 
+def pandas_call(file: str) -> str:
+    """What a user types to read a file of texts."""
+    return ENDINGS[file_ending(Path(file))][1].format(file)
+
+
 def read(path: Path, wanted: Sequence[str | None], encoding: str | None) -> TextFile:
     """Read a file, and find how it is written.
 
@@ -93,25 +126,26 @@ def read(path: Path, wanted: Sequence[str | None], encoding: str | None) -> Text
         InputError: it is no such file, or has another encoding.
         ValueError: pandas cannot read it.
     """
-    kind = file_ending(path)
-    if kind not in ENDINGS:
+    ending = file_ending(path)
+    if ending not in ENDINGS:
         raise InputError(f"{path} is not a supported text file. Supported endings: {', '.join(ENDINGS)}")
     if not path.is_file():
         near = did_you_mean(path.name, [item.name for item in path.parent.glob("*")] if path.parent.is_dir() else [])
         raise InputError(f"there is no file {path}.{near}")
-    if kind == ".parquet":
+    reader, _ = ENDINGS[ending]
+    if reader is _PARQUET:
         if encoding is not None:
             raise InputError(f"--encoding {encoding} would have no effect: {path} is a Parquet file")
         return _read_parquet(path, wanted)
     text, encoding = _decode(path, encoding)
     if not text.strip():
         raise ValueError("it is empty")
-    if kind in (".csv", ".tsv", ".txt"):
-        usual = "," if kind == ".csv" else "\t"
+    if reader is DELIMITED:
+        usual = "," if ending == ".csv" else "\t"
         heads = {sign: _first_row(text, sign) for sign in (usual, *_DELIMITER_NAMES)}
         delimiter = next((sign for sign, head in heads.items() if set(wanted) <= set(head)), usual)
         quoted = _are_quotes(text, delimiter) if delimiter == "\t" else True
-        return TextFile(path, FileFormat("delimited", delimiter, encoding), heads[delimiter], quoted, text)
+        return TextFile(path, FileFormat(DELIMITED, delimiter, encoding), heads[delimiter], quoted, text)
     reader, table = _read_json(text, wanted)
     return TextFile(path, FileFormat(reader, encoding=encoding), [str(name) for name in table.columns], table=table)
 
@@ -127,7 +161,7 @@ def _read_parquet(path: Path, wanted: Sequence[str | None]) -> TextFile:
         if all(columns.count(str(name)) == 1 for name in wanted_columns)
         else None
     )
-    return TextFile(path, FileFormat("parquet"), columns, table=table)
+    return TextFile(path, FileFormat(_PARQUET), columns, table=table)
 
 
 def _decode(path: Path, encoding: str | None) -> tuple[str, str]:
@@ -283,16 +317,16 @@ def _read_json(text: str, wanted: Sequence[str | None]) -> tuple[Reader, Any]:
     """
     import pandas
 
-    readers: tuple[Reader, ...] = ("json",) if text.lstrip().startswith("[") else ("lines", "json")
+    readers = (_JSON,) if text.lstrip().startswith("[") else (_LINES, _JSON)
     errors = []
     for reader in readers:
         try:
-            frame = pandas.read_json(io.StringIO(text), lines=reader == "lines", dtype=False, convert_axes=False)
+            frame = pandas.read_json(io.StringIO(text), lines=reader is _LINES, dtype=False, convert_axes=False)
         except (ValueError, AttributeError, TypeError) as error:
             errors.append(error)
             continue
         columns = [name for name in wanted if name in frame.columns]
-        if reader == "lines" and len(frame) == 1 and any(isinstance(frame[name][0], list | dict) for name in columns):
+        if reader is _LINES and len(frame) == 1 and any(isinstance(frame[name][0], list | dict) for name in columns):
             continue  # a line that holds the columns
         return reader, frame
     raise ValueError(str(errors[0]) if errors else "its rows are not objects, such as {...}")

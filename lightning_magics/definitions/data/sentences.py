@@ -193,26 +193,14 @@ def word_notices(texts: list[str], model: str, datas: Iterable[str]) -> tuple[st
     file = next((text for text in texts if are_paths(text) and Path(text).is_file()), None)
     if file is not None:
         raise InputError(
-            f"{file} is a file. To predict for its texts: frame = {_pandas_call(file)}, and %lightning_predict {model} "
-            f"frame['COLUMN']"
+            f"{file} is a file. To predict for its texts: frame = {files.pandas_call(file)}, and "
+            f"%lightning_predict {model} frame['COLUMN']"
         )
     if len(texts) > 1:
         notice = f"{len(texts)} texts of one word each. Put a sentence in quotes: %lightning_predict {model}"
         return (f'{notice} "{" ".join(texts)}"',)
     suggestion = did_you_mean(texts[0], list(datas))
     return (f"{texts[0]!r} was read as a text.{suggestion}",) if suggestion else ()
-
-
-def _pandas_call(file: str) -> str:
-    """How pandas reads a file of texts."""
-    readers = {
-        ".csv": "read_csv({!r})",
-        ".parquet": "read_parquet({!r})",
-        ".json": "read_json({!r})",
-        ".jsonl": "read_json({!r}, lines=True)",
-        ".ndjson": "read_json({!r}, lines=True)",
-    }
-    return "pandas." + readers.get(files.file_ending(Path(file)), "read_csv({!r}, sep='\\t')").format(file)
 
 
 def _plain_datamodule(tokenizer: Any, record: TextsRecord, package: str) -> Any:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from ..generated import expression, method, snippet
 from ..scopes import binds, names_read
-from .files import Reader
+from .files import DELIMITED, Reader
 from .samples import Split
 
 Kind = Literal["file", "table", "rows", "pairs"]
@@ -52,23 +52,6 @@ def _table(path):
     """Return the rows of a file as a DataFrame."""
     BODY
 '''
-_READERS: dict[Reader, str] = {
-    "delimited": """
-rows = pandas.read_csv(
-    path, sep=DELIMITER, quoting=QUOTING, encoding=ENCODING, header=None, dtype=str, keep_default_na=False
-)
-return rows[1:].set_axis(rows.iloc[0], axis=1)
-""",
-    "lines": """
-return pandas.read_json(path, lines=True, encoding=ENCODING, dtype=False, convert_axes=False)
-""",
-    "json": """
-return pandas.read_json(path, encoding=ENCODING, dtype=False, convert_axes=False)
-""",
-    "parquet": """
-return pandas.read_parquet(path, columns=COLUMNS)
-""",
-}
 _LABEL = '''
 @staticmethod
 def _label(value):
@@ -334,7 +317,7 @@ class Text:
     keys: Mapping[Split, Any]
     text: Any = None
     label: Any = None
-    reader: Reader = "delimited"
+    reader: Reader = DELIMITED
     delimiter: str = ","
     encoding: str = "utf-8"
     quoted: bool = True
@@ -412,7 +395,7 @@ class Text:
 
     def _table(self) -> ast.FunctionDef:
         body = snippet(
-            _READERS[self.reader],
+            self.reader.code,
             DELIMITER=ast.Constant(self.delimiter),
             ENCODING=ast.Constant(self.encoding),
             QUOTING=expression("csv.QUOTE_MINIMAL" if self.quoted else "csv.QUOTE_NONE"),

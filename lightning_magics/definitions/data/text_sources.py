@@ -176,7 +176,7 @@ class _TextSource:
             _check_tokenizer(options.tokenizer)
             tokenizer = notebook.reference(options.tokenizer, "tokenizer")
         self.read_tables()
-        file_format = next((file.format for file in self.text_files.values()), files.FileFormat("delimited"))
+        file_format = next((file.format for file in self.text_files.values()), files.FileFormat(files.DELIMITED))
         return Text(
             self.kind,
             self.keys,
