@@ -23,7 +23,7 @@ from .layout import layout_module, wrap_code
 from .recipe import Recipe
 
 _LOADABLE = ("loaders", "dataset", "iterable", "tensor", "tensors")
-_LOGGERS = {
+LOGGERS = {
     "tensorboard": "PL.loggers.TensorBoardLogger('.')",
     "csv": "PL.loggers.CSVLogger('.')",
     "mlflow": "PL.loggers.MLFlowLogger(experiment_name=NAME, tracking_uri='sqlite:///mlflow.db')",
@@ -268,7 +268,7 @@ class Script:
             return None
         expressions = []
         for logger in loggers:
-            template = _LOGGERS.get(logger)
+            template = LOGGERS.get(logger)
             expressions.append(
                 expression(template, PL=self._lightning, NAME=ast.Constant(self.name)) if template else _code(logger)
             )

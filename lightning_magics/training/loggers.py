@@ -27,28 +27,6 @@ except ImportError:  # Windows
 _WRITERS = ("log_hyperparams", "log_metrics", "log_graph", "see_batch", "after_save_checkpoint", "save", "finalize")
 
 
-def make_logger(name: str, folder: Path, package: Any) -> Any:
-    """Make a logger.
-
-    Args:
-        name: ``tensorboard``, ``csv``, ``mlflow`` or ``wandb``.
-        folder: of the run.
-        package: Lightning package, imported.
-
-    Raises:
-        MissingPackage: what it needs is not installed.
-    """
-    root, model, version = folder.parent.parent, folder.parent.name, folder.name
-    if name == "tensorboard":
-        return _silence_when_removed(folder, tensorboard_logger(package.__name__, root, model, version))
-    if name == "csv":
-        return _silence_when_removed(folder, package.loggers.CSVLogger(root, name=model, version=version))
-    try:
-        return _mlflow(folder, package) if name == "mlflow" else _wandb(folder, package)
-    except ModuleNotFoundError as error:
-        raise MissingPackage(name, f"--logger {name}", f"'lightning-magics[{name}]'") from error
-
-
 def _silence_when_removed(folder: Path, instance: Any) -> Any:
     """Let a logger that writes in the folder of a run write nothing once that was removed: the fit goes on."""
     base: Any = type(instance)
@@ -128,6 +106,16 @@ def need_plain_yaml(package: str, *owners: Any) -> bool:
     return False
 
 
+def _tensorboard(folder: Path, package: Any) -> Any:
+    root, model, version = folder.parent.parent, folder.parent.name, folder.name
+    return _silence_when_removed(folder, tensorboard_logger(package.__name__, root, model, version))
+
+
+def _csv(folder: Path, package: Any) -> Any:
+    root, model, version = folder.parent.parent, folder.parent.name, folder.name
+    return _silence_when_removed(folder, package.loggers.CSVLogger(root, name=model, version=version))
+
+
 def _mlflow(folder: Path, package: Any) -> Any:
     """MLflow with its embedded store: a database beside the models' folders."""
     root = folder.parent.parent.resolve()
@@ -194,3 +182,23 @@ def _wandb(folder: Path, package: Any) -> Any:
     )
     logger._wandb_init.pop("anonymous")  # of which wandb warns in the cell, although nobody set it
     return logger
+
+
+MAKERS = {"tensorboard": _tensorboard, "csv": _csv, "mlflow": _mlflow, "wandb": _wandb}
+
+
+def make_logger(name: str, folder: Path, package: Any) -> Any:
+    """Make a logger.
+
+    Args:
+        name: one of `MAKERS`.
+        folder: of the run.
+        package: Lightning package, imported.
+
+    Raises:
+        MissingPackage: what it needs is not installed.
+    """
+    try:
+        return MAKERS[name](folder, package)
+    except ModuleNotFoundError as error:
+        raise MissingPackage(name, f"--logger {name}", f"'lightning-magics[{name}]'") from error

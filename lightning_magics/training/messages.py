@@ -13,7 +13,7 @@ from typing import TextIO
 from ..runs.folder import mark_lines
 
 _TOP_LOGGERS = ("pytorch_lightning", "lightning", "lightning_fabric", "mlflow", "alembic")
-_LOGGERS = (*_TOP_LOGGERS, "lightning.pytorch", "lightning.fabric")
+_PYTHON_LOGGERS = (*_TOP_LOGGERS, "lightning.pytorch", "lightning.fabric")
 _WARNING_MODULES = r"(pytorch_lightning|lightning|lightning_fabric|lightning_utilities|torchmetrics|torch)\b.*"
 # Warnings that a user of this package cannot or need not act on: it made the choice that they are about.
 _NOISE = re.compile(
@@ -118,7 +118,7 @@ def _loggers_to(log: _LogFile) -> Iterator[None]:
     handler = _LogHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     before = []
-    for logger in map(logging.getLogger, _LOGGERS):
+    for logger in map(logging.getLogger, _PYTHON_LOGGERS):
         top = logger.name in _TOP_LOGGERS
         run_handlers: list[logging.Handler] = [handler] if top else []
         before.append((logger, run_handlers, logger.handlers, logger.propagate, logger.level))

@@ -16,6 +16,8 @@ import pytorch_lightning
 from kernel import DATA, DIGITS, SETUP, Kernel
 
 from lightning_magics.errors import MissingPackage
+from lightning_magics.options import declared
+from lightning_magics.replay import script
 from lightning_magics.training import loggers
 
 FIT = "run = %lightning_fit Digits digits --max_epochs 2 --limit_train_batches 3 --limit_val_batches 2 --quiet"
@@ -110,6 +112,10 @@ def test_mlflow_keeps_parameters_and_metrics_in_its_embedded_store(notebook):
     assert cell.status == "ok", cell.error
     assert cell.text.count("\n") == 1
     assert_in_mlflow(notebook.folder / "lightning_logs/mlflow.db", Path(notebook.value("run.log_dir")).name, "19")
+
+
+def test_each_logger_that_can_be_named_can_be_made_and_exported():
+    assert {*declared.LOGGERS} == loggers.MAKERS.keys() == script.LOGGERS.keys()
 
 
 @pytest.mark.parametrize("name", ["mlflow", "wandb"])
