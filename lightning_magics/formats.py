@@ -5,7 +5,8 @@ from __future__ import annotations
 import itertools
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 _WHOLE = 1e7  # whole numbers up to here are written in full
 
@@ -115,6 +116,18 @@ def plural(value: int, noun: str) -> str:
 def clip(text: str, limit: int) -> str:
     """Return a text of at most `limit` characters, its end cut off with an ellipsis."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def first_few(items: Iterable[Any], limit: int = 8) -> str:
+    """Return the first of some items: ``a, b, …``; what NumPy or torch holds as plain values."""
+    texts = [str(item.item() if hasattr(item, "item") else item) for item in itertools.islice(items, limit + 1)]
+    return ", ".join(texts[:limit]) + (", …" if len(texts) > limit else "")
+
+
+def first_and_more(items: Iterable[str], limit: int = 8) -> str:
+    """Return the first of some items, and how many more there are: ``a, b and 3 more``."""
+    texts = list(items)
+    return ", ".join(texts[:limit]) + (f" and {len(texts) - limit} more" if len(texts) > limit else "")
 
 
 def one_line(text: str) -> str:

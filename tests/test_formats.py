@@ -3,7 +3,9 @@ from __future__ import annotations
 import math
 import time
 
+import numpy as np
 import pytest
+import torch
 
 from lightning_magics import formats
 
@@ -112,6 +114,14 @@ def test_plurals_and_clipped_texts():
     ]
     assert formats.clip("abcdef", 4) == "abc…"
     assert formats.clip("abcd", 4) == "abcd"
+
+
+def test_of_many_names_the_first_are_listed():
+    assert formats.first_few([np.float32(0.5), "b", torch.tensor(3)]) == "0.5, b, 3"
+    assert formats.first_few(range(9)) == "0, 1, 2, 3, 4, 5, 6, 7, …"
+    assert formats.first_few(iter("abc"), 2) == "a, b, …"
+    assert formats.first_and_more("abcde", 5) == "a, b, c, d, e"
+    assert formats.first_and_more("abcde", 3) == "a, b, c and 2 more"
 
 
 def test_a_moment_is_told_in_the_local_zone(monkeypatch):

@@ -167,8 +167,8 @@ def _data_of_run(verb: Verb, run: Run, subject: Subject) -> Data:
             is_kept = os.path.isfile(run.best_model_path)
             own = ", or the weights saved by that run: --ckpt_path best" if is_kept else ""
             raise InputError(
-                f"the data of {run.name} has the {kind} {columns.shortened(ours)}, but its model's current "
-                f"weights were trained on {columns.shortened(theirs)}. Use other data: "
+                f"the data of {run.name} has the {kind} {formats.first_few(ours)}, but its model's current "
+                f"weights were trained on {formats.first_few(theirs)}. Use other data: "
                 f"%lightning_{verb} {run.name} DATA{own}"
             )
     return dataclasses.replace(data, table=known)

@@ -14,6 +14,7 @@ from uuid import UUID
 from ..definitions.data.sentences import name_outputs, recorded_reader
 from ..definitions.definition import Definition, load
 from ..errors import LightningMagicsError, RunError, short_traceback
+from ..formats import first_and_more
 from ..launch.run import Run
 from ..replay.plain import is_plain
 from ..replay.recorded import RecordedRun
@@ -41,7 +42,7 @@ def restore(session: Session, recorded_run: RecordedRun, checkpoint: str | None,
     """
     from ..definitions.model.fine_tuning import quiet_transformers
     from ..runs.randomness import preserve_random_state
-    from ..training.handover import list_names, missing_weights
+    from ..training.handover import missing_weights
     from ..training.origins import of_checkpoint
     from ..training.train import check_checkpoint, is_whole, restore_fit
     from ..training.trust import is_own_with_objects
@@ -73,7 +74,7 @@ def restore(session: Session, recorded_run: RecordedRun, checkpoint: str | None,
             names = ", ".join(own)
             print(f"the recorded source and the checkpoint have different values for {names}")  # noqa: T201 -- likewise
     if lacks := missing_weights(model, state):
-        print(f"not in the checkpoint, so the model's initial values are kept: {list_names(lacks)}")  # noqa: T201 -- likewise
+        print(f"not in the checkpoint, so the model's initial values are kept: {first_and_more(lacks, 4)}")  # noqa: T201 -- likewise
     name_outputs(model, recorded_run.folder)
     alone = "" if is_whole(state) else ", which contains only weights: a fit of the model starts at epoch 0"
     print(f"weights: {folder.display_path(path)}{alone}")  # noqa: T201 -- which of them

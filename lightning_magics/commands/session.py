@@ -25,12 +25,13 @@ from typing import TYPE_CHECKING, Any, Protocol
 from ..definitions.definition import Definition, is_module, possible_names, uncompiled
 from ..definitions.scopes import names_read
 from ..errors import InputError, RunError, did_you_mean
+from ..formats import first_few
 from ..options.declared import DEFAULT_START_METHOD
 from ..options.tokens import Expression, to_value
 from ..replay import recipe
 from ..replay.history import History, SourceCode, frames_of, notebook_history, variables_of
 from ..replay.shared import redefined_names
-from ..runs import catalog, columns, provenance
+from ..runs import catalog, provenance
 from ..runs import folder as runs
 from ..runs.record import RunRecord
 from ..shell import cell_number, running_shell
@@ -202,7 +203,7 @@ class Session:
         if not names:
             return ""
         return (
-            f"{cls.__name__} was loaded from a run and uses {columns.shortened(names)} as defined there, not in this "
+            f"{cls.__name__} was loaded from a run and uses {first_few(names)} as defined there, not in this "
             f"notebook. To use this notebook's, run the cell that defines {cls.__name__} again"
         )
 
@@ -520,9 +521,8 @@ class Session:
                 raise
             owner = ast.unparse(item.value)
             columns = [str(name) for name in self.evaluate(owner, kind, ())]  # as of a DataFrame, or of a dict
-            has = ", ".join(columns[:8]) + (", …" if len(columns) > 8 else "")
             near = did_you_mean(str(item.slice.value), columns)
-            raise InputError(f"{owner} has no {item.slice.value!r}.{near} It has {has}") from error
+            raise InputError(f"{owner} has no {item.slice.value!r}.{near} It has {first_few(columns)}") from error
 
     def candidates(self) -> list[str]:
         """Names of the caller's own models, classes and instances; classes that were made for others are left out."""

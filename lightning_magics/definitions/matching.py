@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from .. import formats
 from ..errors import InputError
+from ..formats import first_few, plural
 from ..runs import columns
 from . import labels
 from .data.sentences import is_of_texts
@@ -177,16 +177,16 @@ def _order_classes(
         if order is None and not labels.are_plain(outputs):
             id2label = "{" + ", ".join(f"{number}: {item!r}" for number, item in enumerate(present[:8])) + "}"
             raise InputError(
-                f"the labels of {data} ({_listed(present)}) do not match the outputs of {name} ({_listed(outputs)}). "
-                f"Rename the labels, or train a model that has them: from_pretrained(…, "
+                f"the labels of {data} ({first_few(present)}) do not match the outputs of {name} "
+                f"({first_few(outputs)}). Rename the labels, or train a model that has them: from_pretrained(…, "
                 f"id2label={id2label})"
             )
         if order is not None and order != current:
-            notice = f"the outputs of {name} are, in order: {_listed(_paired(order, outputs))}"
+            notice = f"the outputs of {name} are, in order: {first_few(_paired(order, outputs))}"
         elif order is None and not trains:
-            notice = f"the outputs of {name} have no names. The assumed order is {_listed(current)}"
+            notice = f"the outputs of {name} have no names. The assumed order is {first_few(current)}"
         elif order is None:
-            numbered = _listed([f"{number} = {item}" for number, item in enumerate(current)])
+            numbered = first_few([f"{number} = {item}" for number, item in enumerate(current)])
             notice = f"the outputs of {name} have no label names. The labels of {data} are numbered {numbered}"
     if order is not None and order != current:
         datamodule.order_classes(list(order))
@@ -198,10 +198,6 @@ def _paired(classes: list[str], outputs: list[str]) -> list[str]:
     """Classes, each with the name of its output where that is another."""
     pairs = zip(classes, outputs, strict=False)  # of plain names, a model may have more
     return [name if name.casefold() == output.casefold() else f"{name} ({output})" for name, output in pairs]
-
-
-def _listed(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")
 
 
 def _count_outputs(model: Any, datamodule: Any, names: tuple[str, str]) -> tuple[int | None, str]:
@@ -346,10 +342,10 @@ def _check_outputs(outputs: int | None, classes: int, weights: Any, names: tuple
     if outputs is None:
         return ""
     if outputs < classes and (outputs, classes) != (1, 2):
-        raise InputError(f"{name} has {formats.plural(outputs, 'output')}, but {data} has {classes} classes")
+        raise InputError(f"{name} has {plural(outputs, 'output')}, but {data} has {classes} classes")
     if num_weights is not None and num_weights != outputs:
         raise InputError(
-            f"--class_weights gives {num_weights} weights, but {name} has {formats.plural(outputs, 'output')}. It "
+            f"--class_weights gives {num_weights} weights, but {name} has {plural(outputs, 'output')}. It "
             f"needs one for each of the {classes} classes of {data}"
         )
     return f"{name} has {outputs} outputs, but {data} has only {classes} classes" if outputs > classes else ""

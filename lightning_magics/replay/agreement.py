@@ -8,7 +8,6 @@ from html import escape
 from typing import Any
 
 from .. import formats
-from ..runs import columns
 from ..runs.record import RunRecord
 from ..views import report, tables
 from ..views.classification import TableCells
@@ -173,7 +172,7 @@ def variation_reasons(
         reasons.append("the model is an instance, created before the fit set its seed")
     if recipe.drawn:
         reasons.append(
-            f"{run} drew {columns.shortened(recipe.drawn)} in a loop or function, which its source draws with other "
+            f"{run} drew {formats.first_few(recipe.drawn)} in a loop or function, which its source draws with other "
             "random numbers. Seed the generator just before: torch.manual_seed(fold)"
         )
     return reasons

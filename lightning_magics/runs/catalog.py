@@ -18,9 +18,10 @@ from typing import Any
 
 from .. import clusters, scores
 from ..errors import InputError, RunError, did_you_mean
+from ..formats import first_and_more
 from . import foreign
 from .events import Status
-from .folder import RECORD, RunFolder, names, root_folder
+from .folder import RECORD, RunFolder, latest_runs, names, root_folder
 from .record import RunRecord
 
 _YEAR_9999_S = 253_370_764_800
@@ -102,7 +103,7 @@ def rows(root: str | Path, pattern: str = "", model: str = "") -> list[RunRow]:
         if models and not matches:
             raise InputError(
                 f"--model {model}: no run of this model was found.{did_you_mean(model, models)} "
-                f"Models: {_listed(models)}"
+                f"Models: {first_and_more(models)}"
             )
     matches = _with_job_states([row for row in matches if _matches(pattern, row.run, row.model)])
     return sorted(matches, key=lambda row: (row.started, row.run), reverse=True)
@@ -256,12 +257,8 @@ def rows_named(rows: Sequence[RunRow], names: Iterable[str], where: str) -> list
     rows_by_name = {row.run: row for row in rows}
     for name in names:
         if name not in rows_by_name:
-            listed = (
-                f"Latest runs in {where}: {_listed(rows_by_name)}."
-                if rows_by_name
-                else f"There are no runs in {where} yet."
-            )
-            raise RunError(f"no run {name!r} was found.{did_you_mean(name, rows_by_name)} {listed}")
+            near, latest = did_you_mean(name, rows_by_name), latest_runs(where, first_and_more(rows_by_name))
+            raise RunError(f"no run {name!r} was found.{near} {latest}")
     return [rows_by_name[name] for name in dict.fromkeys(names)]
 
 
@@ -284,7 +281,7 @@ def check_metric(rows: Sequence[RunRow], option: str, metric: str) -> None:
     """
     metrics = metric_names(rows)
     if rows and metric not in metrics:
-        available = f"Metrics: {_listed(metrics)}" if metrics else "None of the listed runs has metrics"
+        available = f"Metrics: {first_and_more(metrics)}" if metrics else "None of the listed runs has metrics"
         near = did_you_mean(metric, metrics)
         raise InputError(f"{option} {metric}: none of the listed runs has this metric.{near} {available}")
 
@@ -327,8 +324,3 @@ def _differs(rows: Sequence[RunRow], name: str) -> bool:
         return True
     models = {row.model for row in rows_with}
     return any(row.hyperparameters and row.model in models and name not in row.hyperparameters for row in rows)
-
-
-def _listed(names: Iterable[str], most: int = 8) -> str:
-    listed = list(names)
-    return ", ".join(listed[:most]) + (f" and {len(listed) - most} more" if len(listed) > most else "")

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..errors import InputError, RunError, did_you_mean
+from ..formats import first_few
 from .events import from_dict
 from .folder import RunFolder, write_text
 
@@ -129,7 +130,7 @@ def class_names(labels: Any, subject: str) -> list[str]:
     """
     names = [class_name(item) for item in labels.astype("category").cat.categories]
     if len(set(names)) < len(names):
-        raise InputError(f"{subject} has different classes with the same name: {shortened(sorted(names))}")
+        raise InputError(f"{subject} has different classes with the same name: {first_few(sorted(names))}")
     return names
 
 
@@ -170,7 +171,7 @@ def check_names(frame: Any, table_name: str) -> None:
     duplicates = frame.columns[frame.columns.duplicated()].unique()
     if len(duplicates):
         raise InputError(
-            f"{table_name} has duplicate column names: {shortened(duplicates)}. Rename them, "
+            f"{table_name} has duplicate column names: {first_few(duplicates)}. Rename them, "
             f"or keep the first of each: frame.loc[:, ~frame.columns.duplicated()]"
         )
     for name in frame.columns:
@@ -213,7 +214,7 @@ def check_index(value: Any, data_name: str = "") -> None:
                 f"y.loc[X.index]; to match them by position, y.to_numpy()"
             )
         raise InputError(
-            f"{part}{where} have the index {shortened(index)}, but the features have {shortened(first_index)}. "
+            f"{part}{where} have the index {first_few(index)}, but the features have {first_few(first_index)}. "
             f"To match them by position, type y.to_numpy()"
         )
 
@@ -232,12 +233,12 @@ def check_features(frame: Any, table_name: str) -> None:
     non_numeric = [name for name, kind in frame.dtypes.items() if kind.kind not in "biuf"]
     if non_numeric:
         raise InputError(
-            f"{table_name} has columns that are not numeric: {shortened(non_numeric)}. Encode them or drop them"
+            f"{table_name} has columns that are not numeric: {first_few(non_numeric)}. Encode them or drop them"
         )
     empty = [name for name in frame.columns if frame[name].isna().any()]
     if empty:
         raise InputError(
-            f"{table_name} has columns with missing values: {shortened(empty)}. Fill them (fillna) or drop them"
+            f"{table_name} has columns with missing values: {first_few(empty)}. Fill them (fillna) or drop them"
         )
 
 
@@ -412,10 +413,10 @@ def match_features(frame: Any, schema: TableSchema, model: str, table_name: str)
     extra_names = [name for name in frame.columns if name not in names]
     if missing:
         near = did_you_mean(str(missing[0]), [str(name) for name in extra_names]) if len(missing) == 1 else ""
-        extra_note = f" It has {shortened(extra_names)}, which {_lacks(model)}." if extra_names and not near else ""
+        extra_note = f" It has {first_few(extra_names)}, which {_lacks(model)}." if extra_names and not near else ""
         raise InputError(
             f"{table_name} lacks {_columns(missing)}, which {_has(model)}.{near}{extra_note} "
-            f"The columns must be {shortened(names)}"
+            f"The columns must be {first_few(names)}"
         )
     if extra_names:
         raise InputError(
@@ -457,7 +458,7 @@ def feature_tensor(frame: Any, schema: TableSchema | None, model: str, table_nam
     non_numeric = [name for name, kind in frame.dtypes.items() if kind.kind not in "biuf"]
     if non_numeric:
         raise InputError(
-            f"columns that are not numeric: {shortened(non_numeric)}. Remove them or convert them to numbers"
+            f"columns that are not numeric: {first_few(non_numeric)}. Remove them or convert them to numbers"
         )
     if schema is not None:
         check_features(frame, table_name)
@@ -523,14 +524,14 @@ def check_labels(values: Any, schema: TableSchema, labels: Labels, model: str, t
         unseen = [name for name in map(class_name, categories) if name not in schema.classes]
         if unseen:
             raise InputError(
-                f"{where} {contains} {shortened(unseen)}, but {_has(model, 'only ')} {shortened(schema.classes)}. "
+                f"{where} {contains} {first_few(unseen)}, but {_has(model, 'only ')} {first_few(schema.classes)}. "
                 f"Remove those rows"
             )
     elif schema.labels == "indices":
         non_integers = [value for value in categories if _number(value) is None]
         if non_integers:
             raise InputError(
-                f"{where} {contains} {shortened(non_integers)}, but {_has(model)} integers. "
+                f"{where} {contains} {first_few(non_integers)}, but {_has(model)} integers. "
                 f"Convert {pronoun} the same way as the training data"
             )
     elif schema.labels == "numbers" and getattr(kind, "kind", "O") not in "iuf":
@@ -538,7 +539,7 @@ def check_labels(values: Any, schema: TableSchema, labels: Labels, model: str, t
         raise InputError(f"{where} {has} type {kind}, but {_has(model)} numbers. Convert {pronoun}{how}")
     elif schema.labels == "apart" and labels == "classes" and any(_number(value) is None for value in categories):
         raise InputError(
-            f"{where} {contains} {shortened(categories)}, but {_has(model)} numeric labels. "
+            f"{where} {contains} {first_few(categories)}, but {_has(model)} numeric labels. "
             f"Convert {pronoun} to the same numbers"
         )
 
@@ -589,8 +590,8 @@ def unrecorded_notice(model: str, names: Iterable[Any], classes: Sequence[str] |
         classes: of the labels, in their order; none if they are not numbered here.
     """
     names = list(names)
-    ordered = f"columns are used in the order {shortened(names)}" if names else ""
-    numbering = shortened(f"{number} = {name}" for number, name in enumerate(classes or ()))
+    ordered = f"columns are used in the order {first_few(names)}" if names else ""
+    numbering = first_few(f"{number} = {name}" for number, name in enumerate(classes or ()))
     content = "a table" if names else "class names"
     description = "; ".join(filter(None, [ordered, f"classes are numbered {numbering}" if numbering else ""]))
     return f"no record that {model} was trained on {content}: {description}"
@@ -604,7 +605,7 @@ def columns_text(table: TableSchema) -> str:
 def labels_text(table: TableSchema) -> str:
     """What the labels of a table are."""
     if table.labels == "classes":
-        return f"the {_plural('class', table.classes)} {shortened(table.classes)}"
+        return f"the {_plural('class', table.classes)} {first_few(table.classes)}"
     return {"numbers": "numeric targets", "indices": "integer class labels", "apart": "numeric labels"}[table.labels]
 
 
@@ -617,7 +618,7 @@ def class_index_notices(parts: Sequence[str], schema: TableSchema) -> tuple[str,
     """
     if not parts or schema.labels != "classes":
         return ()
-    places = shortened(f"{number} = {name}" for number, name in enumerate(schema.classes))
+    places = first_few(f"{number} = {name}" for number, name in enumerate(schema.classes))
     return (f"the labels of {', '.join(parts)} are numbers and are read as class indices: {places}",)
 
 
@@ -656,14 +657,8 @@ def _code(name: Any) -> str:
 
 
 def _columns(names: Sequence[Any]) -> str:
-    return f"the column{'s' if len(names) != 1 else ''} {shortened(names)}"
+    return f"the column{'s' if len(names) != 1 else ''} {first_few(names)}"
 
 
 def _plural(noun: str, names: Sequence[Any]) -> str:
     return noun if len(names) == 1 else f"{noun}es"
-
-
-def shortened(names: Iterable[Any]) -> str:
-    """Names of columns or classes in a sentence, the first of many."""
-    names = [_unboxed(name) for name in names]
-    return ", ".join(map(str, names[:8])) + (", …" if len(names) > 8 else "")

@@ -416,8 +416,12 @@ def find(root: str | Path, name: str) -> RunFolder:
             return RunFolder(path)
     run_names = names(root)
     near = did_you_mean(name, run_names)
-    listed = f"Latest runs in {root}: {', '.join(run_names[:8])}." if run_names else f"There are no runs in {root} yet."
-    raise RunError(f"no run {_brief(name)} was found.{near} {listed}")
+    raise RunError(f"no run {_brief(name)} was found.{near} {latest_runs(root, ', '.join(run_names[:8]))}")
+
+
+def latest_runs(root: str | Path, listed: str) -> str:
+    """What there is in a folder of runs, in a sentence."""
+    return f"Latest runs in {root}: {listed}." if listed else f"There are no runs in {root} yet."
 
 
 def latest(root: str | Path, model: str) -> RunFolder:

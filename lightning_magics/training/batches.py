@@ -11,6 +11,8 @@ from typing import Any, TypeGuard
 
 import torch
 
+from ..formats import first_few
+
 _TARGETS = {"labels", "label", "target", "targets", "y"}
 
 
@@ -21,7 +23,7 @@ def describe(value: Any) -> str:
     if isinstance(value, Mapping):
         return "{" + ", ".join(f"{key!r}: {describe(item)}" for key, item in list(value.items())[:8]) + "}"
     if isinstance(value, list | tuple):
-        inner = ", ".join(describe(item) for item in value[:8]) + (", …" if len(value) > 8 else "")
+        inner = first_few(map(describe, value))
         return f"[{inner}]" if isinstance(value, list) else f"({inner})"
     return type(value).__name__
 

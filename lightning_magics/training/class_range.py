@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from ..runs.columns import shortened
+from ..formats import first_few
 from ..runs.randomness import preserve_random_state
 from .batches import converted
 
@@ -67,11 +67,10 @@ def label_problem(model: Any, batch: Any, what: str, name: str, classes: Sequenc
         return ""
     if classes:
         return (
-            f"{what} has {len(classes)} classes ({shortened(classes)}), but {name} has {count} outputs. "
+            f"{what} has {len(classes)} classes ({first_few(classes)}), but {name} has {count} outputs. "
             f"Give the network {len(classes)} outputs"
         )
-    listed = ", ".join(f"{number} ({times:,} of {labels.numel():,})" for number, times in invalid[:4])
-    listed += ", …" if len(invalid) > 4 else ""
+    listed = first_few((f"{number} ({times:,} of {labels.numel():,})" for number, times in invalid), 4)
     lowest, highest = invalid[0][0], invalid[-1][0]
     remedy = f"Give the network {highest + 1} outputs, or number the classes from 0"
     if lowest < 0:

@@ -19,13 +19,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from ..errors import truncated
+from ..formats import first_and_more
 from ..runs.randomness import preserve_random_state
 from . import snapshots
 
 FitObjects = tuple[Any, Sequence[Any], Any]  # model, callbacks and data of a fit
 
 KEY = "lightning_magics"  # of what a checkpoint holds beside Lightning's
-_MOST_NAMED = 4
 _OF_DATA = "data."
 _TUNED = ("lr", "learning_rate", "batch_size")  # attributes that Lightning's own callbacks set
 _PLAIN = bool | int | float | str | None
@@ -199,11 +199,13 @@ def restore(
     notices = []
     if without_layer:
         notices.append(
-            f"this {kind} has no layer for {list_names(without_layer)} from the run; they remain in the checkpoint"
+            f"this {kind} has no layer for {first_and_more(without_layer, 4)} from the run; they remain in the "
+            f"checkpoint"
         )
     if misfits:
         notices.append(
-            f"{list_names(misfits)} from the run have a different shape in this {kind}; they remain in the checkpoint"
+            f"{first_and_more(misfits, 4)} from the run have a different shape in this {kind}; they remain in the "
+            f"checkpoint"
         )
     notices = [f"{text}{f' {place}' if place else ''}{why}" for text in notices]
     return notices + (_restore_data(datamodule, state, beside) if datamodule is not None else [])
@@ -543,9 +545,3 @@ def _shapes(weights: Mapping[str, Any]) -> dict[str, Any]:
 def _fits(shapes: Mapping[str, Any], name: str, shape: Any) -> bool:
     """Whether a model whose weights have some shapes can take one of this name and shape."""
     return name in shapes and shapes[name] in (None, shape)
-
-
-def list_names(names: Sequence[str]) -> str:
-    """Return the first of some names, and how many more there are."""
-    more = f" and {len(names) - _MOST_NAMED} more" if len(names) > _MOST_NAMED else ""
-    return ", ".join(names[:_MOST_NAMED]) + more

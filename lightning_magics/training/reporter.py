@@ -14,8 +14,8 @@ from typing import Any, cast
 import torch
 
 from ..errors import InputError, did_you_mean
+from ..formats import first_and_more, first_few
 from ..runs import events
-from ..runs.columns import shortened
 from ..runs.events import Event, Fingerprint, Metrics, Notice, Stage, Step
 from ..runs.fingerprint import fingerprints
 from ..runs.folder import display_path
@@ -24,7 +24,7 @@ from ..transport.stop import StopFlag, StopRequested
 from . import class_range, snapshots
 from .batches import input_conversions
 from .directions import MetricDirections
-from .handover import KEY, FitStart, dump_checkpoint, layers_failure, list_names
+from .handover import KEY, FitStart, dump_checkpoint, layers_failure
 
 _STEP_INTERVAL_S = 0.2  # five a second are enough to look alive
 _MOST_INTERVAL_S = 1.0  # of a run that goes on for long: its file stays small
@@ -128,10 +128,10 @@ class _Reporter:
             path, why = display_path(self._save_to), f" {layers_failure(raised)}." if raised else ""
             self._emit(
                 Notice(
-                    f"{list_names(names)} cannot be loaded into {type(model).__name__} in the notebook: these layers "
-                    f"are added or resized during the fit.{why} Their weights will be in {path}. To load them after "
-                    f"the fit, add "
-                    f"the layers to the model, then type model.load_state_dict(torch.load({path!r})['state_dict'])"
+                    f"{first_and_more(names, 4)} cannot be loaded into {type(model).__name__} in the notebook: these "
+                    f"layers are added or resized during the fit.{why} Their weights will be in {path}. To load them "
+                    f"after the fit, add the layers to the model, then type "
+                    f"model.load_state_dict(torch.load({path!r})['state_dict'])"
                 )
             )
 
@@ -200,7 +200,7 @@ class _Reporter:
         for monitor in sorted(_monitored(trainer) - self._logged.keys()):
             if monitor.startswith("val"):  # it may still be logged later: at the end of an epoch, every other epoch
                 logged = self._logged
-                near = did_you_mean(monitor, logged) or f" Logged metrics: {shortened(logged)}" * bool(logged)
+                near = did_you_mean(monitor, logged) or f" Logged metrics: {first_few(logged)}" * bool(logged)
                 text = f"the monitored metric {monitor!r} was not logged in the sanity check.{near}"
                 self._emit(Notice(text, level="info"))
         self.cut_short = False

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...errors import InputError, did_you_mean
+from ...formats import first_few
 from ...runs import columns
 from ...runs.columns import Labels
 from ...runs.fingerprint import of_values
@@ -296,7 +297,9 @@ class _Data:
                 categories = table[self.label].astype("category").cat.categories
                 names = [columns.class_name(item) for item in categories] if labels == "classes" else []
                 if len(set(names)) < len(names):
-                    raise InputError(f"{self.label} has different classes with the same name: {_few(sorted(names))}")
+                    raise InputError(
+                        f"{self.label} has different classes with the same name: {first_few(sorted(names))}"
+                    )
                 schema = columns.of_frame(features, self.label, labels, names)
             else:
                 columns.match_features(features, schema, "", what)
@@ -310,11 +313,11 @@ class _Data:
         """
         label, names = self.options.label, [str(name) for name in table.columns]
         if label is None:
-            raise InputError(f"a DataFrame needs a label column. Add --label COLUMN, one of {_few(names)}")
+            raise InputError(f"a DataFrame needs a label column. Add --label COLUMN, one of {first_few(names)}")
         column = columns.column_named(label, table)
         if column not in table.columns:
             raise InputError(
-                f"--label {label}: there is no such column.{did_you_mean(str(label), names)} It has {_few(names)}"
+                f"--label {label}: there is no such column.{did_you_mean(str(label), names)} It has {first_few(names)}"
             )
         return column
 
@@ -580,7 +583,3 @@ def _check_sparse(value: Any) -> None:
                 f"a sparse matrix ({rows:,} × {width:,}) cannot be loaded as data. Convert it in the cell: "
                 f"X.toarray(), which takes {rows * width * 4 / 2**20:,.0f} MiB as float32"
             )
-
-
-def _few(names: list[str]) -> str:
-    return ", ".join(names[:8]) + (", …" if len(names) > 8 else "")

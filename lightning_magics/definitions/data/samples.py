@@ -349,7 +349,7 @@ def _unloadable(value: Any) -> str:
             )
         if len(value) <= 3 and (text := _not_array_problem(value)):
             return text
-        inner = ", ".join(type(item).__name__ for item in value[:4]) + (", …" if len(value) > 4 else "")
+        inner = formats.first_few((type(item).__name__ for item in value), 4)
         return f"a {type(value).__name__} ({inner}) cannot be loaded as data. {FORMS}"
     if callable(value):
         name = getattr(value, "__name__", type(value).__name__)
@@ -518,7 +518,7 @@ def non_finite_problem(tensors: Sequence[torch.Tensor], places: Sequence[Any], w
         if where == "features" and len(names) == odd.shape[1]:
             wrong = odd.any(dim=0).tolist()
             some = [name for name, is_odd in zip(names, wrong, strict=True) if is_odd]
-            where = f"column{'s' if len(some) > 1 else ''} {columns.shortened(some)}"
+            where = f"column{'s' if len(some) > 1 else ''} {formats.first_few(some)}"
         first = int(rows.int().argmax())
         count, total = int(rows.sum()), formats.plural(int(used.sum()), "sample")
         problems.append(f"{where} ({count:,} of {total}, the first at position {first})")

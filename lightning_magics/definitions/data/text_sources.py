@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from ...errors import InputError, MissingPackage, did_you_mean
+from ...formats import first_few
 from .. import hub
 from ..definition import has_base
 from ..generated import expression
@@ -110,10 +111,12 @@ class _TextSource:
         columns = self._file_columns(Path(part)) if self.kind == "file" else _columns(part)
         for option, value in (("text", options.text), ("label", options.label)):
             if value is None:
-                raise InputError(f"texts need --{option} COLUMN. The columns{where} are {_few(columns)}")
+                raise InputError(f"texts need --{option} COLUMN. The columns{where} are {first_few(columns)}")
             if value not in columns:
                 near = did_you_mean(value, columns)
-                raise InputError(f"--{option} {value}: there is no such column{where}.{near} It has {_few(columns)}")
+                raise InputError(
+                    f"--{option} {value}: there is no such column{where}.{near} It has {first_few(columns)}"
+                )
             if columns.count(value) > 1:
                 raise InputError(
                     f"--{option} {value}: {columns.count(value)} columns{where} have that name. Rename one"
@@ -384,8 +387,8 @@ def _check_encoded(encoded: Any, all_labels: set[str]) -> None:
     remaining = {classes[number] for number in train.labels.unique().tolist()}
     if remaining != all_labels:
         raise InputError(
-            f"no training texts are left with the label {_few(sorted(map(repr, all_labels - remaining)))}: they are "
-            f"all in the other splits. Add more texts with it, remove those texts, or pass your own splits"
+            f"no training texts are left with the label {first_few(sorted(map(repr, all_labels - remaining)))}: they "
+            f"are all in the other splits. Add more texts with it, remove those texts, or pass your own splits"
         )
     unknown_fraction = (
         float((train.ids == tokenizer.unk_token_id).float().mean()) if tokenizer.unk_token_id is not None else 0.0
@@ -431,8 +434,8 @@ def _check_columns(columns: Columns) -> None:
     for split, (_, labels) in columns.items():
         unseen = sorted(set(labels) - train_labels)
         if unseen:
-            unseen_text = _few([repr(label) for label in unseen])
-            train_text = _few(sorted(map(repr, train_labels)))
+            unseen_text = first_few([repr(label) for label in unseen])
+            train_text = first_few(sorted(map(repr, train_labels)))
             raise InputError(
                 f"the split {split!r} has labels that no training text has: {unseen_text}. The training texts "
                 f"have {train_text}"
@@ -458,8 +461,8 @@ def _check_scores(labels: Iterable[Any], column: Any) -> None:
         return
     name = f"--label {column}" if column is not None else "the column of labels"
     raise InputError(
-        f"{name} contains decimal numbers ({_few(scores)}), but texts need classes as labels. To use them as classes, "
-        f"convert them: astype(int) or astype(str)"
+        f"{name} contains decimal numbers ({first_few(map(str, scores))}), but texts need classes as labels. To use "
+        f"them as classes, convert them: astype(int) or astype(str)"
     )
 
 
@@ -471,18 +474,14 @@ def _check_file_labels(labels: set[str]) -> None:
     """
     if all(map(_NUMBER.fullmatch, labels)) and not all(label.lstrip("+-").isdecimal() for label in labels):
         raise InputError(
-            f"the labels are numbers ({_few(sorted(labels, key=float))}), but texts need classes as labels. To use "
-            f"them as classes, read the file as a DataFrame and convert them: astype(str)"
+            f"the labels are numbers ({first_few(sorted(labels, key=float))}), but texts need classes as labels. To "
+            f"use them as classes, read the file as a DataFrame and convert them: astype(str)"
         )
 
 
 def _rows(rows: Sequence[int]) -> str:
     more = f" and {len(rows) - 3:,} more" if len(rows) > 3 else ""
     return ("row " if len(rows) == 1 else "rows ") + ", ".join(f"{row:,}" for row in rows[:3]) + more
-
-
-def _few(names: Sequence[Any]) -> str:
-    return ", ".join(map(str, names[:8])) + (", …" if len(names) > 8 else "")
 
 
 def summary(data: Any, is_built: bool) -> str:
@@ -501,7 +500,7 @@ def summary(data: Any, is_built: bool) -> str:
     about = f"{float(lengths.float().mean()):.0f} tokens on average, at most {longest}"
     truncation = f"{cut:,} of {total:,} are truncated to {longest} tokens" if cut else "none truncated"
     vocabulary = f"; {len(tokenizer):,} tokens in the vocabulary" if is_built else ""
-    return f"{counts} texts; {len(classes)} classes: {_few(classes)}; {about}; {truncation}{vocabulary}"
+    return f"{counts} texts; {len(classes)} classes: {first_few(classes)}; {about}; {truncation}{vocabulary}"
 
 
 def truncation_counts(splits: Mapping[str, Any]) -> tuple[int, int, int]:
