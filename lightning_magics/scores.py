@@ -11,12 +11,13 @@ import re
 from collections.abc import Mapping
 from typing import Literal
 
-_STAGES = {
+STAGES: dict[str, Literal["train", "val", "test"]] = {
     "train": "train",
     "training": "train",
     "val": "val",
     "valid": "val",
     "validation": "val",
+    "dev": "val",
     "test": "test",
 }
 
@@ -103,12 +104,12 @@ def stage_of(metric: str) -> tuple[str, str]:
     name = re.sub(r"_(step|epoch)$", "", name)
     match = re.match(r"([a-zA-Z]+)[_/.\- ](.+)$", name)
     base, stage = name, ""
-    if match and match[1].lower() in _STAGES:
-        base, stage = match[2], _STAGES[match[1].lower()]
+    if match and match[1].lower() in STAGES:
+        base, stage = match[2], STAGES[match[1].lower()]
     else:
         match = re.match(r"(.+)[_/.\- ]([a-zA-Z]+)$", name)
-        if match and match[2].lower() in _STAGES:
-            base, stage = match[1], _STAGES[match[2].lower()]
+        if match and match[2].lower() in STAGES and match[2].lower() != "dev":  # std_dev is a deviation
+            base, stage = match[1], STAGES[match[2].lower()]
     return (f"{base} [{loader}]" if loader else base), stage
 
 

@@ -115,6 +115,10 @@ def test_names_agree_with_what_the_metrics_of_torchmetrics_say_of_themselves():
         ("validation.f1", ("f1", "val")),
         ("valid_top_5", ("top_5", "val")),
         ("loss_val", ("loss", "val")),
+        ("dev_loss", ("loss", "val")),
+        ("dev/std_dev", ("std_dev", "val")),
+        ("std_dev", ("std_dev", "")),
+        ("device_time", ("device_time", "")),
         ("train_loss_step", ("loss", "train")),
         ("train_loss_epoch", ("loss", "train")),
         ("test_acc/dataloader_idx_1", ("acc [1]", "test")),
@@ -131,6 +135,7 @@ def test_a_name_tells_what_is_measured_and_where(name, expected):
 def test_the_main_metric_is_a_validation_score_then_a_validation_loss_and_never_one_of_training():
     assert main_metric(["train_loss", "train_acc", "val_loss", "val_acc"]) == "val_acc"
     assert main_metric(["train_loss", "val_loss"]) == "val_loss"
+    assert main_metric(["train_loss", "dev_loss"]) == "dev_loss"
     assert main_metric(["train_loss", "loss", "accuracy"]) is None
     assert main_metric([]) is None
 

@@ -54,6 +54,14 @@ def test_train_validation_and_step_values_of_a_metric_share_a_chart():
     }
 
 
+def test_the_loss_of_a_dev_split_shares_the_chart_of_the_training_loss():
+    state = fold(started(), Metrics(0, 100, 1.0, {"train_loss": 0.5, "dev_loss": 0.4}))
+    assert {title: list(lines) for title, lines in state.charts.items()} == {
+        "loss": [LineKey("train", False), LineKey("val", False)]
+    }
+    assert state.best_metric == "dev_loss"
+
+
 def test_values_that_are_not_finite_are_in_the_table_but_not_in_the_curves():
     state = fold(started(), step(0, 1, 0.1, loss=math.nan), Metrics(0, 1, 0.2, {"val_loss": math.inf}))
     assert state.charts == {}

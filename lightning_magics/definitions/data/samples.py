@@ -19,20 +19,12 @@ from ... import formats
 from ...errors import InputError, did_you_mean
 from ...runs import columns
 from ...runs.randomness import preserve_random_state
+from ...scores import STAGES
 
 Form = Literal["loaders", "dataset", "iterable", "tensor", "tensors", "arrays", "table", "stream", "texts"]
 Split = Literal["train", "val", "test", "predict"]
 
-SPLITS: dict[str, Split] = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
-    "predict": "predict",
-}
+SPLITS: dict[str, Split] = {**STAGES, "predict": "predict"}
 FORMS = (
     "Data is a Dataset, a tuple of them (train, val, test), a dict of splits, DataLoaders, tensors or arrays (X, y), "
     "a DataFrame, or an iterable of samples"
