@@ -98,13 +98,13 @@ def test_another_engine_trains_what_processes_of_this_machine_do_and_brings_the_
     assert notebook.value("weights(far) == weights(near) and far.metrics == near.metrics") is True
     again = notebook.cell("again = %lightning_rerun far --quiet")
     assert again.status == "ok", again.error
-    assert notebook.value("weights(again) == weights(far) and again.folder.engine()") == "toy"
+    assert notebook.value("weights(again) == weights(far) and again.folder.cluster_engine()") == "toy"
 
 
 def test_a_run_of_another_engine_is_watched_and_stopped_from_another_kernel(notebook: Kernel) -> None:
     notebook.run(f"run = %lightning_fit {LONG}")
     begun(notebook, "run")
-    assert notebook.value("[run.status, run.folder.engine()]") == ["running", "toy"]
+    assert notebook.value("[run.status, run.folder.cluster_engine()]") == ["running", "toy"]
     other = Kernel(notebook.folder)
     try:
         other.run(SETUP, NET, "seen = %lightning_attach Net/version_3")

@@ -33,8 +33,8 @@ class Scheduler:
 
     def __init__(self, folder: RunFolder, show: Callable[[events.Event], None]) -> None:
         self._folder = folder
-        self._engine = clusters.engine(folder.engine())
-        self._job = folder.job()
+        self._engine = clusters.engine(folder.cluster_engine())
+        self._job = folder.cluster_job_id()
         self._show = show
         self._began = time.monotonic()
         self._due = self._retry = 0.0

@@ -180,7 +180,7 @@ class SpawnedRun(Run):
             wait: for some seconds, or until the run has ended.
         """
         alive, until = True, float("inf")
-        if self.folder.job():
+        if self.folder.cluster_job_id():
             self._scheduler = Scheduler(self.folder, self._screen.show)
         calm_s = _RUNNING_POLL_S if self._scheduler is None else _CLUSTER_POLL_S
         while alive:

@@ -33,7 +33,7 @@ def ask_to_stop(folder: RunFolder) -> None:
     """
     if not folder.is_alive():
         return
-    if folder.job():
+    if folder.cluster_job_id():
         _ask_job(folder)
         return
     _refuse_elsewhere(folder, "")
@@ -51,7 +51,7 @@ def kill(folder: RunFolder) -> None:
     Raises:
         RunError: it runs on another machine, or in a kernel, or its supervisor does not answer.
     """
-    if folder.job() and folder.is_alive():
+    if folder.cluster_job_id() and folder.is_alive():
         _cancel_job(folder)
         return
     began = time.monotonic()
@@ -119,12 +119,12 @@ def _ask_job(folder: RunFolder) -> None:
     Raises:
         RunError: the scheduler refuses, or does not answer.
     """
-    state = clusters.engine(folder.engine()).state(folder.job())
+    state = clusters.engine(folder.cluster_engine()).state(folder.cluster_job_id())
     if state.kind == "running":
         with contextlib.suppress(FileNotFoundError):  # it has just ended
             open_stop_control(folder.control_path).ask()
     elif state.kind == "unknown":
-        raise RunError(f"job {folder.job()} of {folder.name} cannot be stopped: {state.reason}")
+        raise RunError(f"job {folder.cluster_job_id()} of {folder.name} cannot be stopped: {state.reason}")
     else:
         _cancel_job(folder)
 
@@ -135,7 +135,7 @@ def _cancel_job(folder: RunFolder) -> None:
     Raises:
         RunError: the scheduler refuses, or the job does not end.
     """
-    engine, job = clusters.engine(folder.engine()), folder.job()
+    engine, job = clusters.engine(folder.cluster_engine()), folder.cluster_job_id()
     with contextlib.suppress(FileNotFoundError):
         open_stop_control(folder.control_path).ask(now=True)
     until = time.monotonic() + _JOB_TO_END_S

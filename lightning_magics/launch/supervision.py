@@ -141,7 +141,7 @@ def as_job(folder: RunFolder, engine: str, job: str, longer: str = "") -> Iterat
     signal.signal(signal.SIGUSR2, ask)
     lock = folder.lock()
     try:
-        if (folder.engine(), folder.job()) != (engine, job):
+        if (folder.cluster_engine(), folder.cluster_job_id()) != (engine, job):
             folder.write_submission(engine, job)
         yield sigterm_fd
     finally:

@@ -184,7 +184,9 @@ def _share_values(row: RunRow, shared_values: dict[str, Any]) -> RunRow:
 def _with_job_states(rows: list[RunRow]) -> list[RunRow]:
     """Runs that say they go on, with what a cluster says of their jobs: these may wait in its queue, or be gone."""
     folders = [(row.run, RunFolder(row.path)) for row in rows if row.status == "running"]
-    jobs_by_run = {run: (folder.engine(), folder.job()) for run, folder in folders if folder.job()}
+    jobs_by_run = {
+        run: (folder.cluster_engine(), folder.cluster_job_id()) for run, folder in folders if folder.cluster_job_id()
+    }
     states_by_job: dict[tuple[str, str], clusters.State] = {}
     for name in {name for name, _ in jobs_by_run.values()}:
         jobs = [job for engine, job in jobs_by_run.values() if engine == name]

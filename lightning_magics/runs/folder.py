@@ -181,7 +181,9 @@ class RunFolder:
         """Whether another machine works on the run or is to, as far as is known: its lock need not be seen here."""
         with contextlib.suppress(RunError):
             record = self.read()
-            return record.status == "running" and (self.job() != "" or record.host not in ("", socket.gethostname()))
+            return record.status == "running" and (
+                self.cluster_job_id() != "" or record.host not in ("", socket.gethostname())
+            )
         return False
 
     def _is_recently_active(self, events_file: int) -> bool:
@@ -191,10 +193,10 @@ class RunFolder:
         """
         with contextlib.suppress(RunError):
             is_silent = time.time() - os.fstat(events_file).st_mtime >= _SILENT_S
-            return self.read().status == "running" and (not is_silent or self.job() != "")
+            return self.read().status == "running" and (not is_silent or self.cluster_job_id() != "")
         return False
 
-    def engine(self) -> str:
+    def cluster_engine(self) -> str:
         """Name of the engine to which the run was submitted, empty if it was not."""
         return next((name for name in self._submission() if name != _YIELDS), "")
 
@@ -202,9 +204,9 @@ class RunFolder:
         """Folder of an engine's own files."""
         return self.path / engine
 
-    def job(self) -> str:
+    def cluster_job_id(self) -> str:
         """Id of the job as which the run was submitted, empty if it was not."""
-        return str(self._submission().get(self.engine(), ""))
+        return str(self._submission().get(self.cluster_engine(), ""))
 
     def yields(self) -> int:
         """How often that job has made room for another one, or was queued again by hand."""

@@ -292,10 +292,10 @@ def test_a_job_of_a_cluster_is_alive_until_its_record_says_otherwise(tmp_path):
     folder.write(record)
     folder.events_path.touch()
     os.utime(folder.events_path, (0, 0))  # it may wait in its queue for days
-    assert (folder.engine(), folder.job()) == ("", "")
+    assert (folder.cluster_engine(), folder.cluster_job_id()) == ("", "")
     assert not folder.is_alive()
     folder.write_submission("slurm", "17")
-    assert (folder.engine(), folder.job(), folder.yields()) == ("slurm", "17", 0)
+    assert (folder.cluster_engine(), folder.cluster_job_id(), folder.yields()) == ("slurm", "17", 0)
     assert folder.is_alive()
     folder.write_submission("slurm", "17", yields=2)
     assert folder.yields() == 2
@@ -306,7 +306,7 @@ def test_a_job_of_a_cluster_is_alive_until_its_record_says_otherwise(tmp_path):
 def test_a_submission_that_cannot_be_read_is_none(tmp_path):
     folder = runs.create(tmp_path, "Digits")
     folder.submission_path.write_text("[1")
-    assert (folder.job(), folder.yields()) == ("", 0)
+    assert (folder.cluster_job_id(), folder.yields()) == ("", 0)
 
 
 def test_a_record_that_is_a_pipe_a_device_or_huge_is_not_read(tmp_path):

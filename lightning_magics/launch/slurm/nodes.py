@@ -242,7 +242,7 @@ class NodeRanks(Supervision):
             return "its job reached its time limit before the current batch ended, so its state was not saved"
         if self._requeues is None:
             return node_failure if cause.startswith("NODE") else CANCELLED
-        job, yields = self.folder.job(), self.folder.yields()
+        job, yields = self.folder.cluster_job_id(), self.folder.yields()
         if cause.startswith("NODE"):
             reason = node_failure
             if _restarts() + 1 - yields > self._requeues:
