@@ -46,6 +46,18 @@ def test_the_options_of_every_magic_have_a_table() -> None:
     assert {DECLARED[verb] for verb in shown - {"trainer"}} == set(DECLARED.values()) - {NoOptions}
 
 
+def test_the_modules_and_names_in_contributing_exist() -> None:
+    missing = []
+    for line in (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").splitlines():
+        names = re.findall(r"`([\w/.]+)`", line)
+        paths = [name for name in names if name.endswith(".py")]
+        files = [path for name in paths for path in (ROOT / name, ROOT / "lightning_magics" / name) if path.is_file()]
+        words = {word for path in files for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
+        named = {word for name in names if "/" not in name and name not in paths for word in name.split(".")}
+        missing += [line] * (len(files) != len(paths) or bool(files and named - words))
+    assert missing == []
+
+
 def test_the_readme_is_read_in_five_minutes() -> None:
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme.encode()) <= 8192

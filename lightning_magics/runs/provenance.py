@@ -1,4 +1,4 @@
-"""Where a run comes from: versions, git commit, and the source of a class, for its record."""
+"""Where a run comes from: versions, hardware and git commit, for its record."""
 
 from __future__ import annotations
 

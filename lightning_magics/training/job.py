@@ -1,4 +1,4 @@
-"""What a training process is given: a job, and the wish to stop it; the same in the kernel and in any other process."""
+"""A job: what a training process is given, the same in the kernel and in any other process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Memory that the processes of a run share: the wish to stop or to end at once, and how far each rank is.
+"""The wish to stop or to end at once, which the ranks of a run share in memory or, across machines, in a file.
 
 All ranks must stop at the same batch: one that ended earlier would leave the others waiting in a collective.
 """

@@ -1,4 +1,4 @@
-"""How a run is displayed: html and text of its header, progress, table and end. All html is built here.
+"""How a run is displayed: html and text of its header, progress, table and end.
 
 Inline styles only, for GitHub removes ``<style>``; it must read without them too. The curves are in `charts`, what
 is known of the run in `state`; nothing is displayed here.
