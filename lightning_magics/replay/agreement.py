@@ -9,12 +9,11 @@ from typing import Any
 
 from .. import formats
 from ..runs.record import RunRecord
-from ..views import report, tables
-from ..views.classification import TableCells
+from ..views import tables
+from ..views.tables import Column
 from .recipe import Recipe
 
 _TOLERANCE = 1e-3  # relative: sums in another order, on another processor, are apart by less for a while
-_LEFT_ALIGNED = ("metric", "agrees")
 
 
 class Agreement:
@@ -43,16 +42,11 @@ class Agreement:
 
     def __repr__(self) -> str:
         """The table as text."""
-        table = ["", report.text_table(self._table(), left_aligned=_LEFT_ALIGNED)] if self._rows else []
+        table = ["", tables.text(self._columns())] if self._rows else []
         return "\n".join([self._headline(), *table, *self._reason_lines()])
 
     def _repr_html_(self) -> str:
         """The table as html, with inline styles only."""
-        labels, rows = self._table()
-        cells = [[row[place] for row in rows] for place in range(len(labels))]
-        table_columns = [
-            tables.Column(name, column, name in _LEFT_ALIGNED) for name, column in zip(labels, cells, strict=True)
-        ]
         below = "".join(
             f'<div style="opacity:.8;font-size:.92em">{escape(line)}</div>' for line in self._reason_lines()
         )
@@ -60,7 +54,7 @@ class Agreement:
         mark = f'<span style="color:{colour}">{sign}</span>'
         return (
             f'<div style="margin:2px 0 6px"><div style="margin-bottom:4px">{mark} {escape(self._headline())}</div>'
-            f"{tables.html(table_columns) if self._rows else ''}{below}</div>"
+            f"{tables.html(self._columns()) if self._rows else ''}{below}</div>"
         )
 
     def _headline(self) -> str:
@@ -72,10 +66,13 @@ class Agreement:
         }
         return f"{self._after.run} {relations[self.verdict]} {self._before.run}"
 
-    def _table(self) -> TableCells:
-        labels = ["metric", self._before.run, self._after.run, "agrees"]
-        cells = [[name, _exact(one), _exact(other), _value_verdict(one, other)] for name, one, other in self._rows]
-        return labels, [[formats.clip(row[0], 40), *row[1:]] for row in cells]
+    def _columns(self) -> list[Column]:
+        return [
+            Column("metric", [formats.clip(name, 40) for name, _, _ in self._rows], left_aligned=True),
+            Column(self._before.run, [_exact(one) for _, one, _ in self._rows]),
+            Column(self._after.run, [_exact(other) for _, _, other in self._rows]),
+            Column("agrees", [_value_verdict(one, other) for _, one, other in self._rows], left_aligned=True),
+        ]
 
     def _reason_lines(self) -> list[str]:
         if self.verdict in ("identical", "nothing"):

@@ -1,6 +1,6 @@
 """What a classifier says of single texts: the most likely class, and the probability of each.
 
-The predictions come from a run (`launch/run`); `report` formats the tables.
+The predictions come from a run (`launch/run`); `tables` formats them.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from typing import Any
 
 from .. import formats
 from ..formats import one_line
-from . import report
-from .classification import TableCells
+from . import tables
+from .tables import TableCells
 
 
 class Answers(list[dict[str, Any]]):
     """A dict for each text: ``text``, ``label``, ``probability`` of it, and ``probabilities`` of all by name."""
 
     def _repr_html_(self) -> str:
-        return report.html_cells(self._table(), left_aligned=("text", "label"))
+        return tables.html_cells(self._table(), left_aligned=("text", "label"))
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(report.text_table(self._table(), left_aligned=("text", "label")))
+        printer.text(tables.text_table(self._table(), left_aligned=("text", "label")))
 
     def _table(self) -> TableCells:
         """The table that is shown: of many texts the first, of many classes the likeliest."""

@@ -12,8 +12,7 @@ from typing import Any
 from .. import formats
 from ..runs.events import Judged
 from . import charts, glyphs
-
-TableCells = tuple[list[str], list[list[str]]]
+from .tables import TableCells
 
 TEXT_COLUMNS = ("class", "text", "actual", "predicted")  # columns of words
 _MAX_ROWS = 30

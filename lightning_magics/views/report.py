@@ -17,9 +17,9 @@ from .. import formats, scores
 from ..formats import one_line
 from ..runs import folder
 from ..runs.events import Judged, Status
-from . import charts, classification
-from .classification import TableCells
+from . import charts, classification, tables
 from .state import RunState
+from .tables import MUTED, TableCells
 
 _MAX_ROWS = 20
 _FIRST_ROWS = 3
@@ -29,7 +29,6 @@ _MAX_TEXT = 300  # characters of a notice or a path
 _MAX_PRINTED = 5000  # bytes of html that all printed lines take
 _MAX_ERROR = 600
 
-MUTED = "opacity:.75"
 SIGNS = {
     "completed": ("✓", "#2da44e"),
     "interrupted": ("■", "#bf8700"),
@@ -43,10 +42,7 @@ _SURFACE = (
     "background:var(--vscode-editor-background,var(--jp-layout-color0,Canvas));"
     "color:var(--vscode-editor-foreground,var(--jp-ui-font-color1,CanvasText))"
 )
-_STRIPE = "background:rgba(128,128,128,.1)"
-_RULE = "border-bottom:1px solid rgba(128,128,128,.6)"
 _SIDE_BY_SIDE = "display:flex;flex-wrap:wrap;align-items:flex-start;gap:8px 28px"
-_SIDES = {True: "left", False: "right"}  # of a column's words, and of its numbers
 _TRACK = "rgba(128,128,128,.22)"
 _CODE_FONT = "font-family:var(--jp-code-font-family,var(--vscode-editor-font-family,monospace))"
 _STAGES = {"sanity": "sanity check", "train": "step", "validate": "validation", "test": "test", "predict": "prediction"}
@@ -186,10 +182,8 @@ def table(state: RunState) -> TableCells | None:
             shown_rows.insert(_FIRST_ROWS, best_row)
     columns = [formats.column([row.values.get(name) for row in shown_rows]) for name in names]
     if best in names and best_row:
-        best_cells = columns[names.index(best)]
-        columns[names.index(best)] = [
-            cell + (" ★" if row is best_row else "  ") for row, cell in zip(shown_rows, best_cells, strict=True)
-        ]
+        place = names.index(best)
+        columns[place] = tables.mark_best(columns[place], {shown_rows.index(best_row)})
     cells: list[list[str]] = []
     for place, row in enumerate(shown_rows):
         if place and row.epoch > shown_rows[place - 1].epoch + 1 and len(rows) > len(shown_rows):
@@ -349,10 +343,11 @@ def text(state: RunState, width: int | None = None) -> str:
     if state.queued is not None and state.ended is None:
         lines.append(waiting(state))
     if cells := table(state):
-        lines += ["", text_table(cells, width), ""]
+        lines += ["", tables.text_table(cells, width), ""]
     if state.judged is not None:
         lines += [
-            text_table(cells, width, classification.TEXT_COLUMNS) + "\n" for cells in _judged_tables(state.judged)
+            tables.text_table(cells, width, classification.TEXT_COLUMNS) + "\n"
+            for cells in _judged_tables(state.judged)
         ]
     lines += remarks(state)
     note, printed = _prints(state)
@@ -360,31 +355,6 @@ def text(state: RunState, width: int | None = None) -> str:
         lines += ["", *filter(None, [note]), *printed, ""]
     lines += [*filter(None, [best(state)]), *footer(state)]
     return "\n".join(lines).strip()
-
-
-def text_table(table: TableCells, width: int | None = None, left_aligned: Collection[str] = ()) -> str:
-    """Return a table as text, in as many parts as the width asks for.
-
-    Columns are aligned to the right, those whose labels are in `left_aligned` to the left.
-    """
-    labels, rows = table
-    columns = [[label, *(row[place] for row in rows)] for place, label in enumerate(labels)]
-    widths = [max(map(len, column)) for column in columns]
-    padded = [
-        [cell.ljust(wide) if label in left_aligned else cell.rjust(wide) for cell in column]
-        for label, column, wide in zip(labels, columns, widths, strict=True)
-    ]
-    groups, group = [], [0]
-    for place in range(1, len(columns)):
-        if width and len(group) > 1 and sum(widths[i] + 2 for i in [*group, place]) - 2 > width:
-            groups.append(group)
-            group = [0]
-        group.append(place)
-    groups.append(group)
-    return "\n\n".join(
-        "\n".join("  ".join(padded[i][line] for i in group).rstrip() for line in range(len(rows) + 1))
-        for group in groups
-    )
 
 
 # --- html
@@ -397,7 +367,7 @@ def html(state: RunState) -> str:
     parts.append(_html_judged(state))
     parts += [html_remarks(state), _html_prints(state)]
     if facts := [*filter(None, [best(state)]), *footer(state)]:
-        parts.append(f'<div style="{MUTED};font-size:.9em">{" · ".join(map(escape, facts))}</div>')
+        parts.append(_html_small(" · ".join(facts)))
     return f'<div style="margin:2px 0 6px">{"".join(parts)}</div>'
 
 
@@ -424,34 +394,8 @@ def html_sign(status: Status | Literal["diverged"]) -> str:
 
 def html_table(state: RunState) -> str:
     """Return the table, or nothing."""
-    metrics_table = table(state)
-    if metrics_table is None:
-        return ""
-    labels, best_name = metrics_table[0], state.best_metric
-    starred = labels.index(best_name) if best_name in labels and not state.results else -1
-    return html_cells(metrics_table, starred)
-
-
-def html_cells(table: TableCells, starred: int = -1, left_aligned: Collection[str] = ()) -> str:
-    """Return a table: a column with stars, if there is one, and those of words, which begin at the left."""
-    labels, rows = table
-    are_left = [label in left_aligned for label in labels]
-    head = "".join(
-        f'<th style="text-align:{_SIDES[is_left]};padding:2px 10px">{escape(label)}</th>'
-        for label, is_left in zip(labels, are_left, strict=True)
-    )
-    stripes = ("", f' style="{_STRIPE}"')
-    body = "".join(
-        f"<tr{stripes[number % 2]}>"
-        f"{''.join(_html_cell(cell, place == starred, are_left[place]) for place, cell in enumerate(row))}</tr>"
-        for number, row in enumerate(rows)
-    )
-    return (
-        '<div style="overflow-x:auto">'
-        '<table style="margin:0;border-collapse:collapse;white-space:nowrap;line-height:1.25;'
-        'font-variant-numeric:tabular-nums">'
-        f'<thead><tr style="{_RULE}">{head}</tr></thead><tbody>{body}</tbody></table></div>'
-    )
+    cells = table(state)
+    return tables.html_cells(cells) if cells else ""
 
 
 def _judged_tables(judged: Judged) -> list[TableCells]:
@@ -464,24 +408,14 @@ def _html_judged(state: RunState) -> str:
     if state.judged is None:
         return ""
     by_class, *mistakes = (
-        html_cells(cells, left_aligned=classification.TEXT_COLUMNS) for cells in _judged_tables(state.judged)
+        tables.html_cells(cells, classification.TEXT_COLUMNS) for cells in _judged_tables(state.judged)
     )
     try:
         image = classification.image(state.judged, state.run)
     except Exception as error:  # as of the curves
-        image = f'<div style="{MUTED};font-size:.9em">{escape(_cannot_draw("confusion matrix", error))}</div>'
+        image = _html_small(_cannot_draw("confusion matrix", error))
     worst = "".join(f'<div style="margin-top:8px">Most confident mistakes</div>{rows}' for rows in mistakes)
     return f'<div style="{_SIDE_BY_SIDE};margin-top:8px">{by_class}{image}</div>{worst}'
-
-
-def _html_cell(cell: str, starred: bool, word: bool = False) -> str:
-    """A cell; a column with a star keeps room for it in every row, so that the numbers line up."""
-    value, star = (cell[:-1].rstrip(), cell[-1:].strip()) if starred else (cell, "")
-    content = f"<b>{escape(value)}</b>" if star else escape(value)
-    if starred:
-        content += f'<span style="display:inline-block;width:1.3em">{"&nbsp;" + star if star else ""}</span>'
-    wrapped = ";white-space:normal;min-width:6em" if word else ""
-    return f'<td style="text-align:{_SIDES[word]};padding:2px 10px{wrapped}">{content}</td>'
 
 
 def _html_image(state: RunState) -> str:
@@ -493,7 +427,7 @@ def html_picture(draw: Callable[[], charts.Picture | None], name: str) -> str:
     try:
         picture = draw()
     except Exception as error:  # a broken installation of matplotlib fails in its own ways; the table stays
-        return f'<div style="{MUTED};font-size:.9em">{escape(_cannot_draw("curves", error))}</div>'
+        return _html_small(_cannot_draw("curves", error))
     if picture is None:
         return ""
     data, width, height = picture
@@ -502,6 +436,10 @@ def html_picture(draw: Callable[[], charts.Picture | None], name: str) -> str:
         f'<img alt="{escape(name)}" width="{width}" height="{height}" style="max-width:100%;height:auto" '
         f'src="{source}">'
     )
+
+
+def _html_small(text: str) -> str:
+    return f'<div style="{MUTED};font-size:.9em">{escape(text)}</div>'
 
 
 def _cannot_draw(subject: str, error: Exception) -> str:
@@ -524,7 +462,7 @@ def _html_prints(state: RunState) -> str:
     note, printed = _prints(state)
     if not printed:
         return ""
-    above = f'<div style="{MUTED};font-size:.9em">{escape(note)}</div>' if note else ""
+    above = _html_small(note) if note else ""
     look = f"margin:0;padding:0;background:none;color:inherit;opacity:.85;{_CODE_FONT};font-size:.85em;line-height:1.45"
     text = "\n".join(printed)
     below = f'<pre style="{look};white-space:pre-wrap;overflow-wrap:anywhere">{escape(text, quote=False)}</pre>'

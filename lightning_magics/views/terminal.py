@@ -13,7 +13,7 @@ from typing import Any, TextIO
 
 from .. import formats
 from ..runs.events import Event, Launched, Metrics, Notice, Printed, Queued, Started, Step, Watched
-from . import prints, report
+from . import prints, report, tables
 from .state import EpochRow, RunState
 
 _NARROWEST = 8  # of a column of numbers
@@ -180,7 +180,7 @@ class TextView:
         self._restore_streams()
         self.state.end()
         if self.state.results and (table := report.table(self.state)):
-            _say(report.text_table(table, _width()))
+            _say(tables.text_table(table, _width()))
         if omitted := self._allowance.omitted:
             lines = formats.plural(sum(omitted.values()), "printed line")
             _say(f"… {lines} not shown here: {report.log_call(omitted)}")

@@ -63,17 +63,6 @@ def test_paths_below_the_working_folder_are_shown_relative_to_it(tmp_path, monke
     assert report.footer(fold(*fit(epochs=1), log_dir=str(folder.parent))) == [str(folder.parent)]
 
 
-def test_a_table_that_is_too_wide_is_set_in_parts():
-    labels = ["epoch", "train_loss", "val_loss", "time"]
-    assert report.text_table((labels, [["1", "0.5", "0.6 ★", "2 s"]]), 21).splitlines() == [
-        "epoch  train_loss",
-        "    1         0.5",
-        "",
-        "epoch  val_loss  time",
-        "    1     0.6 ★   2 s",
-    ]
-
-
 @pytest.mark.parametrize(
     ("ended", "expected"),
     [

@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 from ...errors import BoardError
 from ...shell import running_kernel, running_shell, takes_input
-from ..report import MUTED
+from ..tables import MUTED
 from . import servers
 
 _FIRST_VALUES_S = 20.0  # for a fit that begins, to write its first values
