@@ -17,7 +17,7 @@ import nbformat
 import pytest
 from PIL import Image
 
-from lightning_magics.launch.stopping import kill
+from lightning_magics.launch.stop_from_outside import kill
 from lightning_magics.runs.folder import RunFolder
 
 pytestmark = pytest.mark.skipif(lab.CHROMIUM is None, reason="needs the browser Chromium")

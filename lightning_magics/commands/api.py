@@ -14,8 +14,9 @@ from typing import Any
 
 from ..definitions.definition import Definition
 from ..errors import InputError, did_you_mean, short_traceback
-from ..launch import spawned, stopping
+from ..launch import spawned
 from ..launch.run import Run
+from ..launch.stop_from_outside import ask_to_stop, kill
 from ..options import parser
 from ..replay.recorded import RecordedRun
 from ..runs import folder as runs
@@ -100,7 +101,7 @@ def attach(run: Any) -> Run:
     view = open_view(
         refresh_s=session.settings.refresh_s,
         log_dir=runs.display_path(folder.path),
-        on_stop=functools.partial(stopping.ask_to_stop, folder),
+        on_stop=functools.partial(ask_to_stop, folder),
         background=True,
     )
     attached = spawned.attach(folder, view, session.build_model)
@@ -125,9 +126,9 @@ def stop(run: Any, now: bool = False) -> str:
     if not folder.is_alive():
         return f"{folder.name} has ended already: {folder.status(folder.read())}"
     if now:
-        stopping.kill(folder)
+        kill(folder)
     else:
-        stopping.ask_to_stop(folder)
+        ask_to_stop(folder)
     return f"{folder.name} {'will stop after the current batch and be saved' if folder.is_alive() else 'was stopped'}"
 
 

@@ -26,7 +26,7 @@ from ..launch.kernel import recording_errors, remove_unless_begun, run_in_kernel
 from ..launch.placement import LaunchPlan
 from ..launch.run import Run
 from ..launch.spawned import SpawnedRun, run_in_processes
-from ..launch.stopping import ask_to_stop
+from ..launch.stop_from_outside import ask_to_stop
 from ..options import parser
 from ..replay.closure import SourceModule
 from ..replay.recipe import Recipe, RecipeWriter

@@ -23,7 +23,7 @@ from ..runs.folder import EventWriter, RunFolder, display_path
 from ..runs.record import RunRecord
 from ..training.job import Job
 from ..transport import children, exceptions
-from ..transport.stop import Abort, Stop, stop_on_interrupt
+from ..transport.stop import Abort, RemoteStop, Stop, stop_on_interrupt
 from ..transport.stop_control import StopFile, StopMemory
 from . import start
 from .follow import Follower
@@ -32,7 +32,7 @@ from .placement import LaunchPlan
 from .run import LastValues, Run
 from .scheduler import Scheduler
 from .start import AnyLifeline
-from .stopping import TO_ANSWER_S, TO_END_S, ask_to_stop, kill, kill_supervisor
+from .stop_from_outside import TO_ANSWER_S, TO_END_S, ask_to_stop, kill, kill_supervisor
 from .supervision import CANCELLED, ENDED_AT_ONCE, full_disk, remove_temporary_files
 from .supervisor import SupervisorRequest
 
@@ -42,33 +42,6 @@ if TYPE_CHECKING:
 _START_POLL_S = 0.05
 _RUNNING_POLL_S = 0.2  # between two looks at a run that is under way: each takes the processor from a rank
 _CLUSTER_POLL_S = 0.5  # the same of a run on a cluster: what it writes comes over a network
-
-
-class _RemoteStop(Stop):
-    """The wish to stop, told to the processes of the run.
-
-    Args:
-        control: shared with them.
-    """
-
-    def __init__(self, control: StopMemory | StopFile) -> None:
-        super().__init__()
-        self.control = control
-        self._late = False  # whether an interrupt came when the run was ending by itself
-
-    def ask(self) -> None:
-        """Ask to stop."""
-        super().ask()
-        self.control.ask()
-
-    def interrupt(self) -> None:
-        """Ask once more: the second time, and the second time after the end has begun, the processes end now."""
-        if self._ending and not self._late:
-            self._late = True
-        elif self._ending or self.is_set():
-            self.control.ask(now=True)
-        else:
-            self.ask()
 
 
 class SpawnedRun(Run):
@@ -161,7 +134,7 @@ class SpawnedRun(Run):
         if now:
             kill(self.folder)
             self._ended.wait(TO_END_S)
-        elif isinstance(self._stop, _RemoteStop):
+        elif isinstance(self._stop, RemoteStop):
             self._stop.ask()
         else:
             ask_to_stop(self.folder)
@@ -203,7 +176,7 @@ class SpawnedRun(Run):
 
     def _is_to_end(self) -> bool:
         """Whether it was asked here that its processes end at once."""
-        return isinstance(self._stop, _RemoteStop) and self._stop.control.is_abort_requested()
+        return isinstance(self._stop, RemoteStop) and self._stop.control.is_abort_requested()
 
     def catch_up(self, last: bool = False) -> None:
         """Show what has happened since the last time; `last` says that nothing more will."""
@@ -488,7 +461,7 @@ def _prepare(run: SpawnedRun, plan: LaunchPlan, sources: Mapping[Path, str]) -> 
             job = dataclasses.replace(continuing, leaves_state=True, numeric_state=numeric_state)
             payload.save(job, folder.job_path)
             shares_memory, path = plan.cluster is None, folder.control_path
-            run._stop = _RemoteStop(StopMemory(path, plan.ranks) if shares_memory else StopFile(path, make=True))
+            run._stop = RemoteStop(StopMemory(path, plan.ranks) if shares_memory else StopFile(path, make=True))
         except BaseException:
             children.release(lock)
             raise

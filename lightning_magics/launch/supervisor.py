@@ -25,6 +25,7 @@ from typing import Any, cast
 
 from .. import clusters
 from ..runs.folder import RunFolder
+from ..transport.stop import ignore_interrupts
 from ..transport.stop_control import StopFile, StopMemory
 from .rank import variables
 from .supervision import (
@@ -92,7 +93,7 @@ def main(lifeline: int, lock: int, method: str) -> None:
         lock: file descriptor that marks the run as alive.
         method: how ranks are started: ``fork`` in a child of the template, else ``spawn``.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     with open(lifeline, "rb", buffering=0) as pipe:
         line = b""

@@ -17,6 +17,7 @@ import sys
 import threading
 import traceback
 
+from ..transport.stop import ignore_interrupts
 from . import supervisor
 
 
@@ -31,7 +32,7 @@ def main(kernel_fd: int, modules: list[str]) -> None:
         kernel_fd: a socket to the kernel.
         modules: names to import; those that cannot be are left out.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     with socket.socket(fileno=kernel_fd) as kernel:
         culprit = ""
         for name in modules:

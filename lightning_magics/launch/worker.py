@@ -32,7 +32,7 @@ from ..training.job import Job
 from ..training.train import resume_job, train
 from ..transport import exceptions, payload
 from ..transport.loader_workers import patch_worker_pickling
-from ..transport.stop import StopFlag
+from ..transport.stop import StopFlag, ignore_interrupts
 from ..transport.stop_broadcast import BroadcastStop
 from ..transport.stop_control import IndependentStop, StopFile, StopMemory, SynchronizedStop, open_stop_control
 from .supervision import RESUME, received_sigterm, watch_sigterm
@@ -55,7 +55,7 @@ def main(folder: RunFolder, rank: int, ranks: int, local_rank: int | None = None
     Raises:
         SystemExit: with 1 where the job failed; what was raised is in the folder.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     folder.redirect_output(rank)
     sys.stdout, sys.stderr = _open_stream(1), _open_stream(2)
     os.environ["RANK"] = str(rank)

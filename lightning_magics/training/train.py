@@ -10,9 +10,7 @@ import contextlib
 import dataclasses
 import functools
 import importlib
-import os
 import pickle
-import signal
 import threading
 import time
 import weakref
@@ -23,7 +21,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch.utils.data import DataLoader
 
 from ..errors import InputError, RunError, truncated
 from ..formats import plural
@@ -31,6 +28,7 @@ from ..runs import columns
 from ..runs.events import Ended, Event, Notice, Results, Started, Status
 from ..runs.folder import RunFolder, display_path, removed_message
 from ..transport import payload
+from ..transport.loader_workers import loader_workers_ignore_interrupts
 from ..transport.stop import Abort, StopFlag, StopRequested
 from . import checkpoints, handover, main_module, origins, snapshots, trust
 from .batches import describe, joined, named_inputs
@@ -99,7 +97,7 @@ def train(
     )
     with (
         redirected_messages(folder.log_path(job.rank), lambda text: emit(Notice(text))),
-        _workers_ignore_interrupts(),
+        loader_workers_ignore_interrupts(),
         _writers_end_quietly(folder),
         hyperparameters_written(job.package),
     ):
@@ -162,38 +160,6 @@ def train(
 def _fit_objects(reload_job: Callable[[], Job]) -> handover.FitObjects:
     job = reload_job()
     return job.model, user_callbacks(job), job.datamodule
-
-
-class _IgnoringInterrupts:
-    """Starts a DataLoader's worker deaf to SIGINT: an interrupt of the kernel reaches its whole process group."""
-
-    def __init__(self, then: Callable[[int], None] | None) -> None:
-        self.then = then
-
-    def __call__(self, worker_id: int) -> None:
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if self.then is not None:
-            self.then(worker_id)
-
-
-@contextlib.contextmanager
-def _workers_ignore_interrupts() -> Iterator[None]:
-    """Within it the workers of every DataLoader leave interrupts to the process that trains."""
-    get_iterator = DataLoader._get_iterator
-
-    def start(loader: Any) -> Any:
-        if loader.num_workers:
-            os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns of each fork otherwise
-        if loader.num_workers and not isinstance(loader.worker_init_fn, _IgnoringInterrupts):
-            loader.worker_init_fn = _IgnoringInterrupts(loader.worker_init_fn)
-        return get_iterator(loader)
-
-    # No hook comes before Lightning makes the workers.
-    DataLoader._get_iterator = start  # type: ignore[method-assign, assignment]
-    try:
-        yield
-    finally:
-        DataLoader._get_iterator = get_iterator  # type: ignore[method-assign]
 
 
 def _is_of_removed(error: BaseException | None, folder: RunFolder) -> bool:

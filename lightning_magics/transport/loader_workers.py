@@ -1,18 +1,22 @@
-"""What a rank's DataLoader workers are sent and send back: objects of the notebook among it.
+"""The workers of DataLoaders: what they are sent and send back, and that interrupts do not reach them.
 
 How a rank itself is given its job is in `payload`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 from collections import ChainMap
+from collections.abc import Callable, Iterator
 from multiprocessing import reduction
 from multiprocessing.process import BaseProcess
 from typing import Any, ClassVar
 
 import cloudpickle
+
+from .stop import ignore_interrupts
 
 
 def patch_worker_pickling() -> None:
@@ -23,7 +27,45 @@ def patch_worker_pickling() -> None:
     """
     reduction.dump = _dump
     reduction.ForkingPickler.dumps = _dumps  # type: ignore[method-assign]
+    _silence_tokenizers()
+
+
+def _silence_tokenizers() -> None:
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # tokenizers warns of each fork otherwise
+
+
+class _IgnoringInterrupts:
+    """Starts a DataLoader's worker deaf to SIGINT: an interrupt of the kernel reaches its whole process group."""
+
+    def __init__(self, then: Callable[[int], None] | None) -> None:
+        self.then = then
+
+    def __call__(self, worker_id: int) -> None:
+        ignore_interrupts()
+        if self.then is not None:
+            self.then(worker_id)
+
+
+@contextlib.contextmanager
+def loader_workers_ignore_interrupts() -> Iterator[None]:
+    """Within it the workers of every DataLoader leave interrupts to the process that trains."""
+    from torch.utils.data import DataLoader
+
+    get_iterator = DataLoader._get_iterator
+
+    def start(loader: Any) -> Any:
+        if loader.num_workers:
+            _silence_tokenizers()
+        if loader.num_workers and not isinstance(loader.worker_init_fn, _IgnoringInterrupts):
+            loader.worker_init_fn = _IgnoringInterrupts(loader.worker_init_fn)
+        return get_iterator(loader)
+
+    # No hook comes before Lightning makes the workers.
+    DataLoader._get_iterator = start  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        DataLoader._get_iterator = get_iterator  # type: ignore[method-assign]
 
 
 class _WorkerPickler(cloudpickle.Pickler):  # type: ignore[misc]

@@ -1,4 +1,7 @@
-"""The wish to stop a run, in the process that trains: the user's, and how it gets there."""
+"""The user's wish to stop a run: what the first interrupt means and what the second, and which processes hear one.
+
+What an interrupt does in each situation is in a table in `docs/architecture.md`.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,8 @@ import signal
 import threading
 from collections.abc import Iterator
 from typing import Protocol
+
+from .stop_control import StopFile, StopMemory
 
 
 class Stop:
@@ -44,6 +49,33 @@ class Stop:
         self._requested.set()
 
 
+class RemoteStop(Stop):
+    """The wish to stop, told to the processes of the run.
+
+    Args:
+        control: shared with them.
+    """
+
+    def __init__(self, control: StopMemory | StopFile) -> None:
+        super().__init__()
+        self.control = control
+        self._late = False  # whether an interrupt came when the run was ending by itself
+
+    def ask(self) -> None:
+        """Ask to stop."""
+        super().ask()
+        self.control.ask()
+
+    def interrupt(self) -> None:
+        """Ask once more: the second time, and the second time after the end has begun, the processes end now."""
+        if self._ending and not self._late:
+            self._late = True
+        elif self._ending or self.is_set():
+            self.control.ask(now=True)
+        else:
+            self.ask()
+
+
 class Abort(BaseException):
     """The second interrupt. Not a KeyboardInterrupt, which Lightning would turn into SystemExit."""
 
@@ -60,6 +92,11 @@ class StopFlag(Protocol):
 
     def end(self) -> None:
         """Take note that the run is ending."""
+
+
+def ignore_interrupts() -> None:
+    """Make this process deaf to interrupts: the kernel hears them, and tells it what they are about."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 @contextlib.contextmanager

@@ -9,12 +9,13 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import threading
 import traceback
 import urllib.parse
 from typing import Any
+
+from ...transport.stop import ignore_interrupts
 
 _RELOAD_S = 2  # between two looks at the log folder
 _LIVE = b"""const settings = "_tb_global_settings"
@@ -36,7 +37,7 @@ def main(kernel_fd: int, logdir: str, path: str, port: int | None, strict: bool,
         strict: whether no other port will do.
         temporary_folder: folder to remove at the end; empty for none.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    ignore_interrupts()
     kernel = socket.socket(fileno=kernel_fd)
     ending = threading.Thread(
         target=_end_with, args=(kernel, temporary_folder)
