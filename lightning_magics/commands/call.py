@@ -22,9 +22,10 @@ from .. import clusters, formats
 from ..definitions.definition import has_base
 from ..errors import InputError, RunError, short_traceback
 from ..launch import placement
-from ..launch.kernel import recording_errors, remove_unless_begun, run_in_kernel
+from ..launch.kernel import run_in_kernel
 from ..launch.placement import LaunchPlan
 from ..launch.run import Run
+from ..launch.setup import recording_errors, remove_unless_begun
 from ..launch.spawned import SpawnedRun, run_in_processes
 from ..launch.stop_from_outside import ask_to_stop
 from ..options import parser

@@ -9,20 +9,20 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import os
-import shutil
 import socket
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import RunError
 from ..runs import events
-from ..runs.folder import RunFolder, mark_lines, removed_message, write_text
+from ..runs.folder import removed_message
 from ..runs.recorder import Recorder
 from ..training.job import Job
 from ..transport import children
 from ..transport.stop import stop_on_interrupt
 from .run import Run
+from .screen import Screen
+from .setup import recording_errors, remove_unless_started, write_sources
 
 if TYPE_CHECKING:
     from ..views.view import View
@@ -88,84 +88,3 @@ def run_in_kernel(job: Job, run: Run, view: View, sources: Mapping[Path, str], s
                     screen.show(events.Notice(text, level="loss"))
                 screen.close()
                 run.folder.continue_checkpoint_path.unlink(missing_ok=True)
-
-
-def write_sources(sources: Mapping[Path, str]) -> None:
-    """Write the files that are not empty."""
-    for path, source in sources.items():
-        if source:
-            write_text(path, source)
-
-
-@contextlib.contextmanager
-def recording_errors(folder: RunFolder) -> Iterator[None]:
-    """Say in a line that the folder cannot be written.
-
-    Raises:
-        RunError: what is within it raised OSError.
-    """
-    try:
-        yield
-    except OSError as error:
-        raise RunError(
-            f"the run cannot be recorded in {folder.path}: {error.strerror}. "
-            "Free some space, or choose another folder: %config LightningMagics.run_dir = 'PATH'"
-        ) from error
-
-
-@contextlib.contextmanager
-def remove_unless_started(folder: RunFolder, has_started: Callable[[], bool]) -> Iterator[None]:
-    """Remove the folder of a run that was refused, and the model's folder if nothing else is in it.
-
-    It is then as if the run had not been asked for.
-    """
-    try:
-        yield
-    finally:
-        if not has_started():
-            shutil.rmtree(folder.path, ignore_errors=True)
-            with contextlib.suppress(OSError):
-                folder.path.parent.rmdir()
-
-
-@contextlib.contextmanager
-def remove_unless_begun(folder: RunFolder) -> Iterator[None]:
-    """Remove the folder of a run that was interrupted, or failed, before anything could happen in it."""
-    try:
-        yield
-    except BaseException:
-        with remove_unless_started(folder, folder.events_path.exists):
-            pass
-        raise
-
-
-class Screen:
-    """Shows events in a view; a front end that has gone away must not end a training run."""
-
-    def __init__(self, folder: RunFolder, view: View) -> None:
-        self._folder = folder
-        self._view = view
-        self._broken = False
-
-    def show(self, event: events.Event) -> None:
-        """Show an event; what is known of the run is kept up to date in any case."""
-        if self._broken:
-            self._view.state.apply(event)
-            return
-        try:
-            self._view.handle(event)
-        except Exception as error:  # the edge to a front end that may have gone
-            self._broken = True
-            self._log_failure(error)
-
-    def close(self) -> None:
-        """Show the result."""
-        try:
-            self._view.close()
-        except Exception as error:  # likewise
-            self._log_failure(error)
-
-    def _log_failure(self, error: Exception) -> None:
-        """Note in the run's log that nothing is shown any more."""
-        with contextlib.suppress(OSError), self._folder.log_path(0).open("a", encoding="utf-8") as log:
-            log.write(mark_lines(f"the live view failed: {type(error).__name__}: {error}\n"))

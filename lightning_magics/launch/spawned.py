@@ -26,11 +26,12 @@ from ..transport import children, exceptions
 from ..transport.stop import Abort, RemoteStop, Stop, stop_on_interrupt
 from ..transport.stop_control import StopFile, StopMemory
 from . import start
+from .cluster_job import ClusterJob
 from .follow import Follower
-from .kernel import Screen, recording_errors, remove_unless_started, write_sources
 from .placement import LaunchPlan
 from .run import LastValues, Run
-from .scheduler import Scheduler
+from .screen import Screen
+from .setup import recording_errors, remove_unless_started, write_sources
 from .start import AnyLifeline
 from .stop_from_outside import TO_ANSWER_S, TO_END_S, ask_to_stop, kill, kill_supervisor
 from .supervision import CANCELLED, ENDED_AT_ONCE, full_disk, remove_temporary_files
@@ -68,7 +69,7 @@ class SpawnedRun(Run):
         self._build = build
         self._screen = Screen(folder, view)
         self._follower = Follower(folder)
-        self._scheduler: Scheduler | None = None
+        self._cluster_job: ClusterJob | None = None
         self._error: BaseException | None = None
         self._has_results = False  # whether what the run left is in the live objects
         self.has_weights = False
@@ -154,14 +155,14 @@ class SpawnedRun(Run):
         """
         alive, until = True, float("inf")
         if self.folder.cluster_job_id():
-            self._scheduler = Scheduler(self.folder, self._screen.show)
-        calm_s = _RUNNING_POLL_S if self._scheduler is None else _CLUSTER_POLL_S
+            self._cluster_job = ClusterJob(self.folder, self._screen.show)
+        calm_s = _RUNNING_POLL_S if self._cluster_job is None else _CLUSTER_POLL_S
         while alive:
             alive = self._goes_on()  # asked before reading: nothing is written after the end
             self.catch_up()
             if self._is_to_end():
                 until = min(until, time.monotonic() + TO_END_S)
-                if time.monotonic() > until - TO_END_S + TO_ANSWER_S and self._scheduler is None:
+                if time.monotonic() > until - TO_END_S + TO_ANSWER_S and self._cluster_job is None:
                     kill_supervisor(self.folder)
                 alive = alive and time.monotonic() < until
             if alive:
@@ -170,9 +171,9 @@ class SpawnedRun(Run):
 
     def _goes_on(self) -> bool:
         """Whether processes work on the run, or are to; a job whose folder was removed is first to be gone."""
-        if self._scheduler is None:
+        if self._cluster_job is None:
             return self.folder.is_alive()
-        return (self.folder.is_alive() or self.folder.is_removed()) and self._scheduler.goes_on()
+        return (self.folder.is_alive() or self.folder.is_removed()) and self._cluster_job.goes_on()
 
     def _is_to_end(self) -> bool:
         """Whether it was asked here that its processes end at once."""
@@ -200,7 +201,7 @@ class SpawnedRun(Run):
             with contextlib.suppress(LightningMagicsError):
                 self.record = self.folder.read()
             if self.record.status == "running" and self._is_gone():
-                self._record_end(error or (self._scheduler.why() if self._scheduler else ""))
+                self._record_end(error or (self._cluster_job.why() if self._cluster_job else ""))
             if self.record.status != "running" and self._state.ended is None:  # no event could be written
                 self._screen.show(_end_of(self.record))
             if self.record.status == "failed":
@@ -211,8 +212,8 @@ class SpawnedRun(Run):
 
     def _is_gone(self) -> bool:
         """Whether nothing works on a run that says it goes on."""
-        if self._scheduler is not None:
-            return not self._scheduler.goes_on()
+        if self._cluster_job is not None:
+            return not self._cluster_job.goes_on()
         return not (self.folder.is_alive() or self.folder.is_elsewhere())
 
     def _record_end(self, error: str) -> None:

@@ -8,7 +8,7 @@ import pytest
 
 from lightning_magics.clusters import State
 from lightning_magics.errors import RunError
-from lightning_magics.launch import scheduler
+from lightning_magics.launch import cluster_job
 from lightning_magics.launch.slurm import jobs
 from lightning_magics.launch.slurm.nodes import NodeRanks, _ranks
 from lightning_magics.launch.supervision import CANCELLED
@@ -144,8 +144,8 @@ def test_a_job_that_cannot_be_cancelled_is_tried_again_and_named(tmp_path, monke
 
     monkeypatch.setattr(jobs, "state", lambda job: State("running", "RUNNING"))
     monkeypatch.setattr(jobs, "cancel", cancel)
-    monkeypatch.setattr(scheduler, "_QUEUE_S", 0.05)
-    watched = scheduler.Scheduler(folder, shown.append)
+    monkeypatch.setattr(cluster_job, "_QUEUE_S", 0.05)
+    watched = cluster_job.ClusterJob(folder, shown.append)
     assert watched.goes_on()
     assert watched.goes_on()
     assert tried == ["17"]  # not at once again

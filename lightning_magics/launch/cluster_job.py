@@ -1,4 +1,4 @@
-"""What the scheduler of a cluster says of a run's job, for whoever watches the run: it waits, it goes on, it is gone.
+"""A run's job on a cluster, as its engine tells it to whoever watches the run: it waits, it goes on, it is gone.
 
 The engine is asked; what happens in the run is in its own events.
 """
@@ -23,7 +23,7 @@ _LAST_WORDS_S = 10.0  # for what its processes wrote last, to be seen through th
 _NOW = "now"
 
 
-class Scheduler:
+class ClusterJob:
     """What is known of one run's job.
 
     Args:
@@ -44,7 +44,7 @@ class Scheduler:
         self._is_cancelled = False
 
     def goes_on(self) -> bool:
-        """Whether the job waits or runs, as far as is known; asks the scheduler now and then."""
+        """Whether the job waits or runs, as far as is known; asks the engine now and then."""
         now = time.monotonic()
         request = "" if self._is_cancelled or now < self._retry else self._stop_request()
         if now >= self._due or (request and self._waits):
