@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import time
-from pathlib import Path
 
 from ..runs import events
-from ..runs.folder import MARK, RunFolder
+from ..runs.folder import RunFolder
+from ..runs.log import MARK, NewLines
 from ..transport.stop_control import StopFile, StopMemory, open_stop_control
 
 _MAX_BYTES = 1 << 16  # of a log, read at once: what lies before was too much to be read by a person
@@ -29,8 +28,8 @@ class Follower:
 
     def __init__(self, folder: RunFolder) -> None:
         self._folder = folder
-        self._events = _Lines(folder.events_path)
-        self._logs: dict[int, _Lines] = {}
+        self._events = NewLines(folder.events_path)
+        self._logs: dict[int, NewLines] = {}
         self._control: StopMemory | StopFile | None = None
         self._watched = events.Watched(0.0, stopping=False)
         self._due = 0.0
@@ -71,43 +70,10 @@ class Follower:
     def _printed_events(self, last: bool) -> list[events.Printed]:
         # They come one after the other; of a thousand ranks, the first tell enough.
         while (rank := len(self._logs)) < _MAX_LOGS and self._folder.log_path(rank).exists():
-            self._logs[rank] = _Lines(self._folder.log_path(rank), _MAX_BYTES)
+            self._logs[rank] = NewLines(self._folder.log_path(rank), _MAX_BYTES)
         printed = []
         for rank, log in self._logs.items():
             lines = [line for line in log.read(last) if not line.startswith(MARK) and not _NOISE.match(line)]
             if lines:
                 printed.append(events.Printed(rank, "\n".join(lines)))
         return printed
-
-
-class _Lines:
-    """New complete lines of a file that grows.
-
-    Args:
-        path: of the file, which may not exist yet.
-        most: bytes to read at once; what lies before is skipped. None for all.
-    """
-
-    def __init__(self, path: Path, most: int | None = None) -> None:
-        self._path = path
-        self._most = most
-        self._offset = 0
-
-    def read(self, last: bool = False) -> list[str]:
-        try:
-            if not self._path.is_file():  # such as a pipe, which would never end
-                return []
-            with self._path.open("rb") as file:  # opened for each look: that is when a network file system asks
-                size = os.fstat(file.fileno()).st_size
-                if size <= self._offset:
-                    return []
-                if self._most is not None and size - self._offset > self._most:
-                    file.seek(size - self._most)
-                    self._offset = file.tell() + len(file.readline())
-                file.seek(self._offset)
-                data = file.read()
-        except OSError:
-            return []
-        end = len(data) if last and data else data.rfind(b"\n") + 1
-        self._offset += end
-        return data[:end].decode("utf-8", errors="replace").removesuffix("\n").split("\n") if end else []

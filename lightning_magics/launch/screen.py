@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 from typing import TYPE_CHECKING
 
 from ..runs import events
-from ..runs.folder import RunFolder, mark_lines
+from ..runs.folder import RunFolder
+from ..runs.log import AppendedText, mark_lines
 
 if TYPE_CHECKING:
     from ..views.view import View
@@ -40,5 +40,5 @@ class Screen:
 
     def _log_failure(self, error: Exception) -> None:
         """Note in the run's log that nothing is shown any more."""
-        with contextlib.suppress(OSError), self._folder.log_path(0).open("a", encoding="utf-8") as log:
+        with AppendedText(self._folder.log_path(0)) as log:
             log.write(mark_lines(f"the live view failed: {type(error).__name__}: {error}\n"))

@@ -25,6 +25,7 @@ KERNEL_ENDED = "the kernel exited"
 CANCELLED = "its job was cancelled"
 GOES_ON = "the run goes on in another process"
 RESUME = "LIGHTNING_MAGICS_RESUME"  # a variable for the ranks: the checkpoint to go on from
+CPUS = "LIGHTNING_MAGICS_CPUS"  # likewise: processors of their node that they may use
 _TAIL_LINES = 15
 _FULL_BYTES = 1 << 20  # a disk with less than that is full
 

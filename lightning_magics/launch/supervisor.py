@@ -25,6 +25,7 @@ from typing import Any, cast
 
 from .. import clusters
 from ..runs.folder import RunFolder
+from ..runs.log import redirect_output
 from ..transport.stop import ignore_interrupts
 from ..transport.stop_control import StopFile, StopMemory
 from .rank import variables
@@ -121,7 +122,7 @@ def _apply_environment(request: SupervisorRequest) -> None:
     sys.path[:] = request.path
     with contextlib.suppress(OSError):  # the folder was removed; the kernel lives on without it too
         os.chdir(request.cwd)
-    RunFolder(request.folder).redirect_output(0)
+    redirect_output(RunFolder(request.folder).log_path(0))
 
 
 class _LocalRanks(Supervision):

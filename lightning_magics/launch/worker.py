@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import io
 import multiprocessing
 import os
 import shutil
@@ -25,7 +24,8 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from ..errors import truncated
 from ..runs.events import Ended, Event, Notice
-from ..runs.folder import RunFolder, mark_lines
+from ..runs.folder import RunFolder
+from ..runs.log import AppendedText, mark_lines, redirect_output
 from ..runs.recorder import Recorder
 from ..training import shards, trust
 from ..training.job import Job
@@ -35,7 +35,7 @@ from ..transport.loader_workers import patch_worker_pickling
 from ..transport.stop import StopFlag, ignore_interrupts
 from ..transport.stop_broadcast import BroadcastStop
 from ..transport.stop_control import IndependentStop, StopFile, StopMemory, SynchronizedStop, open_stop_control
-from .supervision import RESUME, received_sigterm, watch_sigterm
+from .supervision import CPUS, RESUME, received_sigterm, watch_sigterm
 
 _TO_END_S = 1.0  # once it has failed: the other ranks wait for it
 _SYNC_S = 1.0
@@ -56,8 +56,8 @@ def main(folder: RunFolder, rank: int, ranks: int, local_rank: int | None = None
         SystemExit: with 1 where the job failed; what was raised is in the folder.
     """
     ignore_interrupts()
-    folder.redirect_output(rank)
-    sys.stdout, sys.stderr = _open_stream(1), _open_stream(2)
+    redirect_output(folder.log_path(rank))
+    sys.stdout, sys.stderr = AppendedText(1), AppendedText(2)
     os.environ["RANK"] = str(rank)
     os.environ["LOCAL_RANK"] = str(rank if local_rank is None else local_rank)
     rank_zero_only.rank = rank  # type: ignore[attr-defined]  # set for good when Lightning was imported, which the template did
@@ -135,7 +135,7 @@ def _stop_flag(control: StopMemory | StopFile, job: Job, ranks: int) -> StopFlag
 
 def _cores() -> int:
     """Processors of this machine that the job may use: a task may see those of others too."""
-    return int(os.environ.get("SLURM_CPUS_ON_NODE") or 0) or len(os.sched_getaffinity(0))
+    return int(os.environ.get(CPUS) or 0) or len(os.sched_getaffinity(0))
 
 
 def _train_and_tell(
@@ -209,22 +209,6 @@ def _ignore_event(event: Event) -> None:
 
 def _print_notice(notice: Notice) -> None:
     sys.stderr.write(mark_lines(f"{notice.text}\n"))
-
-
-class _OutputFile(io.FileIO):
-    """An open file that gives up quietly: a full disk must not end a training run."""
-
-    def write(self, data: Any) -> int:
-        """Write what there is room for."""
-        try:
-            return super().write(data)
-        except OSError:
-            return len(data)
-
-
-def _open_stream(file: int) -> io.TextIOWrapper:
-    log = io.BufferedWriter(_OutputFile(file, "w", closefd=False))
-    return io.TextIOWrapper(log, encoding="utf-8", errors="backslashreplace", line_buffering=True)
 
 
 def _end_soon(seconds: float, code: int) -> None:

@@ -17,10 +17,11 @@ import stat
 import tempfile
 import time
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any, cast
 
 from ..errors import RunError, did_you_mean
 from . import events
+from .log import AppendedText
 from .record import RunRecord
 
 try:
@@ -42,7 +43,6 @@ _SILENT_S = 600.0  # a run that cannot be seen otherwise, and tells nothing for 
 _TO_START_S = 60.0  # from a record to the lock
 _UNFINISHED = ".unfinished_"  # begins the name of a run folder that is being made
 _NONBLOCK = getattr(os, "O_NONBLOCK", 0)  # so that opening a pipe does not wait for its other end
-MARK = "#\u2060 "  # begins the lines of a log that the user's code did not print; they begin with no joiner
 
 
 class RunFolder:
@@ -79,15 +79,6 @@ class RunFolder:
     def log_path(self, rank: int) -> Path:
         """Log of one process, named by its global rank."""
         return self.path / LOG.format(rank)
-
-    def redirect_output(self, rank: int) -> None:
-        """Let what this process prints go to the log of a rank, and let it read nothing."""
-        log = os.open(self.log_path(rank), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        null = os.open(os.devnull, os.O_RDONLY)
-        for number, target in ((0, null), (1, log), (2, log)):
-            os.dup2(target, number)
-        os.close(log)
-        os.close(null)
 
     def error_path(self, rank: int) -> Path:
         """What a rank raised, for the kernel that waits for it."""
@@ -274,46 +265,37 @@ class EventWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._file: IO[str] | None = None
+        self._file: AppendedText | None = None
         self.failure = ""
         self._open()
 
     def _open(self) -> None:
-        try:
-            self._file = self._path.open("a", encoding="utf-8", buffering=1)
+        self._file = AppendedText(self._path)
+        with contextlib.suppress(OSError):  # it could not be opened
             if _ends_mid_line(self._path):
                 self._file.write("\n")
-        except OSError as error:
-            self._give_up(error)
+        self._give_up_if_broken()
 
     def write(self, event: events.Event) -> None:
         """Append one event."""
         if self._file is None and isinstance(event, events.Ended):  # for which there is room
             self._open()
-        if self._file is None:
-            return
-        try:
+        if self._file is not None:
             self._file.write(events.to_json(event) + "\n")
-        except OSError as error:
-            self._give_up(error)
+            self._give_up_if_broken()
+
+    def _give_up_if_broken(self) -> None:
+        if self._file is not None and self._file.failure is not None:
+            self.close()
 
     def close(self) -> None:
         """Flush and close; safe to call twice."""
-        if self._file is not None:
-            try:
-                self._file.close()
-            except OSError as error:
-                self._give_up(error)
-            self._file = None
-
-    def _give_up(self, error: OSError) -> None:
-        self.failure = f"progress is no longer recorded on disk: {error}"
-        broken, self._file = self._file, None
-        try:
-            if broken is not None:
-                broken.close()
-        except OSError:
-            pass  # its buffer cannot be written either; the failure is already told
+        if self._file is None:
+            return
+        self._file.close()
+        if self._file.failure is not None:
+            self.failure = f"progress is no longer recorded on disk: {self._file.failure}"
+        self._file = None
 
 
 def create(root: str | Path, model: str, verb: events.Verb = "fit", record: RunRecord | None = None) -> RunFolder:
@@ -486,11 +468,6 @@ def _started(path: str) -> float:
     finally:
         os.close(record)
     return float(match[1]) if match else RunFolder(path).read().started
-
-
-def mark_lines(text: str) -> str:
-    """Return a text for a log, as what the user's code did not print."""
-    return "".join(f"{MARK}{line}" for line in text.splitlines(keepends=True))
 
 
 def display_path(path: str | Path) -> str:

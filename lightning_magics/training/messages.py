@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TextIO
 
-from ..runs.folder import mark_lines
+from ..runs.log import AppendedText, mark_lines
 
 _TOP_LOGGERS = ("pytorch_lightning", "lightning", "lightning_fabric", "mlflow", "alembic")
 _PYTHON_LOGGERS = (*_TOP_LOGGERS, "lightning.pytorch", "lightning.fabric")
@@ -50,44 +50,10 @@ _REWORDED = [
 def redirected_messages(log_path: Path, notice: Callable[[str], None]) -> Iterator[None]:
     """Send what Lightning logs and warns to `log_path`, and to `notice` what a user should act on, once each.
 
-    Warnings that the user's own code raises are shown as ever. A log that cannot be written is given up.
+    Warnings that the user's own code raises are shown as ever. What cannot be written to the log is left out.
     """
-    log = _LogFile(log_path)
-    try:
-        with _loggers_to(log), _warnings_to(log, notice):
-            yield
-    finally:
-        log.close()
-
-
-class _LogFile:
-    """A text file that gives up quietly: a full disk must not end a training run."""
-
-    def __init__(self, path: Path) -> None:
-        self._file: TextIO | None = None
-        with contextlib.suppress(OSError):
-            self._file = path.open("a", encoding="utf-8", errors="backslashreplace")
-
-    def write(self, text: str) -> None:
-        self._try(lambda file: file.write(mark_lines(text)))
-
-    def flush(self) -> None:
-        self._try(lambda file: file.flush())
-
-    def close(self) -> None:
-        """Close the file; what is written afterwards goes nowhere."""
-        self._try(lambda file: file.close())
-        self._file = None
-
-    def _try(self, action: Callable[[TextIO], object]) -> None:
-        if self._file is None:
-            return
-        try:
-            action(self._file)
-        except OSError:
-            broken, self._file = self._file, None
-            with contextlib.suppress(OSError):  # its buffer cannot be written either
-                broken.close()
+    with AppendedText(log_path) as log, _loggers_to(log), _warnings_to(log, notice):
+        yield
 
 
 def reworded(text: str) -> str:
@@ -104,13 +70,19 @@ def _is_user_file(filename: str) -> bool:
     return "site-packages" not in filename and "dist-packages" not in filename and not filename.startswith("<frozen")
 
 
-class _LogHandler(logging.StreamHandler[_LogFile]):
+class _LogHandler(logging.StreamHandler[AppendedText]):
+    terminator = ""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return a message as lines that the user's code did not print."""
+        return mark_lines(f"{super().format(record)}\n")
+
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 -- logging's name
         """Stay silent: a message of Lightning that cannot be formatted is not for the user to see."""
 
 
 @contextlib.contextmanager
-def _loggers_to(log: _LogFile) -> Iterator[None]:
+def _loggers_to(log: AppendedText) -> Iterator[None]:
     """Let Lightning's loggers write to the log alone, and put their handlers back afterwards.
 
     A logger that got other handlers in the meantime keeps them.
@@ -136,7 +108,7 @@ def _loggers_to(log: _LogFile) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _warnings_to(log: _LogFile, notice: Callable[[str], None]) -> Iterator[None]:
+def _warnings_to(log: AppendedText, notice: Callable[[str], None]) -> Iterator[None]:
     """Let warnings go to the log and to `notice`; a ``showwarning`` that others set in the meantime stays."""
     show = _WarningRecorder(log, notice)
     with warnings.catch_warnings():
@@ -154,7 +126,7 @@ def _warnings_to(log: _LogFile, notice: Callable[[str], None]) -> Iterator[None]
 class _WarningRecorder:
     """Stands in for ``warnings.showwarning``; once no longer active, it hands on to the one before it."""
 
-    def __init__(self, log: _LogFile, notice: Callable[[str], None]) -> None:
+    def __init__(self, log: AppendedText, notice: Callable[[str], None]) -> None:
         self.active = True
         self._log = log
         self._notice = notice
@@ -171,7 +143,8 @@ class _WarningRecorder:
         line: str | None = None,
     ) -> None:
         text = str(message)
-        self._log.write(f"{category.__name__}: {text}\n")
+        if self.active:
+            self._log.write(mark_lines(f"{category.__name__}: {text}\n"))
         if not self.active or _is_user_file(filename):
             self._before(message, category, filename, lineno, file, line)
             return

@@ -7,6 +7,7 @@ import pytest
 from lightning_magics.launch.follow import Follower
 from lightning_magics.runs import events
 from lightning_magics.runs import folder as runs
+from lightning_magics.runs.log import mark_lines
 
 
 @pytest.fixture
@@ -25,18 +26,8 @@ def printed(follower: Follower, last: bool = False) -> list[tuple[int, str]]:
 
 def test_what_the_user_prints_is_told_whatever_it_begins_with(folder):
     follower = Follower(folder)
-    write(folder, "# Results\n" + runs.mark_lines("Lightning said\nsomething\n") + "1. a\n\n")
+    write(folder, "# Results\n" + mark_lines("Lightning said\nsomething\n") + "1. a\n\n")
     assert printed(follower) == [(0, "# Results\n1. a\n")]
-
-
-def test_a_mark_cannot_be_seen(folder):
-    assert runs.mark_lines("a\nb\n").replace("\u2060", "") == "# a\n# b\n"
-
-
-def test_lines_end_with_newlines_alone(folder):
-    follower = Follower(folder)
-    write(folder, "10%\r100%\x0c\u2028done\nhalf")
-    assert printed(follower) == [(0, "10%\r100%\x0c\u2028done")]
 
 
 def test_the_last_line_may_be_without_its_end(folder):

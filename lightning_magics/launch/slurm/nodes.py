@@ -18,11 +18,13 @@ from collections.abc import Callable, Sequence
 from multiprocessing.connection import wait
 
 from ...errors import RunError
-from ...runs.folder import JOB, LOG, RunFolder, mark_lines
+from ...runs.folder import JOB, LOG, RunFolder
+from ...runs.log import mark_lines
 from ...transport import exceptions
 from ...transport.stop_control import StopFile, StopMemory, open_stop_control
 from ..supervision import (
     CANCELLED,
+    CPUS,
     ENDED_AT_ONCE,
     GOES_ON,
     KERNEL_ENDED,
@@ -49,7 +51,7 @@ _TO_END_S = 10.0  # for srun, once it is asked to end all ranks
 # What a shell does on a node for each rank. Slurm would open the log before a check could say what is wrong.
 _RANK_SCRIPT = f"""test -e "$0/{JOB}" || exit {NO_FOLDER}
 command -v "$1" >/dev/null || exit {NO_PYTHON}
-export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID NODE_RANK=$SLURM_NODEID
+export RANK=$SLURM_PROCID LOCAL_RANK=$SLURM_LOCALID NODE_RANK=$SLURM_NODEID {CPUS}=$SLURM_CPUS_ON_NODE
 exec "$1" -u -m lightning_magics.launch.rank "$0" >>"$0/{LOG.format("$RANK")}" 2>&1
 """
 _REPORT = re.compile(r"srun: error: (\S+): tasks? ([\d,-]+): (.+)")
