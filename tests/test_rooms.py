@@ -24,7 +24,7 @@ TORCH = {
     *(name for name in MODULES if name.startswith(("training/", "definitions/model/"))),
     *("definitions/evaluation", "definitions/lookup", "definitions/matching"),
     *(f"definitions/data/{name}" for name in ("datamodule", "loaders", "samples", "text_module", "text_sources")),
-    "launch/worker",
+    "launch/rank_process",
     *("runs/fingerprint", "runs/randomness"),
     *("transport/payload", "transport/stop_broadcast"),
 }

@@ -1,4 +1,6 @@
-"""What an engine starts for each rank of a run: ``python -m lightning_magics.launch.rank FOLDER``.
+"""The command that starts a rank, for engines: ``python -m lightning_magics.launch.rank FOLDER``.
+
+What the rank then does is in `rank_process`.
 
 The variables are torchrun's, wherever it runs: ``RANK``, ``LOCAL_RANK``, ``WORLD_SIZE``, ``LOCAL_WORLD_SIZE``,
 ``MASTER_ADDR``, ``MASTER_PORT``, and ``NODE_RANK`` or ``GROUP_RANK``. FOLDER is the run's, which every node sees.
@@ -34,13 +36,13 @@ def main() -> None:
     """Be one rank of the run in the folder that is named."""
     if path := os.environ.pop(PATH, ""):
         sys.path[:] = path.split(os.pathsep)
-    from . import worker  # imports torch, which the rest of the package does not
+    from . import rank_process  # imports torch, which the rest of the package does not
 
     rank, ranks, each = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
     if "GROUP_RANK" not in os.environ:
         os.environ.setdefault("NODE_RANK", str(rank // each))
     local_rank = int(os.environ.get("LOCAL_RANK", rank % each))
-    worker.main(RunFolder(sys.argv[1]), rank, ranks, local_rank)
+    rank_process.main(RunFolder(sys.argv[1]), rank, ranks, local_rank)
 
 
 if __name__ == "__main__":

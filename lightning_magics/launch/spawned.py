@@ -1,7 +1,7 @@
 """Runs in processes of their own: starting them, watching them from this kernel or another, and what comes back.
 
 The run's folder is all that the two sides share. The processes are started by `start` and watched by
-`supervisor`; what they run is in `worker`.
+`supervisor`; what they run is in `rank_process`.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from ..transport.children import hold, release, start_interpreter
 from .supervisor import SupervisorRequest
 
 # Imported by the template: what every run needs, and what many models do, if the kernel has it too.
-_NEEDED = ("lightning_magics.launch.worker", "torch.utils.tensorboard", "torchmetrics")
+_NEEDED = ("lightning_magics.launch.rank_process", "torch.utils.tensorboard", "torchmetrics")
 _COMMON = ("torchvision", "torchaudio", "transformers", "datasets", "pandas", "sklearn", "scipy")
 _ONE_THREAD = {
     **dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1"),
@@ -60,8 +60,8 @@ class NullLifeline:
         """There is nothing to let go of."""
 
 
-class Template:
-    """The template of this kernel.
+class TemplateClient:
+    """The template of this kernel, seen from the kernel: it starts that process, and asks it for supervisors.
 
     Args:
         modules: names to import.
@@ -154,12 +154,12 @@ def _is_readable(file: socket.socket, timeout_s: float | None) -> bool:
     return bool(waited.poll(None if timeout_s is None else timeout_s * 1000))
 
 
-_template: Template | None = None
+_template: TemplateClient | None = None
 _spoilers: set[str] = set()  # of `_COMMON`, what a template does not survive or cannot be forked with
 _lock = threading.Lock()
 
 
-def prewarm(package: str) -> Template:
+def prewarm(package: str) -> TemplateClient:
     """Return this kernel's template; starts it where there is none that lives, without what spoiled the last one."""
     global _template
     with _lock:
@@ -171,7 +171,7 @@ def prewarm(package: str) -> Template:
             _template = None
         if _template is None:
             common = [name for name in _COMMON if name in sys.modules and name not in _spoilers]
-            _template = Template([package, *_NEEDED, *common])
+            _template = TemplateClient([package, *_NEEDED, *common])
         return _template
 
 

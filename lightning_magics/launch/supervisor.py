@@ -220,9 +220,9 @@ def _rank(request: SupervisorRequest, rank: int, inherited: tuple[int, ...]) -> 
     os.setpgid(0, 0)
     for fd in inherited:
         os.close(fd)
-    from . import worker
+    from . import rank_process
 
-    worker.main(RunFolder(request.folder), rank, request.ranks)
+    rank_process.main(RunFolder(request.folder), rank, request.ranks)
 
 
 def _sentinel(process: BaseProcess) -> int:

@@ -630,7 +630,7 @@ def test_a_background_run_can_be_ended_before_its_processes_have_begun(notebook:
 
 
 def test_a_thread_of_the_users_holds_no_run_up(notebook: Notebook) -> None:
-    soon = "sys.modules['lightning_magics.launch.worker'].__dict__.update(_TO_FINISH_S=1)"
+    soon = "sys.modules['lightning_magics.launch.rank_process'].__dict__.update(_TO_FINISH_S=1)"
     cell = notebook.fit(f"({soon}, threading.Thread(target=time.sleep, args=(1000,), name='sleeper').start())")
     assert cell.status == "ok", cell.error
     assert notebook.value("run.status") == "completed"

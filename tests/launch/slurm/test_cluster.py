@@ -146,7 +146,7 @@ def test_a_rank_that_is_killed_is_named_with_its_node_signal_and_log(notebook: N
     notebook.slow("Killed", "print('last words of', self.global_rank)")
     sent = notebook.send(f"run = %lightning_fit Killed points {TWO} --max_epochs 1000")
     notebook.until(lambda: notebook.steps("Killed/version_0") > 5)
-    assert cluster.kill("n2", "lightning_magics.launch.rank")
+    assert cluster.kill("n2", "-m lightning_magics.launch.rank")
     cell = notebook.finish(sent)
     assert "rank 1 of 2 was killed by SIGKILL" in cell.error
     assert "on node n2. Last lines of its log" in cell.error
@@ -282,7 +282,7 @@ def test_an_allocation_that_is_held_takes_fits_without_a_queue(notebook: Noteboo
         cell = notebook.finish(sent)
         assert cell.status == "ok", cell.error
         assert notebook.value("run.status") == "interrupted"
-        assert cluster.processes("n1", "lightning_magics.launch.rank") == []
+        assert cluster.processes("n1", "-m lightning_magics.launch.rank") == []
     finally:
         notebook.run(f"for name in {list(variables)!r}: os.environ.pop(name, None)")
         cluster.run("scancel", job)
