@@ -21,7 +21,7 @@ from lightning_magics.training import numerics, train
 from lightning_magics.training.batches import describe
 from lightning_magics.training.job import Job
 from lightning_magics.training.trainer import trainer_class
-from lightning_magics.transport.stop import Abort, Stop
+from lightning_magics.transport.stop import Stop
 from lightning_magics.views.state import RunState
 
 PACKAGES = {"pytorch_lightning": pytorch_lightning, "lightning.pytorch": lightning.pytorch}
@@ -630,16 +630,6 @@ def test_exits_of_the_users_code_come_out_as_they_are(tmp_path, raised, seen, st
     with pytest.raises(seen):
         go(tmp_path, model, told=told)
     assert told[-1].status == status
-
-
-def test_second_wish_to_stop_aborts_until_the_end_has_begun():
-    stop = Stop()
-    stop.interrupt()
-    assert stop.is_set()
-    with pytest.raises(Abort):
-        stop.interrupt()
-    stop.end()
-    stop.interrupt()
 
 
 @pytest.mark.parametrize("method", ["fork", "forkserver", "spawn"])
