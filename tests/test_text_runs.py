@@ -757,14 +757,14 @@ def test_a_pretrained_encoder_learns_what_films_are_liked(kernel):
     kernel.run(
         f"import csv, os; os.environ['HF_HUB_OFFLINE'] = '1'; weights, sst2 = {str(MINILM)!r}, {str(SST2)!r}",
         "read = lambda name: list(csv.DictReader(open(f'{sst2}/{name}.tsv'), delimiter='\t'))\n"
-        "small = {'train': read('train')[:2000], 'val': read('dev')}",
+        "small = {'train': read('train')[:1000], 'val': read('dev')[:400]}",
         "%lightning_data small --text sentence --label label --tokenizer weights --max_length 64 --batch_size 16",
         "%%lightning_model Sentiment --lr 2e-4 --metrics accuracy --scheduler linear_warmup\n"
         "AutoModelForSequenceClassification.from_pretrained(weights, num_labels=2)",
     )
     fit = kernel.send("learned = %lightning_fit Sentiment small --max_epochs 2 --seed 1 --quiet")
     assert kernel.finish(fit, timeout_s=900).status == "ok"
-    assert kernel.value("learned.metrics['val_accuracy']") >= 0.83
+    assert kernel.value("learned.metrics['val_accuracy']") >= 0.8
 
 
 def test_classes_of_texts_are_no_numbers_for_a_loss(films):
