@@ -1,1 +1,1 @@
-"""The run folder: paths, record, events, catalogue."""
+"""The run folder: paths, record, events, logs, catalogue."""

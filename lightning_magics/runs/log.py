@@ -1,6 +1,8 @@
 """The log of a rank: opening it, appending to it, and reading on in it while it grows.
 
-What starts a rank may open it first, for what is said before its Python runs: a shell does in `launch/slurm/nodes`.
+All that write it append to one file: the rank's output (`launch/rank_process`, `launch/supervisor`), Lightning's
+messages (`training/messages`), a view that failed (`launch/screen`), and what starts a rank, before its Python runs (the
+shell of `launch/slurm/nodes`). `launch/follow`, `run.logs` and `launch/supervision` read it.
 """
 
 from __future__ import annotations

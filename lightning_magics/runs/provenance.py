@@ -27,7 +27,10 @@ def versions(package: str) -> dict[str, str]:
 
 
 def hardware() -> dict[str, Any]:
-    """Machine, processor and number of torch's threads: sums may differ in their last digits by these."""
+    """Machine, processor and number of torch's threads: sums may differ in their last digits by these.
+
+    A rerun names each one that differs (`replay/agreement`), so that only facts that can change results belong here.
+    """
     import torch
 
     facts: dict[str, Any] = {"machine": platform.machine(), "processor": _processor()}

@@ -25,7 +25,7 @@ class Job:
         amp: mixed precision as the device prefers it.
         early_stop: ``METRIC`` or ``METRIC:PATIENCE``, any number.
         monitor: metric that chooses the best checkpoint.
-        loggers: ``tensorboard``, ``csv``, ``mlflow``, ``wandb`` or logger objects.
+        loggers: names of `LOGGERS` in `options/declared`, or logger objects.
         checkpoint: to resume from, or None.
         continues: whether an instance that was fitted before goes on from there.
         first_epoch: epoch that a continued fit starts with.
