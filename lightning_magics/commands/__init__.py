@@ -1,1 +1,1 @@
-"""The Python API behind the magics: resolves and checks what the user names, and acts on it; and the session."""
+"""The Python API behind the magics, and the session: resolves and checks the arguments, then acts on them."""

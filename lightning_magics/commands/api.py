@@ -281,10 +281,10 @@ def source(name: str) -> Code:
     """Return the generated code of a model or of data; ``%lightning_source`` from Python.
 
     Args:
-        name: that it is registered under.
+        name: the name that the model or data is registered under.
 
     Returns:
-        Plain Lightning, exactly as it is run: a string that is displayed as code.
+        Plain Lightning code, exactly as it runs, as a string that is displayed with highlighting.
 
     Raises:
         InputError: nothing of that name is defined.

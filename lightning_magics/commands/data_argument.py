@@ -1,4 +1,4 @@
-"""The data arguments of a call: data, loaders, tables, texts or those of a run are found, and described."""
+"""Resolves the data arguments of a call: definitions, loaders, tables, texts, or the data of a run."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def resolve_data(
         subject: the model.
 
     Raises:
-        InputError: it is none, or too many.
+        InputError: an argument is not data, or there are too many.
     """
     from ..definitions.data import sentences
     from ..definitions.data.samples import form_of, to_dataloaders

@@ -1,4 +1,4 @@
-"""Listing, comparing and deleting runs: the options are checked, and the runs that they name are found."""
+"""Lists, compares and deletes runs: checks the options and finds the runs that they name."""
 
 from __future__ import annotations
 

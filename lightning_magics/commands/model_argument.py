@@ -1,4 +1,4 @@
-"""The model argument of a call: a definition, a class, an instance or a run is found, and described."""
+"""Resolves the model argument of a call: a definition, class, instance or run."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def resolve_model(session: Session, verb: Verb, argument: Any, hyperparameters: 
         hyperparameters: that were given with it.
 
     Raises:
-        InputError: it is none.
+        InputError: the argument is not a model.
     """
     if verb != "fit":
         return _find_trained(session, verb, argument, hyperparameters)

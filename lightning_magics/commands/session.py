@@ -167,7 +167,7 @@ class Session:
 
     @contextlib.contextmanager
     def defining(self, kind: str, name: str | None, source: Any) -> Iterator[None]:
-        """Within it, a name is defined; if that fails, what it meant before is no longer what the user means.
+        """Context in which a name is defined; if that fails, the name's earlier definition is marked as outdated.
 
         Args:
             kind: ``model`` or ``data``.
@@ -195,7 +195,7 @@ class Session:
         return notice if is_old else ""
 
     def loaded_notice(self, value: Any) -> str:
-        """Say which definitions a class uses as its loaded run has them, where the notebook's differ; empty if none."""
+        """Name the definitions of its run that a loaded class uses and that differ from the notebook's, if any."""
         if not any(source.namespace is not None for source in self.sources):
             return ""
         cls = value.cls if isinstance(value, Definition) else value if isinstance(value, type) else type(value)
@@ -203,8 +203,8 @@ class Session:
         if not names:
             return ""
         return (
-            f"{cls.__name__} was loaded from a run and uses {first_few(names)} as defined there, not in this "
-            f"notebook. To use this notebook's, run the cell that defines {cls.__name__} again"
+            f"{cls.__name__} was loaded from a run and uses the run's definition of {first_few(names)}, not this "
+            f"notebook's. To use this notebook's, run the cell that defines {cls.__name__} again"
         )
 
     def add_loaded_source(self, source: SourceCode) -> None:

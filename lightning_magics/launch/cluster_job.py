@@ -1,4 +1,4 @@
-"""A run's job on a cluster, as its engine tells it to whoever watches the run: it waits, it goes on, it is gone.
+"""A run's job on a cluster, as its engine reports it: queued, running or gone.
 
 The engine is asked; what happens in the run is in its own events.
 """

@@ -169,8 +169,8 @@ def variation_reasons(
         reasons.append("the model is an instance, created before the fit set its seed")
     if recipe.drawn:
         reasons.append(
-            f"{run} drew {formats.first_few(recipe.drawn)} in a loop or function, which its source draws with other "
-            "random numbers. Seed the generator just before: torch.manual_seed(fold)"
+            f"{run} drew {formats.first_few(recipe.drawn)} in a loop or function, and its source draws "
+            "different random numbers. Set a seed just before that line: torch.manual_seed(fold)"
         )
     return reasons
 

@@ -55,7 +55,7 @@ def shared_definition(notebook: History, name: str, source: History) -> Any:
 
 
 def redefined_names(notebook: History, cls: type) -> list[str]:
-    """Names that a class of a loaded run uses as the run defined them, and that the notebook defines otherwise."""
+    """Names that a class of a loaded run uses with the run's definition, where the notebook's differs."""
     home = next((home for home, namespace in notebook.namespaces.items() if namespace is source_namespace(cls)), 0)
     if not home:
         return []

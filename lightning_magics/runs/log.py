@@ -1,8 +1,8 @@
-"""The log of a rank: opening it, appending to it, and reading on in it while it grows.
+"""The log of a rank: opening it, appending to it, and reading new lines as it grows.
 
-All that write it append to one file: the rank's output (`launch/rank_process`, `launch/supervisor`), Lightning's
-messages (`training/messages`), a view that failed (`launch/screen`), and what starts a rank, before its Python runs (the
-shell of `launch/slurm/nodes`). `launch/follow`, `run.logs` and `launch/supervision` read it.
+All writers append to one file: the rank's output (`launch/rank_process`, `launch/supervisor`), Lightning's messages
+(`training/messages`), a view that failed (`launch/screen`), and the launcher of a rank, before Python starts (the shell
+in `launch/slurm/nodes`). `launch/follow`, `run.logs` and `launch/supervision` read it.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def mark_lines(text: str) -> str:
 
 
 def redirect_output(path: Path) -> None:
-    """Let what this process prints go to a log, and let it read nothing."""
+    """Redirect the output of this process to a log, and its input to the null device."""
     log = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     null = os.open(os.devnull, os.O_RDONLY)
     for number, target in ((0, null), (1, log), (2, log)):
@@ -50,7 +50,7 @@ class _QuietFile(io.FileIO):
 
 
 class AppendedText(io.TextIOWrapper):
-    """Text that is appended to a file line by line; a full disk, which must not end a training run, is no error.
+    """Text that is appended to a file line by line; a full disk raises no error: it must not end a training run.
 
     Args:
         file: its path, or the descriptor of an open one, which stays open.
@@ -88,7 +88,7 @@ class NewLines:
         """Return the lines that have come since the last time.
 
         Args:
-            last: whether nothing is written any more; the last line may then be without its end.
+            last: whether writing has ended; an incomplete last line is then returned too.
         """
         try:
             if not self._path.is_file():  # such as a pipe, which would never end

@@ -1,4 +1,4 @@
-"""The user's wish to stop a run: what the first interrupt means and what the second, and which processes hear one.
+"""The user's request to stop a run: what the first and second interrupts mean, and which processes act on them.
 
 What an interrupt does in each situation is in a table in `docs/architecture.md`.
 """
@@ -95,7 +95,7 @@ class StopFlag(Protocol):
 
 
 def ignore_interrupts() -> None:
-    """Make this process deaf to interrupts: the kernel hears them, and tells it what they are about."""
+    """Ignore interrupts in this process: the kernel handles them and passes the request on."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

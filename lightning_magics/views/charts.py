@@ -121,8 +121,8 @@ def charts(state: RunState) -> list[Chart]:
         (title, stage), last_step = scores.stage_of(name), max(row.step for row in state.rows.values())
         place = next((place for place, chart in enumerate(drawable) if chart.title == title), None)
         chart = Chart(title, [], (0.0, last_step), (0.0, 1.0)) if place is None else drawable[place]
-        note = f"{stage} is nan or infinite from epoch {epoch + 1} on".strip()
-        chart = replace(chart, note=chart.note or note)
+        before = f"{chart.note}, " if chart.note else "NaN or inf: "
+        chart = replace(chart, note=f"{before}{stage or title} from epoch {epoch + 1}")
         if place is None:
             drawable.append(chart)
         else:

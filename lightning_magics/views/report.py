@@ -139,12 +139,12 @@ def _epoch_suffix(state: RunState) -> str:
 
 
 def _divergence(state: RunState) -> list[str]:
-    """Which losses are not numbers any more, and since when."""
+    """Which losses are NaN or infinite, and since which epoch."""
     epochs: dict[int, list[str]] = {}
     for name, epoch in state.diverged.items():
         epochs.setdefault(epoch, []).append(formats.clip(name, _MAX_NAME))
     return [
-        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} nan or infinite from epoch {epoch + 1} on"
+        f"{', '.join(names)} {'is' if len(names) == 1 else 'are'} NaN or infinite from epoch {epoch + 1} on"
         for epoch, names in epochs.items()
     ]
 

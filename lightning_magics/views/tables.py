@@ -1,4 +1,4 @@
-"""Tables as html and as text: one of cells, as in the report of a run, and one of columns, which compares runs."""
+"""Tables as html and as text: one made of cells, for the report of a run, and one made of columns, to compare runs."""
 
 from __future__ import annotations
 

@@ -137,8 +137,8 @@ for fold in range(2):
     assert "randperm" not in source
     assert "noise = torch.rand(200, 200)\n" in source
     said = (
-        "Net/version_1 drew noise in a loop or function, which its source draws with other random numbers. "
-        "Seed the generator just before: torch.manual_seed(fold)"
+        "Net/version_1 drew noise in a loop or function, and its source draws different random numbers. "
+        "Set a seed just before that line: torch.manual_seed(fold)"
     )
     assert f"· {said}\n" in capsys.readouterr().out
     run(shell, "lm.export(run, 'train.py')")

@@ -221,8 +221,8 @@ def test_a_loaded_class_that_uses_another_definition_than_the_notebook_says_so(s
     assert "loaded from a run" not in capsys.readouterr().out
     run(shell, "def helper(x):\n    return 3 * x")
     assert fit(shell, "third").metrics == first.metrics
-    said = "Net was loaded from a run and uses helper as defined there, not in this notebook. To use this notebook's, "
-    assert said + "run the cell that defines Net again" in capsys.readouterr().out
+    said = "Net was loaded from a run and uses the run's definition of helper, not this notebook's. "
+    assert said + "To use this notebook's, run the cell that defines Net again" in capsys.readouterr().out
     run(shell, helped)
     assert fit(shell, "fourth").metrics != first.metrics
     assert "loaded from a run" not in capsys.readouterr().out

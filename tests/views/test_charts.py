@@ -115,10 +115,11 @@ def test_the_chart_of_a_loss_that_is_no_number_says_so():
     values = [{"val_loss": 0.5, "train_loss": math.nan}, {"val_loss": 0.4, "train_loss": math.nan}]
     told = [Metrics(epoch, 10 * epoch + 10, 0.1, row, epoch_done=True) for epoch, row in enumerate(values)]
     (drawn,) = charts.charts(fold(begun, *told))
-    assert drawn.note == "train is nan or infinite from epoch 1 on"
+    assert drawn.note == "NaN or inf: train from epoch 1"
     assert [line.stage for line in drawn.lines] == ["val"]
     both = [Metrics(0, 10, 0.1, {"val_loss": math.nan, "train_loss": math.nan}, epoch_done=True)]
     (empty,) = charts.charts(fold(begun, *both))
     assert (empty.title, empty.lines) == ("loss", [])
+    assert empty.note == "NaN or inf: train from epoch 1, val from epoch 1"
     assert empty.note in charts.svg(fold(begun, *both))
     assert charts.png(fold(begun, *both)) is not None

@@ -335,8 +335,8 @@ def diverged(**row) -> RunState:
 @pytest.mark.parametrize(
     ("row", "said"),
     [
-        ({"train_loss": math.nan, "val_loss": math.nan}, "train_loss, val_loss are nan or infinite from epoch 2 on"),
-        ({"train_loss": 0.4, "val_loss": math.inf}, "val_loss is nan or infinite from epoch 2 on"),
+        ({"train_loss": math.nan, "val_loss": math.nan}, "train_loss, val_loss are NaN or infinite from epoch 2 on"),
+        ({"train_loss": 0.4, "val_loss": math.inf}, "val_loss is NaN or infinite from epoch 2 on"),
     ],
 )
 def test_a_fit_whose_loss_is_no_number_is_no_success(row, said):

@@ -37,8 +37,8 @@ _LINES = Reader(
 )
 _JSON = Reader("JSON", "return pandas.read_json(path, encoding=ENCODING, dtype=False, convert_axes=False)")
 _PARQUET = Reader("Parquet", "return pandas.read_parquet(path, columns=COLUMNS)")
-# Of each ending of a file's name: how such a file is read as a rule, and what a user types to read one. `read` takes all
-# for text but Parquet: another binary format needs its branch there.
+# Of each ending of a file's name: how such a file is read as a rule, and what a user types to read one.
+# `read` takes all but Parquet for text: another binary format needs a branch of its own there.
 ENDINGS: dict[str, tuple[Reader, str]] = {
     ".csv": (DELIMITED, "pandas.read_csv({!r})"),
     ".tsv": (DELIMITED, "pandas.read_csv({!r}, sep='\\t')"),

@@ -357,8 +357,8 @@ class _Model:
         names = [name for name in names if isinstance(self.notebook.namespace.get(name), torch.nn.Module)]
         if names:
             raise InputError(
-                f"the model has no parameters: the hooks use {', '.join(names)} as notebook variables, which are not "
-                f"trained. Write {', '.join(f'self.{name}' for name in names)}, or end the cell with the network"
+                f"the model has no parameters to train: its hooks use {', '.join(names)} from the notebook. "
+                f"Type {', '.join(f'self.{name}' for name in names)} instead, or end the cell with the network"
             )
 
     def kept_attributes(self, hooks: list[Function], steps: Steps) -> dict[str, str]:

@@ -306,8 +306,8 @@ def test_the_network_of_a_cell_may_be_named_net_and_read_of_self():
 def test_networks_that_hooks_read_as_variables_of_the_notebook_are_refused():
     with pytest.raises(
         InputError,
-        match=r"the model has no parameters: the hooks use head as notebook variables, which are not trained\. "
-        r"Write self\.head, or end the cell with the network",
+        match=r"the model has no parameters to train: its hooks use head from the notebook\. "
+        r"Type self\.head instead, or end the cell with the network",
     ):
         model("head = nn.Linear(4, 3)\ndef forward(self, x):\n    return head(x)", loss="cross_entropy")
 
