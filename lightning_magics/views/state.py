@@ -297,7 +297,7 @@ class RunState:
         return {name: since[name] for name in self.metrics if name in since}
 
     def best(self, metric: str) -> EpochRow | None:
-        """Return the row with the best value of a metric; the earliest of equals, without rows whose loss is not finite."""
+        """Return the row with the best value of a metric (the earliest of equals) among those with finite losses."""
         finite_rows = [
             row
             for row in self.rows.values()
