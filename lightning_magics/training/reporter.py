@@ -171,7 +171,12 @@ class _Reporter:
             self._save(trainer)
 
     def on_save_checkpoint(self, trainer: Any, pl_module: Any, checkpoint: dict[str, Any]) -> None:
-        """Take note of the weights, of which the model's own hook may leave some out; add what the fit learned."""
+        """Take note of the weights, of which the model's own hook may leave some out; add what the fit learned.
+
+        The metrics of an epoch are told before its checkpoint is written: a job that is preempted then goes on from it.
+        """
+        if self._epoch is not None:
+            self._metrics(trainer, self._epoch, self._logged, epoch_done=False)
         if self._lineage is not None:
             checkpoint[KEY] = dict(self._lineage)
         if self._all_weights is not None:

@@ -130,6 +130,23 @@ def test_values_told_are_those_of_plain_lightning(tmp_path):
     assert list(history(told).values()) == seen
 
 
+def test_the_metrics_of_an_epoch_are_told_before_its_checkpoint_is_there(tmp_path):
+    """A job that is preempted goes on from that checkpoint, and does not come by the epoch again."""
+    told, seen = [], []
+
+    class Keeps(pytorch_lightning.callbacks.ModelCheckpoint):
+        def _save_checkpoint(self, trainer, filepath):
+            super()._save_checkpoint(trainer, filepath)
+            seen.append(set(history(told)[trainer.current_epoch]))
+
+    model = make_model()
+    type(model).on_train_epoch_end = lambda self: self.log("late", float(self.current_epoch))
+    go(tmp_path, model, told=told, trainer={"callbacks": [Keeps(save_top_k=-1)], "max_epochs": 2})
+    assert seen == [{"train_loss", "val_loss", "late"}] * 2
+    ends = [event.epoch for event in of(events.Metrics, told) if event.epoch_done]
+    assert ends == [0, 1]
+
+
 def test_metric_that_the_models_own_epoch_end_logs_is_in_its_epoch(tmp_path):
     model = make_model()
     type(model).on_train_epoch_end = lambda self: self.log("late", float(self.current_epoch))
