@@ -184,7 +184,11 @@ def _server(folder: Path, port: int, url: str) -> Iterator[None]:
             yield
         finally:
             server.terminate()
-            server.wait(20)
+            try:
+                server.wait(60)  # it ends its kernels first
+            except subprocess.TimeoutExpired:
+                server.kill()
+                server.wait()
 
 
 def _environment(home: Path) -> dict[str, str]:
