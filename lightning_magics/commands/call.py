@@ -280,8 +280,8 @@ class Call:
             if random_state is not None:
                 sources[folder.random_path] = random_state.text
             background = plan is not None and plan.background
-            notices = (*self.outdated_notices(subject, data), *removed)
-            for text in notices if self.options.quiet or background else ():  # neither shows notices
+            shows_none = self.options.quiet or background
+            for text in (*self.outdated_notices(subject, data), *removed) if shows_none else ():
                 print(text)  # noqa: T201 -- the numbers depend on it
             if board is not None:
                 frame.show_soon(dataclasses.replace(board, run=folder.name if "tensorboard" in job.loggers else ""))

@@ -35,6 +35,7 @@ from ..runs import catalog, provenance
 from ..runs import folder as runs
 from ..runs.record import RunRecord
 from ..shell import cell_number, running_shell
+from ..training.main_module import source_namespace
 from ..views.board import servers
 
 if TYPE_CHECKING:
@@ -184,10 +185,8 @@ class Session:
         """Say that a definition or a class is not the newest that was typed, which failed; empty if it is."""
         if isinstance(definition, Definition):
             known = self.models if kind == "model" else self.datas
-            is_old, name = (
-                known.get(definition.name) is definition and (kind, definition.name) in self.refused,
-                definition.name,
-            )
+            name = definition.name
+            is_old = known.get(name) is definition and (kind, name) in self.refused
         else:
             name = getattr(definition, "__name__", "")
             is_old = isinstance(definition, type) and self.outdated.get(name) is definition
@@ -196,10 +195,10 @@ class Session:
 
     def loaded_notice(self, value: Any) -> str:
         """Name the definitions of its run that a loaded class uses and that differ from the notebook's, if any."""
-        if not any(source.namespace is not None for source in self.sources):
-            return ""
         cls = value.cls if isinstance(value, Definition) else value if isinstance(value, type) else type(value)
-        names = redefined_names(self.history()[0], cls)
+        namespace = source_namespace(cls)
+        is_loaded = any(source.namespace is namespace for source in self.sources)
+        names = redefined_names(self.history()[0], cls) if is_loaded else []
         if not names:
             return ""
         return (
@@ -420,7 +419,7 @@ class Session:
             kind: ``model`` or ``data``.
 
         Raises:
-            InputError: one is no expression that works.
+            InputError: an expression cannot be evaluated.
         """
         files = tuple(self._path_or_value(item, kind) for item in words[1:])
         return self.evaluate(words[0], kind, ()) if not files else files[0] if len(files) == 1 else files
@@ -526,9 +525,9 @@ class Session:
 
     def candidates(self) -> list[str]:
         """Names of the caller's own models, classes and instances; classes that were made for others are left out."""
-        made = [item.cls for item in self.models.values() if item.name != item.cls.__name__]
+        generated = [item.cls for item in self.models.values() if item.name != item.cls.__name__]
         named = [(name, value) for name, value in self.scope.items() if not name.startswith("_")]
-        return [name for name, value in named if _is_lightning(value) and not any(value is cls for cls in made)]
+        return [name for name, value in named if _is_lightning(value) and not any(value is cls for cls in generated)]
 
 
 def is_code(text: str, namespace: Mapping[str, Any] | None = None) -> bool:

@@ -35,15 +35,22 @@ def shared_definition(notebook: History, name: str, source: History) -> Any:
         name: that is defined.
         source: the recorded statements; what they need of each other is the same in the notebook too.
     """
+    closure = Closure(source)
+    closure.need_code(name)
+    others = {tree.name for tree in closure.trees or () if isinstance(tree, DEFINITIONS)} - {name}
+    value = _same_definition(notebook, name, source)
+    # One of the others that the notebook has defined anew since is another than this one was made with.
+    return value if all(_same_definition(notebook, other, source) is not None for other in others) else None
+
+
+def _same_definition(notebook: History, name: str, source: History) -> Any:
+    """The same, whether or not what it was made with is what the notebook has now."""
     value = notebook.namespaces[0].get(name)
     closure = Closure(source)
     closure.need_code(name)
     needed = _without_state(closure.trees)
     if not isinstance(value, type | FunctionType) or needed is None:
         return None
-    others = {tree.name for tree in closure.trees or () if isinstance(tree, DEFINITIONS)} - {name}
-    if any(shared_definition(notebook, other, source) is None for other in others):
-        return None  # it was made with one that the notebook has defined anew since
     for home, namespace in notebook.namespaces.items():
         if namespace.get(name) is not value or home == notebook.local_home:
             continue
@@ -56,14 +63,14 @@ def shared_definition(notebook: History, name: str, source: History) -> Any:
 
 def redefined_names(notebook: History, cls: type) -> list[str]:
     """Names that a class of a loaded run uses with the run's definition, where the notebook's differs."""
-    home = next((home for home, namespace in notebook.namespaces.items() if namespace is source_namespace(cls)), 0)
+    loaded, current = source_namespace(cls), notebook.namespaces[0]
+    home = next((home for home, namespace in notebook.namespaces.items() if namespace is loaded), 0)
     if not home:
         return []
     closure = Closure(notebook)
     closure.need_code(cls.__name__, home)
     used = {notebook.statements[place][0] for place in closure.places if notebook.statements[place][1] == home}
     names = {name for statement in used if not statement.is_import for name in statement.binds} - {cls.__name__}
-    current, loaded = notebook.namespaces[0], notebook.namespaces[home]
     return sorted(
         name
         for name in names

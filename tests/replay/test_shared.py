@@ -226,3 +226,28 @@ def test_a_loaded_class_that_uses_another_definition_than_the_notebook_says_so(s
     run(shell, helped)
     assert fit(shell, "fourth").metrics != first.metrics
     assert "loaded from a run" not in capsys.readouterr().out
+
+
+def test_definitions_that_need_each_other_are_shared_together(shell):
+    even = "def even(n):\n    return n == 0 or odd(n - 1)"
+    odd = "def odd(n):\n    return n != 0 and even(n - 1)"
+    cell = NET.replace("x = batch[0]", "x = batch[0] * even(2)")
+    run(shell, HEAD, ACT, even, odd, cell)
+    first = fit(shell, "first")
+    own = shell.user_ns["even"]
+    used = "net.training_step.__func__.__globals__['even']"
+    run(shell, "rerun = lm.rerun(first, quiet=True)", "net = lm.load(first)")
+    assert shell.user_ns["rerun"].metrics == first.metrics
+    assert shell.ev(used) is own
+    run(shell, odd.replace("!=", ">"), "net = lm.load(first)")
+    assert shell.user_ns["even"] is own
+    assert shell.ev(used) is not own
+
+
+def test_a_function_that_was_edited_since_the_model_was_made_is_an_earlier_definition(shell, capsys):
+    defined = "def f(x):\n    return 2 * x"
+    init = "def __init__(self, f=None):\n        super().__init__()\n        self.save_hyperparameters()"
+    run(shell, HEAD, ACT, NET, defined, f"class Own(Net):\n    {init}", "net = Own(f)", defined.replace("2", "3"))
+    run(shell, "lm.fit(net, dl, max_epochs=1, quiet=True)")
+    said = "The hyperparameter f is an earlier definition of f, which cannot be pickled, so Lightning removes it from "
+    assert said + "hparams. Create the model again to use the current one" in capsys.readouterr().out
