@@ -120,7 +120,7 @@ def main_metric(metrics: list[str]) -> str | None:
     loss exists in order to be trained on.
     """
     validation = [name for name in metrics if stage_of(name)[1] == "val"]
-    scores = [name for name in validation if not stage_of(name)[0].endswith("loss")]
+    scores = [name for name in validation if not is_loss(name)]
     return next(iter(scores or validation), None)
 
 

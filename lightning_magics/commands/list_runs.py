@@ -30,7 +30,7 @@ def list_runs(pattern: str = "", **options: Any) -> DataFrameProxy:
 
     Raises:
         InputError: there is no such model or metric, or the options cannot be combined.
-        RunError: there is no such run, or it may not be deleted; then none was.
+        RunError: there is no such run, or it may not be deleted; then none is deleted.
     """
     session, parsed = current(), parser.make("runs", options)
     parsed = dataclasses.replace(
@@ -97,7 +97,7 @@ def _selected_rows(session: Session, root: Path, selected: Sequence[Any]) -> lis
     """The listed runs that are meant by name; a `Run`, a variable that holds one, ``last`` and a path are taken too.
 
     Raises:
-        RunError: there is no such run, or it lies elsewhere.
+        RunError: there is no such run, or it is in another folder.
     """
     rows = catalog.rows(root)
     names, places = {row.run for row in rows}, {row.path.resolve(): row.run for row in rows}

@@ -140,7 +140,7 @@ def _find_recorded(session: Session, verb: Verb, name: Any) -> Run | None:
     """A fit of another session by its name, None where there is none; its model is made by this notebook's code.
 
     Raises:
-        InputError: this notebook does not have that code, the run goes on, or is no fit.
+        InputError: the notebook lacks the model's code, or the run is still running or is not a fit.
     """
     if not isinstance(name, str) or "/" not in name or name not in session.run_names():
         return None

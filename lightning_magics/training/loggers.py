@@ -78,7 +78,7 @@ def hyperparameters_written(package: str) -> Iterator[None]:
 
 
 def _is_yaml(value: Any) -> bool:
-    """Whether a value, or that of an Enum's name, can be written as YAML; Lightning handles some of the errors."""
+    """Whether Lightning can write a value as YAML, or leaves it out where yaml raises one of these two errors."""
     import yaml
 
     try:

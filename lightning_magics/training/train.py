@@ -150,10 +150,7 @@ def train(
             trainer.callbacks = [item for item in trainer.callbacks if item not in added]  # it may run again
             if job.verb != "fit":
                 job.model.trainer = former_trainer  # the fit that the next one continues
-            ended = _ended_event(trainer, status, time.monotonic() - began, error)
-            if status == "interrupted" and ended.best_model_score is None and folder.last_checkpoint_path.is_file():
-                ended = dataclasses.replace(ended, best_model_path=str(folder.last_checkpoint_path))
-            emit(ended)
+            emit(_ended_event(trainer, folder, status, time.monotonic() - began, error))
     return Outcome(trainer, predictions)
 
 
@@ -558,9 +555,11 @@ def _monitors(trainer: Any) -> list[str]:
     return list(dict.fromkeys(name for name in names if isinstance(name, str)))
 
 
-def _ended_event(trainer: Any, status: Status, elapsed_s: float, error: str) -> Ended:
-    best = trainer.checkpoint_callback
-    score = getattr(best, "best_model_score", None)
+def _ended_event(trainer: Any, folder: RunFolder, status: Status, elapsed_s: float, error: str) -> Ended:
+    best, last = trainer.checkpoint_callback, folder.last_checkpoint_path
+    path, score = getattr(best, "best_model_path", ""), getattr(best, "best_model_score", None)
+    if status == "interrupted" and score is None and last.is_file():  # no metric has chosen one: the latest is
+        path = last
     return Ended(
         status=status,
         elapsed_s=elapsed_s,
@@ -568,7 +567,7 @@ def _ended_event(trainer: Any, status: Status, elapsed_s: float, error: str) -> 
         steps=trainer.global_step,
         reason=_reason(trainer) if status == "completed" else "",
         error=error,
-        best_model_path=str(getattr(best, "best_model_path", "") or ""),
+        best_model_path=str(path or ""),
         best_model_score=None if score is None else float(score),
         monitor=_monitor(trainer),
     )

@@ -127,7 +127,7 @@ def charts(state: RunState) -> list[Chart]:
             drawable.append(chart)
         else:
             drawable[place] = chart
-    return sorted(drawable, key=lambda chart: not chart.title.endswith("loss"))
+    return sorted(drawable, key=lambda chart: not scores.is_loss(chart.title))
 
 
 def overlay(metric: str, curves: Mapping[int, Curve], width: int = _WIDTH, height: int = _HEIGHT) -> Chart | None:
@@ -225,8 +225,8 @@ def shapes(chart: Chart) -> list[Stroke | Label]:
     if chart.note:
         height = _TOP + 10 if chart.lines else (_TOP + bottom) / 2
         marks.append(Label((_LEFT + right) / 2, height, chart.note, "middle", muted=True))
-    grid = ticks(*chart.y) if chart.lines else [chart.y[0]]
-    for value, label in zip(grid, formats.axis(grid) if chart.lines else [""], strict=True):
+    grid = ticks(*chart.y) if chart.lines else []
+    for value, label in zip(grid, formats.axis(grid), strict=True):
         height = place(0, value)[1]
         marks.append(Stroke([(_LEFT, height), (right, height)], None, 1, 0.18))
         marks.append(Label(_LEFT - 6, height + 3.5, label, "end", muted=True))

@@ -272,9 +272,10 @@ def footer(state: RunState) -> list[str]:
             score = f" ({ended.monitor} {formats.number(ended.best_model_score)})"
         kind = "best" if ended.best_model_score is not None else "last"
         parts.append(f"{kind} checkpoint {formats.clip(path, _MAX_TEXT)}{score}")
-        last = folder.RunFolder(Path(state.log_dir).expanduser()).last_checkpoint_path
-        if kind == "best" and ended.status == "interrupted" and last.is_file():
-            parts.append(f"last checkpoint {os.path.relpath(last, Path(state.log_dir).expanduser())}")
+        run_folder = folder.RunFolder(Path(state.log_dir).expanduser())
+        last = run_folder.last_checkpoint_path
+        if kind == "best" and state.log_dir and ended.status == "interrupted" and last.is_file():
+            parts.append(f"last checkpoint {os.path.relpath(last, run_folder.path)}")
     return parts
 
 

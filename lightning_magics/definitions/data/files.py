@@ -38,7 +38,7 @@ _LINES = Reader(
 _JSON = Reader("JSON", "return pandas.read_json(path, encoding=ENCODING, dtype=False, convert_axes=False)")
 _PARQUET = Reader("Parquet", "return pandas.read_parquet(path, columns=COLUMNS)")
 # Of each ending of a file's name: how such a file is read as a rule, and what a user types to read one.
-# `read` takes all but Parquet for text: another binary format needs a branch of its own there.
+# `read` decodes every format but Parquet as text: another binary format needs its own branch there.
 ENDINGS: dict[str, tuple[Reader, str]] = {
     ".csv": (DELIMITED, "pandas.read_csv({!r})"),
     ".tsv": (DELIMITED, "pandas.read_csv({!r}, sep='\\t')"),
