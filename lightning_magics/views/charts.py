@@ -106,7 +106,7 @@ class Label:
 
 def charts(state: RunState) -> list[Chart]:
     """Return the charts that have a line to show, losses first."""
-    drawable = []
+    drawable: dict[str, Chart] = {}
     for title, lines in state.charts.items():
         stages = [line.stage for line in lines if not line.by_step and len(lines[line].points(2)) > 1]
         drawn = [
@@ -116,18 +116,15 @@ def charts(state: RunState) -> list[Chart]:
             if not (line.by_step and line.stage in stages and len(curve.points(_MAX_POINTS)) < _FEW)
         ]
         if chart := _chart(title, drawn):
-            drawable.append(chart)
+            drawable[title] = chart
+    diverged: dict[str, list[str]] = {}
     for name, epoch in state.diverged.items():
-        (title, stage), last_step = scores.stage_of(name), max(row.step for row in state.rows.values())
-        place = next((place for place, chart in enumerate(drawable) if chart.title == title), None)
-        chart = Chart(title, [], (0.0, last_step), (0.0, 1.0)) if place is None else drawable[place]
-        before = f"{chart.note}, " if chart.note else "NaN or inf: "
-        chart = replace(chart, note=f"{before}{stage or title} from epoch {epoch + 1}")
-        if place is None:
-            drawable.append(chart)
-        else:
-            drawable[place] = chart
-    return sorted(drawable, key=lambda chart: not scores.is_loss(chart.title))
+        title, stage = scores.stage_of(name)
+        diverged.setdefault(title, []).append(f"{stage or title} from epoch {epoch + 1}")
+    for title, stages in diverged.items():
+        empty = Chart(title, [], (0.0, max(row.step for row in state.rows.values())), (0.0, 1.0))
+        drawable[title] = replace(drawable.get(title, empty), note=f"NaN or inf: {', '.join(stages)}")
+    return sorted(drawable.values(), key=lambda chart: not scores.is_loss(chart.title))
 
 
 def overlay(metric: str, curves: Mapping[int, Curve], width: int = _WIDTH, height: int = _HEIGHT) -> Chart | None:

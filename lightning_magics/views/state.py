@@ -302,7 +302,7 @@ class RunState:
             row
             for row in self.rows.values()
             if math.isfinite(row.values.get(metric, math.nan))
-            and all(math.isfinite(value) for name, value in row.values.items() if scores.is_loss(name))
+            and not any(scores.is_loss(name) for name, value in row.values.items() if not math.isfinite(value))
         ]
         sign = 1 if scores.mode_of(metric, self.directions) == "min" else -1
         return min(finite_rows, key=lambda row: sign * row.values[metric], default=None)
